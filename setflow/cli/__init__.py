@@ -1,0 +1,170 @@
+"""The command line: the roof, the only place that parses, prints and exits."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jsonargparse import ArgumentParser, Namespace
+
+import setflow
+from setflow import solvers
+from setflow.core.protocols import Solver
+
+__all__ = ["main"]
+
+_SOLVERS = {
+    "euler": solvers.Euler,
+    "midpoint": solvers.Midpoint,
+    "heun": solvers.Heun,
+    "rk4": solvers.RK4,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run `setflow ...`; errors of the user go to standard error and exit with status 2."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if arguments[:1] == ["fit"]:  # Lightning's own parser takes over
+            from setflow.cli.fit import fit
+
+            fit(arguments[1:])
+        else:
+            config = _parser().parse_args(arguments)
+            _COMMANDS[config.command](config[config.command])
+    except (ValueError, OSError, ImportError) as error:
+        sys.stdout.flush()
+        print(f"setflow: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("setflow: interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(
+        prog="setflow",
+        description="Flow matching for sets of variable size: train, sample and evaluate jets.",
+        version=f"setflow {setflow.__version__}",
+    )
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
+    fit = ArgumentParser(description="Train a model; setflow fit --help lists the options.")
+    commands.add_subcommand("fit", fit, help="train a model from a configuration file")
+
+    sample = ArgumentParser(description="Sample jets from a model folder into an HDF5 file.")
+    sample.add_argument("model", help="the model folder")
+    sample.add_argument("--out", required=True, help="the file to write")
+    sample.add_argument("--events", type=int, help="how many jets; default: as many as --like has")
+    sample.add_argument(
+        "--like", help="a file whose jets give the number of particles (default: the model's p(N))"
+    )
+    sample.add_argument("--solver", default="midpoint", choices=tuple(_SOLVERS))
+    sample.add_argument("--steps", type=int, default=50, help="the number of solver steps")
+    sample.add_argument("--seed", type=int, default=0)
+    sample.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto (cuda if there is one)"
+    )
+    _add_force(sample)
+    commands.add_subcommand("sample", sample, help="sample jets into a file")
+
+    evaluate = ArgumentParser(description="Compare generated jets with reference jets.")
+    evaluate.add_argument("generated", help="the file of generated jets")
+    evaluate.add_argument("reference", help="the file of true jets that the model has not seen")
+    evaluate.add_argument("--out", required=True, help="the folder of the report")
+    evaluate.add_argument("--events", type=int, help="compare at most this many jets of each file")
+    evaluate.add_argument("--seed", type=int, default=0, help="of the floor and the controls")
+    _add_force(evaluate)
+    commands.add_subcommand("evaluate", evaluate, help="compare generated with true jets")
+
+    make = ArgumentParser(description="Generate true jets with Pythia 8 and FastJet.")
+    make.add_argument("folder", help="the folder of the recipe, such as datasets/pythia-top")
+    make.add_argument("--jets", type=int, required=True, help="how many jets")
+    make.add_argument("--out", required=True, help="the file to write")
+    make.add_argument("--jobs", type=int, default=1, help="processes; they do not change the file")
+    make.add_argument("--seed", type=int, help="default: the seed of the recipe")
+    _add_force(make)
+    dataset = ArgumentParser(description="Data sets.")
+    dataset.add_subcommands(dest="action", metavar="ACTION").add_subcommand(
+        "make", make, help="generate jets from a recipe"
+    )
+    commands.add_subcommand("dataset", dataset, help="make data sets from recipes")
+
+    demo = ArgumentParser(
+        description="Train, sample, evaluate and plot on the shipped sample (about six minutes)."
+    )
+    demo.add_argument("--seed", type=int, default=1)
+    demo.add_argument("--steps", type=int, help="training steps; default: those of the recipe")
+    demo.add_argument("--events", type=int, default=5000, help="how many jets to sample")
+    commands.add_subcommand("demo", demo, help="all of it on the shipped sample")
+    return parser
+
+
+def _add_force(parser: ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite an output that exists")
+
+
+def _solver(name: str, steps: int) -> Solver:
+    return _SOLVERS[name](steps=steps)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _sample(config: Namespace) -> None:
+    from setflow.sampling import sample_to_hdf5
+
+    flow = setflow.SetFlow.load(config.model, device=_device(config.device))
+    path = sample_to_hdf5(
+        flow,
+        config.out,
+        events=config.events,
+        like=config.like,
+        solver=_solver(config.solver, config.steps),
+        seed=config.seed,
+        overwrite=config.force,
+    )
+    print(path)
+
+
+def _evaluate(config: Namespace) -> None:
+    from rich.console import Console
+
+    from setflow.report import evaluate
+
+    report = evaluate(
+        config.generated,
+        config.reference,
+        config.out,
+        events=config.events,
+        seed=config.seed,
+        overwrite=config.force,
+    )
+    Console().print(report.table())
+    print(config.out)
+
+
+def _dataset(config: Namespace) -> None:
+    from setflow.data.recipes import make_dataset
+
+    make = config.make
+    make_dataset(
+        make.folder,
+        jets=make.jets,
+        out=make.out,
+        jobs=make.jobs,
+        seed=make.seed,
+        overwrite=make.force,
+    )
+    print(make.out)
+
+
+def _demo(config: Namespace) -> None:
+    from setflow.cli.demo import demo
+
+    demo(seed=config.seed, steps=config.steps, events=config.events)
+
+
+_COMMANDS = {"sample": _sample, "evaluate": _evaluate, "dataset": _dataset, "demo": _demo}

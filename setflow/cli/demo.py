@@ -1,0 +1,76 @@
+"""`setflow demo`: train, sample, evaluate and plot on the shipped sample of top jets."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+
+from setflow.cli.fit import fit
+from setflow.generator import SetFlow
+from setflow.report import evaluate
+from setflow.sampling import sample_to_hdf5
+from setflow.solvers import Midpoint
+
+__all__ = ["demo"]
+
+_CONFIG = Path("models/demo/config.yaml")
+_REFERENCE = Path("datasets/pythia-top/heldout.h5")
+_RUN = Path("runs/demo")
+_SOLVER_STEPS = 25
+
+
+def demo(*, seed: int, steps: int | None, events: int) -> None:
+    """Run the whole chain and print where its results are.
+
+    Arguments:
+        seed: of the training, the sample and the evaluation.
+        steps: the number of training steps; None takes that of the configuration.
+        events: the number of jets to sample.
+
+    Raises:
+        FileNotFoundError: if it is not run in the repository.
+    """
+    missing = [path for path in (_CONFIG, _REFERENCE) if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{missing[0]} is not here; run the demo in the root of a clone of the repository"
+        )
+    console = Console()
+    arguments = ["--config", str(_CONFIG), "--name", _RUN.name, "--force"]
+    arguments += ["--seed_everything", str(seed)]
+    if steps is not None:
+        arguments += ["--trainer.max_steps", str(steps)]
+        arguments += ["--trainer.val_check_interval", str(max(1, steps // 3))]
+    with _stage(console, "train"):
+        model = fit(arguments)
+    samples = _RUN / "samples.h5"
+    with _stage(console, f"sample {events} jets"):
+        sample_to_hdf5(
+            SetFlow.load(model),
+            samples,
+            events=events,
+            solver=Midpoint(_SOLVER_STEPS),
+            seed=seed,
+            overwrite=True,
+        )
+    report = _RUN / "report"
+    with _stage(console, "evaluate"):
+        result = evaluate(samples, _REFERENCE, report, seed=seed, overwrite=True)
+    console.print(result.table())
+    console.print(f"model     {model}")
+    console.print(f"jets      {samples}")
+    console.print(f"metrics   {report / 'metrics.json'}")
+    for picture in sorted(report.glob("*.png")):
+        console.print(f"picture   {picture}")
+
+
+@contextmanager
+def _stage(console: Console, name: str) -> Iterator[None]:
+    console.print(f"[bold]{name}[/bold]")
+    start = time.perf_counter()
+    yield
+    console.print(f"[bold]{name}[/bold]: {time.perf_counter() - start:.0f} s")

@@ -1,0 +1,145 @@
+"""`setflow fit`: LightningCLI with the run folder, the allowed classes and the export."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from pydoc import locate
+from typing import Any
+
+import torch
+from jsonargparse import set_parsing_settings
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from setflow.core.files import refuse_existing
+from setflow.training import ExportBestModel, FlowMatchingModule, SetDataModule
+
+__all__ = ["ALLOWED_CLASSES", "fit"]
+
+# what a configuration may name besides the classes of setflow itself; everything else is refused
+# before it is imported
+ALLOWED_CLASSES = (
+    "lightning.pytorch.callbacks.EMAWeightAveraging",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.GradientAccumulationScheduler",
+    "lightning.pytorch.callbacks.Timer",
+    "torch.optim.Adam",
+    "torch.optim.AdamW",
+    "torch.optim.NAdam",
+    "torch.optim.RAdam",
+    "torch.optim.SGD",
+)
+
+
+def fit(argv: Sequence[str]) -> Path:
+    """Train a model as `setflow fit` does.
+
+    Arguments:
+        argv: the command line behind `setflow fit`.
+
+    Returns:
+        The folder of the exported model, `runs/<name>/model`.
+
+    Raises:
+        FileExistsError: if the run exists and is neither resumed nor overwritten.
+        FileNotFoundError: if there is no checkpoint to resume from.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    set_parsing_settings(
+        import_path_denylist=["*"],
+        import_path_allowlist=["setflow", *ALLOWED_CLASSES, *map(_home, ALLOWED_CLASSES)],
+    )
+    cli = _FitCLI(
+        FlowMatchingModule,
+        SetDataModule,
+        args=list(argv),
+        run=False,
+        auto_configure_optimizers=False,
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        seed_everything_default=0,
+        parser_kwargs={
+            "prog": "setflow fit",
+            "description": "Train a model. A configuration may name the classes of setflow and "
+            + ", ".join(ALLOWED_CLASSES),
+        },
+    )
+    if not cli.config.resume:  # a resumed run restores them from its checkpoint
+        events = cli.model.conditioned(cli.datamodule.train_events)
+        cli.model.flow.fit_statistics(events)
+    cli.trainer.fit(
+        cli.model, datamodule=cli.datamodule, ckpt_path=cli.last_checkpoint, weights_only=True
+    )
+    return cli.folder / "model"
+
+
+def _home(name: str) -> str:
+    """Return the path of the module where a class stands, which the parser asks for too."""
+    cls = locate(name)
+    assert isinstance(cls, type), f"{name} is not a class"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+class _FitCLI(LightningCLI):
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--name", default="run", help="the run: everything goes to runs/<name>")
+        parser.add_argument(
+            "--resume", action="store_true", help="go on from the last checkpoint of the run"
+        )
+        parser.add_argument("--force", action="store_true", help="start a run that exists anew")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the run."""
+        return Path("runs") / str(self.config.name)
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The checkpoint to go on from, or None to start anew."""
+        return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
+
+    def before_instantiate_classes(self) -> None:
+        checkpoint = self.last_checkpoint
+        if checkpoint is None:
+            refuse_existing(self.folder / "config.yaml", overwrite=self.config.force)
+        elif not checkpoint.is_file():
+            raise FileNotFoundError(
+                f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
+            )
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        given = self.config_init.trainer
+        precision = given.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true")
+        callbacks = [
+            *(given.callbacks or []),
+            ExportBestModel(self.folder),
+            LearningRateMonitor(),
+            *([RichProgressBar()] if given.enable_progress_bar is not False else []),
+        ]
+        loggers = [
+            CSVLogger(self.folder, name="csv"),
+            TensorBoardLogger(self.folder, name="tensorboard"),
+        ]
+        return super().instantiate_trainer(
+            default_root_dir=self.folder,
+            precision=precision,
+            callbacks=callbacks,
+            logger=loggers,
+            num_sanity_val_steps=0,
+            enable_model_summary=False,
+            **kwargs,
+        )
+
+
+class _SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration into the folder of the run."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        (folder / "config.yaml").write_text(text)

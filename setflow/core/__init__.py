@@ -1,0 +1,1 @@
+"""Floor 0: shapes, the mask algebra, `SetBatch`, and the contracts between rooms."""

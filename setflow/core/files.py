@@ -1,0 +1,70 @@
+"""Output appears by rename: a reader never sees half of it, and a failure leaves the old one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["new_folder", "refuse_existing", "sync_folder"]
+
+
+def refuse_existing(path: Path, *, overwrite: bool) -> None:
+    """Raise FileExistsError if `path` exists and must not be overwritten.
+
+    >>> refuse_existing(Path("no such file"), overwrite=False)
+    """
+    if path.exists() and not overwrite:
+        raise FileExistsError(
+            f"{path} exists already; choose another name, or overwrite it with --force "
+            "(overwrite=True in Python)"
+        )
+
+
+def sync_folder(folder: Path) -> None:
+    """Force the entries of a folder to disk, so that a rename outlives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path` when the block ends without an error.
+
+    Arguments:
+        path: the folder to make.
+        overwrite: replace a folder that is there, once the new one is complete.
+        marker: a file that every folder of this kind holds; a folder without it is never replaced.
+
+    Raises:
+        FileExistsError: if `path` exists and may not be replaced.
+    """
+    path = Path(path)
+    refuse_existing(path, overwrite=overwrite)
+    if (
+        path.exists()
+        and not (path / marker).is_file()
+        and (not path.is_dir() or any(path.iterdir()))
+    ):
+        raise FileExistsError(
+            f"{path} is not a folder that this command made (it holds no {marker}), so it is not "
+            "replaced; choose another name"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        new, old = scratch / "new", scratch / "old"
+        new.mkdir()
+        yield new
+        if path.exists():
+            path.rename(old)
+        new.rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,121 @@
+"""Shapes: which dimensions are events, and which are batch.
+
+Every tensor is `sample_shape + batch_shape + event_shape`. `event_ndim` trailing dimensions form
+one event; everything in front of them is the *lead* shape. A set of `N` objects with `D` features
+has the event shape `(N, D)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from torch import Tensor
+
+__all__ = [
+    "as_tuple",
+    "event_numel",
+    "flatten_event",
+    "split_event",
+    "unflatten_event",
+    "validate_shapes",
+]
+
+
+def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
+    """Return a shape given as an integer, an iterable or None (empty) as a tuple of integers.
+
+    >>> as_tuple(3), as_tuple([2, 3]), as_tuple(None)
+    ((3,), (2, 3), ())
+    """
+    if shape is None:
+        return ()
+    if isinstance(shape, int):
+        return (shape,)
+    return tuple(int(size) for size in shape)
+
+
+def event_numel(event_shape: Iterable[int] | int | None) -> int:
+    """Return the number of coordinates of one event.
+
+    >>> event_numel((30, 3))
+    90
+    """
+    return math.prod(as_tuple(event_shape))
+
+
+def split_event(x: Tensor, event_ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split the shape of `x` into its lead shape and its event shape.
+
+    Raises:
+        ValueError: if `event_ndim` is negative or larger than `x.ndim`.
+
+    >>> import torch
+    >>> split_event(torch.zeros(8, 30, 3), event_ndim=2)
+    ((8,), (30, 3))
+    """
+    if event_ndim < 0:
+        raise ValueError(f"event_ndim must be at least 0, got {event_ndim}")
+    if event_ndim > x.ndim:
+        raise ValueError(
+            f"event_ndim={event_ndim} needs a tensor with at least {event_ndim} dimensions, "
+            f"got shape {tuple(x.shape)}"
+        )
+    cut = x.ndim - event_ndim
+    return tuple(x.shape[:cut]), tuple(x.shape[cut:])
+
+
+def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
+    """Collapse the event dimensions into one.
+
+    >>> import torch
+    >>> flatten_event(torch.zeros(2, 3, 4, 5), event_ndim=2).shape
+    torch.Size([2, 3, 20])
+    """
+    lead, event = split_event(x, event_ndim)
+    return x if event_ndim == 0 else x.reshape(*lead, event_numel(event))
+
+
+def unflatten_event(x: Tensor, event_shape: Iterable[int] | int) -> Tensor:
+    """Undo `flatten_event`: give the last dimension the shape `event_shape`.
+
+    Raises:
+        ValueError: if the last dimension does not hold `event_numel(event_shape)` coordinates.
+
+    >>> import torch
+    >>> unflatten_event(torch.zeros(2, 3, 20), event_shape=(4, 5)).shape
+    torch.Size([2, 3, 4, 5])
+    """
+    event = as_tuple(event_shape)
+    if not event:
+        return x
+    if x.ndim == 0 or x.shape[-1] != event_numel(event):
+        raise ValueError(
+            f"event_shape {event} needs a last dimension of {event_numel(event)}, "
+            f"got shape {tuple(x.shape)}"
+        )
+    return x.reshape(*x.shape[:-1], *event)
+
+
+def validate_shapes(
+    tensor: Tensor,
+    event_ndim: int,
+    expected_event_shape: Iterable[int] | None = None,
+    batch_shape: Iterable[int] | None = None,
+) -> None:
+    """Check the event shape and the lead shape of a tensor; nothing is broadcast.
+
+    Raises:
+        ValueError: if one of the given shapes is not exactly that of `tensor`.
+
+    >>> import torch
+    >>> x = torch.randn(2, 3, 4, 5)
+    >>> validate_shapes(x, event_ndim=2, expected_event_shape=(4, 5), batch_shape=(2, 3))
+    """
+    lead, event = split_event(tensor, event_ndim)
+    if expected_event_shape is not None and event != as_tuple(expected_event_shape):
+        raise ValueError(
+            f"event_shape mismatch: expected {as_tuple(expected_event_shape)}, got {event}"
+        )
+    if batch_shape is not None and lead != as_tuple(batch_shape):
+        raise ValueError(f"batch_shape mismatch: expected {as_tuple(batch_shape)}, got {lead}")

@@ -1,0 +1,202 @@
+"""From events of different size to batches: padding, grouping by length, and data in memory.
+
+Padding costs: a batch is as long as its longest event. `LengthBatchSampler` puts events of similar
+length together, and every event still comes exactly once an epoch. By law 7 of the mask the company
+an event keeps changes nothing for it; what grouping does change is which events share a gradient
+step, and shuffling before and after keeps that random.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from setflow.core.batch import SetBatch
+
+__all__ = ["LengthBatchSampler", "SetDataset", "as_batch", "pad_collate"]
+
+
+def pad_collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> SetBatch:
+    """Pad events to the longest of them: the `collate_fn` of a DataLoader over ragged events.
+
+    Arguments:
+        items: events with shapes `(N_i, ...)`, where `N_i` may be 0; or pairs of an event and its
+            context with shape `(C,)`.
+
+    Returns:
+        The batch, with `x` of shape `(len(items), max N_i, ...)`, its mask, and the context.
+
+    Raises:
+        ValueError: if there is no item, or feature or context shapes differ.
+        TypeError: if some items have a context and some do not, or an item is something else.
+
+    >>> batch = pad_collate([torch.ones(2, 3), torch.ones(1, 3)])
+    >>> batch.mask
+    tensor([[ True,  True],
+            [ True, False]])
+    """
+    if not items:
+        raise ValueError("pad_collate got no items, expected at least one event")
+    events: list[Tensor] = []
+    contexts: list[Tensor] = []
+    for item in items:
+        if isinstance(item, Tensor):
+            events.append(item)
+        elif isinstance(item, tuple | list) and len(item) == 2:
+            events.append(item[0])
+            contexts.append(item[1])
+        else:
+            raise TypeError(
+                f"pad_collate got an item of type {type(item).__name__}, expected a tensor "
+                "(N_i, D) or a pair (tensor, context)"
+            )
+    if contexts and len(contexts) != len(events):
+        raise TypeError(
+            f"{len(contexts)} of {len(events)} items have a context; expected all of them or none"
+        )
+    shapes = {tuple(context.shape) for context in contexts}
+    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
+        raise ValueError(f"contexts have shapes {sorted(shapes)}, expected one shape (C,) for all")
+    return SetBatch.from_ragged(events, torch.stack(contexts) if contexts else None)
+
+
+class LengthBatchSampler(Sampler[list[int]]):
+    """Batches of events of similar length, as the `batch_sampler` of a DataLoader.
+
+    All events are shuffled; within windows of `window` batches they are then sorted by length and
+    cut into batches; then the order of the batches is shuffled. An epoch holds every event exactly
+    once (with `drop_last`, all but fewer than `batch_size`).
+
+    The order depends on `(seed, epoch)` only. The epoch is 0 for the first iteration and one more
+    for each that follows; `set_epoch(e)` makes the next iteration that of epoch `e`, and counting
+    goes on from there. A trainer that calls `set_epoch` before each epoch and one that never does
+    see the same orders.
+
+    Arguments:
+        lengths: the number of real objects of each event, with shape `(n,)`.
+        batch_size: events per batch; one batch of an epoch may be smaller.
+        shuffle: False sorts by length within windows of events in their given order and leaves
+            everything else in place.
+        seed: the seed of the order.
+        window: how many batches are sorted together; 1 is plain shuffling, more pads less.
+        drop_last: leave out the incomplete batch, that is the last events of the shuffled order.
+
+    Raises:
+        ValueError: if `lengths` is not one-dimensional, or a size is below 1.
+
+    >>> sampler = LengthBatchSampler([3, 1, 3, 1], batch_size=2, shuffle=False)
+    >>> list(sampler)
+    [[1, 3], [0, 2]]
+    """
+
+    def __init__(
+        self,
+        lengths: Tensor | Sequence[int],
+        batch_size: int,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        window: int = 50,
+        drop_last: bool = False,
+    ) -> None:
+        self._lengths = torch.as_tensor(lengths, dtype=torch.int64).cpu()
+        if self._lengths.ndim != 1:
+            raise ValueError(
+                f"lengths has shape {tuple(self._lengths.shape)}, expected (n,): one per event"
+            )
+        if batch_size < 1 or window < 1:
+            raise ValueError(
+                f"got batch_size={batch_size} and window={window}, expected at least 1 of each"
+            )
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.window = window
+        self.drop_last = drop_last
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make the next iteration that of `epoch`."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        whole, rest = divmod(len(self._lengths), self.batch_size)
+        return whole + (rest > 0 and not self.drop_last)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        epoch, self._epoch = self._epoch, self._epoch + 1
+        return iter(self._batches(epoch))
+
+    def _batches(self, epoch: int) -> list[list[int]]:
+        n = len(self._lengths)
+        generator = torch.Generator()
+        digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
+        generator.manual_seed(int.from_bytes(digest[:7], "big"))
+        order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
+        if self.drop_last:
+            order = order[: n - n % self.batch_size]
+        batches: list[list[int]] = []
+        size, together = self.batch_size, self.window * self.batch_size
+        for first in range(0, len(order), together):
+            events = order[first : first + together]
+            events = events[self._lengths[events].argsort(stable=True)]
+            batches.extend(events[k : k + size].tolist() for k in range(0, len(events), size))
+        if self.shuffle:
+            places = torch.randperm(len(batches), generator=generator).tolist()
+            batches = [batches[place] for place in places]
+        return batches
+
+
+class SetDataset(Dataset[SetBatch]):
+    """A data set of sets in memory, which a DataLoader reads a whole batch at a time.
+
+    One gather makes the batch, trimmed to the columns that its events use, so no Python runs per
+    event. Use it with `as_batch`, which hands the batch on:
+
+    >>> from torch.utils.data import DataLoader
+    >>> data = SetDataset(SetBatch(torch.zeros(10, 5, 3), torch.ones(10, 5)))
+    >>> loader = DataLoader(data, batch_size=4, collate_fn=as_batch)
+    >>> [len(batch) for batch in loader]
+    [4, 4, 2]
+
+    Arguments:
+        batch: the events, with `x` of shape `(n, N, ...)`.
+
+    Raises:
+        ValueError: if `batch` has not exactly one batch dimension.
+    """
+
+    def __init__(self, batch: SetBatch) -> None:
+        if batch.mask.ndim != 2:
+            raise ValueError(
+                f"the mask has shape {tuple(batch.mask.shape)}, expected (n, N): one batch "
+                "dimension"
+            )
+        self._batch = batch
+
+    def __len__(self) -> int:
+        return len(self._batch)
+
+    @property
+    def lengths(self) -> Tensor:
+        """The number of real objects of each event, with shape `(n,)`, for a sampler."""
+        return self._batch.lengths
+
+    def __getitem__(self, index: int) -> SetBatch:
+        """Return event `index` as a batch of one."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"event {index} of {len(self)}")
+        return self.__getitems__([index % len(self)])
+
+    def __getitems__(self, indices: list[int]) -> SetBatch:
+        """Return the events `indices` as one batch, without the columns that none of them uses."""
+        return self._batch[torch.as_tensor(indices, device=self._batch.x.device)].trim()
+
+
+def as_batch(batch: SetBatch) -> SetBatch:
+    """Return the batch as it is: the `collate_fn` for a `SetDataset`, which gives whole batches."""
+    return batch

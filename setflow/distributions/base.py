@@ -1,0 +1,196 @@
+"""Base distributions: independent coordinates, drawn and scored on the real slots only.
+
+Notation. A base has a `batch_shape` and an `event_shape`. Its event shape is either that of a whole
+set, `(N, D)`, or that of one object, `(D,)`; the latter serves sets of any size, and a mask tells
+which slots are real. The log-density is that of the ordered tuple of real objects, in nats:
+a sum over real coordinates, 0 for an event without any.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from setflow.core.masks import as_mask, zero_padding
+from setflow.core.protocols import Base
+from setflow.core.specs import as_tuple, split_event
+
+__all__ = ["FactorisedBase", "as_base", "draw_noise", "sum_real"]
+
+
+def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
+    """Sum coordinate-wise log-densities over the real coordinates of each event.
+
+    Arguments:
+        log_p: one value per coordinate, with shape `(*lead, *event_shape)`; it may be NaN in padded
+            slots.
+        event_ndim: the number of event dimensions.
+        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+
+    Returns:
+        The sums, with shape `lead`, accumulated in float64 and returned in the dtype of `log_p`.
+    """
+    lead, _ = split_event(log_p, event_ndim)
+    total = zero_padding(log_p, mask).reshape(*lead, -1).sum(-1, dtype=torch.float64)
+    return total.to(log_p.dtype)
+
+
+def event_ndim_with(base_event: tuple[int, ...], x: Tensor, mask: Tensor | None) -> int:
+    """Return the number of event dimensions of `x` under a base and a mask, checked.
+
+    Raises:
+        ValueError: if the event shape of `x` is not that of the base, or the mask does not fit.
+    """
+    if mask is None:
+        event_ndim = len(base_event)
+    else:
+        as_mask(mask, x.shape[: mask.ndim])
+        event_ndim = x.ndim - mask.ndim + 1
+    _, event = split_event(x, event_ndim)
+    if base_event not in (event, event[1:] if mask is not None else event):
+        raise ValueError(
+            f"x has the event shape {event}, the base {base_event}; expected them equal, or the "
+            "base to describe one object of a masked set (event shape without its first dimension)"
+        )
+    return event_ndim
+
+
+class FactorisedBase:
+    """A torch distribution as a base, if its coordinates are independent.
+
+    Arguments:
+        distribution: a univariate distribution (`torch.distributions.Normal`, `Laplace`, ...), its
+            parameters one per coordinate, or such a distribution inside `Independent`.
+
+    Raises:
+        ValueError: if the coordinates of the distribution depend on each other, since then no mask
+            can leave some of them out.
+
+    >>> import torch
+    >>> base = FactorisedBase(torch.distributions.Laplace(torch.zeros(3), torch.ones(3)))
+    >>> base.event_shape
+    (3,)
+    """
+
+    def __init__(self, distribution: Distribution) -> None:
+        coordinates = distribution
+        reinterpreted = 0
+        while isinstance(coordinates, Independent):
+            reinterpreted += coordinates.reinterpreted_batch_ndims
+            coordinates = coordinates.base_dist
+        if coordinates.event_shape:
+            raise ValueError(
+                f"{type(coordinates).__name__} does not factorise per coordinate (event shape "
+                f"{tuple(coordinates.event_shape)}), so a mask cannot leave coordinates out; "
+                "use independent coordinates, such as setflow.StandardNormal or "
+                "torch.distributions.Independent(Normal(loc, scale), 1)"
+            )
+        shape = tuple(coordinates.batch_shape)
+        cut = len(shape) - reinterpreted if reinterpreted else 0
+        self._coordinates = coordinates
+        self.batch_shape: tuple[int, ...] = shape[:cut]
+        self.event_shape: tuple[int, ...] = shape[cut:]
+
+    def sample(
+        self,
+        shape: tuple[int, ...] = (),
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots.
+
+        Raises:
+            ValueError: if a generator is given: torch distributions draw from the global one.
+        """
+        if generator is not None:
+            raise ValueError(
+                "a torch distribution cannot draw from a generator; use setflow.StandardNormal or "
+                "setflow.DiagonalNormal, or draw x_source yourself and pass it"
+            )
+        coordinates = self._coordinates
+        draw = coordinates.rsample if coordinates.has_rsample else coordinates.sample
+        x = draw(torch.Size(as_tuple(shape)))
+        if mask is not None:
+            refuse_parameters_per_slot(self.event_shape, x.ndim - mask.ndim + 1, mask)
+        return zero_padding(x, mask)
+
+    def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the log-density of the real coordinates of each event, in nats."""
+        event_ndim = event_ndim_with(self.event_shape, x, mask)
+        refuse_parameters_per_slot(self.event_shape, event_ndim, mask)
+        log_p: Tensor = self._coordinates.log_prob(zero_padding(x, mask))
+        return sum_real(log_p, event_ndim, mask)
+
+
+def refuse_parameters_per_slot(
+    parameters: tuple[int, ...], event_ndim: int, mask: Tensor | None
+) -> None:
+    """Refuse, under a mask, parameters that differ from slot to slot.
+
+    Raises:
+        ValueError: if the parameters reach the object dimension: then the order of the objects and
+            the length of the padding would matter.
+    """
+    if mask is not None and len(parameters) >= event_ndim:
+        raise ValueError(
+            f"the base has parameters of shape {parameters}, one set for each of the "
+            f"{parameters[-event_ndim]} slots; with a mask expected one set for all objects, of "
+            f"shape {parameters[len(parameters) - event_ndim + 1 :]}"
+        )
+
+
+def as_base(base: Base | Distribution) -> Base:
+    """Return `base` itself, or the adapter of a torch distribution."""
+    return FactorisedBase(base) if isinstance(base, Distribution) else base
+
+
+def draw_noise(
+    base: Base | Distribution,
+    lead: tuple[int, ...],
+    batch_ndim: int,
+    mask: Tensor | None,
+    event_ndim: int,
+    generator: Any = None,
+) -> Tensor:
+    """Draw one noise event per lead index, zero in padded slots.
+
+    Arguments:
+        base: the base; with an empty batch shape it is expanded to `lead`. Its event shape is that
+            of a whole event, or that of one object if there is a mask.
+        lead: `sample_shape + batch`, the shape in front of the event dimensions.
+        batch_ndim: how many dimensions of `lead` are batch dimensions.
+        mask: boolean mask with shape `(*lead, N)`, or None.
+        event_ndim: the number of event dimensions of the result.
+        generator: the random generator, or None for the global one.
+
+    Returns:
+        Noise with shape `(*lead, *event_shape)`.
+
+    Raises:
+        ValueError: if the base's shapes do not fit.
+    """
+    base = as_base(base)
+    batch = lead[len(lead) - batch_ndim :]
+    base_batch, event = tuple(base.batch_shape), tuple(base.event_shape)
+    per_object = mask is not None and len(event) == event_ndim - 1
+    if per_object and mask is not None:
+        if base_batch:
+            raise ValueError(
+                f"a base that describes one object cannot have a batch shape, got {base_batch}; "
+                "give it the event shape of the whole set"
+            )
+        return base.sample(tuple(mask.shape), mask=mask, generator=generator)
+    if len(event) != event_ndim or (mask is not None and event[0] != mask.shape[-1]):
+        slots = "N" if mask is None else str(mask.shape[-1])
+        raise ValueError(
+            f"the base has event shape {event}, expected {event_ndim} dimensions ({slots}, ...)"
+            + ("" if mask is None else " or the shape of one object, such as StandardNormal((D,))")
+        )
+    if base_batch and base_batch != batch:
+        raise ValueError(f"the base has batch shape {base_batch}, expected {batch} or ()")
+    shape = lead[: len(lead) - batch_ndim] if base_batch else lead
+    return base.sample(shape, mask=mask, generator=generator)

@@ -1,0 +1,147 @@
+"""Normal base distributions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from setflow.core.masks import zero_padding
+from setflow.core.specs import as_tuple, split_event
+from setflow.distributions.base import event_ndim_with, refuse_parameters_per_slot, sum_real
+
+__all__ = ["DiagonalNormal", "StandardNormal"]
+
+_LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
+
+
+class StandardNormal:
+    """N(0, 1) in every coordinate.
+
+    Arguments:
+        event_shape: the shape of one event: `(N, D)`, or `(D,)` for one object of a set of any
+            size.
+        batch_shape: the shape of independent events; None means none, and the verbs then expand
+            the base to the batch of the mask.
+        device: where to draw.
+        dtype: the floating dtype to draw; None takes torch's default.
+
+    >>> import torch
+    >>> StandardNormal((30, 3)).sample((8,), generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([8, 30, 3])
+    """
+
+    def __init__(
+        self,
+        event_shape: Iterable[int] | int,
+        *,
+        batch_shape: Iterable[int] | int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.event_shape = as_tuple(event_shape)
+        self.batch_shape = as_tuple(batch_shape)
+        self.device = device
+        self.dtype = dtype
+
+    def __repr__(self) -> str:
+        return f"StandardNormal({self.event_shape}, batch_shape={self.batch_shape})"
+
+    def sample(
+        self,
+        shape: Iterable[int] | int = (),
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots."""
+        x = torch.randn(
+            as_tuple(shape) + self.batch_shape + self.event_shape,
+            generator=generator,
+            device=self.device,
+            dtype=self.dtype,
+        )
+        return zero_padding(x, mask)
+
+    def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the log-density in nats of the real coordinates, with the lead shape of `x`.
+
+        Arguments:
+            x: values with shape `(*lead, *event_shape)`; with a mask and an event shape `(D,)`,
+                `(*lead, N, D)` for any N.
+            mask: boolean mask with shape `(*lead, N)`, or None for all real.
+
+        Raises:
+            ValueError: if shapes do not fit.
+        """
+        event_ndim = event_ndim_with(self.event_shape, x, mask)
+        return sum_real(-0.5 * zero_padding(x, mask) ** 2 - _LOG_SQRT_2PI, event_ndim, mask)
+
+
+class DiagonalNormal:
+    """N(loc, scale^2), independent in every coordinate.
+
+    Arguments:
+        loc: the mean, with shape `(*batch_shape, *event_shape)`.
+        scale: the standard deviation, positive, of the same shape or a scalar.
+        event_ndim: how many trailing dimensions form one event; parameters `(D,)` with
+            `event_ndim=1` serve sets of any size, parameters per slot are refused with a mask.
+
+    Raises:
+        ValueError: if the scale is not positive or the shapes differ.
+
+    >>> import torch
+    >>> base = DiagonalNormal(torch.zeros(3), torch.ones(3))
+    >>> base.log_prob(torch.zeros(2, 5, 3), mask=torch.zeros(2, 5, dtype=torch.bool))
+    tensor([0., 0.])
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, *, event_ndim: int = 1) -> None:
+        if scale.ndim and scale.shape != loc.shape:
+            raise ValueError(
+                f"loc has shape {tuple(loc.shape)} and scale {tuple(scale.shape)}; expected equal "
+                "shapes or a scalar scale: nothing is broadcast over event dimensions"
+            )
+        if not bool((scale > 0).all()):
+            raise ValueError(f"scale must be positive, got a minimum of {scale.min().item()}")
+        self.loc = loc
+        self.scale = scale.expand_as(loc)
+        self.batch_shape, self.event_shape = split_event(loc, event_ndim)
+
+    def __repr__(self) -> str:
+        return f"DiagonalNormal(event_shape={self.event_shape}, batch_shape={self.batch_shape})"
+
+    def sample(
+        self,
+        shape: Iterable[int] | int = (),
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots.
+
+        The draw is differentiable with respect to `loc` and `scale`.
+        """
+        noise = torch.randn(
+            as_tuple(shape) + self.batch_shape + self.event_shape,
+            generator=generator,
+            device=self.loc.device,
+            dtype=self.loc.dtype,
+        )
+        if mask is not None:
+            refuse_parameters_per_slot(self.event_shape, noise.ndim - mask.ndim + 1, mask)
+        return zero_padding(self.loc + self.scale * noise, mask)
+
+    def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the log-density in nats of the real coordinates, with the lead shape of `x`.
+
+        Raises:
+            ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
+                is a mask.
+        """
+        event_ndim = event_ndim_with(self.event_shape, x, mask)
+        refuse_parameters_per_slot(self.event_shape, event_ndim, mask)
+        z = (zero_padding(x, mask) - self.loc) / self.scale
+        return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)

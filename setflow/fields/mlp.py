@@ -1,0 +1,58 @@
+"""A multilayer perceptron on single vectors: the field for problems without objects."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from setflow.fields.base import VectorField, checked_inputs
+
+__all__ = ["VelocityField"]
+
+
+class VelocityField(VectorField):
+    """An MLP v(x, t, c) on vectors of fixed length, with SiLU between its layers.
+
+    Arguments:
+        dim: the number of features.
+        hidden: the width.
+        condition_dim: the number of context features.
+        layers: the number of hidden-to-hidden layers.
+
+    >>> sum(p.numel() for p in VelocityField(dim=2, hidden=128).parameters())
+    33794
+    """
+
+    event_ndim = 1
+
+    def __init__(
+        self, dim: int, hidden: int = 128, condition_dim: int = 0, layers: int = 2
+    ) -> None:
+        super().__init__()
+        self.dim = dim
+        self.condition_dim = condition_dim
+        stack: list[nn.Module] = [nn.Linear(dim + 1 + condition_dim, hidden), nn.SiLU()]
+        for _ in range(layers):
+            stack += [nn.Linear(hidden, hidden), nn.SiLU()]
+        self.net = nn.Sequential(*stack, nn.Linear(hidden, dim))
+
+    def forward(self, x: Tensor, t: Tensor | float, c: Tensor | None = None) -> Tensor:
+        """Return the velocity.
+
+        Arguments:
+            x: the state, with shape `(*lead, dim)`.
+            t: the time, a number or a tensor with shape `lead`.
+            c: the context, with shape `(*lead, condition_dim)`.
+
+        Returns:
+            The velocity, with the shape of `x`.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        _, time, _ = checked_inputs(
+            self, x, t, c, None, features=(self.dim,), condition_dim=self.condition_dim
+        )
+        parts = [x, time[..., None]] if c is None else [x, time[..., None], c]
+        v: Tensor = self.net(torch.cat(parts, dim=-1))
+        return v

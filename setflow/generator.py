@@ -1,0 +1,375 @@
+"""`SetFlow`: field, scaler and cardinality model as one object that samples, saves and loads.
+
+Notation. The model gives p(N) and p(x_1 .. x_N | N, c). Scaled features z are the flow's data at
+t = 0 and standard normal noise at t = 1; physical features are x = scaler.inverse(z). The noise of
+event k is a function of (seed, k, rank among its real objects, feature) only, so that neither
+batching nor sharding nor padding changes an event.
+
+A model folder holds `config.yaml` (the node `model: flow:` describes the object), `weights.
+safetensors` (field, scaler and p(N)), `manifest.json` with the sha256 of both, and a card.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from setflow.core.batch import SetBatch
+from setflow.core.files import new_folder
+from setflow.core.protocols import Solver, event_ndim_of
+from setflow.data.scaling import Standardizer
+from setflow.distributions.cardinality import EmpiricalCardinality
+from setflow.distributions.counter import counter_normal, counter_uniform
+from setflow.distributions.normal import StandardNormal
+from setflow.fields.base import VectorField
+from setflow.masking import masked_fm_loss, masked_sample
+from setflow.paths.base import ProbabilityPath
+from setflow.paths.linear import LinearPath
+from setflow.registry import build, describe
+from setflow.solvers.fixed import Midpoint
+
+__all__ = ["SetFlow"]
+
+_CONFIG, _WEIGHTS, _MANIFEST, _CARD = (
+    "config.yaml",
+    "weights.safetensors",
+    "manifest.json",
+    "README.md",
+)
+_CLASS_PATHS = ("setflow.SetFlow", "setflow.generator.SetFlow")
+_PARTS: dict[str, type] = {
+    "field": VectorField,
+    "path": ProbabilityPath,
+    "scaler": Standardizer,
+    "cardinality": EmpiricalCardinality,
+    "context_scaler": Standardizer,
+}
+
+
+class SetFlow(nn.Module):
+    """A generative model of sets: how many objects, and what they are.
+
+    Arguments:
+        field: the velocity field on scaled features, for sets with shape `(N, len(features))`.
+        path: the path between data and noise; None takes `LinearPath`.
+        scaler: the scaling of the features; None takes a `Standardizer`.
+        cardinality: p(N); None means that lengths must be given when sampling.
+        features: the names of the features of one object, in order.
+        conditions: the names of the context features, in order; empty for no context.
+        context_scaler: the scaling of the context; None takes a `Standardizer` if there is one.
+
+    Raises:
+        ValueError: if the field does not take sets.
+
+    >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2),
+    ...                cardinality=setflow.EmpiricalCardinality(30))
+    >>> flow.sample(4, seed=1, solver=setflow.Midpoint(steps=2)).x.shape
+    torch.Size([4, 30, 3])
+    """
+
+    def __init__(
+        self,
+        field: VectorField,
+        *,
+        path: ProbabilityPath | None = None,
+        scaler: Standardizer | None = None,
+        cardinality: EmpiricalCardinality | None = None,
+        features: Sequence[str] = ("etarel", "phirel", "ptrel"),
+        conditions: Sequence[str] = (),
+        context_scaler: Standardizer | None = None,
+    ) -> None:
+        super().__init__()
+        event_ndim_of(field, at_least=2)
+        self.features = tuple(features)
+        self.conditions = tuple(conditions)
+        self.field = field
+        self.path = LinearPath() if path is None else path
+        self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
+        self.cardinality = cardinality
+        if context_scaler is None and self.conditions:
+            context_scaler = Standardizer(len(self.conditions))
+        self.context_scaler = context_scaler
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the field's parameters."""
+        return self.scaler.mean.device
+
+    def fit_statistics(self, batch: SetBatch) -> SetFlow:
+        """Fit scaler, context scaler and p(N) to a training sample; return self.
+
+        Arguments:
+            batch: physical features, with context in the order of `conditions`.
+
+        Raises:
+            ValueError: if the sample does not fit the model.
+        """
+        self.scaler.fit(batch.x, batch.mask)
+        if self.cardinality is not None:
+            self.cardinality.fit(batch.lengths)
+        if self.context_scaler is not None:
+            self.context_scaler.fit(self._context(batch.c, len(batch))[:, None])
+        return self
+
+    def loss(
+        self,
+        batch: SetBatch,
+        *,
+        t: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the flow-matching loss of physical events, a scalar.
+
+        Arguments:
+            batch: physical features with shape `(B, N, D)`, with context if the model has
+                conditions.
+            t: times with shape `(B,)`; None draws them uniformly.
+            generator: the random generator for noise and times.
+        """
+        z = self.scaler(batch.x, batch.mask)
+        noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
+        c = self._scaled_context(batch.c, len(batch))
+        return masked_fm_loss(
+            self.field, z, noise, batch.mask, t, c, path=self.path, generator=generator
+        )
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        c: Tensor | None = None,
+        seed: int = 0,
+        *,
+        lengths: Tensor | None = None,
+        first: int = 0,
+        solver: Solver | None = None,
+        batch_size: int = 512,
+    ) -> SetBatch:
+        """Return events `first` to `first + n` of the sample that belongs to `seed`.
+
+        Arguments:
+            n: the number of events.
+            c: physical context, with shape `(n, len(conditions))`.
+            seed: the seed of noise and cardinalities.
+            lengths: the number of objects of each event, with shape `(n,)`; None draws from p(N).
+            first: the index of the first event.
+            solver: the ODE solver; None takes `Midpoint(steps=50)`.
+            batch_size: how many events to integrate at a time; it changes no result.
+
+        Returns:
+            A `SetBatch` of physical features, padded to the largest cardinality that p(N) knows, or
+            to the longest event if `lengths` are given.
+
+        Raises:
+            ValueError: if the context or the lengths do not fit, or there is no p(N).
+        """
+        if n < 0 or first < 0:
+            raise ValueError(f"n and first must not be negative, got n={n}, first={first}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        device, dtype = self.device, next(self.field.parameters(), self.scaler.mean).dtype
+        index = torch.arange(first, first + n, device=device)
+        if lengths is None:
+            if self.cardinality is None:
+                raise ValueError(
+                    "the model has no cardinality model; give lengths=, or build it with "
+                    "cardinality=setflow.EmpiricalCardinality(max_objects)"
+                )
+            slots = self.cardinality.max_objects
+            lengths = self.cardinality.sample(counter_uniform(seed, index))
+        else:
+            if tuple(lengths.shape) != (n,):
+                raise ValueError(f"lengths has shape {tuple(lengths.shape)}, expected {(n,)}")
+            lengths = lengths.to(device)
+            slots = int(lengths.max()) if n else 0
+        context = self._scaled_context(c, n)
+        context = None if context is None else context.to(device, dtype)
+        mask = torch.arange(slots, device=device) < lengths[:, None]
+        x = torch.zeros(n, slots, len(self.features), dtype=dtype, device=device)
+        solver = Midpoint(steps=50) if solver is None else solver
+        base = StandardNormal((len(self.features),))
+        by_length = lengths.argsort(stable=True)
+        for start in range(0, n, batch_size):  # like lengths together
+            rows = by_length[start : start + batch_size]
+            part = mask[rows, : int(lengths[rows].max())]
+            noise = counter_normal(seed, index[rows], part, (len(self.features),)).to(dtype)
+            row_context = None if context is None else context[rows]
+            z = masked_sample(self.field, base, solver, part, c=row_context, x_source=noise)
+            x[rows, : part.shape[1]] = self.scaler.inverse(z, part)
+        return SetBatch(x, mask, None if c is None else c.to(device))
+
+    # --- files ---
+
+    def describe(self) -> dict[str, Any]:
+        """Return the node from which `from_node` builds this object, without its weights."""
+        arguments: dict[str, Any] = {}
+        for name in _PARTS:
+            part = getattr(self, name)
+            arguments[name] = None if part is None else describe(part)
+        arguments["features"] = list(self.features)
+        arguments["conditions"] = list(self.conditions)
+        return {"class_path": _CLASS_PATHS[0], "init_args": arguments}
+
+    @classmethod
+    def from_node(cls, node: Any, *, where: str = "model.flow") -> SetFlow:
+        """Build a model from its node; classes come from the library's own table.
+
+        Raises:
+            ValueError: if the node names another class or an argument that does not exist.
+        """
+        if not isinstance(node, Mapping) or node.get("class_path") not in _CLASS_PATHS:
+            raise ValueError(f"{where}: expected class_path: {_CLASS_PATHS[0]}, got {node!r}")
+        arguments = dict(node.get("init_args") or {})
+        unknown = sorted(set(arguments) - {*_PARTS, "features", "conditions"})
+        if unknown:
+            raise ValueError(f"{where}: SetFlow has no argument {unknown[0]!r}")
+        for name, kind in _PARTS.items():
+            if arguments.get(name) is not None:
+                arguments[name] = build(arguments[name], expected=kind, where=f"{where}.{name}")
+        if "field" not in arguments:
+            raise ValueError(f"{where}: the node has no field")
+        return cls(**arguments)
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        config: Mapping[str, Any] | None = None,
+        card: str | None = None,
+    ) -> Path:
+        """Write the model as a folder, which appears when it is complete.
+
+        Arguments:
+            folder: where.
+            overwrite: replace a model folder that is there.
+            config: further nodes for `config.yaml`, such as the training configuration; its node
+                `model.flow` is written anew.
+            card: the text of the card; None writes a short one.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            FileExistsError: if it exists and may not be replaced.
+            TypeError: if a part of the model has no name in the library's table.
+        """
+        import yaml
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        node = self.describe()
+        nodes = dict(config or {})
+        nodes["model"] = {**dict(nodes.get("model") or {}), "flow": node}
+        with new_folder(folder, overwrite=overwrite, marker=_MANIFEST) as new:
+            (new / _CONFIG).write_text(yaml.safe_dump(nodes, sort_keys=False))
+            weights = {key: value.cpu().contiguous() for key, value in self.state_dict().items()}
+            save_file(weights, new / _WEIGHTS)
+            manifest = {
+                "format": 1,
+                "files": {name: _sha256((new / name).read_bytes()) for name in (_CONFIG, _WEIGHTS)},
+            }
+            (new / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+            (new / _CARD).write_text(self._card(folder.name) if card is None else card)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> SetFlow:
+        """Read a model folder, verified against its manifest; the model is in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if the folder or one of its files is not there.
+            ValueError: if a hash does not match, or the files do not describe a model.
+        """
+        import yaml
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        folder = Path(folder)
+        content = _verified(folder)
+        where = f"{folder / _CONFIG}: model.flow"
+        try:
+            config = yaml.safe_load(content[_CONFIG])
+            node = config["model"]["flow"]
+        except (yaml.YAMLError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{folder / _CONFIG} has no node model: flow:, so it describes no model"
+            ) from error
+        flow = cls.from_node(node, where=where)
+        try:
+            flow.load_state_dict(load(content[_WEIGHTS]))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(
+                f"{folder / _WEIGHTS} does not hold the weights that {_CONFIG} describes: {error}"
+            ) from error
+        return flow.to(device).eval()
+
+    def _card(self, name: str) -> str:
+        parameters = sum(p.numel() for p in self.field.parameters())
+        return (
+            f"# {name}\n\n"
+            f"A flow-matching model of sets with the features {', '.join(self.features)}: "
+            f"{type(self.field).__name__} with {parameters:,} parameters"
+            + (f", conditioned on {', '.join(self.conditions)}" if self.conditions else "")
+            + ".\n\n"
+            "```python\nimport setflow\n\n"
+            f'flow = setflow.SetFlow.load("{name}")\nbatch = flow.sample(1000, seed=1)\n```\n\n'
+            f"`{_MANIFEST}` holds the sha256 of `{_CONFIG}` and `{_WEIGHTS}`; loading verifies "
+            "them.\n"
+        )
+
+    def _context(self, c: Tensor | None, n: int) -> Tensor:
+        shape = (n, len(self.conditions))
+        if c is None or tuple(c.shape) != shape:
+            got = "none" if c is None else f"shape {tuple(c.shape)}"
+            raise ValueError(
+                f"the model is conditioned on {', '.join(self.conditions)}: expected a context c "
+                f"with shape {shape}, got {got}"
+            )
+        return c
+
+    def _scaled_context(self, c: Tensor | None, n: int) -> Tensor | None:
+        if self.context_scaler is None:
+            if c is not None:
+                raise ValueError(
+                    f"the model takes no context, got c with shape {tuple(c.shape)}; leave it out"
+                )
+            return None
+        scaled: Tensor = self.context_scaler(self._context(c, n)[:, None])
+        return scaled[:, 0]
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _verified(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the files of a model folder, each with the hash of its manifest."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no model folder at {folder}")
+    missing = [name for name in (_CONFIG, _WEIGHTS, _MANIFEST) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} is no model folder: it lacks {', '.join(missing)}; "
+            "setflow fit writes one to runs/<name>/model"
+        )
+    try:
+        hashes = json.loads((folder / _MANIFEST).read_text())["files"]
+        expected = {name: str(hashes[name]) for name in (_CONFIG, _WEIGHTS)}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _MANIFEST} is not a manifest of hashes") from error
+    content = {name: (folder / name).read_bytes() for name in expected}
+    for name, sha256 in expected.items():
+        if _sha256(content[name]) != sha256:
+            raise ValueError(
+                f"{folder / name} does not match its hash in {_MANIFEST} (expected {sha256[:12]}, "
+                f"got {_sha256(content[name])[:12]}): it was changed or damaged after it was "
+                "written; fetch or train the model again"
+            )
+    return content

@@ -1,0 +1,50 @@
+"""The masked means: how errors of objects become one number.
+
+Notation. Errors have the shape `(*lead, N, ...)`. Per object the mean over its features; per event
+the mean over its real objects, 0 if there are none; over events the `reduction`, in which empty
+events count as 0. With all objects real and equally many, `mean` is the mean over everything.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor
+
+from setflow.core.masks import count_real, zero_padding
+
+__all__ = ["Reduction", "event_means", "reduce_events"]
+
+Reduction = Literal["mean", "sum", "none"]
+
+
+def event_means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
+    """Return the mean error of each event.
+
+    Arguments:
+        errors: one value per coordinate, with shape `(*lead, N, ...)`.
+        event_ndim: the number of event dimensions.
+        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+
+    Returns:
+        The means, with shape `lead`.
+    """
+    if mask is None:
+        return errors.flatten(errors.ndim - event_ndim).mean(-1)
+    per_object = zero_padding(errors, mask).flatten(mask.ndim).mean(-1)
+    return per_object.sum(-1) / count_real(mask).clamp(min=1)
+
+
+def reduce_events(values: Tensor, reduction: Reduction) -> Tensor:
+    """Reduce one value per event by `mean`, `sum` or `none`.
+
+    Raises:
+        ValueError: if `reduction` is another word.
+    """
+    if reduction == "none":
+        return values
+    if reduction == "mean":
+        return values.mean()
+    if reduction == "sum":
+        return values.sum()
+    raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")

@@ -1,0 +1,7 @@
+"""Probability paths between data (t = 0) and noise (t = 1)."""
+
+from setflow.paths.base import AffinePath, ProbabilityPath
+from setflow.paths.cosine import CosinePath
+from setflow.paths.linear import LinearPath
+
+__all__ = ["AffinePath", "CosinePath", "LinearPath", "ProbabilityPath"]

@@ -1,0 +1,239 @@
+"""Training with Lightning: the module, the data module, and the export of the best weights.
+
+Nothing that Lightning has is written again here: the loop, precision, gradient clipping, moving
+averages of the weights, checkpoints and progress bars are its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import DataLoader
+
+from setflow.core.batch import SetBatch
+from setflow.data.collate import LengthBatchSampler, SetDataset, as_batch
+from setflow.data.hdf5 import JetSample, read_jets
+from setflow.data.schema import JET_FEATURES
+from setflow.generator import SetFlow
+
+__all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule"]
+
+_FINAL_DIVISION = 1e3  # the last learning rate is the first one divided by this
+_VALIDATION_SEED = 20  # the same noise and times in every validation, so that losses compare
+
+
+def _adamw(parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
+    return AdamW(parameters, lr=1e-3)
+
+
+class FlowMatchingModule(LightningModule):
+    """Trains a `SetFlow` by masked flow matching.
+
+    Arguments:
+        flow: the model.
+        optimizer: makes the optimizer from the parameters; its learning rate is the largest one of
+            the schedule.
+        warmup: the fraction of the steps in which the learning rate rises; then it falls along a
+            cosine.
+    """
+
+    def __init__(
+        self,
+        flow: SetFlow,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = _adamw,
+        warmup: float = 0.05,
+    ) -> None:
+        super().__init__()
+        self.flow = flow
+        self.optimizer = optimizer
+        self.warmup = warmup
+
+    def conditioned(self, batch: SetBatch) -> SetBatch:
+        """Keep those columns of the jet features that the model is conditioned on.
+
+        Raises:
+            ValueError: if the model asks for a column that the file layout does not have.
+        """
+        if not self.flow.conditions:
+            return SetBatch(batch.x, batch.mask)
+        names = [column.name for column in JET_FEATURES]
+        unknown = [name for name in self.flow.conditions if name not in names]
+        if unknown or batch.c is None:
+            raise ValueError(
+                f"the model is conditioned on {', '.join(self.flow.conditions)}; expected columns "
+                f"among {', '.join(names)} and jet features in the data"
+            )
+        return SetBatch(
+            batch.x, batch.mask, batch.c[:, [names.index(n) for n in self.flow.conditions]]
+        )
+
+    def training_step(self, batch: SetBatch, batch_idx: int) -> Tensor:
+        loss = self.flow.loss(self.conditioned(batch))
+        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def validation_step(self, batch: SetBatch, batch_idx: int) -> None:
+        generator = torch.Generator(self.device).manual_seed(_VALIDATION_SEED + batch_idx)
+        loss = self.flow.loss(self.conditioned(batch), generator=generator)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        schedule = OneCycleLR(
+            optimizer,
+            max_lr=[group["lr"] for group in optimizer.param_groups],
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=self.warmup,
+            cycle_momentum=False,
+            final_div_factor=_FINAL_DIVISION,
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+
+class SetDataModule(LightningDataModule):
+    """Jets from files of the JetNet layout, in memory, in batches of similar length.
+
+    Arguments:
+        train: the training file.
+        val: the validation file; None sets a fraction of the training events aside. Both jets of
+            one event fall on the same side.
+        max_objects: how many of the hardest objects of each jet to keep.
+        batch_size: the number of jets in a batch.
+        val_fraction: the fraction that is set aside if there is no validation file.
+        seed: the seed of that split and of the order of the batches.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        max_objects: int = 150,
+        batch_size: int = 256,
+        val_fraction: float = 0.1,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        self.train_path = train
+        self.val_path = val
+        self.max_objects = max_objects
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.seed = seed
+        self._train: SetBatch | None = None
+        self._val: SetBatch | None = None
+
+    @property
+    def train_events(self) -> SetBatch:
+        """The training events, with the jet features as context."""
+        self.setup("fit")
+        assert self._train is not None
+        return self._train
+
+    def setup(self, stage: str) -> None:
+        if self._train is not None:
+            return
+        train = read_jets(self.train_path, max_objects=self.max_objects)
+        if self.val_path is not None:
+            val = read_jets(self.val_path, max_objects=self.max_objects)
+        else:
+            held = _whole_events(train, self.val_fraction, self.seed)
+            train, val = train[~held], train[held]
+        for name, sample in (("training", train), ("validation", val)):
+            if len(sample) == 0:
+                raise ValueError(
+                    f"the {name} sample is empty; give a larger file or another val_fraction"
+                )
+        self._train, self._val = _with_jets(train), _with_jets(val)
+
+    def train_dataloader(self) -> DataLoader[SetBatch]:
+        return self._loader(self._train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[SetBatch]:
+        return self._loader(self._val, shuffle=False)
+
+    def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[SetBatch]:
+        assert events is not None
+        sampler = LengthBatchSampler(
+            events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed
+        )
+        return DataLoader(
+            SetDataset(events),
+            batch_sampler=sampler,
+            collate_fn=as_batch,  # type: ignore[arg-type]  # the data set gives whole batches
+        )
+
+
+def _with_jets(sample: JetSample) -> SetBatch:
+    return SetBatch(sample.particles.x, sample.particles.mask, sample.jets)
+
+
+def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
+    """Return which jets to hold out, a boolean tensor, so that no event is on both sides."""
+    number = sample.event_number
+    event = torch.arange(len(sample))
+    if number is not None:
+        event = torch.unique(number, return_inverse=True)[1]
+    events = int(event.max()) + 1 if len(sample) else 0
+    order = torch.randperm(events, generator=torch.Generator().manual_seed(seed))
+    held = torch.zeros(events, dtype=torch.bool)
+    held[order[: round(fraction * events)]] = True
+    return held[event]
+
+
+class ExportBestModel(ModelCheckpoint):
+    """Checkpoints, and the best weights as a model folder, which appears by rename.
+
+    The weights that are exported are those that the checkpoint calls the model's: the moving
+    average if one is kept.
+
+    Arguments:
+        run: the folder of the run; checkpoints go to `<run>/checkpoints`, the model to
+            `<run>/model`, and the configuration is read from `<run>/config.yaml` if it is there.
+    """
+
+    def __init__(self, run: str | Path) -> None:
+        self.run = Path(run)
+        super().__init__(
+            dirpath=self.run / "checkpoints",
+            filename="best",
+            monitor="val_loss",
+            save_last=True,
+            enable_version_counter=False,
+        )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        before = self.best_model_score
+        super().on_validation_end(trainer, pl_module)
+        if self.best_model_score is not before and trainer.is_global_zero:
+            self.export(pl_module)
+
+    def export(self, module: LightningModule) -> Path:
+        """Write the weights of the best checkpoint as a model folder; return its path."""
+        assert isinstance(module, FlowMatchingModule)
+        checkpoint = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
+        flow = SetFlow.from_node(module.flow.describe())
+        prefix = "flow."
+        flow.load_state_dict(
+            {
+                key.removeprefix(prefix): value
+                for key, value in checkpoint["state_dict"].items()
+                if key.startswith(prefix)
+            }
+        )
+        config = self.run / "config.yaml"
+        nodes = yaml.safe_load(config.read_text()) if config.is_file() else None
+        return flow.save(self.run / "model", overwrite=True, config=nodes)

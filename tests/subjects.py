@@ -1,0 +1,106 @@
+"""Verbs, fields and bases as subjects of the laws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+import setflow
+from laws import Case, Outcome, Subject
+
+
+class Pointwise(nn.Module):
+    """A plain user's field: it knows no masks and acts on each object alone."""
+
+    event_ndim = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        time = t[..., None, None].expand(*x.shape[:-1], 1)
+        return self.net(torch.cat([x, time], -1))
+
+
+class ObjectConditioned(nn.Module):
+    """A field with one context row per object, masked sum of the others' states included."""
+
+    event_ndim = 2
+    takes_mask = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3 + 3 + 2, 8), nn.Tanh(), nn.Linear(8, 3))
+
+    def forward(
+        self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        total = (x * t[..., None, None]).sum(-2, keepdim=True).expand_as(x)
+        return self.net(torch.cat([x, total, c], -1))
+
+
+def with_gradients(value: Tensor, field: nn.Module, inputs: dict[str, Tensor]) -> Outcome:
+    """Gradients of the summed squares, with respect to the parameters and the inputs."""
+    named = dict(field.named_parameters())
+    wanted = list(named.values()) + list(inputs.values())
+    loss = (value**2).sum()
+    grads = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
+    gradients = dict(zip(named, grads, strict=False))
+    per_slot = dict(zip((f"d/d {name}" for name in inputs), grads[len(named) :], strict=True))
+    return Outcome(per_slot=per_slot, gradients=gradients)
+
+
+def _context(case: Case) -> Tensor | None:
+    return case.c if case.c_object is None else case.c_object
+
+
+def loss_of(field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_fm_loss) -> Subject:
+    def subject(case: Case) -> Outcome:
+        x, x_source = case.x.clone().requires_grad_(), case.x_source.clone().requires_grad_()
+        value = verb(field, x, x_source, case.mask, case.t, _context(case), reduction="none")
+        outcome = with_gradients(value, field, {"x_target": x, "x_source": x_source})
+        return Outcome({"loss": value.detach()}, outcome.per_slot, outcome.gradients)
+
+    return subject
+
+
+def sample_of(field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_sample) -> Subject:
+    def subject(case: Case) -> Outcome:
+        x_source = case.x_source.clone().requires_grad_()
+        base = setflow.StandardNormal(
+            tuple(case.x.shape[case.object_dim :]), batch_shape=case.t.shape
+        )
+        value = verb(
+            field, base, setflow.Heun(steps=3), case.mask, c=_context(case), x_source=x_source
+        )
+        outcome = with_gradients(value, field, {"x_source": x_source})
+        return Outcome({}, outcome.per_slot | {"sample": value.detach()}, outcome.gradients)
+
+    return subject
+
+
+def velocity_of(field: nn.Module) -> Subject:
+    """A library field called directly."""
+
+    def subject(case: Case) -> Outcome:
+        x = case.x.clone().requires_grad_()
+        value = field(x, case.t, _context(case), mask=case.mask)
+        outcome = with_gradients(value, field, {"x": x})
+        return Outcome({}, outcome.per_slot | {"velocity": value.detach()}, outcome.gradients)
+
+    return subject
+
+
+def density_of(log_prob: Callable[..., Tensor]) -> Subject:
+    """A base's log-density of the real coordinates."""
+
+    def subject(case: Case) -> Outcome:
+        x = case.x.clone().requires_grad_()
+        value = log_prob(x, mask=case.mask)
+        (gradient,) = torch.autograd.grad((value**2).sum(), x)
+        return Outcome({"log_prob": value.detach()}, {"d/d x": gradient})
+
+    return subject

@@ -1,0 +1,192 @@
+"""The structure of the package: floors, light imports, public names, and what is in the wheel."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import pkgutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import setflow
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "setflow"
+
+# a module may import modules of strictly lower floors, and those of its own package
+FLOORS = {
+    "core": 0,
+    "schedules": 1,
+    "solvers": 1,
+    "divergence": 1,
+    "distributions": 1,
+    "timesteps": 1,
+    "rectified": 1,
+    "physics": 1,
+    "paths": 2,
+    "data": 2,
+    "fields": 3,
+    "losses": 3,
+    "masking": 4,
+    "registry": 4,
+    "processes": 5,
+    "generator": 5,
+    "diagnostics": 5,
+    "training": 6,
+    "sampling": 6,
+    "plots": 6,
+    "report": 6,
+    "cli": 7,
+}
+# siblings on one floor that work together: the report draws its plots
+SAME_FLOOR = {("report", "plots")}
+
+
+def modules() -> list[str]:
+    found = pkgutil.walk_packages([str(PACKAGE)], "setflow.")
+    return sorted(["setflow", *(module.name for module in found)])
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def imports_of(source: str) -> set[str]:
+    """Every module of setflow that a source imports, deferred imports included."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in names if name.split(".")[0] == "setflow"}
+
+
+def broken_floors(module: str, source: str) -> list[str]:
+    mine, broken = room(module), []
+    if mine in ("", "__main__"):
+        return []
+    for name in imports_of(source):
+        theirs = room(name)
+        if not theirs:
+            if mine != "cli":
+                broken.append(f"{module} imports the roof's own name {name}")
+        elif (
+            theirs in FLOORS
+            and theirs != mine
+            and (mine, theirs) not in SAME_FLOOR
+            and FLOORS[theirs] >= FLOORS[mine]
+        ):
+            broken.append(f"{module} (floor {FLOORS[mine]}) imports {name}")
+    return broken
+
+
+def path_of(module: str) -> Path:
+    path = ROOT / Path(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_point_to_lower_floors(module):
+    assert room(module) in ("", *FLOORS), f"{module} has no floor"
+    source = path_of(module).read_text()
+    if module != "setflow":
+        assert broken_floors(module, source) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("setflow.core.masks", "from setflow.fields.base import VectorField"),
+        ("setflow.solvers.fixed", "def f():\n    import setflow.physics.metrics"),
+        ("setflow.fields.mlp", "from setflow.losses import event_means"),
+        ("setflow.paths.base", "import setflow"),
+        ("setflow.generator", "from setflow import training"),
+    ],
+)
+def test_an_import_that_climbs_is_caught(module, source):
+    assert broken_floors(module, source)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_every_public_name_resolves(module):
+    if module.endswith("__main__"):
+        assert "main()" in path_of(module).read_text()  # importing it would run the command
+        return
+    loaded = importlib.import_module(module)
+    names = getattr(loaded, "__all__", [])
+    assert len(set(names)) == len(names)
+    for name in names:
+        assert getattr(loaded, name) is not None
+    if names:
+        assert sorted(names, key=_isort_key) == list(names)
+
+
+def _isort_key(name: str) -> tuple[int, str]:
+    """Constants, then classes, then functions."""
+    return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
+
+
+def test_public_names_have_a_documented_home():
+    for name in setflow.__all__:
+        assert getattr(setflow, name).__doc__, f"{name} has no docstring"
+
+
+HEAVY = (
+    "lightning",
+    "h5py",
+    "matplotlib",
+    "mplhep",
+    "torch_geometric",
+    "jsonargparse",
+    "scipy",
+    "rich",
+)
+
+
+def test_import_stays_light():
+    code = (
+        "import torch, sys, time\n"
+        "before = set(sys.modules); start = time.perf_counter()\n"
+        "import setflow, setflow.data\n"
+        "print([m for m in set(sys.modules) - before if m.split('.')[0] in "
+        f"{HEAVY!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_import_seeds_nothing():
+    code = (
+        "import random, numpy, torch\n"
+        "def state(): return random.getstate(), numpy.random.get_state()[1].tolist(), "
+        "torch.get_rng_state().tolist(), torch.get_default_dtype(), torch.get_num_threads()\n"
+        "before = state()\nimport setflow\nprint(before == state())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+
+
+def test_the_wheel_holds_setflow_and_all_of_it(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+    expected = {
+        path.relative_to(ROOT).as_posix()
+        for path in PACKAGE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert names == expected
+    assert "setflow/py.typed" in names

@@ -1,0 +1,165 @@
+"""The laws of the mask, over every verb, field and base; and the saboteurs that they must catch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import saboteurs
+import setflow
+from laws import LAWS, cases, law_content, law_same, redraw, to_device
+from subjects import ObjectConditioned, Pointwise, density_of, loss_of, sample_of, velocity_of
+
+
+def _gaussian(coupling: float, *features: int) -> setflow.GaussianSetField:
+    generator = torch.Generator().manual_seed(2)
+    loc = torch.randn(features, generator=generator)
+    scale = 0.5 + torch.rand(features, generator=generator)
+    return setflow.GaussianSetField(loc, scale, coupling=coupling)
+
+
+# name: (field, features, options of the cases)
+FIELDS = {
+    "transformer": lambda: (
+        redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=2)),
+        (3,),
+        {},
+    ),
+    "transformer with context": lambda: (
+        redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=4, condition_dim=2)),
+        (3,),
+        {"context": 2},
+    ),
+    "gaussian": lambda: (_gaussian(0.0, 3), (3,), {}),
+    "coupled gaussian": lambda: (_gaussian(2.0, 3), (3,), {}),
+    "coupled gaussian, 3-D events": lambda: (_gaussian(2.0, 2, 2), (2, 2), {}),
+    "coupled gaussian, cosine path": lambda: (
+        setflow.GaussianSetField(
+            torch.ones(3), torch.full((3,), 0.7), coupling=2.0, path=setflow.CosinePath()
+        ),
+        (3,),
+        {},
+    ),
+}
+# fields of users: they enter through the verbs only
+USER_FIELDS = {
+    "pointwise": lambda: (redraw(Pointwise()), (3,), {}),
+    "per-object context": lambda: (redraw(ObjectConditioned()), (3,), {"object_context": 2}),
+}
+MIXING = ("transformer", "transformer with context", "coupled gaussian")
+
+
+def _matching_cases(options, features, law, device):
+    for name, case in cases(features, **options):
+        if law == "emptiness" and name == "lead0":
+            continue  # its one event has objects
+        yield to_device(case, device)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("verb", [loss_of, sample_of], ids=["loss", "sample"])
+@pytest.mark.parametrize("name", [*FIELDS, *USER_FIELDS])
+def test_verbs_keep_the_law(name, verb, law, device):
+    field, features, options = (FIELDS | USER_FIELDS)[name]()
+    for case in _matching_cases(options, features, law, device):
+        LAWS[law](verb(field.to(device)), case)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("name", FIELDS)
+def test_fields_keep_the_law_when_called_directly(name, law, device):
+    field, features, options = FIELDS[name]()
+    for case in _matching_cases(options, features, law, device):
+        LAWS[law](velocity_of(field.to(device)), case)
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(
+    "base",
+    [
+        lambda: setflow.StandardNormal((3,)),
+        lambda: setflow.DiagonalNormal(torch.tensor([1.0, -2.0, 0.5]), torch.tensor([0.5, 1, 2])),
+        lambda: setflow.as_base(
+            torch.distributions.Independent(
+                torch.distributions.Laplace(torch.zeros(3), torch.ones(3)), 1
+            )
+        ),
+    ],
+    ids=["standard", "diagonal", "torch"],
+)
+def test_bases_keep_the_law(base, law):
+    for case in _matching_cases({}, (3,), law, torch.device("cpu")):
+        if law == "agreement":  # without a mask a base of one object scores each object
+            full = torch.ones(case.x.shape[:-1], dtype=torch.bool)
+            per_object = base().log_prob(case.x)
+            torch.testing.assert_close(base().log_prob(case.x, mask=full), per_object.sum(-1))
+        else:
+            LAWS[law](density_of(base().log_prob), case)
+
+
+@pytest.mark.parametrize("verb", [loss_of, sample_of], ids=["loss", "sample"])
+def test_training_and_use_treat_padding_alike(verb):
+    for _, case in cases():
+        law_same(verb, case)
+
+
+@pytest.mark.parametrize("name", MIXING)
+def test_the_judged_fields_mix_objects(name):
+    """A field that does not mix would pass laws that it might break."""
+    field, features, options = FIELDS[name]()
+    case = dict(cases(features, **options))["lead1"]
+    moved = case.x.clone()
+    moved[1, 0] += 1.0
+    before, after = (field(x, case.t, case.c, mask=case.mask) for x in (case.x, moved))
+    assert (after - before)[1, 1:].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("law", "subject"),
+    [
+        ("content", lambda: loss_of(redraw(Pointwise()), saboteurs.loss_multiplies)),
+        ("length", lambda: loss_of(redraw(Pointwise()), saboteurs.loss_means_over_slots)),
+        ("order", lambda: loss_of(_gaussian(2.0, 3), saboteurs.loss_reads_first_slots)),
+        ("content", lambda: loss_of(_gaussian(2.0, 3), saboteurs.loss_reads_first_slots)),
+        ("emptiness", lambda: loss_of(_gaussian(2.0, 3), saboteurs.loss_divides_by_count)),
+        ("agreement", lambda: loss_of(redraw(Pointwise()), saboteurs.loss_counts_one_more)),
+        ("company", lambda: loss_of(redraw(Pointwise()), saboteurs.loss_weighs_by_company)),
+        (
+            "content",
+            lambda: sample_of(redraw(Pointwise()), saboteurs.sample_starts_from_garbage),
+        ),
+        ("length", lambda: loss_of(redraw(saboteurs.UnmaskedAttention()))),
+        ("length", lambda: sample_of(redraw(saboteurs.UnmaskedAttention()))),
+        ("length", lambda: velocity_of(redraw(saboteurs.UnmaskedAttention()))),
+        ("order", lambda: sample_of(saboteurs.OrderedField())),
+        ("length", lambda: density_of(saboteurs.log_prob_over_padding)),
+        ("emptiness", lambda: density_of(saboteurs.log_prob_over_padding)),
+    ],
+)
+def test_a_saboteur_is_caught(law, subject):
+    caught = 0
+    for case in _matching_cases({}, (3,), law, torch.device("cpu")):
+        try:
+            LAWS[law](subject(), case)
+        except AssertionError:
+            caught += 1
+    assert caught > 0, f"the law of {law} accepts its saboteur"
+
+
+def test_a_verb_that_leaves_the_padded_velocity_is_caught():
+    def leaking(field):
+        def verb(field, x_target, x_source, mask, t, c=None, *, reduction):
+            zero = x_target.new_zeros(())
+            x = torch.where(mask[..., None], x_target, zero)
+            return field(x, t, c, mask=mask).mean((-1, -2))
+
+        return loss_of(field, verb)
+
+    with pytest.raises(AssertionError, match="leaked"):
+        law_same(leaking, dict(cases())["lead1"])
+
+
+def test_the_content_law_refuses_a_case_without_padding():
+    case = dict(cases())["lead1"]
+    with pytest.raises(AssertionError, match="bite"):
+        law_content(loss_of(Pointwise()), case.event((1,)))

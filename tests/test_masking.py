@@ -1,0 +1,298 @@
+"""The verbs: values by hand, shapes, errors. The laws of the mask are in test_laws.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import setflow
+from laws import masks, redraw
+from subjects import Pointwise
+
+
+class Constant(nn.Module):
+    """v = 1 everywhere; remembers how it was called."""
+
+    event_ndim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def forward(self, x, t, c=None):
+        self.calls.append((x, t, c))
+        return torch.ones_like(x)
+
+
+def loss_by_hand(field, x_target, x_source, mask, t):
+    """One event at a time, its real objects only."""
+    losses = []
+    for event, noise, real, time in zip(x_target, x_source, mask, t, strict=True):
+        x, z = event[real], noise[real]
+        if len(x) == 0:
+            losses.append(torch.tensor(0.0))
+            continue
+        v = field(((1 - time) * x + time * z)[None], time[None])[0]
+        losses.append(((v - (z - x)) ** 2).mean(-1).mean())
+    return torch.stack(losses)
+
+
+@pytest.mark.parametrize("coupling", [0.0, 2.0])
+def test_loss_is_that_of_the_real_objects_alone(coupling):
+    field = setflow.GaussianSetField(torch.zeros(3), torch.ones(3), coupling=coupling)
+    mask = masks()["lead1"]
+    x, z, t = torch.randn(*mask.shape, 3), torch.randn(*mask.shape, 3), torch.rand(len(mask))
+    expected = loss_by_hand(field, x, z, mask, t)
+    each = setflow.masked_fm_loss(field, x, z, mask, t, reduction="none")
+    torch.testing.assert_close(each, expected)
+    for reduction, value in (("mean", expected.mean()), ("sum", expected.sum())):
+        got = setflow.masked_fm_loss(field, x, z, mask, t, reduction=reduction)
+        torch.testing.assert_close(got, value)
+
+
+def test_loss_by_numbers():
+    """v = 1 and u = x_source - x_target: errors 1 and 9 over features, 4 and 0 over the next."""
+    x_target = torch.zeros(1, 3, 2)
+    x_source = torch.tensor([[[2.0, 4.0], [torch.nan, 7.0], [3.0, 1.0]]])
+    mask = torch.tensor([[1, 0, 1]])
+    loss = setflow.masked_fm_loss(Constant(), x_target, x_source, mask)
+    assert loss.item() == ((1 + 9) / 2 + (4 + 0) / 2) / 2
+
+
+def test_empty_events_count_as_zero_in_the_mean():
+    x = torch.zeros(2, 2, 1)
+    mask = torch.tensor([[True, True], [False, False]])
+    assert setflow.masked_fm_loss(Constant(), x, x, mask).item() == 0.5
+
+
+def test_the_oracle_has_the_smallest_loss():
+    field = setflow.GaussianSetField(torch.zeros(2), torch.full((2,), 0.5), coupling=2.0)
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.ones(20_000, 3, dtype=torch.bool)
+    x = field.sample_map(torch.randn(20_000, 3, 2, generator=generator))
+    z = torch.randn(20_000, 3, 2, generator=generator)
+    t = torch.rand(20_000, generator=generator)
+    best = setflow.masked_fm_loss(field, x, z, mask, t)
+    for coupling, scale in ((0.0, 0.5), (2.0, 0.8), (4.0, 0.5)):
+        other = setflow.GaussianSetField(torch.zeros(2), torch.full((2,), scale), coupling=coupling)
+        assert setflow.masked_fm_loss(other, x, z, mask, t) > best * 1.01
+
+
+def test_times_are_uniform_per_event_and_follow_the_generator():
+    field = Constant()
+    x, mask = torch.zeros(20_000, 2, 1), torch.ones(20_000, 2)
+    for _ in range(2):
+        setflow.masked_fm_loss(field, x, x, mask, generator=torch.Generator().manual_seed(3))
+    first, second = (t for _, t, _ in field.calls)
+    assert torch.equal(first, second)
+    assert first.shape == (20_000,)
+    quantiles = torch.quantile(first, torch.linspace(0, 1, 11))
+    torch.testing.assert_close(quantiles, torch.linspace(0, 1, 11), atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+def test_fields_are_called_with_time_and_context_of_the_lead_shape(lead):
+    field = Constant()
+    x, mask, c = torch.zeros(*lead, 5, 3), torch.ones(*lead, 5), torch.randn(*lead, 2)
+    setflow.masked_fm_loss(field, x, x, mask, 0.25, c)
+    base = setflow.StandardNormal((3,))
+    out = setflow.masked_sample(field, base, setflow.Heun(2), mask, sample_shape=(7,), c=c)
+    assert out.shape == (7, *lead, 5, 3)
+    for (got_x, t, context), front in zip(field.calls, [lead] + [(7, *lead)] * 4, strict=True):
+        assert got_x.shape == (*front, 5, 3)
+        assert t.shape == front
+        assert context.shape == (*front, 2)
+        torch.testing.assert_close(context, c.expand(*front, 2))
+
+
+@pytest.mark.parametrize("sample_shape", [(), (4,), (2, 3), 5])
+@pytest.mark.parametrize("lead", [(), (6,), (2, 3)])
+def test_sample_shapes(sample_shape, lead):
+    mask = torch.rand(*lead, 5) > 0.3
+    x = setflow.masked_sample(
+        Constant(),
+        setflow.StandardNormal((5, 3)),
+        setflow.Euler(2),
+        mask,
+        sample_shape=sample_shape,
+    )
+    sample = (sample_shape,) if isinstance(sample_shape, int) else sample_shape
+    assert x.shape == (*sample, *lead, 5, 3)
+    hidden = ~mask.expand(*sample, *lead, 5)
+    assert x[hidden].abs().sum() == 0
+
+
+def test_samples_of_one_event_differ():
+    mask = torch.ones(2, 3, dtype=torch.bool)
+    base = setflow.StandardNormal((3, 1))
+    x = setflow.masked_sample(Constant(), base, setflow.Euler(1), mask, sample_shape=(4,))
+    assert len(x.flatten().unique()) == x.numel()
+
+
+def test_sampling_integrates_from_noise_to_data():
+    field = Constant()
+    mask, noise = torch.ones(1, 2), torch.zeros(1, 2, 1)
+    base = setflow.StandardNormal((1,))
+    x = setflow.masked_sample(field, base, setflow.Euler(4), mask, x_source=noise)
+    torch.testing.assert_close(x, torch.full((1, 2, 1), -1.0))
+    assert [t.item() for _, t, _ in field.calls] == [1.0, 0.75, 0.5, 0.25]
+    back = setflow.masked_sample(field, base, setflow.Euler(4), mask, x_source=x, t0=0.0, t1=1.0)
+    torch.testing.assert_close(back, noise)
+
+
+def test_every_solver_step_has_zero_padding():
+    states = []
+
+    class Recording(setflow.Midpoint):
+        def integrate(self, f, x0, *, t0, t1, steps=None):
+            def recorded(x, t):
+                states.append(x)
+                return f(x, t)
+
+            return super().integrate(recorded, x0, t0=t0, t1=t1, steps=steps)
+
+    mask = masks()["lead1"]
+    noise = torch.randn(*mask.shape, 3).masked_fill(~mask[..., None], torch.nan)
+    setflow.masked_sample(
+        Constant(), setflow.StandardNormal((3,)), Recording(5), mask, x_source=noise
+    )
+    assert len(states) == 10
+    for x in states:
+        assert x[~mask].abs().sum() == 0
+
+
+def test_a_users_solver_that_inherits_nothing():
+    class Mine:
+        def integrate(self, f, x0, t0=0.0, t1=1.0, steps=None):
+            x = x0 + 1e3  # it even writes into the padding
+            for k in range(10):
+                x = x + (t1 - t0) / 10 * f(x, torch.tensor(t0 + k * (t1 - t0) / 10))
+            return x - 1e3
+
+    mask = masks()["lead1"]
+    x = setflow.masked_sample(Constant(), setflow.StandardNormal((3,)), Mine(), mask)
+    assert x[~mask].abs().sum() == 0
+    assert x.isfinite().all()
+
+
+def test_samples_have_the_distribution_of_the_oracle():
+    field = setflow.GaussianSetField(torch.tensor([1.0]), torch.tensor([0.5]), coupling=2.0)
+    mask = torch.tensor([[1, 1, 0], [1, 0, 0]]).bool()
+    x = setflow.masked_sample(
+        field, setflow.StandardNormal((1,)), setflow.RK4(20), mask,
+        sample_shape=(40_000,), generator=torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    pair = torch.cov(x[:, 0, :2, 0].T)
+    torch.testing.assert_close(pair, 0.25 * (torch.eye(2) + 2), atol=0.02, rtol=0)
+    single = x[:, 1, 0, 0]
+    assert single.var().item() == pytest.approx(0.75, abs=0.02)
+    assert single.mean().item() == pytest.approx(1.0, abs=0.02)
+
+
+def test_a_gradient_reaches_parameters_and_noise_through_sampling():
+    field, mask = redraw(Pointwise()), masks()["lead1"]
+    noise = torch.randn(*mask.shape, 3, requires_grad=True)
+    x = setflow.masked_sample(
+        field, setflow.StandardNormal((3,)), setflow.RK4(3), mask, x_source=noise
+    )
+    x.square().sum().backward()
+    assert all(p.grad.abs().sum() > 0 for p in field.parameters())
+    assert noise.grad[mask].abs().min() > 0
+    assert noise.grad[~mask].abs().sum() == 0
+
+
+def test_the_loss_fits_a_field_by_gradient():
+    """Gradient descent on the loss moves a field to the oracle's moments."""
+    oracle = setflow.GaussianSetField(torch.tensor([2.0, -1.0]), torch.tensor([0.5, 0.5]))
+    field = setflow.TransformerField(2, hidden=16, layers=1, heads=2)
+    optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.arange(4) < torch.randint(0, 5, (256, 1), generator=generator)
+    for _ in range(150):
+        noise = torch.randn(2, 256, 4, 2, generator=generator)
+        loss = setflow.masked_fm_loss(field, oracle.sample_map(noise[0]), noise[1], mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    x = setflow.masked_sample(field, setflow.StandardNormal((2,)), setflow.Midpoint(10), mask)
+    torch.testing.assert_close(x[mask].mean(0), oracle.loc, atol=0.15, rtol=0)
+    torch.testing.assert_close(x[mask].std(0), oracle.scale, atol=0.2, rtol=0)
+
+
+# --- errors ---
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mask": torch.ones(2, 4)}, ValueError, r"mask has shape \(2, 4\), expected \(2, 5\)"),
+        ({"mask": torch.ones(2, 5, 3)}, ValueError, "without feature dimensions"),
+        ({"mask": torch.full((2, 5), 0.5)}, ValueError, "holds the value 0.5"),
+        ({"mask": torch.full((2, 5), 2)}, ValueError, "only 0 .padding. and 1"),
+        ({"mask": torch.full((2, 5), torch.nan)}, ValueError, "holds the value nan"),
+        ({"mask": [[1] * 5] * 2}, TypeError, "must be a torch tensor"),
+        ({"x_source": torch.zeros(2, 1, 3)}, ValueError, "expected equal shapes"),
+        ({"x_source": torch.zeros(5, 3)}, ValueError, "expected equal shapes"),
+        ({"t": torch.zeros(5)}, ValueError, r"t has shape \(5,\), expected a scalar or \(2,\)"),
+        ({"t": torch.zeros(2, 1)}, ValueError, "one time per event"),
+        ({"c": torch.zeros(5, 1)}, ValueError, r"c has shape \(5, 1\), expected \(2, 'C'\)"),
+        ({"c": torch.zeros(2)}, ValueError, "one context row per event"),
+        ({"reduction": "average"}, ValueError, "'mean', 'sum' or 'none', got 'average'"),
+        ({"field": setflow.VelocityField(3)}, ValueError, "event_ndim=1, expected at least 2"),
+        ({"field": nn.Linear(3, 3)}, TypeError, "has no integer attribute event_ndim"),
+    ],
+)
+def test_bad_input_of_the_loss(change, error, message):
+    arguments = {
+        "field": Constant(),
+        "x_target": torch.zeros(2, 5, 3),
+        "x_source": torch.zeros(2, 5, 3),
+        "mask": torch.ones(2, 5),
+    }
+    with pytest.raises(error, match=message):
+        setflow.masked_fm_loss(**(arguments | change))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"mask": torch.full((2, 5), 3)}, ValueError, "holds the value 3"),
+        ({"mask": torch.ones(2, 6)}, ValueError, r"event shape \(5, 3\), expected 2 dimensions"),
+        ({"base": setflow.StandardNormal((5, 3), batch_shape=(4,))}, ValueError, "batch shape"),
+        ({"base": setflow.StandardNormal((3,), batch_shape=(2,))}, ValueError, "one object"),
+        ({"x_source": torch.zeros(2, 4, 3)}, ValueError, "x_source has shape"),
+        ({"x_source": torch.zeros(3, 5, 3)}, ValueError, "x_source has shape"),
+        ({"c": torch.zeros(3, 1)}, ValueError, "one context row per event"),
+        ({"field": setflow.VelocityField(3)}, ValueError, "at least 2"),
+    ],
+)
+def test_bad_input_of_sampling(change, error, message):
+    arguments = {
+        "field": Constant(),
+        "base": setflow.StandardNormal((5, 3)),
+        "solver": setflow.Euler(1),
+        "mask": torch.ones(2, 5),
+    }
+    with pytest.raises(error, match=message):
+        setflow.masked_sample(**(arguments | change))
+
+
+def test_a_stochastic_solver_is_refused():
+    class Stochastic:
+        is_sde = True
+
+    with pytest.raises(ValueError, match="solves stochastic equations"):
+        setflow.masked_sample(
+            Constant(), setflow.StandardNormal((3,)), Stochastic(), torch.ones(2, 5)
+        )
+
+
+def test_a_field_with_the_wrong_output_is_named():
+    class Wrong(Constant):
+        def forward(self, x, t, c=None):
+            return x.sum(-1)
+
+    x = torch.zeros(2, 5, 3)
+    with pytest.raises(ValueError, match=r"Wrong returned shape \(2, 5\) for x of shape"):
+        setflow.masked_fm_loss(Wrong(), x, x, torch.ones(2, 5))

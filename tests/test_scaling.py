@@ -1,0 +1,97 @@
+"""The standardizer: statistics over real objects, inverse, log-determinant, laws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from laws import GARBAGE, masks
+from setflow.data import Standardizer
+
+
+def _events():
+    mask = masks()["lead1"]
+    return torch.rand(*mask.shape, 3) + 0.1, mask
+
+
+def test_real_objects_get_mean_zero_and_deviation_one():
+    x, mask = _events()
+    z = Standardizer(3, log_features=[2]).fit(x, mask)(x, mask)
+    torch.testing.assert_close(z[mask].mean(0), torch.zeros(3), atol=1e-12, rtol=0)
+    torch.testing.assert_close(z[mask].std(0), torch.ones(3), atol=1e-12, rtol=0)
+    assert z[~mask].abs().sum() == 0
+
+
+def test_statistics_by_hand():
+    x = torch.tensor([[[1.0, 1.0], [3.0, torch.e]], [[5.0, torch.e**2], [99.0, -1.0]]])
+    mask = torch.tensor([[1, 1], [1, 0]])
+    scaler = Standardizer(2, log_features=[1]).fit(x, mask)
+    torch.testing.assert_close(scaler.mean, torch.tensor([3.0, 1.0]))
+    torch.testing.assert_close(scaler.std, torch.tensor([2.0, 1.0]))
+
+
+@pytest.mark.parametrize("garbage", GARBAGE)
+def test_padding_cannot_matter(garbage):
+    x, mask = _events()
+    dirty = x.masked_fill(~mask[..., None], garbage)
+    one, other = (Standardizer(3, log_features=[2]).fit(v, mask) for v in (x, dirty))
+    assert torch.equal(one.mean, other.mean)
+    assert torch.equal(one.std, other.std)
+    assert torch.equal(one(x, mask), one(dirty, mask))
+    assert torch.equal(one.inverse(x, mask), one.inverse(dirty, mask))
+    assert torch.equal(one.log_det(x, mask), one.log_det(dirty, mask))
+
+
+def test_padding_cannot_reach_a_gradient():
+    x, mask = _events()
+    scaler = Standardizer(3, log_features=[2]).fit(x, mask)
+    for function in (scaler, scaler.inverse, scaler.log_det):
+        dirty = x.masked_fill(~mask[..., None], torch.nan).requires_grad_()
+        function(dirty, mask).sum().backward()
+        assert dirty.grad.isfinite().all()
+        assert dirty.grad[~mask].abs().sum() == 0
+
+
+def test_inverse_undoes():
+    x, mask = _events()
+    scaler = Standardizer(3, log_features=[2]).fit(x, mask)
+    torch.testing.assert_close(scaler.inverse(scaler(x, mask), mask)[mask], x[mask])
+
+
+def test_log_det_is_that_of_the_jacobian():
+    x, mask = _events()
+    scaler = Standardizer(3, log_features=[0, 2]).fit(x, mask)
+    log_det = scaler.log_det(x, mask)
+    for event, real, got in zip(x, mask, log_det, strict=True):
+        jacobian = torch.func.jacrev(lambda v, real=real: scaler(v, real)[real])(event)
+        size = 3 * int(real.sum())
+        expected = jacobian[:, :, real].reshape(size, size).det().abs().log()  # det of () is 1
+        torch.testing.assert_close(got, expected)
+
+
+def test_dtype_is_kept_and_the_state_is_float64():
+    x, mask = _events()
+    scaler = Standardizer(3).fit(x.float(), mask)
+    assert scaler(x.float(), mask).dtype == torch.float32
+    assert scaler.log_det(x.float(), mask).dtype == torch.float32
+    assert scaler.mean.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[..., :2], r"expected \(\*batch, N, 3\)"),
+        (lambda x: x * torch.tensor([1.0, 0.0, 1.0]), "feature 1 is constant"),
+        (lambda x: x * torch.tensor([1.0, 1.0, -1.0]), "not positive"),
+        (lambda x: x + torch.tensor([torch.nan, 0.0, 0.0]), "feature 0 holds NaN"),
+    ],
+)
+def test_bad_data(change, message):
+    x, mask = _events()
+    with pytest.raises(ValueError, match=message):
+        Standardizer(3, log_features=[2]).fit(change(x), mask)
+
+
+def test_a_log_feature_that_does_not_exist():
+    with pytest.raises(ValueError, match="do not exist"):
+        Standardizer(3, log_features=[3])
