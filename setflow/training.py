@@ -6,6 +6,7 @@ averages of the weights, checkpoints and progress bars are its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from setflow.core.batch import SetBatch
@@ -25,14 +26,30 @@ from setflow.data.hdf5 import JetSample, read_jets
 from setflow.data.schema import JET_FEATURES
 from setflow.generator import SetFlow
 
-__all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule"]
+__all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule", "warmup_cosine"]
 
-_FINAL_DIVISION = 1e3  # the last learning rate is the first one divided by this
+_LAST_RATE = 1e-3  # of the largest learning rate
 _VALIDATION_SEED = 20  # the same noise and times in every validation, so that losses compare
 
 
 def _adamw(parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     return AdamW(parameters, lr=1e-3)
+
+
+def warmup_cosine(step: int, steps: int, warmup: float) -> float:
+    """Return the learning rate of a step as a fraction of the largest one.
+
+    It rises in a straight line over the first `warmup * steps` steps, then falls along a cosine
+    (Loshchilov and Hutter, arXiv:1608.03983).
+
+    >>> [round(warmup_cosine(step, 10, 0.2), 3) for step in (0, 1, 6, 10)]
+    [0.5, 1.0, 0.5, 0.001]
+    """
+    rising = max(1, round(warmup * steps))
+    if step < rising:
+        return (step + 1) / rising
+    done = min(1.0, (step - rising) / max(1, steps - rising))
+    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class FlowMatchingModule(LightningModule):
@@ -88,14 +105,8 @@ class FlowMatchingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        schedule = OneCycleLR(
-            optimizer,
-            max_lr=[group["lr"] for group in optimizer.param_groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
-            pct_start=self.warmup,
-            cycle_momentum=False,
-            final_div_factor=_FINAL_DIVISION,
-        )
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, self.warmup))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
@@ -212,6 +223,7 @@ class ExportBestModel(ModelCheckpoint):
             filename="best",
             monitor="val_loss",
             save_last=True,
+            save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
 

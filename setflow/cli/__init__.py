@@ -84,10 +84,9 @@ def _parser() -> ArgumentParser:
     make.add_argument("--seed", type=int, help="default: the seed of the recipe")
     _add_force(make)
     dataset = ArgumentParser(description="Data sets.")
-    dataset.add_subcommands(dest="action", metavar="ACTION").add_subcommand(
-        "make", make, help="generate jets from a recipe"
-    )
     commands.add_subcommand("dataset", dataset, help="make data sets from recipes")
+    actions = dataset.add_subcommands(dest="action", metavar="ACTION")
+    actions.add_subcommand("make", make, help="generate jets from a recipe")
 
     demo = ArgumentParser(
         description="Train, sample, evaluate and plot on the shipped sample (about six minutes)."

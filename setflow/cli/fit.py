@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
@@ -34,6 +36,13 @@ ALLOWED_CLASSES = (
     "torch.optim.SGD",
 )
 
+_NOT_FOR_THE_USER = (
+    "LightningCLI's args parameter",  # the arguments are those of the command line, less `fit`
+    "(?s).*(was deprecated in v4|JSONARGPARSE_DEPRECATION_WARNINGS|skip_none parameter)",
+    "(?s).*LeafSpec.*is deprecated",  # Lightning's own use of jsonargparse and of torch
+    ".*does not have many workers",  # jets in memory come in whole batches: none is faster
+)
+
 
 def fit(argv: Sequence[str]) -> Path:
     """Train a model as `setflow fit` does.
@@ -48,7 +57,15 @@ def fit(argv: Sequence[str]) -> Path:
         FileExistsError: if the run exists and is neither resumed nor overwritten.
         FileNotFoundError: if there is no checkpoint to resume from.
     """
+    with warnings.catch_warnings():
+        for message in _NOT_FOR_THE_USER:
+            warnings.filterwarnings("ignore", message)
+        return _fit(argv)
+
+
+def _fit(argv: Sequence[str]) -> Path:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=["setflow", *ALLOWED_CLASSES, *map(_home, ALLOWED_CLASSES)],
@@ -106,6 +123,7 @@ class _FitCLI(LightningCLI):
         checkpoint = self.last_checkpoint
         if checkpoint is None:
             refuse_existing(self.folder / "config.yaml", overwrite=self.config.force)
+            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # of the run replaced
         elif not checkpoint.is_file():
             raise FileNotFoundError(
                 f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
@@ -141,5 +159,5 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
+        text = self.parser.dump(self.config, skip_unset=False)
         (folder / "config.yaml").write_text(text)

@@ -1,0 +1,379 @@
+"""Distances between two samples of jets, and what they would be if the model were perfect.
+
+Every metric is a 1-Wasserstein distance between one-dimensional distributions, in the unit of the
+observable,
+
+    W1(a, b) = integral |F_a(v) - F_b(v)| dv,      F the empirical distribution functions,
+
+once per jet observable (mass, multiplicity, pT, tau21, EFP), and once per particle feature with the
+particles of all jets pooled. Two finite samples of the same truth are never at distance zero, so
+a value means nothing without its *floor*: the same distance between disjoint parts of the reference
+at the sizes that are compared. Two controls say what a metric can see: the reference with the
+particles of its jets shuffled, and with their ptrel lists swapped, both wrong by construction.
+
+Both sides are computed from the particles by the same functions, once per sample (`Observables`);
+distances, floors and plots then draw subsets from these numbers. All randomness comes from the
+generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from setflow.core.masks import count_real
+from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
+from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21
+
+__all__ = [
+    "JET_OBSERVABLES",
+    "METRICS",
+    "PARTICLE_OBSERVABLES",
+    "Floor",
+    "Metric",
+    "Observables",
+    "distances",
+    "observables",
+    "shuffle_particles",
+    "swap_ptrel",
+    "truth_floor",
+    "w1",
+]
+
+JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "efp")
+"""The observables with one value per jet."""
+
+PARTICLE_OBSERVABLES = ("etarel", "phirel", "ptrel")
+"""The observables with one value per particle, in the order of the last dimension of `x`."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the report: the plain mean of the W1 of one or more observables.
+
+    Arguments:
+        name: the key in files.
+        title: what people call it.
+        parts: the names of the observables, columns of `Observables`, whose W1 is averaged.
+        unit: the unit of the value, empty if it has none.
+        scale: the power of ten in which the field quotes it.
+    """
+
+    name: str
+    title: str
+    parts: tuple[str, ...]
+    unit: str
+    scale: float = 1e-3
+
+
+METRICS = (
+    Metric("w1m", "W1M jet mass", ("mass",), "jet pT"),
+    Metric("w1p", "W1P mean", PARTICLE_OBSERVABLES, ""),
+    Metric("w1p_etarel", "W1P etarel", ("etarel",), ""),
+    Metric("w1p_phirel", "W1P phirel", ("phirel",), "rad"),
+    Metric("w1p_ptrel", "W1P ptrel", ("ptrel",), "jet pT"),
+    Metric("w1_multiplicity", "W1 multiplicity", ("multiplicity",), "particles", 1.0),
+    Metric("w1_pt", "W1 jet pT", ("pt",), "jet pT"),
+    Metric("w1_tau21", "W1 tau21", ("tau21",), ""),
+    Metric("w1_efp", "W1 EFP square", ("efp",), "", 1e-5),
+)
+"""The metrics in the order of the report.
+
+W1M, W1P and the use of EFPs follow "Particle Cloud Generation with Message Passing Generative
+Adversarial Networks" (arXiv:2106.11535); of its EFPs only the square is taken.
+"""
+
+
+@dataclass(frozen=True)
+class Observables:
+    """All observables of a sample of n jets with P real particles, in float64.
+
+    Arguments:
+        mass: the invariant mass in units of the jet pT, with shape `(n,)`.
+        pt: the vector sum of the particles' pT in units of the jet pT, with shape `(n,)`.
+        multiplicity: the number of real particles, with shape `(n,)`.
+        tau21: the N-subjettiness ratio, with shape `(n,)`.
+        efp: the energy flow polynomial of the square, with shape `(n,)`.
+        particles: (etarel, phirel, ptrel) of the real particles of all jets, with shape `(P, 3)`.
+        jet: the jet that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
+    """
+
+    mass: Tensor
+    pt: Tensor
+    multiplicity: Tensor
+    tau21: Tensor
+    efp: Tensor
+    particles: Tensor
+    jet: Tensor
+
+    def __len__(self) -> int:
+        return len(self.mass)
+
+    def column(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the values of one observable and the jet of each, both of one dimension.
+
+        Raises:
+            ValueError: if there is no such observable.
+        """
+        if name in PARTICLE_OBSERVABLES:
+            return self.particles[:, PARTICLE_OBSERVABLES.index(name)], self.jet
+        if name not in JET_OBSERVABLES:
+            known = ", ".join(JET_OBSERVABLES + PARTICLE_OBSERVABLES)
+            raise ValueError(f"there is no observable {name!r}, expected one of: {known}")
+        values: Tensor = getattr(self, name)
+        return values, torch.arange(len(values), device=values.device)
+
+    def select(self, jets: Tensor) -> Observables:
+        """Return the observables of some jets, given by their distinct indices, shape `(k,)`."""
+        place = torch.full((len(self),), -1, dtype=torch.long, device=self.jet.device)
+        place[jets] = torch.arange(len(jets), device=self.jet.device)
+        jet = place[self.jet]
+        kept = jet >= 0
+        per_jet = {name: getattr(self, name)[jets] for name in JET_OBSERVABLES}
+        return Observables(**per_jet, particles=self.particles[kept], jet=jet[kept])
+
+
+def observables(x: Tensor, mask: Tensor | None = None) -> Observables:
+    """Compute every observable of a sample of jets once.
+
+    Arguments:
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; all batch dimensions
+            together count the jets.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+
+    Raises:
+        ValueError: if there is no jet, or a real particle or an observable is not finite.
+    """
+    real, mask = checked_particles(x.detach(), mask)
+    n = math.prod(x.shape[:-2])
+    if n == 0:
+        raise ValueError(f"particles have shape {tuple(x.shape)}: no jet to compute observables of")
+    real, mask = real.double().reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2])
+    result = Observables(
+        mass=jet_mass(real, mask),
+        pt=jet_pt(real, mask),
+        multiplicity=multiplicity(real, mask),
+        tau21=tau21(real, mask),
+        efp=energy_flow_polynomial(real, mask),
+        particles=real[mask],
+        jet=mask.nonzero()[:, 0],
+    )
+    for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES:
+        values, jet = result.column(name)
+        bad = jet[~values.isfinite()]
+        if len(bad):
+            raise ValueError(
+                f"{name} is not finite in {int((bad.diff() > 0).sum()) + 1} of {n} jets, the first "
+                f"of them jet {int(bad[0])}; a distance to them is not defined: find out why they "
+                "were made, and count them, before cutting them away"
+            )
+    return result
+
+
+def w1(a: Tensor, b: Tensor) -> float:
+    """Return the 1-Wasserstein distance between two samples, in the unit of their values.
+
+    Arguments:
+        a: finite values, with shape `(n,)`.
+        b: finite values, with shape `(m,)`; the sizes may differ.
+
+    Raises:
+        ValueError: if a side is empty.
+
+    >>> w1(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0]))
+    5.0
+    """
+    _require_values(len(a), len(b), "w1")
+    values, order = torch.cat([a.flatten(), b.flatten()]).double().sort()
+    return _w1_of_sorted(values, order < a.numel())
+
+
+def _w1_of_sorted(values: Tensor, first: Tensor) -> float:
+    """Return W1 between the values that are of the first side and those that are not."""
+    in_first = first.cumsum(0, dtype=torch.float64)  # counts: exact
+    in_second = torch.arange(1, len(values) + 1, device=values.device) - in_first
+    gap = (in_first / in_first[-1] - in_second / in_second[-1]).abs_()
+    return float(gap[:-1] @ values.diff())
+
+
+def _require_values(n_a: int, n_b: int, what: str) -> None:
+    if n_a == 0 or n_b == 0:
+        raise ValueError(
+            f"{what} of samples with {n_a} and {n_b} values is not defined, expected at least one "
+            "on each side; are there jets, and particles in them?"
+        )
+
+
+def distances(a: Observables, b: Observables) -> dict[str, float]:
+    """Return every metric between two samples, by name and in the order of `METRICS`.
+
+    Raises:
+        ValueError: if a sample has no jet or no particle at all.
+    """
+    parts = {}
+    for name in JET_OBSERVABLES + PARTICLE_OBSERVABLES:
+        values_a, values_b = a.column(name)[0], b.column(name)[0]
+        _require_values(len(values_a), len(values_b), f"W1 of {name}")
+        parts[name] = w1(values_a, values_b)
+    return _metrics_of(parts)
+
+
+def _metrics_of(parts: dict[str, float]) -> dict[str, float]:
+    return {m.name: sum(parts[name] for name in m.parts) / len(m.parts) for m in METRICS}
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The distance between two samples of the same truth.
+
+    Arguments:
+        mean: per metric, its mean over the pairs.
+        spread: per metric, its standard deviation over the pairs: how far one value scatters.
+        pairs: the number of pairs.
+        sizes: the number of jets on the two sides of each pair.
+        scaled: whether the reference was too small for the sizes compared, so that smaller halves
+            were drawn and `mean` and `spread` multiplied by `factor`.
+        factor: that factor; 1 if not scaled.
+    """
+
+    mean: dict[str, float]
+    spread: dict[str, float]
+    pairs: int
+    sizes: tuple[int, int]
+    scaled: bool
+    factor: float
+
+
+def truth_floor(
+    reference: Observables,
+    n_gen: int,
+    n_ref: int,
+    *,
+    pairs: int = 20,
+    generator: torch.Generator,
+) -> Floor:
+    """Measure the metrics between random disjoint parts of the reference.
+
+    Arguments:
+        reference: the observables of all reference jets there are.
+        n_gen: the number of generated jets in the comparison that the floor is for.
+        n_ref: the number of reference jets in it.
+        pairs: how many pairs of disjoint parts to draw.
+        generator: the source of randomness, on the CPU.
+
+    With at least n_gen + n_ref jets in the reference, each pair has exactly these sizes. Otherwise
+    it has two halves of m = n // 2 jets, and the distances, which fall as the inverse root of the
+    sizes, are multiplied by sqrt((1 / n_gen + 1 / n_ref) / (2 / m)); for even n the last term is
+    4 / n. The result says so. The pairs overlap with each other, so that `spread` is the scatter of
+    one value, and the error of `mean` is larger than spread / sqrt(pairs).
+
+    Raises:
+        ValueError: if a size is below 1, there are fewer than 2 pairs or 2 jets, or a part has no
+            particle.
+    """
+    if n_gen < 1 or n_ref < 1 or pairs < 2:
+        raise ValueError(
+            "expected at least 1 jet on each side and 2 pairs, "
+            f"got n_gen={n_gen}, n_ref={n_ref}, pairs={pairs}"
+        )
+    n = len(reference)
+    if n < 2:
+        raise ValueError(f"the reference has {n} jets, expected at least 2 to make two parts of it")
+    scaled = n < n_gen + n_ref
+    size_a, size_b = (n // 2, n // 2) if scaled else (n_gen, n_ref)
+    factor = math.sqrt((1 / n_gen + 1 / n_ref) / (1 / size_a + 1 / size_b)) if scaled else 1.0
+
+    columns = {}
+    for name in JET_OBSERVABLES + PARTICLE_OBSERVABLES:  # sorted once, and not once per pair
+        values, jet = reference.column(name)
+        values, order = values.sort()
+        columns[name] = (values, jet[order])
+    draws = []
+    for _ in range(pairs):
+        drawn = torch.randperm(n, generator=generator)[: size_a + size_b]
+        side = torch.full((n,), -1, dtype=torch.int8)
+        side[drawn[:size_a]] = 1
+        side[drawn[size_a:]] = 0
+        side = side.to(reference.mass.device)
+        parts = {}
+        for name, (values, jet) in columns.items():
+            belongs = side[jet]
+            if size_a + size_b < n:
+                kept = (belongs >= 0).nonzero()[:, 0]
+                values, belongs = values[kept], belongs[kept]
+            in_a = belongs > 0
+            n_a = int(in_a.sum())
+            _require_values(n_a, len(in_a) - n_a, f"the floor of W1 of {name}")
+            parts[name] = _w1_of_sorted(values, in_a)
+        draws.append(_metrics_of(parts))
+    table = factor * torch.tensor([list(draw.values()) for draw in draws], dtype=torch.float64)
+    names = [metric.name for metric in METRICS]
+    mean = dict(zip(names, table.mean(0).tolist(), strict=True))
+    spread = dict(zip(names, table.std(0).tolist(), strict=True))
+    return Floor(mean, spread, pairs, (size_a, size_b), scaled, factor)
+
+
+def shuffle_particles(
+    x: Tensor, mask: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return jets whose particles are shuffled between them, rank by rank: the first control.
+
+    Arguments:
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+        generator: the source of randomness, on the CPU.
+
+    Ranks count the real particles by falling ptrel (`hardest_first`). At each rank the particles,
+    whole, are permuted among the jets that have one there. This keeps the multiplicity of each jet
+    and the spectra of each rank, hence of all particles pooled (W1P is exactly 0), and destroys
+    every correlation between the particles of a jet. A ptrel in the result may exceed that of the
+    rank before it.
+
+    Returns:
+        The particles and their mask, shaped as they came, real ones first.
+    """
+    real, mask, shape = _jets_of(x, mask)
+    for rank in range(mask.shape[1]):
+        jets = mask[:, rank].nonzero()[:, 0]
+        if len(jets) == 0:
+            break
+        permuted = torch.randperm(len(jets), generator=generator).to(x.device)
+        real[jets, rank] = real[jets[permuted], rank]
+    return real.reshape(shape), mask.reshape(shape[:-1])
+
+
+def swap_ptrel(x: Tensor, mask: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return jets whose lists of ptrel are swapped between them: the second control.
+
+    Arguments:
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+        generator: the source of randomness, on the CPU.
+
+    Within the k jets of one multiplicity, jet i takes the ptrel, rank by rank, of jet i + s modulo
+    k, with s drawn from 1 to k - 1 for each multiplicity; a jet alone in its multiplicity keeps its
+    own. This keeps the directions in each jet, the lists of ptrel, and the spectra of each rank
+    (W1P is exactly 0); it destroys the correlation between directions and ptrel beyond the rank.
+
+    Returns:
+        The particles and their mask, shaped as they came, hardest first.
+    """
+    real, mask, shape = _jets_of(x, mask)
+    counts = count_real(mask)
+    lists = real[..., 2].clone()
+    for count in range(1, mask.shape[1] + 1):
+        jets = (counts == count).nonzero()[:, 0]
+        if len(jets) > 1:
+            shift = int(torch.randint(1, len(jets), (), generator=generator))
+            real[jets, :, 2] = lists[jets.roll(-shift)]
+    return real.reshape(shape), mask.reshape(shape[:-1])
+
+
+def _jets_of(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, torch.Size]:
+    """Return a copy as one list of jets `(n, N, 3)`, hardest first, its mask, the shape of `x`."""
+    real, mask = hardest_first(x.detach(), mask)
+    n = math.prod(x.shape[:-2])
+    return real.reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2]), x.shape

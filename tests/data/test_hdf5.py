@@ -1,0 +1,666 @@
+"""Files of jets: what was written comes back, what cannot be is refused, nothing is torn."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import setflow.data
+from setflow.core.batch import SetBatch
+from setflow.data.hdf5 import JetSample, JetWriter, read_header, read_jets
+from setflow.data.schema import JET_UNITS, RELATIVE_JET_UNITS
+
+PI32 = float(np.float32(math.pi))
+
+
+def _sample(n: int, objects: int = 30, seed: int = 0) -> JetSample:
+    """Jets with holes in the mask, empty jets, full jets, and rubbish in the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, objects, 3, generator=generator, dtype=torch.float32) - 0.5
+    x[..., 2] += 0.5
+    mask = torch.rand(n, objects, generator=generator) < 0.6
+    mask[0], mask[-1] = True, False
+    x[~mask] = torch.nan
+    jets = torch.rand(n, 4, generator=generator, dtype=torch.float32)
+    jets[:, 3] = mask.sum(-1)
+    types = torch.randint(1, 9, (n, objects), generator=generator).to(torch.int8)
+    types[~mask] = 99
+    events = torch.arange(n) // 2 + 2**40
+    return JetSample(SetBatch(x, mask), jets, types, events)
+
+
+def _write(path: Path, sample: JetSample, sizes: list[int] | None = None, **options: Any) -> Path:
+    options = {"objects": sample.particles.mask.shape[1], **options}
+    with JetWriter(path, with_types=True, with_events=True, **options) as writer:
+        start = 0
+        for size in sizes or [len(sample)]:
+            part = sample[start : start + size]
+            writer.write(part.particles, part.jets, part.particle_type, part.event_number)
+            start += size
+        assert writer.n == start == len(sample)
+    return path
+
+
+@pytest.fixture
+def jetnet(tmp_path: Path) -> Callable[..., Path]:
+    """Write a file as JetNet's are, with h5py alone; keywords replace or add datasets."""
+
+    def make(n: int = 5, objects: int = 4, **replace: Any) -> Path:
+        generator = np.random.default_rng(0)
+        particles = generator.uniform(-0.5, 0.5, (n, objects, 4)).astype(np.float32)
+        particles[..., 2] = generator.uniform(0.0, 1.0, (n, objects))
+        particles[..., 3] = np.arange(objects) < generator.integers(1, objects + 1, (n, 1))
+        particles *= particles[..., 3:]
+        jets = generator.uniform(1.0, 2.0, (n, 4)).astype(np.float32)
+        jets[:, 3] = particles[..., 3].sum(1)
+        contents = {"particle_features": particles, "jet_features": jets} | replace
+        path = tmp_path / "jetnet.hdf5"
+        with h5py.File(path, "w") as file:
+            for key, values in contents.items():
+                if values is not None:
+                    file.create_dataset(key, data=values)
+        return path
+
+    return make
+
+
+def _contents(path: Path) -> tuple[Any, Any]:
+    with h5py.File(path, "r") as file:
+        return file["particle_features"][:], file["jet_features"][:]
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+def test_a_file_of_jetnet_opens_as_it_is(jetnet: Callable[..., Path]) -> None:
+    path = jetnet()
+    particles, jets = _contents(path)
+    sample = read_jets(path)
+    assert sample.particles.x.dtype == sample.jets.dtype == torch.float32
+    assert sample.particles.mask.dtype == torch.bool
+    assert np.array_equal(sample.particles.x.numpy(), particles[..., :3])
+    assert np.array_equal(sample.particles.mask.numpy(), particles[..., 3] == 1)
+    assert np.array_equal(sample.jets.numpy(), jets)
+    assert sample.particle_type is None
+    assert sample.event_number is None
+    assert sample.jet_units == JET_UNITS
+    assert len(sample) == 5
+
+
+def test_float64_files_read_as_float32(jetnet: Callable[..., Path]) -> None:
+    particles, jets = _contents(jetnet())
+    particles = particles.astype(np.float64)
+    particles[0, 0] = [0.1, math.nextafter(math.pi, 0.0), 0.2, 1.0]
+    path = jetnet(particle_features=particles, jet_features=jets.astype(np.float64))
+    sample = read_jets(path)
+    assert sample.particles.x.dtype == torch.float32
+    assert sample.particles.x[0, 0, 1].item() == -PI32, "float32 has no value between, so it turns"
+    assert torch.equal(sample.jets, torch.from_numpy(jets))
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30, -7.0])
+def test_padding_may_hold_anything_and_reads_as_zero(
+    jetnet: Callable[..., Path], rubbish: float
+) -> None:
+    particles, _ = _contents(jetnet())
+    padding = particles[..., 3] == 0
+    assert padding.any()
+    clean = read_jets(jetnet())
+    particles[padding, :3] = rubbish
+    dirty = read_jets(jetnet(particle_features=particles))
+    assert torch.equal(dirty.particles.x, clean.particles.x)
+    assert torch.equal(dirty.particles.mask, clean.particles.mask)
+    assert (dirty.particles.x[torch.from_numpy(padding)] == 0).all()
+
+
+def test_rows_are_selected(jetnet: Callable[..., Path]) -> None:
+    whole = read_jets(jetnet(n=9))
+    part = read_jets(jetnet(n=9), start=2, stop=7)
+    assert torch.equal(part.particles.x, whole.particles.x[2:7])
+    assert torch.equal(part.jets, whole.jets[2:7])
+    assert len(read_jets(jetnet(n=9), start=4, stop=4)) == 0
+    with pytest.raises(ValueError, match=r"holds 9 jets, rows 3 to 12 were asked for"):
+        read_jets(jetnet(n=9), start=3, stop=12)
+    with pytest.raises(ValueError, match="expected 0 <= start <= stop <= 9"):
+        read_jets(jetnet(n=9), start=-1)
+
+
+def test_reading_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = _write(tmp_path / "a.h5", _sample(3000, objects=100))
+    at_once = read_jets(path, start=3, max_objects=20)
+    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    in_blocks = read_jets(path, start=3, max_objects=20)
+    assert torch.equal(at_once.particles.x, in_blocks.particles.x)
+    assert torch.equal(at_once.jets, in_blocks.jets)
+    assert at_once.particle_type is not None
+    assert in_blocks.particle_type is not None
+    assert torch.equal(at_once.particle_type, in_blocks.particle_type)
+
+
+def test_max_objects_keeps_the_hardest_real_ones_hardest_first(tmp_path: Path) -> None:
+    sample = _sample(50, objects=12)
+    sample.particles.x[3, :, 2] = 0.25  # ties: the first stay
+    sample.particles.mask[3] = True
+    sample.particles.x[3, :, 0] = torch.arange(12) / 20
+    assert sample.particle_type is not None
+    sample.particle_type[3] = 1
+    sample.jets[3, 3] = 12
+    sample.particles.x[3, :, 1] = 0
+    cut = read_jets(_write(tmp_path / "a.h5", sample), max_objects=5)
+    assert cut.particles.x.shape == (50, 5, 3)
+    assert cut.particle_type is not None
+    for k in range(50):
+        real = sample.particles.mask[k]
+        x, types = sample.particles.x[k][real], sample.particle_type[k][real]
+        order = x[:, 2].sort(descending=True, stable=True).indices[:5]
+        count = len(order)
+        assert cut.particles.mask[k].tolist() == [True] * count + [False] * (5 - count)
+        assert torch.equal(cut.particles.x[k, :count], x[order])
+        assert torch.equal(cut.particle_type[k, :count], types[order])
+        assert cut.jets[k, 3] == min(int(sample.jets[k, 3]), 5)
+        assert torch.equal(cut.jets[k, :3], sample.jets[k, :3])
+    assert (cut.particles.x[~cut.particles.mask] == 0).all()
+    assert (cut.particle_type[~cut.particles.mask] == 0).all()
+
+
+def test_max_objects_leaves_a_file_with_no_more_slots_alone(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", _sample(8, objects=6))
+    as_it_is = read_jets(path)
+    for limit in (6, 100):
+        assert torch.equal(read_jets(path, max_objects=limit).particles.x, as_it_is.particles.x)
+    with pytest.raises(ValueError, match="max_objects is 0, expected at least 1"):
+        read_jets(path, max_objects=0)
+
+
+def test_a_sample_is_indexed_by_events(tmp_path: Path) -> None:
+    sample = read_jets(_write(tmp_path / "a.h5", _sample(10)))
+    some = sample[torch.tensor([7, 2])]
+    assert len(some) == 2
+    assert torch.equal(some.particles.mask, sample.particles.mask[[7, 2]])
+    assert torch.equal(some.jets, sample.jets[[7, 2]])
+    assert some.event_number is not None
+    assert some.event_number.tolist() == [2**40 + 3, 2**40 + 1]
+    assert sample[4].particles.x.shape == (30, 3)
+    assert len(sample[1:4]) == 3
+
+
+def test_a_sample_refuses_shapes_that_do_not_belong_together() -> None:
+    particles = SetBatch(torch.zeros(2, 5, 3), torch.ones(2, 5))
+    with pytest.raises(ValueError, match=r"jets has shape \(3, 4\), expected \(2, 4\)"):
+        JetSample(particles, torch.zeros(3, 4))
+    with pytest.raises(ValueError, match=r"particle_type has shape \(2, 4\), expected \(2, 5\)"):
+        JetSample(particles, torch.zeros(2, 4), torch.zeros(2, 4))
+    with pytest.raises(
+        ValueError, match=r"particles.x has shape \(2, 5, 2\), expected \(2, 5, 3\)"
+    ):
+        JetSample(SetBatch(torch.zeros(2, 5, 2), torch.ones(2, 5)), torch.zeros(2, 4))
+    with pytest.raises(ValueError, match="jet_units has 1 entries, expected one for each of pt"):
+        JetSample(particles, torch.zeros(2, 4), jet_units=("GeV",))
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"nothing\.h5 does not exist; check the path"):
+        read_jets(tmp_path / "nothing.h5")
+    with pytest.raises(IsADirectoryError, match="is a folder, expected an HDF5 file"):
+        read_jets(tmp_path)
+
+
+def test_a_misspelt_key_is_met_with_the_right_one(jetnet: Callable[..., Path]) -> None:
+    particles, _ = _contents(jetnet())
+    path = jetnet(particle_features=None, particle_feature=particles)
+    expected = (
+        r"jetnet.hdf5 has no dataset 'particle_features'; it holds \['jet_features', "
+        r"'particle_feature'\]; did whoever wrote it mean it by 'particle_feature'\? Rename it"
+    )
+    with pytest.raises(ValueError, match=expected):
+        read_jets(path)
+
+
+def test_a_missing_key_without_a_close_one(jetnet: Callable[..., Path]) -> None:
+    path = jetnet(jet_features=None)
+    with pytest.raises(ValueError, match=r"no dataset 'jet_features'; it holds \['particle_fe"):
+        read_jets(path)
+    with h5py.File(path, "w"):
+        pass
+    with pytest.raises(ValueError, match=r"'particle_features'; it holds nothing$"):
+        read_jets(path)
+
+
+def test_a_group_is_not_a_dataset(jetnet: Callable[..., Path]) -> None:
+    path = jetnet(jet_features=None)
+    with h5py.File(path, "a") as file:
+        file.create_group("jet_features")
+    with pytest.raises(ValueError, match="'jet_features' is a group, expected a dataset"):
+        read_jets(path)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 3), (5, 4), (5, 4, 4, 1)])
+def test_wrong_dimensions_of_particles(jetnet: Callable[..., Path], shape: tuple[int, ...]) -> None:
+    path = jetnet(particle_features=np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match=r"expected \(n, N, 4\) with the features etarel, phirel"):
+        read_jets(path)
+
+
+def test_wrong_dimensions_of_jets(jetnet: Callable[..., Path]) -> None:
+    path = jetnet(jet_features=np.zeros((5, 3), np.float32))
+    with pytest.raises(ValueError, match=r"jet_features has shape \(5, 3\), expected \(5, 4\)"):
+        read_jets(path)
+
+
+def test_another_number_of_rows(jetnet: Callable[..., Path]) -> None:
+    path = jetnet(jet_features=np.zeros((4, 4), np.float32))
+    with pytest.raises(ValueError, match=r"jet_features .*: 4 rows beside 5 of particle_features"):
+        read_jets(path)
+    path = jetnet(event_number=np.zeros(6, np.int64))
+    with pytest.raises(ValueError, match=r"event_number .*: 6 rows beside 5"):
+        read_jets(path)
+    path = jetnet(particle_type=np.zeros((5, 3), np.int8))
+    with pytest.raises(ValueError, match=r"particle_type has shape \(5, 3\), expected \(5, 4\)"):
+        read_jets(path)
+
+
+def test_wrong_dtypes(jetnet: Callable[..., Path]) -> None:
+    path = jetnet(particle_features=np.zeros((5, 4, 4), np.int64))
+    with pytest.raises(ValueError, match="particle_features has dtype int64, expected float32"):
+        read_jets(path)
+
+
+@pytest.mark.parametrize("flag", [0.5, -1.0, 2.0, np.nan])
+def test_a_mask_that_is_neither_0_nor_1(jetnet: Callable[..., Path], flag: float) -> None:
+    particles, _ = _contents(jetnet())
+    particles[3, 2, 3] = flag
+    expected = rf"jetnet.hdf5: row 3, particle 2, column 'mask' holds {flag}, expected 1 \(real\)"
+    with pytest.raises(ValueError, match=expected):
+        read_jets(jetnet(particle_features=particles))
+
+
+@pytest.mark.parametrize(("column", "name"), [(0, "etarel"), (1, "phirel"), (2, "ptrel")])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_real_particle_that_is_not_finite(
+    jetnet: Callable[..., Path], column: int, name: str, value: float
+) -> None:
+    particles, _ = _contents(jetnet())
+    particles[4, 0, column] = value
+    expected = f"row 4, particle 0, column '{name}' holds {value} though the particle is real"
+    with pytest.raises(ValueError, match=expected):
+        read_jets(jetnet(particle_features=particles))
+
+
+def test_a_jet_that_is_not_finite(jetnet: Callable[..., Path]) -> None:
+    _, jets = _contents(jetnet())
+    jets[2, 2] = np.nan
+    with pytest.raises(ValueError, match="row 2 of jet_features, column 'mass' holds nan"):
+        read_jets(jetnet(jet_features=jets))
+
+
+@pytest.mark.parametrize("phi", [PI32, 3.2, -3.2, 6.0])
+def test_an_angle_that_is_not_wrapped(jetnet: Callable[..., Path], phi: float) -> None:
+    particles, _ = _contents(jetnet())
+    particles[1, 0, 1] = phi
+    expected = r"row 1, particle 0, column 'phirel' holds .*, expected radians in \[-pi, pi\)"
+    with pytest.raises(ValueError, match=expected):
+        read_jets(jetnet(particle_features=particles))
+
+
+def test_the_row_of_an_error_is_that_of_the_file(
+    jetnet: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    particles, _ = _contents(jetnet(n=20))
+    particles[17, 0, 2] = np.nan
+    path = jetnet(n=20, particle_features=particles)
+    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 3 * 4 * 4 * 4)
+    with pytest.raises(ValueError, match="row 17, particle 0, column 'ptrel' holds nan"):
+        read_jets(path, start=2)
+    assert len(read_jets(path, stop=17)) == 17
+
+
+def test_an_unknown_particle_type(jetnet: Callable[..., Path]) -> None:
+    types = np.ones((5, 4), np.int8)
+    types[2, 0] = 9
+    path = jetnet(particle_type=types)
+    with pytest.raises(ValueError, match="row 2, particle 0 of particle_type holds 9, expected"):
+        read_jets(path)
+
+
+def test_a_file_that_is_not_hdf5(tmp_path: Path) -> None:
+    path = tmp_path / "notes.h5"
+    path.write_text("this is no HDF5 file")
+    with pytest.raises(OSError, match=r"notes\.h5 is not an HDF5 file .*expected HDF5 in the lay"):
+        read_jets(path)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_truncated_file(tmp_path: Path, share: float) -> None:
+    path = _write(tmp_path / "a.h5", _sample(500))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(OSError, match=r"a\.h5 is a damaged HDF5 file .*fetch or make it again"):
+        read_jets(path)
+
+
+def test_damaged_content(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", _sample(500))
+    with h5py.File(path, "r") as file:
+        chunk = file["particle_features"].id.get_chunk_info(0)
+    whole = bytearray(path.read_bytes())
+    middle = chunk.byte_offset + chunk.size // 2
+    whole[middle : middle + 200] = bytes(200)
+    path.write_bytes(whole)
+    with pytest.raises(OSError, match="rows 0 to 500 cannot be read, the file is damaged"):
+        read_jets(path)
+
+
+def test_a_file_that_says_it_was_not_finished(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", _sample(5))
+    with h5py.File(path, "a") as file:
+        file.attrs["complete"] = False
+    with pytest.raises(ValueError, match="was not finished: complete=False, 5 rows of 5"):
+        read_jets(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["complete"], file.attrs["n"] = True, 6
+    with pytest.raises(ValueError, match="was not finished: complete=True, 5 rows of 6"):
+        read_jets(path)
+    with h5py.File(path, "a") as file:
+        file.attrs["layout_version"] = 2
+    with pytest.raises(ValueError, match="has layout version 2, this release reads up to 1"):
+        read_jets(path)
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def test_what_was_written_comes_back(tmp_path: Path) -> None:
+    sample = _sample(700)
+    back = read_jets(_write(tmp_path / "a.h5", sample, sizes=[1, 299, 400]))
+    mask = sample.particles.mask
+    assert not mask[-1].any(), "the sample has an empty jet"
+    assert (mask[:, 1:] & ~mask[:, :-1]).any(), "the sample has holes"
+    assert torch.equal(back.particles.mask, mask)
+    assert torch.equal(back.particles.x[mask], sample.particles.x[mask])
+    assert (back.particles.x[~mask] == 0).all()
+    assert torch.equal(back.jets, sample.jets)
+    assert back.particle_type is not None
+    assert sample.particle_type is not None
+    assert torch.equal(back.particle_type[mask], sample.particle_type[mask])
+    assert (back.particle_type[~mask] == 0).all()
+    assert back.event_number is not None
+    assert sample.event_number is not None
+    assert torch.equal(back.event_number, sample.event_number)
+
+
+def test_the_file_is_what_jetnet_readers_expect(tmp_path: Path) -> None:
+    sample = _sample(10)
+    with JetWriter(tmp_path / "a.h5", objects=30) as writer:
+        writer.write(sample.particles, sample.jets)
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        assert set(file) == {"particle_features", "jet_features"}
+        particles, jets = file["particle_features"], file["jet_features"]
+        assert particles.dtype == jets.dtype == np.float32
+        assert particles.shape == (10, 30, 4)
+        assert np.array_equal(particles[..., 3], sample.particles.mask.numpy())
+        assert np.array_equal(jets[:], sample.jets.numpy())
+
+
+def test_attributes_say_names_units_and_completeness(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "a.h5",
+        _sample(10),
+        jet_units=RELATIVE_JET_UNITS,
+        attributes={"model": "tops", "seed": 3},
+    )
+    with h5py.File(path, "r") as file:
+        assert list(file["particle_features"].attrs["features"]) == [
+            "etarel",
+            "phirel",
+            "ptrel",
+            "mask",
+        ]
+        assert list(file["particle_features"].attrs["units"]) == ["", "rad", "", ""]
+        assert list(file["jet_features"].attrs["features"]) == [
+            "pt",
+            "eta",
+            "mass",
+            "num_particles",
+        ]
+        assert list(file["jet_features"].attrs["units"]) == ["jet pT", "", "jet pT", ""]
+        assert "1 = photon" in list(file["particle_type"].attrs["codes"])
+        assert file.attrs["complete"]
+        assert file.attrs["n"] == 10
+    header = read_header(path)
+    assert (header.n, header.objects, header.jet_units) == (10, 30, RELATIVE_JET_UNITS)
+    assert header.attributes == {"model": "tops", "seed": 3}
+    assert header.keys == ("particle_features", "jet_features", "particle_type", "event_number")
+    assert read_jets(path).jet_units == RELATIVE_JET_UNITS
+
+
+@pytest.mark.parametrize(("objects", "rows"), [(150, 256), (30, 2048), (10**6, 1)])
+def test_chunks_hold_whole_jets_and_up_to_a_megabyte(
+    tmp_path: Path, objects: int, rows: int
+) -> None:
+    with JetWriter(tmp_path / "a.h5", objects=objects):
+        pass
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        particles = file["particle_features"]
+        assert particles.chunks == (rows, objects, 4)
+        assert particles.compression == "gzip"
+        assert particles.compression_opts == 4
+        assert particles.shuffle
+    superblock = (tmp_path / "a.h5").read_bytes()[8]
+    assert superblock == 0, "the oldest format, which every reader opens"
+    assert len(read_jets(tmp_path / "a.h5")) == 0
+
+
+def test_compression_is_an_argument(tmp_path: Path) -> None:
+    sample = _sample(300)
+    sizes = {k: _write(tmp_path / f"{k}.h5", sample, compression=k).stat().st_size for k in (0, 9)}
+    assert sizes[9] < 0.8 * sizes[0]
+    with pytest.raises(ValueError, match="compression is 10, expected a gzip level from 0 to 9"):
+        JetWriter(tmp_path / "b.h5", objects=3, compression=10)
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    sample = _sample(5000)
+    options: dict[str, Any] = {"attributes": {"recipe": "a text", "seed": 1}}
+    first = _digest(_write(tmp_path / "a.h5", sample, **options))
+    time.sleep(1.1)  # HDF5 keeps times in seconds
+    cut = _write(tmp_path / "b.h5", sample, sizes=[1, 2047, 2049, 0, 900, 3], **options)
+    assert _digest(cut) == first
+    assert _digest(_write(tmp_path / "c.h5", _sample(5000, seed=1), **options)) != first
+
+
+def test_angles_are_wrapped_on_writing_and_others_kept_to_the_bit(tmp_path: Path) -> None:
+    angles = [math.pi, -math.pi, 3.5, -3.5, 100.0, 0.1, -1e-20, math.nextafter(math.pi, 0)]
+    x = torch.zeros(1, len(angles), 3, dtype=torch.float64)
+    x[0, :, 1] = torch.tensor(angles, dtype=torch.float64)
+    with JetWriter(tmp_path / "a.h5", objects=len(angles)) as writer:
+        writer.write(SetBatch(x, torch.ones(1, len(angles))), torch.zeros(1, 4))
+    phi = read_jets(tmp_path / "a.h5").particles.x[0, :, 1]
+    assert ((phi >= -PI32) & (phi < PI32)).all()
+    assert torch.allclose(phi.double().cos(), x[0, :, 1].cos(), atol=1e-5)
+    assert torch.allclose(phi.double().sin(), x[0, :, 1].sin(), atol=1e-5)
+    assert phi[5:7].tolist() == x[0, 5:7, 1].float().tolist()
+
+
+def test_gradients_and_other_dtypes_can_be_written(tmp_path: Path) -> None:
+    x = torch.full((2, 3, 3), 0.5, dtype=torch.float16, requires_grad=True)
+    with JetWriter(tmp_path / "a.h5", objects=3) as writer:
+        writer.write(SetBatch(x, torch.ones(2, 3)), torch.ones(2, 4, dtype=torch.int64))
+    assert (read_jets(tmp_path / "a.h5").particles.x == 0.5).all()
+
+
+def test_writing_does_not_change_what_it_is_given(tmp_path: Path) -> None:
+    x, jets = torch.full((2, 3, 3), 4.0, dtype=torch.float32), torch.ones(2, 4, dtype=torch.float32)
+    with JetWriter(tmp_path / "a.h5", objects=3) as writer:
+        writer.write(SetBatch(x, torch.ones(2, 3)), jets)
+        jets.zero_()  # nor does what is done to it later change the file
+    assert (x == 4.0).all()
+    assert (read_jets(tmp_path / "a.h5").jets == 1).all()
+
+
+def test_slots_beyond_the_file_must_be_padding(tmp_path: Path) -> None:
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]])
+    with JetWriter(tmp_path / "a.h5", objects=2) as writer:
+        writer.write(SetBatch(torch.ones(2, 4, 3), mask), torch.ones(2, 4))
+        mask = mask.clone()
+        mask[1, 3] = 1
+        with pytest.raises(ValueError, match=r"jet 3 has a particle in slot 3, the file has 2"):
+            writer.write(SetBatch(torch.ones(2, 4, 3), mask), torch.ones(2, 4))
+    assert read_jets(tmp_path / "a.h5").particles.mask.tolist() == [[True, True], [True, False]]
+
+
+def test_what_the_writer_refuses(tmp_path: Path) -> None:
+    particles, jets = SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.ones(2, 4)
+    with JetWriter(tmp_path / "a.h5", objects=3) as writer:
+        with pytest.raises(ValueError, match=r"jets has shape \(1, 4\), expected \(2, 4\)"):
+            writer.write(particles, jets[:1])
+        with pytest.raises(ValueError, match=r"event_number is given, .*with_events=False"):
+            writer.write(particles, jets, event_number=torch.zeros(2))
+        for column, name, value in ((2, "ptrel", torch.nan), (1, "phirel", torch.inf)):
+            x = particles.x.clone()
+            x[1, 2, column] = value
+            with pytest.raises(ValueError, match=f"row 1, particle 2, column '{name}' holds nan"):
+                writer.write(SetBatch(x, particles.mask), jets)
+        with pytest.raises(ValueError, match="row 0 of jet_features, column 'eta' holds inf"):
+            writer.write(particles, torch.tensor([[1.0, torch.inf, 1.0, 1.0]] * 2))
+        with pytest.raises(ValueError, match=r"mask of shape \(3,\), expected \(b, M\)"):
+            writer.write(particles[0], jets[0])
+        assert writer.n == 0
+    with (
+        JetWriter(tmp_path / "b.h5", objects=3, with_types=True) as writer,
+        pytest.raises(ValueError, match=r"particle_type is missing, .*with_types=True"),
+    ):
+        writer.write(particles, jets)
+    with pytest.raises(RuntimeError, match="the writer is not open; use it as `with JetWriter"):
+        writer.write(particles, jets)
+    with pytest.raises(ValueError, match="objects is 0, expected at least one slot"):
+        JetWriter(tmp_path / "c.h5", objects=0)
+    with pytest.raises(ValueError, match="jet_units has 2 entries"):
+        JetWriter(tmp_path / "c.h5", objects=1, jet_units=("GeV", ""))
+    with pytest.raises(ValueError, match=r"attributes \['n'\] are written by the writer"):
+        JetWriter(tmp_path / "c.h5", objects=1, attributes={"n": 3})
+
+
+def test_an_existing_file_is_refused_at_once_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError, match=r"a\.h5 exists; .*overwrite=True \(--force"):
+        JetWriter(path, objects=3)
+    assert path.read_text() == "precious"
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_overwriting_happens_at_the_end(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    path.write_text("old")
+    with JetWriter(path, objects=30, overwrite=True) as writer:
+        writer.write(_sample(10).particles, _sample(10).jets)
+        assert path.read_text() == "old"
+    assert len(read_jets(path)) == 10
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_the_target_as_it_was(
+    tmp_path: Path, error: type[BaseException], exists: bool
+) -> None:
+    path = tmp_path / "a.h5"
+    if exists:
+        path.write_text("old")
+
+    def write_half() -> None:
+        with JetWriter(path, objects=30, overwrite=True) as writer:
+            writer.write(_sample(3000).particles, _sample(3000).jets)
+            assert len(os.listdir(tmp_path)) == 1 + exists
+            raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"):
+        write_half()
+    assert os.listdir(tmp_path) == (["a.h5"] if exists else [])
+    assert not exists or path.read_text() == "old"
+
+
+@pytest.mark.parametrize("when", ["os.fsync", "os.replace"])
+def test_an_error_at_the_end_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(when, fail)
+    with pytest.raises(OSError, match="no space left"), JetWriter(tmp_path / "a.h5", objects=3):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_attributes_that_hdf5_cannot_hold_leave_nothing(tmp_path: Path) -> None:
+    writer = JetWriter(tmp_path / "a.h5", objects=3, attributes={"why": object()})
+    with pytest.raises(TypeError, match="no native HDF5 equivalent"), writer:
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with pytest.raises(FileExistsError, match="exists"), JetWriter(path, objects=3):
+        path.write_text("of somebody else")
+    assert path.read_text() == "of somebody else"
+    assert os.listdir(tmp_path) == ["a.h5"]
+
+
+def test_the_folder_is_created(tmp_path: Path) -> None:
+    with JetWriter(tmp_path / "new" / "folder" / "a.h5", objects=3):
+        pass
+    assert read_header(tmp_path / "new" / "folder" / "a.h5").n == 0
+
+
+def test_two_writers_of_one_target_do_not_meet(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with (
+        JetWriter(path, objects=3, overwrite=True) as first,
+        JetWriter(path, objects=3, overwrite=True) as second,
+    ):
+        first.write(SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.ones(2, 4))
+        second.write(SetBatch(torch.ones(5, 3, 3), torch.ones(5, 3)), torch.ones(5, 4))
+    assert len(read_jets(path)) == 2, "the one that finishes last"
+
+
+# --- the package ---------------------------------------------------------------------------------
+
+
+def test_importing_the_package_does_not_import_h5py() -> None:
+    code = (
+        "import sys, setflow.data\n"
+        "assert 'h5py' not in sys.modules, 'imported'\n"
+        "assert 'JetWriter' in dir(setflow.data)\n"
+        "setflow.data.read_jets\n"
+        "assert 'h5py' in sys.modules, 'not imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_public_name_resolves() -> None:
+    for name in setflow.data.__all__:
+        assert getattr(setflow.data, name) is not None
+    with pytest.raises(AttributeError, match="has no attribute 'read_jetz'"):
+        _ = setflow.data.read_jetz

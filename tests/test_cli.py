@@ -1,0 +1,289 @@
+"""The command line, from a configuration to a report, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import setflow
+from setflow.cli import main
+from setflow.data import read_jets
+
+CONFIG = {
+    "seed_everything": 3,
+    "name": "tiny",
+    "model": {
+        "flow": {
+            "class_path": "setflow.SetFlow",
+            "init_args": {
+                "field": {
+                    "class_path": "setflow.TransformerField",
+                    "init_args": {"dim": 3, "hidden": 16, "layers": 1, "heads": 2},
+                },
+                "scaler": {
+                    "class_path": "setflow.data.Standardizer",
+                    "init_args": {"dim": 3, "log_features": [2]},
+                },
+                "cardinality": {
+                    "class_path": "setflow.EmpiricalCardinality",
+                    "init_args": {"max_objects": 8},
+                },
+            },
+        },
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+    },
+    "data": {"train": "jets.h5", "max_objects": 8, "batch_size": 32, "val_fraction": 0.25},
+    "trainer": {
+        "accelerator": "cpu",
+        "max_epochs": 2,
+        "enable_progress_bar": False,
+        "log_every_n_steps": 2,
+        "gradient_clip_val": 1.0,
+        "callbacks": [
+            {
+                "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                "init_args": {"decay": 0.9},
+            }
+        ],
+    },
+}
+
+
+def write_jets(path: Path, jets: int = 200, slots: int = 8, seed: int = 0) -> None:
+    """A JetNet file without anything of ours in it: two datasets, no attributes."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(1, slots + 1, jets)
+    mask = np.arange(slots) < n[:, None]
+    x = np.stack(
+        [
+            0.1 * rng.standard_normal((jets, slots)),
+            0.1 * rng.standard_normal((jets, slots)),
+            np.sort(rng.dirichlet(np.full(slots, 0.7), jets) + 1e-4)[:, ::-1],
+            mask,
+        ],
+        -1,
+    )
+    x[..., :3] *= mask[..., None]
+    features = np.stack([1000 + 50 * rng.random(jets), rng.standard_normal(jets), 100 * rng.random(jets), n], -1)
+    with h5py.File(path, "w") as file:
+        file.create_dataset("particle_features", data=x.astype("f4"))
+        file.create_dataset("jet_features", data=features.astype("f4"))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)  # the command line runs with torch's own default
+    write_jets(Path("jets.h5"))
+    Path("config.yaml").write_text(yaml.safe_dump(CONFIG))
+    return tmp_path
+
+
+def run(*arguments: str) -> None:
+    main([str(argument) for argument in arguments])
+
+
+def fails(capsys, *arguments: str) -> str:
+    """Run a command that must fail, without a traceback; return what it says."""
+    with pytest.raises(SystemExit) as stop:
+        run(*arguments)
+    assert stop.value.code == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    return message
+
+
+@pytest.fixture
+def model(folder):
+    run("fit", "--config", "config.yaml")
+    return folder / "runs" / "tiny" / "model"
+
+
+def test_fit_exports_the_moving_average_of_the_best_weights(model):
+    flow = setflow.SetFlow.load(model)
+    best = torch.load("runs/tiny/checkpoints/best.ckpt", weights_only=True)
+    weights = {k.removeprefix("flow."): v for k, v in best["state_dict"].items()}
+    raw = {k.removeprefix("flow."): v for k, v in best["current_model_state"].items()}
+    for name, value in flow.state_dict().items():
+        assert torch.equal(value, weights[name]), name
+    assert not torch.equal(raw["field.out.weight"], weights["field.out.weight"])
+    train = read_jets("jets.h5").particles
+    assert flow.cardinality.probabilities[0] == 0
+    assert abs(flow.scaler.mean[2] - train.x[train.mask][:, 2].log().mean()) < 0.05
+    config = yaml.safe_load((model / "config.yaml").read_text())
+    assert config["data"]["train"] == "jets.h5"
+    assert Path("runs/tiny/csv/version_0/metrics.csv").read_text().count("val_loss") == 1
+    assert list(Path("runs/tiny/tensorboard/version_0").glob("events*"))
+
+
+def test_an_exported_configuration_trains_again(model):
+    run("fit", "--config", model / "config.yaml", "--name", "again")
+    one, other = (
+        setflow.SetFlow.load(path).state_dict() for path in (model, "runs/again/model")
+    )
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_resumed_run_ends_where_an_unbroken_one_does(folder):
+    run("fit", "--config", "config.yaml", "--name", "whole", "--trainer.max_epochs", "4")
+    # a kill after the second of four epochs: the schedule is that of four
+    code = (
+        "import os, lightning.pytorch as pl\n"
+        "from setflow.cli import main\n"
+        "from setflow.training import ExportBestModel\n"
+        "done = ExportBestModel.on_validation_end\n"
+        "def die(self, trainer, module):\n"
+        "    done(self, trainer, module)\n"
+        "    if trainer.current_epoch == 1: os._exit(9)\n"
+        "ExportBestModel.on_validation_end = die\n"
+        "main(['fit', '--config', 'config.yaml', '--name', 'broken', '--trainer.max_epochs', '4'])"
+    )
+    killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert killed.returncode == 9, killed.stderr
+    run("fit", "--config", "config.yaml", "--name", "broken", "--trainer.max_epochs", "4", "--resume")
+    last = [
+        torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
+        for name in ("whole", "broken")
+    ]
+    assert last[0]["global_step"] == last[1]["global_step"]
+    for key in ("state_dict", "current_model_state"):
+        for name, value in last[0][key].items():
+            torch.testing.assert_close(last[1][key][name], value, msg=f"{key} {name}")
+
+
+def test_a_run_is_not_overwritten_or_resumed_by_accident(model, capsys):
+    assert "exists already" in fails(capsys, "fit", "--config", "config.yaml")
+    assert "no checkpoint" in fails(
+        capsys, "fit", "--config", "config.yaml", "--name", "new", "--resume"
+    )
+    before = (model / "manifest.json").read_bytes()
+    run("fit", "--config", "config.yaml", "--force")
+    assert (model / "manifest.json").read_bytes() == before
+
+
+def test_sample_and_evaluate(model, capsys):
+    run("sample", model, "--events", 64, "--out", "new.h5", "--steps", 3, "--seed", 1)
+    new = read_jets("new.h5")
+    assert len(new) == 64
+    assert new.jet_units[0] == new.jet_units[2] == "jet pT"
+    expected = setflow.SetFlow.load(model).sample(64, seed=1, solver=setflow.Midpoint(3))
+    torch.testing.assert_close(new.particles.x, expected.x)
+    run("sample", model, "--like", "jets.h5", "--out", "like.h5", "--steps", 3, "--solver", "rk4")
+    assert torch.equal(read_jets("like.h5").particles.lengths, read_jets("jets.h5").particles.lengths)
+    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    assert "W1M" in capsys.readouterr().out
+    metrics = json.loads(Path("report/metrics.json").read_text())
+    assert metrics["generated"]["events"] == 64
+    assert list(Path("report").glob("*.png"))
+
+
+def test_outputs_are_not_overwritten(model, capsys):
+    arguments = ("sample", model, "--events", 8, "--out", "new.h5", "--steps", 1)
+    run(*arguments)
+    before = Path("new.h5").read_bytes()
+    assert "exists" in fails(capsys, *arguments, "--seed", 9)
+    assert Path("new.h5").read_bytes() == before
+    run(*arguments, "--seed", 9, "--force")
+    assert Path("new.h5").read_bytes() != before
+    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    assert "exists" in fails(capsys, "evaluate", "new.h5", "jets.h5", "--out", "report")
+    run("evaluate", "new.h5", "jets.h5", "--out", "report", "--force")
+
+
+def test_files_are_the_same_bit_for_bit(model):
+    for name in ("one.h5", "two.h5"):
+        run("sample", model, "--events", 8, "--out", name, "--steps", 2)
+    assert Path("one.h5").read_bytes() == Path("two.h5").read_bytes()
+
+
+def test_a_conditional_model_from_the_shell(folder, capsys):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    flow = config["model"]["flow"]["init_args"]
+    flow["conditions"] = ["pt", "mass"]
+    flow["field"]["init_args"]["condition_dim"] = 2
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    run("fit", "--config", "config.yaml")
+    model = Path("runs/tiny/model")
+    assert "conditioned on pt, mass" in fails(
+        capsys, "sample", model, "--events", 8, "--out", "new.h5"
+    )
+    run("sample", model, "--like", "jets.h5", "--events", 8, "--out", "new.h5", "--steps", 2)
+    assert len(read_jets("new.h5")) == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c["model"]["flow"].update(class_path="os.system"), "not allowed"),
+        (lambda c: c["trainer"].update(callbacks=[{"class_path": "subprocess.Popen"}]), "subprocess"),
+        (
+            lambda c: c["model"]["optimizer"].update(class_path="shutil.rmtree"),
+            "not allowed",
+        ),
+        (lambda c: c["data"].update(bach_size=3), "bach_size"),
+        (lambda c: c.update(modle={"warmup": 0.1}), "modle"),
+        (lambda c: c["model"]["flow"]["init_args"]["field"]["init_args"].update(hiden=3), "hiden"),
+        (lambda c: c["data"].update(train="nowhere.h5"), "nowhere.h5"),
+    ],
+)
+def test_a_configuration_that_is_refused(folder, capsys, change, message):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    change(config)
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    assert message in fails(capsys, "fit", "--config", "config.yaml")
+    assert not Path("runs").exists()
+
+
+def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
+    Path("trap.py").write_text("open('sprung', 'w').close()\nclass Trap: pass\n")
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["model"]["optimizer"] = {"class_path": "trap.Trap"}
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    done = subprocess.run(
+        [sys.executable, "-m", "setflow.cli", "fit", "--config", "config.yaml"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"},
+    )
+    assert done.returncode == 2
+    assert "trap.Trap" in done.stderr
+    assert not Path("sprung").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("sample", "nowhere", "--events", "3", "--out", "a.h5"), "no model folder"),
+        (("evaluate", "nowhere.h5", "jets.h5", "--out", "r"), "nowhere.h5"),
+        (("evaluate", "config.yaml", "jets.h5", "--out", "r"), "config.yaml"),
+        (("dataset", "make", "nowhere", "--jets", "3", "--out", "a.h5"), "nowhere"),
+        (("demo",), "root of a clone"),
+        (("smaple",), "smaple"),
+        ((), "it was not provided"),
+    ],
+)
+def test_commands_that_cannot_work(folder, capsys, arguments, message):
+    assert message in fails(capsys, *arguments)
+    assert not Path("a.h5").exists()
+    assert not Path("r").exists()
+
+
+def test_a_shell_gets_version_help_and_status():
+    def shell(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", "setflow.cli", *arguments], capture_output=True, text=True
+        )
+
+    assert setflow.__version__ in shell("--version").stdout
+    help_text = shell("--help").stdout
+    assert all(command in help_text for command in ("fit", "sample", "evaluate", "dataset", "demo"))
+    assert shell("sample", "nowhere", "--out", "x.h5").returncode == 2

@@ -1,0 +1,102 @@
+"""What a reader copies works: the README's example, the notebook, the cards."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+
+import setflow
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+@pytest.fixture
+def in_repository(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    torch.set_default_dtype(torch.float32)
+
+
+def _blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_readme_example_runs(in_repository):
+    example, verbs = _blocks("python")
+    names: dict[str, object] = {}
+    exec(example, names)
+    new = names["new"]
+    assert new.x.shape == (100, 30, 3)
+    assert new.mask.shape == (100, 30)
+    assert new.x.isfinite().all()
+    assert (new.x[..., 2][new.mask] > 0).all()
+    x = torch.randn(4, 30, 3)
+    names |= {
+        "field": setflow.TransformerField(3, hidden=8, layers=1, heads=1),
+        "x_target": x,
+        "x_source": torch.randn_like(x),
+        "mask": torch.ones(4, 30),
+    }
+    exec(verbs, names)
+    assert names["loss"].ndim == 0
+    assert names["x"].shape == (4, 30, 3)
+
+
+def test_the_readme_example_has_twelve_lines_of_code():
+    lines = [line for line in _blocks("python")[0].splitlines() if line.strip()]
+    assert len(lines) == 12
+
+
+def test_the_readme_names_what_is_there():
+    for target in re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE):
+        assert target in ("demo", "test", "lint", "bench", "clean", "help")
+    for command in ("make demo", "make test"):
+        assert command in README
+    for path in re.findall(r"`((?:datasets|models|notebooks|tests|\.github)/[^` ]+)`", README):
+        assert (ROOT / path).exists(), path
+    for path in re.findall(r"(?:datasets|models)/[\w./-]+\w", "".join(_blocks("sh"))):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_conventions_of_the_readme_name_real_things():
+    for name in re.findall(r"setflow\.(\w+)\(", README):
+        assert hasattr(setflow, name), name
+
+
+@pytest.mark.parametrize(
+    "folder", sorted((ROOT / "datasets").iterdir()) + sorted((ROOT / "models").iterdir()),
+    ids=lambda folder: folder.name,
+)  # fmt: skip
+def test_every_artefact_has_a_card(folder):
+    assert (folder / "README.md").is_file()
+    assert not list(folder.rglob("*.py"))
+
+
+def test_the_quickstart_notebook_runs(tmp_path):
+    """The cells as they are, with fewer steps."""
+    notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
+    assert all(not cell.get("outputs") or cell.cell_type == "code" for cell in notebook.cells)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    assert "STEPS = " in code
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.source = re.sub(r"^STEPS = \d+", "STEPS = 5", cell.source, flags=re.MULTILINE)
+            cell.source = re.sub(r"^EVENTS = \d+", "EVENTS = 64", cell.source, flags=re.MULTILINE)
+    os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
+    NotebookClient(
+        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
+    ).execute()
+    images = [
+        output
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "image/png" in output.get("data", {})
+    ]
+    assert images, "the notebook draws no picture"
