@@ -32,7 +32,9 @@ test: lint
 	$(BIN)/pytest
 
 bench: $(STAMP)
-	$(BIN)/pytest tests/bench --benchmark-only --benchmark-group-by=group --import-mode=importlib -p no:cacheprovider
+	$(BIN)/pytest tests/bench -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only \
+		--benchmark-group-by=group --benchmark-columns=min,median,max,rounds \
+		--benchmark-sort=name
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

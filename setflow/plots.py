@@ -230,12 +230,12 @@ def _draw_densities(
     variable = rf"\log_{{10}} {quantity.symbol}" if quantity.log_x else quantity.symbol
     axes.set_ylabel(rf"$(1/n)\; \mathrm{{d}}n / \mathrm{{d}}{variable}$")
     axes.set_xlabel("")
-    both = np.concatenate([truth.density, model.density])
+    both = np.concatenate([side.density + side.error for side in (truth, model)])
     peak = float(both.max(initial=0.0)) or 1.0
     if quantity.log_y:
         lowest = float(truth.density[truth.density > 0].min(initial=peak)) / 3
-        axes.set_yscale("log")
         axes.set_ylim(lowest, peak * (peak / lowest) ** 0.55)
+        axes.set_yscale("log")
     else:
         axes.set_ylim(0, 1.55 * peak)
     outside = "; ".join(

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["new_folder", "refuse_existing", "sync_folder"]
+__all__ = ["new_folder", "refuse_existing", "sync"]
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -24,9 +24,9 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
         )
 
 
-def sync_folder(folder: Path) -> None:
-    """Force the entries of a folder to disk, so that a rename outlives a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on disk: a rename outlives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
@@ -58,13 +58,15 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    new, old = scratch / "new", scratch / "old"
     try:
-        new, old = scratch / "new", scratch / "old"
         new.mkdir()
         yield new
         if path.exists():
             path.rename(old)
         new.rename(path)
-        sync_folder(path.parent)
+        sync(path.parent)
     finally:
+        if old.exists() and not path.exists():
+            old.rename(path)
         shutil.rmtree(scratch, ignore_errors=True)

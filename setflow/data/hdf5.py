@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.core.batch import SetBatch
+from setflow.core.files import refuse_existing, sync
 from setflow.core.masks import zero_padding
 from setflow.data.schema import (
     DATASETS,
@@ -276,7 +277,7 @@ class JetWriter:
         self._path = Path(path)
         self._objects, self._overwrite, self._jet_units = objects, overwrite, tuple(jet_units)
         self._compression, self._attributes = compression, dict(attributes or {})
-        self._refuse_existing()
+        refuse_existing(self._path, overwrite=self._overwrite)
         if objects < 1:
             raise ValueError(f"objects is {objects}, expected at least one slot a jet")
         if not 0 <= compression <= 9:
@@ -326,14 +327,14 @@ class JetWriter:
             self._file.attrs["complete"] = True
             self._file.flush()
             self._file.close()
-            _sync(self._temporary)
-            self._refuse_existing()
+            sync(self._temporary)
+            refuse_existing(self._path, overwrite=self._overwrite)
             os.replace(self._temporary, self._path)
         except BaseException:
             self._discard()
             raise
         self._file = None
-        _sync(self._path.parent)
+        sync(self._path.parent)
 
     def write(
         self,
@@ -452,27 +453,11 @@ class JetWriter:
         self._waiting = {key: [joined[key][whole:]] for key in self._keys}
         self._n_waiting -= whole
 
-    def _refuse_existing(self) -> None:
-        if self._path.exists() and not self._overwrite:
-            raise FileExistsError(
-                f"{self._path} exists; choose another name, or replace it with overwrite=True "
-                "(--force on the command line)"
-            )
-
     def _discard(self) -> None:
         with suppress(Exception):
             self._file.close()
         self._file = None
         self._temporary.unlink(missing_ok=True)
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _chunk_rows(objects: int) -> int:

@@ -65,9 +65,9 @@ def tau21(x: Tensor, mask: Tensor | None = None) -> Tensor:
     "Identifying boosted objects with N-subjettiness" (arXiv:1011.2268); "Jet shapes with the
     broadening axis" (arXiv:1401.2158) for the recombination.
 
-    >>> prongs = [[0.0, 0.0, 0.3], [0.0, 0.1, 0.2], [0.8, 0.0, 0.4], [0.9, 0.0, 0.1]]
-    >>> tau21(torch.tensor(prongs))  # (0.2 * 0.1 + 0.1 * 0.1) / (0.5 * 0.8 + 0.1 * 0.1), or so
-    tensor(0.0729)
+    >>> prongs = [[0.0, 0.0, 0.4], [0.0, 0.1, 0.2], [0.8, 0.0, 0.3], [0.9, 0.0, 0.1]]
+    >>> tau21(torch.tensor(prongs))  # (0.2 * 0.1 + 0.1 * 0.1) / (0.2 * 0.1 + 0.3 * 0.8 + 0.1 * 0.9)
+    tensor(0.0857)
     """
     real, mask = _canonical(x, mask)
     result = real.new_zeros(mask.shape[0])

@@ -562,7 +562,7 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
 def test_an_existing_file_is_refused_at_once_and_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.h5"
     path.write_text("precious")
-    with pytest.raises(FileExistsError, match=r"a\.h5 exists; .*overwrite=True \(--force"):
+    with pytest.raises(FileExistsError, match=r"a\.h5 exists already; .*--force \(overwrite=True"):
         JetWriter(path, objects=3)
     assert path.read_text() == "precious"
     assert os.listdir(tmp_path) == ["a.h5"]

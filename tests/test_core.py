@@ -1,0 +1,230 @@
+"""Floor 0: shapes, masks, batches, expansion, folders by rename."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from setflow.core.broadcast import expand_context, expand_time
+from setflow.core.files import new_folder
+from setflow.core.masks import as_mask, rank_of_real, zero_padding
+from setflow.core.specs import (
+    as_tuple,
+    event_numel,
+    flatten_event,
+    split_event,
+    unflatten_event,
+    validate_shapes,
+)
+from setflow.data import SetBatch
+
+# --- shapes ---
+
+
+def test_events_are_the_trailing_dimensions():
+    x = torch.randn(2, 3, 4, 5)
+    assert split_event(x, 2) == ((2, 3), (4, 5))
+    assert split_event(x, 0) == ((2, 3, 4, 5), ())
+    flat = flatten_event(x, event_ndim=2)
+    assert flat.shape == (2, 3, 20)
+    assert torch.equal(unflatten_event(flat, event_shape=(4, 5)), x)
+    assert flatten_event(torch.zeros(0, 4, 5), 2).shape == (0, 20)
+    assert event_numel(()) == 1
+    assert as_tuple([2, 3]) == (2, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"event_ndim": 2, "expected_event_shape": (5, 4)}, r"expected \(5, 4\), got \(4, 5\)"),
+        ({"event_ndim": 2, "batch_shape": (2, 1)}, r"expected \(2, 1\), got \(2, 3\)"),
+        ({"event_ndim": 5}, "at least 5 dimensions"),
+        ({"event_ndim": -1}, "at least 0"),
+    ],
+)
+def test_shapes_are_exact(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        validate_shapes(torch.zeros(2, 3, 4, 5), **arguments)
+
+
+def test_unflatten_checks_the_count():
+    with pytest.raises(ValueError, match="last dimension of 20"):
+        unflatten_event(torch.zeros(2, 19), (4, 5))
+
+
+# --- masks ---
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.uint8, torch.float32])
+def test_masks_of_any_dtype(dtype):
+    mask = torch.tensor([[1, 0, 1]], dtype=dtype)
+    assert torch.equal(as_mask(mask), torch.tensor([[True, False, True]]))
+
+
+def test_rank_counts_real_objects():
+    mask = torch.tensor([[0, 1, 0, 1, 1], [1, 0, 0, 0, 1]]).bool()
+    assert rank_of_real(mask)[mask].tolist() == [0, 1, 2, 0, 1]
+
+
+def test_zero_padding_keeps_real_values_and_gradients():
+    x = torch.tensor([[1.0, 2.0], [torch.nan, torch.inf]], requires_grad=True)
+    mask = torch.tensor([True, False])
+    out = zero_padding(x, mask)
+    out.sum().backward()
+    assert out.tolist() == [[1.0, 2.0], [0.0, 0.0]]
+    assert x.grad.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+# --- time and context ---
+
+
+def test_time_is_expanded_to_the_lead_shape():
+    like = torch.zeros((), dtype=torch.float32)
+    for t in (0.5, torch.tensor(0.5), torch.full((2, 3), 0.5)):
+        assert torch.equal(expand_time(t, (2, 3), like), torch.full((2, 3), 0.5, dtype=torch.float32))
+    with pytest.raises(ValueError, match="one time per event"):
+        expand_time(torch.zeros(3), (2, 3), like)
+
+
+def test_context_per_event_and_per_object():
+    assert expand_context(None, (5, 2), 1) is None
+    assert expand_context(torch.zeros(2, 4), (5, 2), 1).shape == (5, 2, 4)
+    assert expand_context(torch.zeros(5, 2, 4), (5, 2), 1).shape == (5, 2, 4)
+    assert expand_context(torch.zeros(2, 7, 4), (5, 2), 1, 7).shape == (5, 2, 7, 4)
+    for wrong in ((3, 4), (4,), (2,), (2, 6, 4)):
+        with pytest.raises(ValueError, match="one context row per event"):
+            expand_context(torch.zeros(wrong), (5, 2), 1, 7)
+
+
+# --- batches ---
+
+
+def _ragged():
+    return [torch.randn(2, 3), torch.randn(0, 3), torch.randn(4, 3)]
+
+
+def test_ragged_round_trip():
+    events = _ragged()
+    batch = SetBatch.from_ragged(events, torch.arange(3.0)[:, None])
+    assert batch.lengths.tolist() == [2, 0, 4]
+    assert len(batch) == 3
+    for one, other in zip(batch.to_ragged(), events, strict=True):
+        assert torch.equal(one, other)
+    assert batch.x[~batch.mask].abs().sum() == 0
+    assert SetBatch.from_ragged(events, length=9).x.shape == (3, 9, 3)
+
+
+def test_trim_drops_columns_that_no_event_uses():
+    mask = torch.tensor([[0, 1, 0, 1, 0], [0, 1, 0, 0, 0]]).bool()
+    batch = SetBatch(torch.randn(2, 5, 3), mask)
+    trimmed = batch.trim()
+    assert trimmed.x.shape == (2, 2, 3)
+    for one, other in zip(trimmed.to_ragged(), batch.to_ragged(), strict=True):
+        assert torch.equal(one, other)
+    assert SetBatch(torch.zeros(2, 5, 3), torch.zeros(2, 5)).trim().x.shape == (2, 0, 3)
+    assert SetBatch(torch.zeros(5, 3), mask[0]).trim().x.shape == (2, 3)
+
+
+def test_to_changes_values_and_not_the_mask():
+    batch = SetBatch.from_ragged(_ragged(), torch.zeros(3, 1)).to(torch.float32)
+    assert (batch.x.dtype, batch.c.dtype, batch.mask.dtype) == (
+        torch.float32, torch.float32, torch.bool
+    )  # fmt: skip
+
+
+def test_selecting_events():
+    batch = SetBatch.from_ragged(_ragged(), torch.arange(3.0)[:, None])
+    assert batch[1:].lengths.tolist() == [0, 4]
+    assert batch[torch.tensor([2, 0])].c.flatten().tolist() == [2.0, 0.0]
+    with pytest.raises(IndexError, match="no batch dimension"):
+        batch[0][0]
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "c", "message"),
+    [
+        ((2, 5, 3), (2, 4), None, r"mask has shape \(2, 4\), expected \(2, 5\)"),
+        ((2, 5), (2, 5), None, "at least one dimension more"),
+        ((2, 5, 3), (2, 5), (3, 1), "one row per event"),
+        ((2, 5, 3), (2, 5), (1,), "one row per event"),
+    ],
+)
+def test_batches_that_do_not_fit_together(x, mask, c, message):
+    with pytest.raises(ValueError, match=message):
+        SetBatch(torch.zeros(x), torch.ones(mask), None if c is None else torch.zeros(c))
+
+
+@pytest.mark.parametrize(
+    ("events", "length", "message"),
+    [
+        ([], None, "empty list"),
+        ([torch.zeros(2, 3), torch.zeros(2, 4)], None, "equal feature shapes"),
+        ([torch.zeros(3)], None, "equal feature shapes"),
+        ([torch.zeros(5, 3)], 4, "does not fit into length=4"),
+    ],
+)
+def test_ragged_events_that_do_not_fit(events, length, message):
+    with pytest.raises(ValueError, match=message):
+        SetBatch.from_ragged(events, length=length)
+
+
+# --- folders by rename ---
+
+
+def test_a_folder_appears_when_it_is_complete(tmp_path):
+    target = tmp_path / "deep" / "model"
+    with new_folder(target, overwrite=False, marker="marker") as new:
+        (new / "marker").write_text("new")
+        assert not target.exists()
+    assert (target / "marker").read_text() == "new"
+    assert list(target.parent.iterdir()) == [target]
+
+
+def test_a_failure_leaves_the_old_folder(tmp_path):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "marker").write_text("old")
+    with (
+        pytest.raises(RuntimeError, match="half way"),
+        new_folder(target, overwrite=True, marker="marker") as new,
+    ):
+        (new / "marker").write_text("new")
+        raise RuntimeError("half way")
+    assert (target / "marker").read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
+    target = tmp_path / "model"
+    target.mkdir()
+    (target / "marker").write_text("old")
+    rename = Path.rename
+
+    def fails_for_the_new(self, to):
+        if self.name == "new":
+            raise OSError("disk on fire")
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", fails_for_the_new)
+    with (
+        pytest.raises(OSError, match="on fire"),
+        new_folder(target, overwrite=True, marker="marker") as new,
+    ):
+        (new / "marker").write_text("new")
+    assert (target / "marker").read_text() == "old"
+
+
+def test_a_foreign_folder_or_file_is_never_replaced(tmp_path):
+    foreign, file = tmp_path / "foreign", tmp_path / "file"
+    foreign.mkdir()
+    (foreign / "work").touch()
+    file.touch()
+    for target in (foreign, file):
+        with (
+            pytest.raises(FileExistsError, match="not replaced"),
+            new_folder(target, overwrite=True, marker="marker"),
+        ):
+            pass
+    assert (foreign / "work").exists()
