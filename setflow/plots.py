@@ -79,6 +79,7 @@ class Quantity:
         integer: whether values are whole numbers.
         tail: the fraction of the reference that is left out on either side of the range.
         bound: the lowest possible value, from which to start if the spectrum comes near; or None.
+        least: the smallest range to draw, however narrow the reference is.
     """
 
     name: str
@@ -89,17 +90,20 @@ class Quantity:
     integer: bool = False
     tail: float = 1e-3
     bound: float | None = None
+    least: float = 0.01
 
 
 QUANTITIES = (
     Quantity("mass", _MASS, rf"({_MASS.strip('$')})", bound=0.0),
-    Quantity("pt", rf"$p_T$ of the particles' sum / ${_JET_PT}$", rf"(p_T / {_JET_PT})", tail=2e-3),
+    Quantity(
+        "pt", rf"$p_T$ of the particles' sum / ${_JET_PT}$", rf"(p_T / {_JET_PT})", least=0.05
+    ),
     Quantity("multiplicity", "Number of particles $N$", "N", integer=True),
     Quantity("tau21", r"$\tau_{21} = \tau_2 / \tau_1$", r"\tau_{21}", bound=0.0),
     Quantity("efp", rf"EFP of the square graph / $({_JET_PT})^4$", r"\mathrm{EFP}", log_x=True),
     Quantity("etarel", _ETA, r"\eta^\mathrm{rel}", log_y=True),
     Quantity("phirel", _PHI, r"\phi^\mathrm{rel}", log_y=True),
-    Quantity("ptrel", _PTREL, r"p_T^\mathrm{rel}", log_x=True, log_y=True, tail=3e-4),
+    Quantity("ptrel", _PTREL, r"p_T^\mathrm{rel}", log_x=True, log_y=True),
 )
 """The spectra that `write_plots` draws, in this order."""
 
@@ -131,6 +135,9 @@ def spectrum(
         elif quantity.integer:
             bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             bottom.xaxis.set_minor_locator(NullLocator())
+        else:
+            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+            bottom.ticklabel_format(axis="x", useOffset=False)
         bottom.set_xlim(edges[0], edges[-1])
         bottom.set_xlabel(quantity.label)
         for axes in (top, bottom):
@@ -202,9 +209,8 @@ def _edges(quantity: Quantity, reference: Observables, jets: int) -> Array:
         return np.arange(low, high + step + 1, step) - 0.5
     if quantity.bound is not None and low - quantity.bound < 0.25 * (high - low):
         low = quantity.bound
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
-    return np.linspace(low, high, bins + 1)
+    missing = max(0.0, quantity.least - (high - low))
+    return np.linspace(low - missing / 2, high + missing / 2, bins + 1)
 
 
 def _draw_densities(
@@ -269,17 +275,18 @@ def _draw_ratio(axes: Axes, truth: _Histogram, model: _Histogram) -> None:
     axes.set_ylabel("Gen. / ref.", loc="center")
 
 
-def jet_images(generated: SetBatch, reference: SetBatch, *, pixels: int = 32) -> Figure:
+def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
     """Draw the average image of a jet in (etarel, phirel), each particle weighted by its ptrel.
 
     Arguments:
         generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
         reference: those of the reference.
-        pixels: the number of pixels along each axis.
 
-    The third picture is their ratio, grey where its statistical error exceeds 30%.
+    The third picture is their ratio, grey where its statistical error exceeds 30%. The fewer jets
+    there are, the larger are the pixels.
     """
     reach = _reach(reference)
+    pixels = int(np.clip(0.45 * math.sqrt(min(len(generated), len(reference))), 16, 40))
     edges = np.linspace(-reach, reach, pixels + 1)
     truth, truth_error = _image(reference, edges)
     model, model_error = _image(generated, edges)

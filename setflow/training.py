@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 
 from setflow.core.batch import SetBatch
-from setflow.data.collate import LengthBatchSampler, SetDataset, as_batch
+from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import JetSample, read_jets
 from setflow.data.schema import JET_FEATURES
 from setflow.generator import SetFlow
@@ -94,7 +94,10 @@ class FlowMatchingModule(LightningModule):
         )
 
     def training_step(self, batch: SetBatch, batch_idx: int) -> Tensor:
-        loss = self.flow.loss(self.conditioned(batch))
+        # a function of (seed, step, rank), so that a resumed run goes on as if it had not stopped
+        seed = hash((torch.initial_seed(), self.trainer.global_step, self.global_rank))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        loss = self.flow.loss(self.conditioned(batch), generator=generator)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
@@ -181,11 +184,7 @@ class SetDataModule(LightningDataModule):
         sampler = LengthBatchSampler(
             events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed
         )
-        return DataLoader(
-            SetDataset(events),
-            batch_sampler=sampler,
-            collate_fn=as_batch,  # type: ignore[arg-type]  # the data set gives whole batches
-        )
+        return DataLoader(SetDataset(events), sampler=sampler, batch_size=None)
 
 
 def _with_jets(sample: JetSample) -> SetBatch:

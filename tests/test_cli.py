@@ -73,7 +73,9 @@ def write_jets(path: Path, jets: int = 200, slots: int = 8, seed: int = 0) -> No
         -1,
     )
     x[..., :3] *= mask[..., None]
-    features = np.stack([1000 + 50 * rng.random(jets), rng.standard_normal(jets), 100 * rng.random(jets), n], -1)
+    features = np.stack(
+        [1000 + 50 * rng.random(jets), rng.standard_normal(jets), 100 * rng.random(jets), n], -1
+    )
     with h5py.File(path, "w") as file:
         file.create_dataset("particle_features", data=x.astype("f4"))
         file.create_dataset("jet_features", data=features.astype("f4"))
@@ -127,9 +129,7 @@ def test_fit_exports_the_moving_average_of_the_best_weights(model):
 
 def test_an_exported_configuration_trains_again(model):
     run("fit", "--config", model / "config.yaml", "--name", "again")
-    one, other = (
-        setflow.SetFlow.load(path).state_dict() for path in (model, "runs/again/model")
-    )
+    one, other = (setflow.SetFlow.load(path).state_dict() for path in (model, "runs/again/model"))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
@@ -149,7 +149,16 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder):
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == 9, killed.stderr
-    run("fit", "--config", "config.yaml", "--name", "broken", "--trainer.max_epochs", "4", "--resume")
+    run(
+        "fit",
+        "--config",
+        "config.yaml",
+        "--name",
+        "broken",
+        "--trainer.max_epochs",
+        "4",
+        "--resume",
+    )
     last = [
         torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
         for name in ("whole", "broken")
@@ -178,7 +187,9 @@ def test_sample_and_evaluate(model, capsys):
     expected = setflow.SetFlow.load(model).sample(64, seed=1, solver=setflow.Midpoint(3))
     torch.testing.assert_close(new.particles.x, expected.x)
     run("sample", model, "--like", "jets.h5", "--out", "like.h5", "--steps", 3, "--solver", "rk4")
-    assert torch.equal(read_jets("like.h5").particles.lengths, read_jets("jets.h5").particles.lengths)
+    assert torch.equal(
+        read_jets("like.h5").particles.lengths, read_jets("jets.h5").particles.lengths
+    )
     run("evaluate", "new.h5", "jets.h5", "--out", "report")
     assert "W1M" in capsys.readouterr().out
     metrics = json.loads(Path("report/metrics.json").read_text())
@@ -224,7 +235,10 @@ def test_a_conditional_model_from_the_shell(folder, capsys):
     ("change", "message"),
     [
         (lambda c: c["model"]["flow"].update(class_path="os.system"), "not allowed"),
-        (lambda c: c["trainer"].update(callbacks=[{"class_path": "subprocess.Popen"}]), "subprocess"),
+        (
+            lambda c: c["trainer"].update(callbacks=[{"class_path": "subprocess.Popen"}]),
+            "subprocess",
+        ),
         (
             lambda c: c["model"]["optimizer"].update(class_path="shutil.rmtree"),
             "not allowed",

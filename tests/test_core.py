@@ -83,7 +83,9 @@ def test_zero_padding_keeps_real_values_and_gradients():
 def test_time_is_expanded_to_the_lead_shape():
     like = torch.zeros((), dtype=torch.float32)
     for t in (0.5, torch.tensor(0.5), torch.full((2, 3), 0.5)):
-        assert torch.equal(expand_time(t, (2, 3), like), torch.full((2, 3), 0.5, dtype=torch.float32))
+        assert torch.equal(
+            expand_time(t, (2, 3), like), torch.full((2, 3), 0.5, dtype=torch.float32)
+        )
     with pytest.raises(ValueError, match="one time per event"):
         expand_time(torch.zeros(3), (2, 3), like)
 
@@ -186,12 +188,14 @@ def test_a_failure_leaves_the_old_folder(tmp_path):
     target = tmp_path / "model"
     target.mkdir()
     (target / "marker").write_text("old")
-    with (
-        pytest.raises(RuntimeError, match="half way"),
-        new_folder(target, overwrite=True, marker="marker") as new,
-    ):
-        (new / "marker").write_text("new")
-        raise RuntimeError("half way")
+
+    def stop_half_way():
+        with new_folder(target, overwrite=True, marker="marker") as new:
+            (new / "marker").write_text("new")
+            raise RuntimeError("half way")
+
+    with pytest.raises(RuntimeError, match="half way"):
+        stop_half_way()
     assert (target / "marker").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

@@ -40,6 +40,7 @@ _NOT_FOR_THE_USER = (
     "LightningCLI's args parameter",  # the arguments are those of the command line, less `fit`
     "(?s).*(was deprecated in v4|JSONARGPARSE_DEPRECATION_WARNINGS|skip_none parameter)",
     "(?s).*LeafSpec.*is deprecated",  # Lightning's own use of jsonargparse and of torch
+    "Checkpoint directory .* exists",  # that of the run which is resumed
     ".*does not have many workers",  # jets in memory come in whole batches: none is faster
 )
 
@@ -159,5 +160,8 @@ class _SaveConfig(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_unset=False)
+        config = self.config.clone()
+        for order in ("resume", "force"):  # for this run, not for who trains from its file
+            config.pop(order)
+        text = self.parser.dump(config, skip_unset=False)
         (folder / "config.yaml").write_text(text)

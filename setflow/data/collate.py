@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, Sampler
 
 from setflow.core.batch import SetBatch
 
-__all__ = ["LengthBatchSampler", "SetDataset", "as_batch", "pad_collate"]
+__all__ = ["LengthBatchSampler", "SetDataset", "pad_collate"]
 
 
 def pad_collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> SetBatch:
@@ -129,7 +129,7 @@ class LengthBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, self._epoch = self._epoch, self._epoch + 1
-        return iter(self._batches(epoch))
+        yield from self._batches(epoch)
 
     def _batches(self, epoch: int) -> list[list[int]]:
         n = len(self._lengths)
@@ -155,13 +155,14 @@ class SetDataset(Dataset[SetBatch]):
     """A data set of sets in memory, which a DataLoader reads a whole batch at a time.
 
     One gather makes the batch, trimmed to the columns that its events use, so no Python runs per
-    event. Use it with `as_batch`, which hands the batch on:
+    event. In a DataLoader the batch sampler stands in the place of the sampler:
 
     >>> from torch.utils.data import DataLoader
     >>> data = SetDataset(SetBatch(torch.zeros(10, 5, 3), torch.ones(10, 5)))
-    >>> loader = DataLoader(data, batch_size=4, collate_fn=as_batch)
-    >>> [len(batch) for batch in loader]
-    [4, 4, 2]
+    >>> sampler = LengthBatchSampler(data.lengths, 4)
+    >>> loader = DataLoader(data, sampler=sampler, batch_size=None)
+    >>> sum(len(batch) for batch in loader)
+    10
 
     Arguments:
         batch: the events, with `x` of shape `(n, N, ...)`.
@@ -186,17 +187,10 @@ class SetDataset(Dataset[SetBatch]):
         """The number of real objects of each event, with shape `(n,)`, for a sampler."""
         return self._batch.lengths
 
-    def __getitem__(self, index: int) -> SetBatch:
-        """Return event `index` as a batch of one."""
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"event {index} of {len(self)}")
-        return self.__getitems__([index % len(self)])
-
-    def __getitems__(self, indices: list[int]) -> SetBatch:
-        """Return the events `indices` as one batch, without the columns that none of them uses."""
+    def __getitem__(self, index: int | list[int]) -> SetBatch:
+        """Return the event `index` as a batch of one, or the events of a list as one batch."""
+        indices = [index] if isinstance(index, int) else index
+        wrong = [k for k in indices if not -len(self) <= k < len(self)]
+        if wrong:
+            raise IndexError(f"event {wrong[0]} of {len(self)}")
         return self._batch[torch.as_tensor(indices, device=self._batch.x.device)].trim()
-
-
-def as_batch(batch: SetBatch) -> SetBatch:
-    """Return the batch as it is: the `collate_fn` for a `SetDataset`, which gives whole batches."""
-    return batch

@@ -196,7 +196,7 @@ def _w1_of_sorted(values: Tensor, first: Tensor) -> float:
     in_first = first.cumsum(0, dtype=torch.float64)  # counts: exact
     in_second = torch.arange(1, len(values) + 1, device=values.device) - in_first
     gap = (in_first / in_first[-1] - in_second / in_second[-1]).abs_()
-    return float(gap[:-1] @ values.diff())
+    return float((gap[:-1] * values.diff()).sum())
 
 
 def _require_values(n_a: int, n_b: int, what: str) -> None:
@@ -300,10 +300,10 @@ def truth_floor(
         side = side.to(reference.mass.device)
         parts = {}
         for name, (values, jet) in columns.items():
-            belongs = side[jet]
+            belongs = side.index_select(0, jet)
             if size_a + size_b < n:
                 kept = (belongs >= 0).nonzero()[:, 0]
-                values, belongs = values[kept], belongs[kept]
+                values, belongs = values.index_select(0, kept), belongs.index_select(0, kept)
             in_a = belongs > 0
             n_a = int(in_a.sum())
             _require_values(n_a, len(in_a) - n_a, f"the floor of W1 of {name}")

@@ -66,9 +66,7 @@ def bench_sampling(benchmark, jets, kind):
     solver = setflow.Midpoint(4)
 
     def sample(batch_size: int) -> SetBatch:
-        return flow.sample(
-            256, seed=1, lengths=jets.lengths, solver=solver, batch_size=batch_size
-        )
+        return flow.sample(256, seed=1, lengths=jets.lengths, solver=solver, batch_size=batch_size)
 
     whole, sorted_by_length = sample(256), sample(32)
     torch.testing.assert_close(whole.x, sorted_by_length.x, atol=1e-5, rtol=1e-5)

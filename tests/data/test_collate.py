@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from setflow.core.batch import SetBatch
-from setflow.data.collate import LengthBatchSampler, SetDataset, as_batch, pad_collate
+from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
 
 LENGTHS = torch.randint(0, 60, (1003,), generator=torch.Generator().manual_seed(1))
 
@@ -146,7 +146,7 @@ def test_a_set_dataset_gives_batches_trimmed_in_the_order_asked_for() -> None:
     events = _events()
     data = SetDataset(events)
     indices = [5, 900, 5, 0]
-    batch = data.__getitems__(indices)
+    batch = data[indices]
     assert torch.equal(data.lengths, LENGTHS)
     assert torch.equal(batch.lengths, LENGTHS[indices])
     assert batch.x.shape[1] == LENGTHS[indices].max()
@@ -162,7 +162,7 @@ def test_a_set_dataset_gives_batches_trimmed_in_the_order_asked_for() -> None:
 def test_a_set_dataset_with_the_sampler_in_a_data_loader_is_one_epoch() -> None:
     data = SetDataset(_events())
     sampler = LengthBatchSampler(data.lengths, 100)
-    loader = DataLoader(data, batch_sampler=sampler, collate_fn=as_batch)
+    loader = DataLoader(data, sampler=sampler, batch_size=None)
     batches = list(loader)
     firsts = torch.cat([batch.c[:, 0] for batch in batches if batch.c is not None])
     assert len(batches) == 11

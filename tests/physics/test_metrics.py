@@ -345,8 +345,8 @@ def floor_subject(case: Case) -> Outcome:
     x, mask = sample_of(case)
     if x.ndim < 3 or (mask is not None and not mask.any()):
         return Outcome()
-    several = [torch.cat([side] * 3) if side is not None else None for side in (x, mask)]
-    sample = observables(*several)
+    mask = None if mask is None else torch.cat([mask] * 3)
+    sample = observables(torch.cat([x] * 3), mask)
     floor = truth_floor(sample, 8, 8, pairs=3, generator=seeded(2))
     return Outcome(gradients={n: torch.tensor(v, dtype=F64) for n, v in floor.mean.items()})
 
