@@ -18,10 +18,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ from rich import box
 from rich.table import Table
 
 from setflow.core.batch import SetBatch
+from setflow.core.files import new_folder, refuse_existing
 from setflow.data.hdf5 import read_jets
 from setflow.physics.kinematics import hardest_first
 from setflow.physics.metrics import (
@@ -308,7 +305,7 @@ def compare(
     )
     if target is None:
         return report
-    with _new_folder(target, overwrite) as folder:
+    with new_folder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
         pictures = write_plots(folder, model, compared, of_model, of_truth, values, floor)
         report = replace(report, pictures=tuple(pictures))
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
@@ -343,29 +340,5 @@ def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
         raise FileExistsError(
             f"{target} {reason}, so it is no report and will not be replaced; choose another folder"
         )
-    if not overwrite:
-        raise FileExistsError(f"{target} exists; choose another folder, or pass overwrite=True")
+    refuse_existing(target, overwrite=overwrite)
     return target
-
-
-@contextmanager
-def _new_folder(target: Path, overwrite: bool) -> Iterator[Path]:
-    """Give a folder beside `target` that takes its place when the block ends without an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    tag = secrets.token_hex(6)
-    new, old = (target.with_name(f".{target.name}.{tag}.{end}") for end in ("part", "old"))
-    new.mkdir()
-    try:
-        yield new
-        _checked_target(target, overwrite)
-        if target.exists():
-            os.replace(target, old)
-        try:
-            os.replace(new, target)
-        except BaseException:
-            if old.exists():
-                os.replace(old, target)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)

@@ -117,7 +117,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
     """The particles of a jet share its direction: counting them one by one would be too sure."""
     quantity = next(quantity for quantity in QUANTITIES if quantity.name == "etarel")
     samples = []
-    for seed in range(200):
+    for seed in range(80):
         side = jets(n=100, seed=seed)
         tilt = torch.randn(100, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
         samples.append(observables(side.x + 0.3 * tilt, side.mask))
@@ -125,7 +125,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
     many = [plots._Histogram.of(quantity, sample, edges) for sample in samples]
     scatter = np.std([h.density for h in many], axis=0)
     claimed = np.sqrt(np.mean([h.error**2 for h in many], axis=0))
-    np.testing.assert_allclose(claimed, scatter, rtol=0.2)
+    np.testing.assert_allclose(claimed, scatter, rtol=0.3)
     naive = np.sqrt(np.mean([h.density for h in many], axis=0) / 700 / 0.1)
     assert (claimed / naive).min() > 1.2
 

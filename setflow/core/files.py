@@ -46,22 +46,14 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
         FileExistsError: if `path` exists and may not be replaced.
     """
     path = Path(path)
-    refuse_existing(path, overwrite=overwrite)
-    if (
-        path.exists()
-        and not (path / marker).is_file()
-        and (not path.is_dir() or any(path.iterdir()))
-    ):
-        raise FileExistsError(
-            f"{path} is not a folder that this command made (it holds no {marker}), so it is not "
-            "replaced; choose another name"
-        )
+    _refuse_foreign(path, overwrite=overwrite, marker=marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
     new, old = scratch / "new", scratch / "old"
     try:
         new.mkdir()
         yield new
+        _refuse_foreign(path, overwrite=overwrite, marker=marker)  # it may have appeared meanwhile
         if path.exists():
             path.rename(old)
         new.rename(path)
@@ -70,3 +62,13 @@ def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _refuse_foreign(path: Path, *, overwrite: bool, marker: str) -> None:
+    refuse_existing(path, overwrite=overwrite)
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty and not (path / marker).is_file():
+        raise FileExistsError(
+            f"{path} is not a folder that this command made (it holds no {marker}), so it is not "
+            "replaced; choose another name"
+        )

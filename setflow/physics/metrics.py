@@ -21,7 +21,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.core.masks import count_real
@@ -42,6 +44,8 @@ __all__ = [
     "truth_floor",
     "w1",
 ]
+
+Array = NDArray[np.float64]
 
 JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "efp")
 """The observables with one value per jet."""
@@ -186,17 +190,23 @@ def w1(a: Tensor, b: Tensor) -> float:
     >>> w1(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0]))
     5.0
     """
-    _require_values(len(a), len(b), "w1")
-    values, order = torch.cat([a.flatten(), b.flatten()]).double().sort()
-    return _w1_of_sorted(values, order < a.numel())
+    _require_values(a.numel(), b.numel(), "w1")
+    values = np.concatenate([_as_array(a), _as_array(b)])
+    order = values.argsort()
+    return _w1_of_sorted(values[order], order < a.numel())
 
 
-def _w1_of_sorted(values: Tensor, first: Tensor) -> float:
+def _as_array(values: Tensor) -> Array:
+    array: Array = values.detach().flatten().cpu().double().numpy()
+    return array
+
+
+def _w1_of_sorted(values: Array, first: NDArray[np.bool_]) -> float:
     """Return W1 between the values that are of the first side and those that are not."""
-    in_first = first.cumsum(0, dtype=torch.float64)  # counts: exact
-    in_second = torch.arange(1, len(values) + 1, device=values.device) - in_first
-    gap = (in_first / in_first[-1] - in_second / in_second[-1]).abs_()
-    return float((gap[:-1] * values.diff()).sum())
+    in_first = first.cumsum()
+    in_second = np.arange(1, len(values) + 1) - in_first
+    gap = np.abs(in_first / in_first[-1] - in_second / in_second[-1])
+    return float((gap[:-1] * np.diff(values)).sum())
 
 
 def _require_values(n_a: int, n_b: int, what: str) -> None:
@@ -288,31 +298,27 @@ def truth_floor(
 
     columns = {}
     for name in JET_OBSERVABLES + PARTICLE_OBSERVABLES:  # sorted once, and not once per pair
-        values, jet = reference.column(name)
-        values, order = values.sort()
-        columns[name] = (values, jet[order])
+        values, jet = (side.cpu().numpy() for side in reference.column(name))
+        order = values.argsort()
+        columns[name] = (values[order], jet[order])
     draws = []
     for _ in range(pairs):
-        drawn = torch.randperm(n, generator=generator)[: size_a + size_b]
-        side = torch.full((n,), -1, dtype=torch.int8)
-        side[drawn[:size_a]] = 1
-        side[drawn[size_a:]] = 0
-        side = side.to(reference.mass.device)
+        drawn = torch.randperm(n, generator=generator)[: size_a + size_b].numpy()
+        side_of = np.zeros(n, np.int8)
+        side_of[drawn[:size_a]], side_of[drawn[size_a:]] = 1, 2
         parts = {}
         for name, (values, jet) in columns.items():
-            belongs = side.index_select(0, jet)
+            side = side_of[jet]
             if size_a + size_b < n:
-                kept = (belongs >= 0).nonzero()[:, 0]
-                values, belongs = values.index_select(0, kept), belongs.index_select(0, kept)
-            in_a = belongs > 0
-            n_a = int(in_a.sum())
-            _require_values(n_a, len(in_a) - n_a, f"the floor of W1 of {name}")
-            parts[name] = _w1_of_sorted(values, in_a)
-        draws.append(_metrics_of(parts))
-    table = factor * torch.tensor([list(draw.values()) for draw in draws], dtype=torch.float64)
+                values, side = values[side > 0], side[side > 0]
+            n_a = int((side == 1).sum())
+            _require_values(n_a, len(side) - n_a, f"the floor of W1 of {name}")
+            parts[name] = _w1_of_sorted(values, side == 1)
+        draws.append(list(_metrics_of(parts).values()))
+    table = factor * np.array(draws)
     names = [metric.name for metric in METRICS]
     mean = dict(zip(names, table.mean(0).tolist(), strict=True))
-    spread = dict(zip(names, table.std(0).tolist(), strict=True))
+    spread = dict(zip(names, table.std(0, ddof=1).tolist(), strict=True))
     return Floor(mean, spread, pairs, (size_a, size_b), scaled, factor)
 
 

@@ -29,7 +29,7 @@ __all__ = ["energy_flow_polynomial", "multiplicity", "tau21"]
 _TABLE = 2**21
 """Distances in a chunk at most: 16 MiB in float64, about what a cache holds."""
 
-_SLOTS = 2**15
+_SLOTS = 2**14
 """Slots in a chunk at most: what one thread works through faster than two can agree to share it."""
 
 
