@@ -286,7 +286,7 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(files, tmp_path, monkey
         return []
 
     monkeypatch.setattr(report, "write_plots", slow)
-    with pytest.raises(FileExistsError, match=r"holds 'events\.h5'"):
+    with pytest.raises(FileExistsError, match=r"holds no metrics\.json"):
         evaluate(*files[:2], out, pairs=2, overwrite=True)
     assert [path.name for path in out.iterdir()] == ["events.h5"]
 
