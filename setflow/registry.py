@@ -114,4 +114,6 @@ def _plain(value: Any) -> Any:
         return value.tolist()
     if isinstance(value, tuple):
         return list(value)
+    if isinstance(value, dict):
+        return dict(value)
     return describe(value) if type(value) in _NAMES else value

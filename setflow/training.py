@@ -25,6 +25,7 @@ from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import JetSample, read_jets
 from setflow.data.schema import JET_FEATURES
 from setflow.generator import SetFlow
+from setflow.timesteps import shifted_uniform
 
 __all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule", "warmup_cosine"]
 
@@ -61,6 +62,8 @@ class FlowMatchingModule(LightningModule):
             the schedule.
         warmup: the fraction of the steps in which the learning rate rises; then it falls along a
             cosine.
+        time_shift: the shift of the times at which the field is trained: below 1 more of them lie
+            near the data, above 1 near the noise (`setflow.timesteps.shifted_uniform`).
     """
 
     def __init__(
@@ -68,8 +71,12 @@ class FlowMatchingModule(LightningModule):
         flow: SetFlow,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = _adamw,
         warmup: float = 0.05,
+        time_shift: float = 1.0,
     ) -> None:
         super().__init__()
+        if not time_shift > 0:
+            raise ValueError(f"time_shift must be positive, got {time_shift}")
+        self.time_shift = time_shift
         self.flow = flow
         self.optimizer = optimizer
         self.warmup = warmup
@@ -97,7 +104,8 @@ class FlowMatchingModule(LightningModule):
         # a function of (seed, step, rank), so that a resumed run goes on as if it had not stopped
         seed = hash((torch.initial_seed(), self.trainer.global_step, self.global_rank))
         generator = torch.Generator(self.device).manual_seed(seed)
-        loss = self.flow.loss(self.conditioned(batch), generator=generator)
+        t = shifted_uniform((len(batch),), self.time_shift, generator=generator, device=self.device)
+        loss = self.flow.loss(self.conditioned(batch), t=t, generator=generator)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 

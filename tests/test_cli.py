@@ -31,7 +31,7 @@ CONFIG = {
                 },
                 "scaler": {
                     "class_path": "setflow.data.Standardizer",
-                    "init_args": {"dim": 3, "log_features": [2]},
+                    "init_args": {"dim": 3, "boxcox": {2: 0.0}},
                 },
                 "cardinality": {
                     "class_path": "setflow.EmpiricalCardinality",

@@ -20,7 +20,7 @@ def _flow(conditions=()):
     )
     flow = setflow.SetFlow(
         field,
-        scaler=Standardizer(3, log_features=[2]),
+        scaler=Standardizer(3, boxcox={2: 0.0}),
         cardinality=setflow.EmpiricalCardinality(6),
         conditions=conditions,
     )
@@ -245,7 +245,7 @@ EXAMPLES = {
     "setflow.TransformerField": lambda: setflow.TransformerField(
         5, condition_dim=2, hidden=24, layers=3, heads=2, expansion=3
     ),
-    "setflow.data.Standardizer": lambda: Standardizer(4, log_features=[1, 3]),
+    "setflow.data.Standardizer": lambda: Standardizer(4, boxcox={1: 0.0, 3: 0.3}),
 }
 
 

@@ -1,14 +1,15 @@
 """Feature scaling on real objects, with its inverse and log-determinant.
 
 Notation. Physical features x become scaled features z = (f(x) - mean) / std, feature by feature,
-where f is the logarithm for the features that ask for it and the identity for the others. Mean and
-standard deviation are those of f(x) over the real objects of a training sample. For a density,
+where f is a Box-Cox transform, f(x) = (x^lambda - 1) / lambda or log x for lambda = 0, for the
+features that ask for one and the identity for the others. Mean and standard deviation are those of
+f(x) over the real objects of a training sample. For a density,
 log p(x) = log p(z) + log|det dz/dx|.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -21,37 +22,44 @@ __all__ = ["Standardizer"]
 class Standardizer(nn.Module):
     """Shift and scale each feature to mean 0 and standard deviation 1 over real objects.
 
+    A Box-Cox transform (Box and Cox, "An Analysis of Transformations", J. R. Stat. Soc. B 26, 211,
+    1964) first unfolds positive features with a long tail, such as transverse momenta. With
+    lambda > 0 it has a lowest value; `inverse` puts what lies below the smallest training value
+    onto that value, so a density needs lambda = 0, the logarithm, which maps onto the whole line.
+
     Arguments:
         dim: the number of features, the last dimension of what it is given.
-        log_features: the features, by position, whose logarithm is standardised; they must be
-            positive.
+        boxcox: lambda, from 0 (the logarithm) to 1, of the features that are transformed, by their
+            position; they must be positive.
 
     Raises:
-        ValueError: if a position in `log_features` does not exist.
+        ValueError: if a position does not exist or a lambda lies outside [0, 1].
 
-    >>> x, mask = torch.rand(8, 30, 3), torch.rand(8, 30) > 0.5
-    >>> scaler = Standardizer(3, log_features=[2]).fit(x, mask)
+    >>> x, mask = torch.rand(8, 30, 3) + 0.1, torch.rand(8, 30) > 0.5
+    >>> scaler = Standardizer(3, boxcox={2: 0.0}).fit(x, mask)
     >>> torch.allclose(scaler.inverse(scaler(x, mask), mask)[mask], x[mask], atol=1e-6)
     True
     """
 
     mean: Tensor
     std: Tensor
-    is_log: Tensor
+    lowest: Tensor
 
-    def __init__(self, dim: int, *, log_features: Sequence[int] = ()) -> None:
+    def __init__(self, dim: int, *, boxcox: Mapping[int, float] | None = None) -> None:
         super().__init__()
-        wrong = [index for index in log_features if not 0 <= index < dim]
+        boxcox = dict(boxcox or {})
+        wrong = [index for index in boxcox if not 0 <= index < dim]
         if wrong:
-            raise ValueError(
-                f"log_features {wrong} do not exist; expected positions 0 to {dim - 1}"
-            )
+            raise ValueError(f"boxcox positions {wrong} do not exist; expected 0 to {dim - 1}")
+        for index, power in boxcox.items():
+            if not 0 <= power <= 1:
+                raise ValueError(f"boxcox lambda of feature {index} is {power}, expected 0 to 1")
         self.dim = dim
-        self.log_features = tuple(log_features)
+        self.boxcox = boxcox
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("std", torch.ones(dim, dtype=torch.float64))
-        is_log = torch.tensor([index in self.log_features for index in range(dim)])
-        self.register_buffer("is_log", is_log, persistent=False)
+        # the smallest transformed value in training, -inf where there is no bound
+        self.register_buffer("lowest", torch.full((dim,), -torch.inf, dtype=torch.float64))
 
     def fit(self, x: Tensor, mask: Tensor | None = None) -> Standardizer:
         """Take mean and standard deviation over the real objects of `x`; return self.
@@ -62,7 +70,7 @@ class Standardizer(nn.Module):
 
         Raises:
             ValueError: if there are fewer than two real objects, a value is not finite, a feature
-                is constant, or one in `log_features` is not positive.
+                is constant, or one that is transformed is not positive.
         """
         mask = self._checked(x, mask)
         real = x[mask] if mask is not None else x.reshape(-1, self.dim)
@@ -81,14 +89,16 @@ class Standardizer(nn.Module):
             )
         self.mean.copy_(mean)
         self.std.copy_(std)
+        for index, power in self.boxcox.items():
+            if power > 0:
+                self.lowest[index] = real[:, index].min()
         return self
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return scaled features, zero in padded slots, with the shape and dtype of `x`.
 
         Raises:
-            ValueError: if the shape does not fit, or a logarithm is asked of a value that is not
-                positive.
+            ValueError: if the shape does not fit, or a value that is transformed is not positive.
         """
         mask = self._checked(x, mask)
         mean, std = self.mean.to(x.dtype), self.std.to(x.dtype)
@@ -98,9 +108,12 @@ class Standardizer(nn.Module):
         """Return physical features from scaled ones, zero in padded slots."""
         mask = self._checked(z, mask)
         f = zero_padding(z, mask) * self.std.to(z.dtype) + self.mean.to(z.dtype)
-        # select before exp: a feature without a logarithm must not overflow on its way
-        x = torch.where(self.is_log, torch.where(self.is_log, f, 0).exp(), f)
-        return zero_padding(x, mask)
+        f = f.maximum(self.lowest.to(z.dtype))
+        columns = list(f.unbind(-1))
+        for index, power in self.boxcox.items():
+            column = columns[index]
+            columns[index] = (power * column + 1) ** (1 / power) if power else column.exp()
+        return zero_padding(torch.stack(columns, -1), mask)
 
     def log_det(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return log|det dz/dx| of each event at the physical features `x`, with shape `batch`.
@@ -109,9 +122,13 @@ class Standardizer(nn.Module):
             ValueError: as `forward`.
         """
         mask = self._checked(x, mask)
-        logarithm = torch.where(self.is_log, self._transform(self._safe(x, mask)), 0)
-        per_coordinate = zero_padding(-logarithm - self.std.log().to(x.dtype), mask)
-        return per_coordinate.sum((-2, -1), dtype=torch.float64).to(x.dtype)
+        safe = self._safe(x, mask)
+        self._require_positive(safe)
+        columns = [torch.zeros_like(column) for column in safe.unbind(-1)]
+        for index, power in self.boxcox.items():
+            columns[index] = (power - 1) * safe[..., index].log()  # log of df/dx = x^(lambda - 1)
+        log_slope = torch.stack(columns, -1) - self.std.log().to(x.dtype)
+        return zero_padding(log_slope, mask).sum((-2, -1), dtype=torch.float64).to(x.dtype)
 
     def _checked(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         if x.ndim < 2 or x.shape[-1] != self.dim:
@@ -124,13 +141,20 @@ class Standardizer(nn.Module):
         """Return `x` with ones in padded slots, where any transform and its gradient are finite."""
         return x if mask is None else torch.where(mask[..., None], x, 1.0)
 
+    def _require_positive(self, x: Tensor) -> None:
+        for index in self.boxcox:
+            if not bool((x[..., index] > 0).all()):
+                raise ValueError(
+                    f"feature {index} has a Box-Cox transform and holds values that are not "
+                    "positive; check the mask, or leave the feature out of boxcox"
+                )
+
     def _transform(self, x: Tensor) -> Tensor:
-        if not self.log_features:
+        if not self.boxcox:
             return x
-        if not bool((torch.where(self.is_log, x, 1.0) > 0).all()):
-            columns = ", ".join(map(str, self.log_features))
-            raise ValueError(
-                f"a feature whose logarithm is standardised (position {columns}) holds values that "
-                "are not positive; check the mask, or leave the feature out of log_features"
-            )
-        return torch.where(self.is_log, torch.where(self.is_log, x, 1.0).log(), x)
+        self._require_positive(x)
+        columns = list(x.unbind(-1))
+        for index, power in self.boxcox.items():
+            column = columns[index]
+            columns[index] = (column**power - 1) / power if power else column.log()
+        return torch.stack(columns, -1)

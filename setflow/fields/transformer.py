@@ -34,7 +34,8 @@ class TransformerField(VectorField):
     Pre-norm transformer (Vaswani et al., arXiv:1706.03762) with adaptive layer norm whose gates
     start at zero (Peebles and Xie, "Scalable Diffusion Models with Transformers",
     arXiv:2212.09748), on particles as in PC-JeDi (Leigh et al., arXiv:2303.05376), which has no
-    global token. The velocity is zero before the first training step.
+    global token. A gain per feature, a function of the condition, passes the state on to the
+    velocity, which for normal data would be all of it. The velocity is zero before training.
 
     Arguments:
         dim: the number of features of one object.
@@ -87,6 +88,7 @@ class TransformerField(VectorField):
         self.blocks = nn.ModuleList(_Block(hidden, heads, expansion) for _ in range(layers))
         self.final_modulation = _zero_linear(hidden, 2 * hidden)
         self.out = _zero_linear(hidden, dim)
+        self.skip = _zero_linear(hidden, dim)
 
     def forward(
         self,
@@ -125,13 +127,14 @@ class TransformerField(VectorField):
             parts.append(c.reshape(events, self.condition_dim))
         condition = self.condition(torch.cat(parts, dim=-1))  # (events, hidden)
 
-        h = self.embed(zero_padding(x, mask).reshape(events, slots, self.dim))
+        flat = zero_padding(x, mask).reshape(events, slots, self.dim)
+        h = self.embed(flat)
         h = torch.cat([self.global_token.to(h.dtype).expand(events, 1, -1), h], dim=1)
         with _attention_backends(x):
             for block in self.blocks:
                 h = block(h, condition, attend)  # (events, 1 + slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
-        v: Tensor = self.out(_modulate(h[:, 1:], shift, scale))
+        v = self.out(_modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * flat
         return zero_padding(v.reshape(x.shape), mask)
 
 

@@ -61,7 +61,7 @@ def bench_loss(benchmark, jets, kind):
 @pytest.mark.benchmark(group="sampling, 256 jets of up to 150, midpoint 4 steps")
 @pytest.mark.parametrize("kind", ["one padded batch, file order", "SetFlow.sample"])
 def bench_sampling(benchmark, jets, kind):
-    flow = setflow.SetFlow(_field(), scaler=Standardizer(3, log_features=[2]))
+    flow = setflow.SetFlow(_field(), scaler=Standardizer(3, boxcox={2: 0.0}))
     flow.fit_statistics(jets)
     solver = setflow.Midpoint(4)
 
