@@ -65,7 +65,7 @@ class SetFlow(nn.Module):
         context_scaler: the scaling of the context; None takes a `Standardizer` if there is one.
 
     Raises:
-        ValueError: if the field does not take sets.
+        ValueError: if the field does not take sets, or the number of features differs.
 
     >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2),
     ...                cardinality=setflow.EmpiricalCardinality(30))
@@ -92,13 +92,24 @@ class SetFlow(nn.Module):
         self.path = LinearPath() if path is None else path
         self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
         self.cardinality = cardinality
+        for name, part, count in (
+            ("field", field, len(self.features)),
+            ("scaler", self.scaler, len(self.features)),
+            ("context_scaler", context_scaler, len(self.conditions)),
+        ):
+            dim = getattr(part, "dim", count)  # a field of one's own need not tell
+            if dim != count:
+                raise ValueError(
+                    f"{name} has dim={dim}, but there are {count} names: features "
+                    f"{', '.join(self.features)}; conditions {', '.join(self.conditions) or 'none'}"
+                )
         if context_scaler is None and self.conditions:
             context_scaler = Standardizer(len(self.conditions))
         self.context_scaler = context_scaler
 
     @property
     def device(self) -> torch.device:
-        """The device of the field's parameters."""
+        """The device on which the model stands."""
         return self.scaler.mean.device
 
     def fit_statistics(self, batch: SetBatch) -> SetFlow:
@@ -184,9 +195,14 @@ class SetFlow(nn.Module):
             slots = self.cardinality.max_objects
             lengths = self.cardinality.sample(counter_uniform(seed, index))
         else:
-            if tuple(lengths.shape) != (n,):
-                raise ValueError(f"lengths has shape {tuple(lengths.shape)}, expected {(n,)}")
-            lengths = lengths.to(device)
+            lengths = torch.as_tensor(lengths, device=device)
+            if tuple(lengths.shape) != (n,) or lengths.is_floating_point():
+                raise ValueError(
+                    f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}, expected "
+                    f"{(n,)} integers: the number of objects of each event"
+                )
+            if n and int(lengths.min()) < 0:
+                raise ValueError(f"lengths must not be negative, got {int(lengths.min())}")
             slots = int(lengths.max()) if n else 0
         context = self._scaled_context(c, n)
         context = None if context is None else context.to(device, dtype)
@@ -225,16 +241,22 @@ class SetFlow(nn.Module):
         """
         if not isinstance(node, Mapping) or node.get("class_path") not in _CLASS_PATHS:
             raise ValueError(f"{where}: expected class_path: {_CLASS_PATHS[0]}, got {node!r}")
-        arguments = dict(node.get("init_args") or {})
+        arguments = node.get("init_args") or {}
+        if not isinstance(arguments, Mapping):
+            raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
+        arguments = dict(arguments)
         unknown = sorted(set(arguments) - {*_PARTS, "features", "conditions"})
         if unknown:
             raise ValueError(f"{where}: SetFlow has no argument {unknown[0]!r}")
         for name, kind in _PARTS.items():
             if arguments.get(name) is not None:
                 arguments[name] = build(arguments[name], expected=kind, where=f"{where}.{name}")
-        if "field" not in arguments:
+        if arguments.get("field") is None:
             raise ValueError(f"{where}: the node has no field")
-        return cls(**arguments)
+        try:
+            return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
 
     def save(
         self,
@@ -303,7 +325,7 @@ class SetFlow(nn.Module):
             ) from error
         flow = cls.from_node(node, where=where)
         try:
-            flow.load_state_dict(load(content[_WEIGHTS]))
+            flow.load_state_dict(load(content[_WEIGHTS]), assign=True)  # in the stored dtype
         except (SafetensorError, RuntimeError) as error:
             raise ValueError(
                 f"{folder / _WEIGHTS} does not hold the weights that {_CONFIG} describes: {error}"

@@ -154,6 +154,11 @@ def masked_sample(
     elif not batch and x_source is not None:
         batch = tuple(x_source.shape[len(sample_shape) : -event_ndim])
     elif not batch and c is not None:
+        if c.ndim > 2:
+            raise ValueError(
+                f"c has shape {tuple(c.shape)}: without a mask, x_source or a batch shape of the "
+                "base it is not known whether it holds a row per event or per object; pass the mask"
+            )
         batch = tuple(c.shape[:-1])
     lead = sample_shape + batch
     if mask is not None:

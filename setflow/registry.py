@@ -63,7 +63,7 @@ def build(node: Any, *, expected: type, where: str) -> Any:
 
     Raises:
         ValueError: if the node is malformed, its class is not in the table or of another kind, or
-            an argument does not exist.
+            an argument does not exist or does not fit.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("class_path"), str):
         raise ValueError(f"{where}: expected a mapping with class_path, got {node!r}")
@@ -74,7 +74,10 @@ def build(node: Any, *, expected: type, where: str) -> Any:
         raise ValueError(
             f"{where}: class {name!r} is not allowed; expected one of {', '.join(kind)}"
         )
-    arguments = dict(node.get("init_args") or {})
+    arguments = node.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
+    arguments = dict(arguments)
     unknown = sorted(set(arguments) - set(_parameters(cls)))
     if unknown:
         close = difflib.get_close_matches(unknown[0], _parameters(cls), n=1)
@@ -83,7 +86,10 @@ def build(node: Any, *, expected: type, where: str) -> Any:
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:
             arguments[key] = build(value, expected=object, where=f"{where}.{key}")
-    return cls(**arguments)
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{where}: {name} cannot be built: {error}") from error
 
 
 def _canonical(name: str) -> str:

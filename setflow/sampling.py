@@ -19,7 +19,7 @@ from torch import Tensor
 from setflow.core.batch import SetBatch
 from setflow.core.protocols import Solver
 from setflow.data.hdf5 import JetWriter, read_jets
-from setflow.data.schema import JET_FEATURES, PARTICLE_FEATURES, RELATIVE_JET_UNITS
+from setflow.data.schema import PARTICLE_FEATURES, RELATIVE_JET_UNITS
 from setflow.generator import SetFlow
 from setflow.physics.kinematics import jet_features
 
@@ -67,6 +67,8 @@ def sample_to_hdf5(
             f"the model makes {', '.join(flow.features)}; a file of the JetNet layout holds "
             f"{', '.join(columns)}: use SetFlow.sample in Python"
         )
+    if events is not None and events < 1:
+        raise ValueError(f"events must be at least 1, got {events}")
     lengths, context = (None, None) if like is None else _like(flow, like, events)
     if events is None:
         if lengths is None:
@@ -118,13 +120,8 @@ def _like(flow: SetFlow, path: str | Path, events: int | None) -> tuple[Tensor, 
     sample = read_jets(path, stop=events, max_objects=largest)
     if events is not None and len(sample) < events:
         raise ValueError(f"{path} holds {len(sample)} jets, expected at least {events}")
-    if not flow.conditions:
-        return sample.particles.lengths, None
-    names = [column.name for column in JET_FEATURES]
-    missing = [name for name in flow.conditions if name not in names]
-    if missing:
-        raise ValueError(f"{path} does not hold {', '.join(missing)}, which the model asks for")
-    return sample.particles.lengths, sample.jets[:, [names.index(n) for n in flow.conditions]]
+    context = sample.context(flow.conditions) if flow.conditions else None
+    return sample.particles.lengths, context
 
 
 def _padded(batch: SetBatch, objects: int) -> SetBatch:

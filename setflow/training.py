@@ -7,7 +7,7 @@ averages of the weights, checkpoints and progress bars are its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader
 from setflow.core.batch import SetBatch
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import JetSample, read_jets
-from setflow.data.schema import JET_FEATURES
 from setflow.generator import SetFlow
 from setflow.timesteps import shifted_uniform
 
@@ -77,42 +76,42 @@ class FlowMatchingModule(LightningModule):
         if not time_shift > 0:
             raise ValueError(f"time_shift must be positive, got {time_shift}")
         self.time_shift = time_shift
+        self._batches_into_epoch = 0
         self.flow = flow
         self.optimizer = optimizer
         self.warmup = warmup
 
-    def conditioned(self, batch: SetBatch) -> SetBatch:
-        """Keep those columns of the jet features that the model is conditioned on.
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_into_epoch"] = self._batches_into_epoch
 
-        Raises:
-            ValueError: if the model asks for a column that the file layout does not have.
-        """
-        if not self.flow.conditions:
-            return SetBatch(batch.x, batch.mask)
-        names = [column.name for column in JET_FEATURES]
-        unknown = [name for name in self.flow.conditions if name not in names]
-        if unknown or batch.c is None:
-            raise ValueError(
-                f"the model is conditioned on {', '.join(self.flow.conditions)}; expected columns "
-                f"among {', '.join(names)} and jet features in the data"
-            )
-        return SetBatch(
-            batch.x, batch.mask, batch.c[:, [names.index(n) for n in self.flow.conditions]]
-        )
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._batches_into_epoch = int(checkpoint["batches_into_epoch"])
+
+    def on_train_start(self) -> None:
+        loader = self.trainer.train_dataloader
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, LengthBatchSampler):  # go on in the middle of an epoch
+            sampler.skip(self._batches_into_epoch % len(sampler))
+
+    def on_train_batch_end(self, outputs: Any, batch: SetBatch, batch_idx: int) -> None:
+        self._batches_into_epoch = batch_idx + 1
+
+    def on_train_epoch_end(self) -> None:
+        self._batches_into_epoch = 0
 
     def training_step(self, batch: SetBatch, batch_idx: int) -> Tensor:
-        # a function of (seed, step, rank), so that a resumed run goes on as if it had not stopped
-        seed = hash((torch.initial_seed(), self.trainer.global_step, self.global_rank))
+        # a function of (seed, batch, rank), so that a resumed run goes on as if it had not stopped
+        seed = hash((torch.initial_seed(), self.current_epoch, batch_idx, self.global_rank))
         generator = torch.Generator(self.device).manual_seed(seed)
         t = shifted_uniform((len(batch),), self.time_shift, generator=generator, device=self.device)
-        loss = self.flow.loss(self.conditioned(batch), t=t, generator=generator)
+        loss = self.flow.loss(batch, t=t, generator=generator)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
     def validation_step(self, batch: SetBatch, batch_idx: int) -> None:
         generator = torch.Generator(self.device).manual_seed(_VALIDATION_SEED + batch_idx)
-        loss = self.flow.loss(self.conditioned(batch), generator=generator)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch))
+        loss = self.flow.loss(batch, generator=generator)
+        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
@@ -134,6 +133,7 @@ class SetDataModule(LightningDataModule):
         max_objects: how many of the hardest objects of each jet to keep.
         batch_size: the number of jets in a batch.
         val_fraction: the fraction that is set aside if there is no validation file.
+        conditions: the jet features that the model is conditioned on, in its order.
         seed: the seed of that split and of the order of the batches.
     """
 
@@ -144,6 +144,7 @@ class SetDataModule(LightningDataModule):
         max_objects: int = 150,
         batch_size: int = 256,
         val_fraction: float = 0.1,
+        conditions: Sequence[str] = (),
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -154,13 +155,14 @@ class SetDataModule(LightningDataModule):
         self.max_objects = max_objects
         self.batch_size = batch_size
         self.val_fraction = val_fraction
+        self.conditions = tuple(conditions)
         self.seed = seed
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
 
     @property
     def train_events(self) -> SetBatch:
-        """The training events, with the jet features as context."""
+        """The training events, with the conditions as context."""
         self.setup("fit")
         assert self._train is not None
         return self._train
@@ -179,7 +181,11 @@ class SetDataModule(LightningDataModule):
                 raise ValueError(
                     f"the {name} sample is empty; give a larger file or another val_fraction"
                 )
-        self._train, self._val = _with_jets(train), _with_jets(val)
+        self._train, self._val = self._events(train), self._events(val)
+
+    def _events(self, sample: JetSample) -> SetBatch:
+        context = sample.context(self.conditions) if self.conditions else None
+        return SetBatch(sample.particles.x, sample.particles.mask, context)
 
     def train_dataloader(self) -> DataLoader[SetBatch]:
         return self._loader(self._train, shuffle=True)
@@ -193,10 +199,6 @@ class SetDataModule(LightningDataModule):
             events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed
         )
         return DataLoader(SetDataset(events), sampler=sampler, batch_size=None)
-
-
-def _with_jets(sample: JetSample) -> SetBatch:
-    return SetBatch(sample.particles.x, sample.particles.mask, sample.jets)
 
 
 def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
@@ -240,6 +242,20 @@ class ExportBestModel(ModelCheckpoint):
         if self.best_model_score is not before and trainer.is_global_zero:
             self.export(pl_module)
 
+    def finish(self, module: LightningModule) -> Path:
+        """Return the folder of the exported model, written now if no validation has written one.
+
+        The weights are then the last ones, or their moving average if one is kept.
+        """
+        assert isinstance(module, FlowMatchingModule)
+        if self.best_model_path:
+            return self.export(module)
+        return module.flow.save(self.run / "model", overwrite=True, config=self._nodes())
+
+    def _nodes(self) -> dict[str, Any] | None:
+        config = self.run / "config.yaml"
+        return yaml.safe_load(config.read_text()) if config.is_file() else None
+
     def export(self, module: LightningModule) -> Path:
         """Write the weights of the best checkpoint as a model folder; return its path."""
         assert isinstance(module, FlowMatchingModule)
@@ -253,6 +269,4 @@ class ExportBestModel(ModelCheckpoint):
                 if key.startswith(prefix)
             }
         )
-        config = self.run / "config.yaml"
-        nodes = yaml.safe_load(config.read_text()) if config.is_file() else None
-        return flow.save(self.run / "model", overwrite=True, config=nodes)
+        return flow.save(self.run / "model", overwrite=True, config=self._nodes())

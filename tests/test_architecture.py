@@ -25,6 +25,7 @@ FLOORS = {
     "divergence": 1,
     "distributions": 1,
     "timesteps": 1,
+    "optimizers": 1,
     "rectified": 1,
     "physics": 1,
     "paths": 2,

@@ -133,9 +133,18 @@ def test_an_exported_configuration_trains_again(model):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_resumed_run_ends_where_an_unbroken_one_does(folder):
-    run("fit", "--config", "config.yaml", "--name", "whole", "--trainer.max_epochs", "4")
-    # a kill after the second of four epochs: the schedule is that of four
+EVERY_TWO_STEPS = ("--trainer.val_check_interval=2", "--trainer.check_val_every_n_epoch=null")
+
+
+@pytest.mark.parametrize(
+    ("options", "killed_at"),
+    [((), 10), (EVERY_TWO_STEPS, 8)],
+    ids=["at the end of an epoch", "in the middle of one"],
+)
+def test_a_resumed_run_ends_where_an_unbroken_one_does(folder, options, killed_at):
+    options = ("--config", "config.yaml", "--trainer.max_epochs=4", *options)
+    run("fit", *options, "--name", "whole")
+    # the schedule is that of the four epochs of five batches, before the kill and after it
     code = (
         "import os, lightning.pytorch as pl\n"
         "from setflow.cli import main\n"
@@ -143,22 +152,13 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder):
         "done = ExportBestModel.on_validation_end\n"
         "def die(self, trainer, module):\n"
         "    done(self, trainer, module)\n"
-        "    if trainer.current_epoch == 1: os._exit(9)\n"
+        f"    if trainer.global_step == {killed_at}: os._exit(9)\n"
         "ExportBestModel.on_validation_end = die\n"
-        "main(['fit', '--config', 'config.yaml', '--name', 'broken', '--trainer.max_epochs', '4'])"
+        f"main(['fit', *{options!r}, '--name', 'broken'])"
     )
     killed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert killed.returncode == 9, killed.stderr
-    run(
-        "fit",
-        "--config",
-        "config.yaml",
-        "--name",
-        "broken",
-        "--trainer.max_epochs",
-        "4",
-        "--resume",
-    )
+    run("fit", *options, "--name", "broken", "--resume")
     last = [
         torch.load(f"runs/{name}/checkpoints/last.ckpt", weights_only=True)
         for name in ("whole", "broken")
@@ -177,6 +177,27 @@ def test_a_run_is_not_overwritten_or_resumed_by_accident(model, capsys):
     before = (model / "manifest.json").read_bytes()
     run("fit", "--config", "config.yaml", "--force")
     assert (model / "manifest.json").read_bytes() == before
+
+
+def test_a_run_that_cannot_start_loses_nothing(model, capsys):
+    files = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    bad = ("fit", "--config", "config.yaml", "--data.train", "nowhere.h5")
+    assert "nowhere.h5" in fails(capsys, *bad, "--force")
+    assert "expected letters" in fails(capsys, *bad, "--name", str(model.parent.resolve()))
+    assert "expected letters" in fails(capsys, *bad, "--name", "../runs/tiny", "--force")
+    other = ("--resume", "--model.flow.init_args.field.init_args.hidden", "32")
+    assert "is of another model" in fails(capsys, "fit", "--config", "config.yaml", *other)
+    assert "cannot be set" in fails(
+        capsys, "fit", "--config", "config.yaml", "--force", "--trainer.default_root_dir", "x"
+    )
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == files
+
+
+def test_a_run_without_a_validation_exports_its_last_weights(model):
+    stale = (model / "manifest.json").read_bytes()
+    run("fit", "--config", "config.yaml", "--force", "--trainer.max_steps", "2")
+    assert (model / "manifest.json").read_bytes() != stale
+    assert setflow.SetFlow.load(model).sample(2, solver=setflow.Euler(1)).x.isfinite().all()
 
 
 def test_sample_and_evaluate(model, capsys):
@@ -202,6 +223,7 @@ def test_outputs_are_not_overwritten(model, capsys):
     run(*arguments)
     before = Path("new.h5").read_bytes()
     assert "exists" in fails(capsys, *arguments, "--seed", 9)
+    assert "at least 1" in fails(capsys, *arguments, "--events", -5, "--force")
     assert Path("new.h5").read_bytes() == before
     run(*arguments, "--seed", 9, "--force")
     assert Path("new.h5").read_bytes() != before
@@ -227,8 +249,16 @@ def test_a_conditional_model_from_the_shell(folder, capsys):
     assert "conditioned on pt, mass" in fails(
         capsys, "sample", model, "--events", 8, "--out", "new.h5"
     )
+    with h5py.File("jets.h5") as file:
+        features = file["jet_features"][:]
+    pt, mass = setflow.SetFlow.load(model).context_scaler.mean.tolist()
+    assert pt == pytest.approx(features[:, 0].mean(), rel=0.02)
+    assert mass == pytest.approx(features[:, 2].mean(), rel=0.2)
     run("sample", model, "--like", "jets.h5", "--events", 8, "--out", "new.h5", "--steps", 2)
     assert len(read_jets("new.h5")) == 8
+    assert "in units of 'jet pT'" in fails(
+        capsys, "sample", model, "--like", "new.h5", "--out", "newer.h5"
+    )
 
 
 @pytest.mark.parametrize(
@@ -277,6 +307,7 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
     ("arguments", "message"),
     [
         (("sample", "nowhere", "--events", "3", "--out", "a.h5"), "no model folder"),
+        (("sample", "nowhere", "--out", "a.h5", "--device", "gpu"), "expected auto, cpu, cuda"),
         (("evaluate", "nowhere.h5", "jets.h5", "--out", "r"), "nowhere.h5"),
         (("evaluate", "config.yaml", "jets.h5", "--out", "r"), "config.yaml"),
         (("dataset", "make", "nowhere", "--jets", "3", "--out", "a.h5"), "nowhere"),

@@ -55,6 +55,43 @@ def test_draws_follow_their_generator():
     assert torch.equal(first, second)
 
 
+def test_a_base_with_a_batch_is_not_a_base_with_parameters_per_slot():
+    base = setflow.DiagonalNormal(torch.tensor([[0.0] * 3, [5.0] * 3]), torch.ones(2, 3))
+    x, mask = torch.zeros(4, 2, 3), torch.ones(4, 2)
+    for call in (lambda: base.log_prob(x, mask=mask), lambda: base.sample((4,), mask=mask)):
+        with pytest.raises(ValueError, match="cannot have a batch shape"):
+            call()
+    assert base.log_prob(torch.zeros(4, 2, 3)).shape == (4, 2)
+    with pytest.raises(ValueError, match="lead shape"):
+        base.log_prob(torch.zeros(2, 4, 3))
+
+
+def test_masks_of_zeros_and_ones_are_taken_by_bases():
+    base, x = setflow.StandardNormal((3,)), torch.randn(1, 3, 3)
+    mask = torch.tensor([[1.0, 0.0, 1.0]])
+    torch.testing.assert_close(base.log_prob(x, mask=mask), base.log_prob(x, mask=mask.bool()))
+    assert base.sample((1, 3), mask=mask)[0, 1].abs().sum() == 0
+    with pytest.raises(ValueError, match="holds the value"):
+        base.log_prob(x, mask=mask / 2)
+
+
+def test_empty_batches_have_empty_log_densities():
+    assert setflow.StandardNormal((3,)).log_prob(
+        torch.zeros(0, 4, 3), mask=torch.ones(0, 4)
+    ).shape == (0,)
+
+
+def test_counter_noise_is_float64_whatever_the_default():
+    index, mask = torch.arange(5), torch.ones(5, 2, dtype=torch.bool)
+    expected = counter_normal(1, index, mask, (3,)), counter_uniform(1, index)
+    torch.set_default_dtype(torch.float32)
+    for one, other in zip(
+        (counter_normal(1, index, mask, (3,)), counter_uniform(1, index)), expected, strict=True
+    ):
+        assert one.dtype == torch.float64
+        assert torch.equal(one, other)
+
+
 def test_draws_are_zero_in_padding():
     mask = torch.rand(6, 5) > 0.5
     x = setflow.StandardNormal((3,)).sample((6, 5), mask=mask)

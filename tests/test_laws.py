@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -84,11 +86,13 @@ def test_fields_keep_the_law_when_called_directly(name, law, device):
                 torch.distributions.Laplace(torch.zeros(3), torch.ones(3)), 1
             )
         ),
+        lambda: setflow.as_base(torch.distributions.Uniform(torch.ones(3), torch.full((3,), 9.0))),
     ],
-    ids=["standard", "diagonal", "torch"],
+    ids=["standard", "diagonal", "torch", "torch away from zero"],
 )
 def test_bases_keep_the_law(base, law):
     for case in _matching_cases({}, (3,), law, torch.device("cpu")):
+        case = replace(case, x=case.x.abs() + 1.5)  # within the support of each
         if law == "agreement":  # without a mask a base of one object scores each object
             full = torch.ones(case.x.shape[:-1], dtype=torch.bool)
             per_object = base().log_prob(case.x)

@@ -91,6 +91,25 @@ def test_times_are_uniform_per_event_and_follow_the_generator():
     torch.testing.assert_close(quantiles, torch.linspace(0, 1, 11), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("mask", [None, torch.ones(3, 0), torch.ones(0, 4)])
+def test_nothing_has_loss_zero(mask):
+    shape = (3, 0) if mask is None else tuple(mask.shape)
+    x = torch.zeros(*shape, 2)
+    assert setflow.masked_fm_loss(Constant(), x, x, mask).item() == 0
+
+
+@pytest.mark.parametrize("objects", [4, 5])
+def test_context_per_object_is_known_by_its_place_and_not_by_its_size(objects):
+    field = Constant()
+    c = torch.randn(4, objects, 2)
+    mask, base = torch.ones(4, objects), setflow.StandardNormal((3,))
+    setflow.masked_sample(field, base, setflow.Euler(1), mask, sample_shape=(4,), c=c)
+    torch.testing.assert_close(field.calls[0][2], c.expand(4, 4, objects, 2))
+    whole = setflow.StandardNormal((objects, 3))
+    with pytest.raises(ValueError, match="pass the mask"):
+        setflow.masked_sample(field, whole, setflow.Euler(1), None, c=c)
+
+
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
 def test_fields_are_called_with_time_and_context_of_the_lead_shape(lead):
     field = Constant()

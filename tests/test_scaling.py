@@ -8,7 +8,7 @@ import torch
 from laws import GARBAGE, masks
 from setflow.data import Standardizer
 
-POWERS = pytest.mark.parametrize("power", [0.0, 0.3, 1.0])
+POWERS = pytest.mark.parametrize("power", [0.0, 0.3, 0.9])
 
 
 def _events():
@@ -98,7 +98,7 @@ def test_bad_data(change, message):
         Standardizer(3, boxcox={2: 0.0}).fit(change(x), mask)
 
 
-@pytest.mark.parametrize(("boxcox", "message"), [({3: 0.0}, "do not exist"), ({0: 1.5}, "0 to 1")])
+@pytest.mark.parametrize(("boxcox", "message"), [({3: 0.0}, "do not exist"), ({0: 1.0}, "below 1")])
 def test_a_transform_that_cannot_be(boxcox, message):
     with pytest.raises(ValueError, match=message):
         Standardizer(3, boxcox=boxcox)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser, Namespace
+from yaml import YAMLError
 
 import setflow
 from setflow import solvers
@@ -28,11 +29,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         if arguments[:1] == ["fit"]:  # Lightning's own parser takes over
             from setflow.cli.fit import fit
 
-            fit(arguments[1:])
+            print(fit(arguments[1:]))
         else:
             config = _parser().parse_args(arguments)
             _COMMANDS[config.command](config[config.command])
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, YAMLError) as error:
         sys.stdout.flush()
         print(f"setflow: error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -109,7 +110,13 @@ def _solver(name: str, steps: int) -> Solver:
 def _device(name: str) -> str:
     import torch
 
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:<number>")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device is {name!r}, but torch finds no CUDA device here; use cpu")
+    return name
 
 
 def _sample(config: Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -86,13 +87,31 @@ def _fit(argv: Sequence[str]) -> Path:
             + ", ".join(ALLOWED_CLASSES),
         },
     )
-    if not cli.config.resume:  # a resumed run restores them from its checkpoint
-        events = cli.model.conditioned(cli.datamodule.train_events)
-        cli.model.flow.fit_statistics(events)
-    cli.trainer.fit(
-        cli.model, datamodule=cli.datamodule, ckpt_path=cli.last_checkpoint, weights_only=True
-    )
-    return cli.folder / "model"
+    checkpoint = cli.last_checkpoint
+    if checkpoint is not None:
+        _require_same_model(checkpoint, cli.model)  # it also holds the statistics
+    else:
+        cli.model.flow.fit_statistics(cli.datamodule.train_events)
+    if cli.config.force:  # all that can be wrong is known by now: the old run goes
+        for part in ("checkpoints", "model"):
+            shutil.rmtree(cli.folder / part, ignore_errors=True)
+    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
+    return cli.exporter.finish(cli.model)
+
+
+def _require_same_model(checkpoint: Path, model: FlowMatchingModule) -> None:
+    """Refuse to resume from the checkpoint of another model."""
+    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+    mine = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    theirs = {name: tuple(value.shape) for name, value in stored.items()}
+    different = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"{checkpoint} is of another model: {name} has shape {theirs.get(name)} there and "
+            f"{mine.get(name)} in this configuration; resume with the configuration of the run, "
+            f"{checkpoint.parents[1] / 'config.yaml'}"
+        )
 
 
 def _home(name: str) -> str:
@@ -103,12 +122,15 @@ def _home(name: str) -> str:
 
 
 class _FitCLI(LightningCLI):
+    exporter: ExportBestModel
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--name", default="run", help="the run: everything goes to runs/<name>")
         parser.add_argument(
             "--resume", action="store_true", help="go on from the last checkpoint of the run"
         )
         parser.add_argument("--force", action="store_true", help="start a run that exists anew")
+        parser.link_arguments("model.flow.init_args.conditions", "data.conditions")
 
     @property
     def folder(self) -> Path:
@@ -121,10 +143,13 @@ class _FitCLI(LightningCLI):
         return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
 
     def before_instantiate_classes(self) -> None:
-        checkpoint = self.last_checkpoint
+        name, checkpoint = str(self.config.name), self.last_checkpoint
+        if not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(
+                f"the run is named {name!r}, expected letters, digits and . + - _: a name, no path"
+            )
         if checkpoint is None:
-            refuse_existing(self.folder / "config.yaml", overwrite=self.config.force)
-            shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # of the run replaced
+            refuse_existing(self.folder, overwrite=self.config.force)
         elif not checkpoint.is_file():
             raise FileNotFoundError(
                 f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
@@ -132,10 +157,19 @@ class _FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self.config_init.trainer
-        precision = given.precision or ("bf16-mixed" if torch.cuda.is_available() else "32-true")
+        for option in ("logger", "default_root_dir"):
+            if given[option] is not None:
+                raise ValueError(
+                    f"trainer.{option} cannot be set: logs and results go to {self.folder}; "
+                    "choose another --name"
+                )
+        on_cuda = given.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        # float64 statistics need a CPU or CUDA, so `auto` takes one of these
+        accelerator = "cpu" if given.accelerator == "auto" and not on_cuda else given.accelerator
+        self.exporter = ExportBestModel(self.folder)
         callbacks = [
             *(given.callbacks or []),
-            ExportBestModel(self.folder),
+            self.exporter,
             LearningRateMonitor(),
             *([RichProgressBar()] if given.enable_progress_bar is not False else []),
         ]
@@ -145,11 +179,12 @@ class _FitCLI(LightningCLI):
         ]
         return super().instantiate_trainer(
             default_root_dir=self.folder,
-            precision=precision,
+            accelerator=accelerator,
+            precision=given.precision or ("bf16-mixed" if on_cuda else "32-true"),
             callbacks=callbacks,
             logger=loggers,
-            num_sanity_val_steps=0,
-            enable_model_summary=False,
+            num_sanity_val_steps=given.num_sanity_val_steps or 0,
+            enable_model_summary=bool(given.enable_model_summary),
             **kwargs,
         )
 

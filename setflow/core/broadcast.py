@@ -43,8 +43,8 @@ def expand_context(
     """Return the context `c` with exactly the lead shape in front of its features.
 
     Arguments:
-        c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object, or
-            already expanded to `(*lead, C)`; None stays None.
+        c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; None
+            stays None.
         lead: the shape in front of the event dimensions, `sample_shape + batch`.
         batch_ndim: how many dimensions of `lead` are batch dimensions.
         objects: the number of slots `N`, if events are sets.
@@ -56,9 +56,9 @@ def expand_context(
         return None
     batch = lead[len(lead) - batch_ndim :]
     front = tuple(c.shape[:-1])
-    if c.ndim and front in (batch, lead):
+    if c.ndim and front == batch:
         return c.expand(*lead, c.shape[-1])
-    if objects is not None and c.ndim > 1 and front in ((*batch, objects), (*lead, objects)):
+    if objects is not None and c.ndim > 1 and front == (*batch, objects):
         return c.expand(*lead, objects, c.shape[-1])
     raise ValueError(
         f"c has shape {tuple(c.shape)}, expected {(*batch, 'C')}: one context row per event"

@@ -118,10 +118,15 @@ class LengthBatchSampler(Sampler[list[int]]):
         self.window = window
         self.drop_last = drop_last
         self._epoch = 0
+        self._skip = 0
 
     def set_epoch(self, epoch: int) -> None:
         """Make the next iteration that of `epoch`."""
         self._epoch = epoch
+
+    def skip(self, batches: int) -> None:
+        """Begin the next iteration after so many of its batches, to go on with a stopped one."""
+        self._skip = batches
 
     def __len__(self) -> int:
         whole, rest = divmod(len(self._lengths), self.batch_size)
@@ -129,7 +134,8 @@ class LengthBatchSampler(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         epoch, self._epoch = self._epoch, self._epoch + 1
-        yield from self._batches(epoch)
+        skip, self._skip = self._skip, 0
+        yield from self._batches(epoch)[skip:]
 
     def _batches(self, epoch: int) -> list[list[int]]:
         n = len(self._lengths)

@@ -18,7 +18,7 @@ import difflib
 import math
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +106,26 @@ class JetSample:
                 f"jet_units has {len(self.jet_units)} entries, expected one for each of "
                 f"{', '.join(names(JET_FEATURES))}"
             )
+
+    def context(self, columns: Sequence[str]) -> Tensor:
+        """Return columns of the jet features, by name, with shape `(n, len(columns))`.
+
+        Raises:
+            ValueError: if a column does not exist, or does not stand in the unit of the layout.
+        """
+        known = names(JET_FEATURES)
+        for column in columns:
+            if column not in known:
+                raise ValueError(
+                    f"there is no jet feature {column!r}, expected some of {', '.join(known)}"
+                )
+            unit, expected = (units[known.index(column)] for units in (self.jet_units, JET_UNITS))
+            if unit != expected:
+                raise ValueError(
+                    f"the jets hold {column} in units of {unit!r}, expected {expected!r}: a "
+                    "generated file does not know it; give a file of full jets"
+                )
+        return self.jets[:, [known.index(column) for column in columns]]
 
     def __len__(self) -> int:
         return len(self.particles)

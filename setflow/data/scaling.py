@@ -29,11 +29,11 @@ class Standardizer(nn.Module):
 
     Arguments:
         dim: the number of features, the last dimension of what it is given.
-        boxcox: lambda, from 0 (the logarithm) to 1, of the features that are transformed, by their
-            position; they must be positive.
+        boxcox: lambda, from 0 (the logarithm) to below 1, of the features that are transformed, by
+            their position; they must be positive.
 
     Raises:
-        ValueError: if a position does not exist or a lambda lies outside [0, 1].
+        ValueError: if a position does not exist or a lambda lies outside [0, 1).
 
     >>> x, mask = torch.rand(8, 30, 3) + 0.1, torch.rand(8, 30) > 0.5
     >>> scaler = Standardizer(3, boxcox={2: 0.0}).fit(x, mask)
@@ -47,13 +47,15 @@ class Standardizer(nn.Module):
 
     def __init__(self, dim: int, *, boxcox: Mapping[int, float] | None = None) -> None:
         super().__init__()
-        boxcox = dict(boxcox or {})
+        boxcox = {int(index): float(power) for index, power in (boxcox or {}).items()}
         wrong = [index for index in boxcox if not 0 <= index < dim]
         if wrong:
             raise ValueError(f"boxcox positions {wrong} do not exist; expected 0 to {dim - 1}")
         for index, power in boxcox.items():
-            if not 0 <= power <= 1:
-                raise ValueError(f"boxcox lambda of feature {index} is {power}, expected 0 to 1")
+            if not 0 <= power < 1:
+                raise ValueError(
+                    f"boxcox lambda of feature {index} is {power}, expected at least 0 and below 1"
+                )
         self.dim = dim
         self.boxcox = boxcox
         self.register_buffer("mean", torch.zeros(dim, dtype=torch.float64))
@@ -107,13 +109,15 @@ class Standardizer(nn.Module):
     def inverse(self, z: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return physical features from scaled ones, zero in padded slots."""
         mask = self._checked(z, mask)
-        f = zero_padding(z, mask) * self.std.to(z.dtype) + self.mean.to(z.dtype)
-        f = f.maximum(self.lowest.to(z.dtype))
+        f = zero_padding(z, mask).to(self.mean.dtype) * self.std + self.mean
+        f = f.maximum(self.lowest)
         columns = list(f.unbind(-1))
         for index, power in self.boxcox.items():
             column = columns[index]
-            columns[index] = (power * column + 1) ** (1 / power) if power else column.exp()
-        return zero_padding(torch.stack(columns, -1), mask)
+            columns[index] = (
+                (power * column + 1).clamp(min=0) ** (1 / power) if power else column.exp()
+            )
+        return zero_padding(torch.stack(columns, -1).to(z.dtype), mask)
 
     def log_det(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Return log|det dz/dx| of each event at the physical features `x`, with shape `batch`.
@@ -142,6 +146,8 @@ class Standardizer(nn.Module):
         return x if mask is None else torch.where(mask[..., None], x, 1.0)
 
     def _require_positive(self, x: Tensor) -> None:
+        if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
+            return
         for index in self.boxcox:
             if not bool((x[..., index] > 0).all()):
                 raise ValueError(

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from setflow.core.masks import as_mask, zero_padding
+from setflow.core.masks import as_mask, over_features, zero_padding
 from setflow.core.protocols import Base
 from setflow.core.specs import as_tuple, split_event
 
-__all__ = ["FactorisedBase", "as_base", "draw_noise", "sum_real"]
+__all__ = ["FactorisedBase", "as_base", "checked_event", "draw_noise", "sum_real"]
 
 
 def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
@@ -34,28 +34,56 @@ def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
         The sums, with shape `lead`, accumulated in float64 and returned in the dtype of `log_p`.
     """
     lead, _ = split_event(log_p, event_ndim)
-    total = zero_padding(log_p, mask).reshape(*lead, -1).sum(-1, dtype=torch.float64)
+    total = zero_padding(log_p, mask).flatten(len(lead)).sum(-1, dtype=torch.float64)
     return total.to(log_p.dtype)
 
 
-def event_ndim_with(base_event: tuple[int, ...], x: Tensor, mask: Tensor | None) -> int:
-    """Return the number of event dimensions of `x` under a base and a mask, checked.
+def checked_event(
+    batch_shape: tuple[int, ...],
+    event_shape: tuple[int, ...],
+    parameters: tuple[int, ...],
+    x: Tensor,
+    mask: Tensor | None,
+) -> tuple[int, Tensor | None]:
+    """Return the number of event dimensions of `x` under a base and a mask, and the mask, checked.
+
+    Arguments:
+        batch_shape: that of the base.
+        event_shape: that of the base: of a whole event or, under a mask, of one object.
+        parameters: the shape over which the base's parameters vary within an event; empty if they
+            do not.
+        x: values with shape `(*lead, *event)`.
+        mask: the mask with shape `(*lead, N)`, boolean or 0 and 1, or None.
 
     Raises:
-        ValueError: if the event shape of `x` is not that of the base, or the mask does not fit.
+        ValueError: if a shape does not fit, or the parameters differ from slot to slot under a
+            mask: then the order of the objects and the length of the padding would matter.
     """
-    if mask is None:
-        event_ndim = len(base_event)
-    else:
-        as_mask(mask, x.shape[: mask.ndim])
+    event_ndim = len(event_shape)
+    if mask is not None:
+        mask = as_mask(mask, x.shape[: mask.ndim])
         event_ndim = x.ndim - mask.ndim + 1
-    _, event = split_event(x, event_ndim)
-    if base_event not in (event, event[1:] if mask is not None else event):
+    lead, event = split_event(x, event_ndim)
+    per_object = mask is not None and event_shape == event[1:]
+    if not per_object and event_shape != event:
         raise ValueError(
-            f"x has the event shape {event}, the base {base_event}; expected them equal, or the "
+            f"x has the event shape {event}, the base {event_shape}; expected them equal, or the "
             "base to describe one object of a masked set (event shape without its first dimension)"
         )
-    return event_ndim
+    if mask is not None and not per_object and parameters:
+        raise ValueError(
+            f"the base has parameters of shape {parameters}, one set for each of the "
+            f"{parameters[0]} slots; with a mask expected one set for all objects, of shape "
+            f"{parameters[1:]}"
+        )
+    if per_object and batch_shape:
+        raise ValueError(
+            f"a base that describes one object cannot have a batch shape, got {batch_shape}; "
+            "give it the event shape of the whole set"
+        )
+    if batch_shape and lead[len(lead) - len(batch_shape) :] != batch_shape:
+        raise ValueError(f"the base has batch shape {batch_shape}, x has the lead shape {lead}")
+    return event_ndim, mask
 
 
 class FactorisedBase:
@@ -115,32 +143,20 @@ class FactorisedBase:
         draw = coordinates.rsample if coordinates.has_rsample else coordinates.sample
         x = draw(torch.Size(as_tuple(shape)))
         if mask is not None:
-            refuse_parameters_per_slot(self.event_shape, x.ndim - mask.ndim + 1, mask)
+            _, mask = checked_event(self.batch_shape, self.event_shape, self.event_shape, x, mask)
         return zero_padding(x, mask)
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
-        event_ndim = event_ndim_with(self.event_shape, x, mask)
-        refuse_parameters_per_slot(self.event_shape, event_ndim, mask)
-        log_p: Tensor = self._coordinates.log_prob(zero_padding(x, mask))
-        return sum_real(log_p, event_ndim, mask)
-
-
-def refuse_parameters_per_slot(
-    parameters: tuple[int, ...], event_ndim: int, mask: Tensor | None
-) -> None:
-    """Refuse, under a mask, parameters that differ from slot to slot.
-
-    Raises:
-        ValueError: if the parameters reach the object dimension: then the order of the objects and
-            the length of the padding would matter.
-    """
-    if mask is not None and len(parameters) >= event_ndim:
-        raise ValueError(
-            f"the base has parameters of shape {parameters}, one set for each of the "
-            f"{parameters[-event_ndim]} slots; with a mask expected one set for all objects, of "
-            f"shape {parameters[len(parameters) - event_ndim + 1 :]}"
+        event_ndim, mask = checked_event(
+            self.batch_shape, self.event_shape, self.event_shape, x, mask
         )
+        if mask is not None:  # a value inside the support, whatever that is
+            mean = self._coordinates.mean.detach()
+            inside = torch.where(mean.isfinite(), mean, 0.0).to(x)
+            x = torch.where(over_features(mask, x.ndim), x, inside)
+        log_p: Tensor = self._coordinates.log_prob(x)
+        return sum_real(log_p, event_ndim, mask)
 
 
 def as_base(base: Base | Distribution) -> Base:

@@ -54,7 +54,7 @@ def philox(counter: tuple[Tensor, Tensor, Tensor, Tensor], seed: int) -> tuple[T
 
 def _uniform(high: Tensor, low: Tensor) -> Tensor:
     """Return 53-bit uniforms in (0, 1) from two 32-bit words."""
-    return ((high >> 5) * 67108864.0 + (low >> 6) + 0.5) * 2.0**-53
+    return ((high >> 5).to(torch.float64) * 67108864.0 + (low >> 6) + 0.5) * 2.0**-53
 
 
 def _event_words(index: Tensor) -> tuple[Tensor, Tensor]:

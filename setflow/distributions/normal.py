@@ -10,7 +10,7 @@ from torch import Tensor
 
 from setflow.core.masks import zero_padding
 from setflow.core.specs import as_tuple, split_event
-from setflow.distributions.base import event_ndim_with, refuse_parameters_per_slot, sum_real
+from setflow.distributions.base import checked_event, sum_real
 
 __all__ = ["DiagonalNormal", "StandardNormal"]
 
@@ -25,7 +25,7 @@ class StandardNormal:
             size.
         batch_shape: the shape of independent events; None means none, and the verbs then expand
             the base to the batch of the mask.
-        device: where to draw.
+        device: where to draw; None takes the mask's device, or torch's default.
         dtype: the floating dtype to draw; None takes torch's default.
 
     >>> import torch
@@ -60,9 +60,11 @@ class StandardNormal:
         x = torch.randn(
             as_tuple(shape) + self.batch_shape + self.event_shape,
             generator=generator,
-            device=self.device,
+            device=mask.device if self.device is None and mask is not None else self.device,
             dtype=self.dtype,
         )
+        if mask is not None:
+            _, mask = checked_event(self.batch_shape, self.event_shape, (), x, mask)
         return zero_padding(x, mask)
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -76,7 +78,7 @@ class StandardNormal:
         Raises:
             ValueError: if shapes do not fit.
         """
-        event_ndim = event_ndim_with(self.event_shape, x, mask)
+        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, (), x, mask)
         return sum_real(-0.5 * zero_padding(x, mask) ** 2 - _LOG_SQRT_2PI, event_ndim, mask)
 
 
@@ -131,7 +133,9 @@ class DiagonalNormal:
             dtype=self.loc.dtype,
         )
         if mask is not None:
-            refuse_parameters_per_slot(self.event_shape, noise.ndim - mask.ndim + 1, mask)
+            _, mask = checked_event(
+                self.batch_shape, self.event_shape, self.event_shape, noise, mask
+            )
         return zero_padding(self.loc + self.scale * noise, mask)
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -141,7 +145,8 @@ class DiagonalNormal:
             ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
                 is a mask.
         """
-        event_ndim = event_ndim_with(self.event_shape, x, mask)
-        refuse_parameters_per_slot(self.event_shape, event_ndim, mask)
+        event_ndim, mask = checked_event(
+            self.batch_shape, self.event_shape, self.event_shape, x, mask
+        )
         z = (zero_padding(x, mask) - self.loc) / self.scale
         return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)

@@ -74,5 +74,5 @@ def checked_inputs(
             f"{name} got c with shape {tuple(c.shape)}, expected {(*lead, condition_dim)}"
         )
     if mask is not None:
-        mask = as_mask(mask, (*lead, event[0]))
+        mask = as_mask(mask, (*lead, event[0])).to(x.device)
     return lead, expand_time(t, lead, like=x), mask

@@ -137,6 +137,7 @@ class GaussianSetField(VectorField):
             The log-density, with shape `lead`; 0 for an event without objects.
         """
         _, mask = self._checked(x, 0.0, None, mask)
+        dtype, x = x.dtype, x.double()  # many terms: their sum is accumulated in float64
         across, along = self._eigenvalues(x, mask)
         n = self._count(x, mask)
         centred = zero_padding(x - self.loc, mask)
@@ -151,7 +152,7 @@ class GaussianSetField(VectorField):
             + along.log()
             + n * math.log(2 * math.pi)
         )
-        return torch.where(n > 0, log_p, 0).flatten(object_dim).sum(-1)
+        return torch.where(n > 0, log_p, 0).flatten(object_dim).sum(-1).to(dtype)
 
     def _checked(
         self, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Tensor | None

@@ -46,7 +46,7 @@ class TransformerField(VectorField):
         expansion: the width of the feed-forward layer in units of `hidden`.
 
     Raises:
-        ValueError: if `hidden` is not a multiple of `heads`.
+        ValueError: if a size is not positive, or `hidden` is not a multiple of `heads`.
 
     >>> field = TransformerField(3, hidden=32, layers=2, heads=4)
     >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
@@ -68,6 +68,11 @@ class TransformerField(VectorField):
         expansion: int = 2,
     ) -> None:
         super().__init__()
+        if min(dim, hidden, layers, heads, expansion) < 1 or condition_dim < 0:
+            raise ValueError(
+                f"sizes must be positive, got dim={dim}, hidden={hidden}, layers={layers}, "
+                f"heads={heads}, expansion={expansion}, condition_dim={condition_dim}"
+            )
         if hidden % heads:
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
         self.dim = dim

@@ -30,7 +30,8 @@ def event_means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
         The means, with shape `lead`.
     """
     if mask is None:
-        return errors.flatten(errors.ndim - event_ndim).mean(-1)
+        flat = errors.flatten(errors.ndim - event_ndim)
+        return flat.sum(-1) / max(1, flat.shape[-1])
     per_object = zero_padding(errors, mask).flatten(mask.ndim).mean(-1)
     return per_object.sum(-1) / count_real(mask).clamp(min=1)
 
@@ -44,7 +45,7 @@ def reduce_events(values: Tensor, reduction: Reduction) -> Tensor:
     if reduction == "none":
         return values
     if reduction == "mean":
-        return values.mean()
+        return values.sum() / max(1, values.numel())
     if reduction == "sum":
         return values.sum()
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
