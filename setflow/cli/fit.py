@@ -42,6 +42,7 @@ _NOT_FOR_THE_USER = (
     "(?s).*(was deprecated in v4|JSONARGPARSE_DEPRECATION_WARNINGS|skip_none parameter)",
     "(?s).*LeafSpec.*is deprecated",  # Lightning's own use of jsonargparse and of torch
     "Checkpoint directory .* exists",  # that of the run which is resumed
+    "You're resuming from a checkpoint that ended before the epoch",  # the sampler goes on there
     ".*does not have many workers",  # jets in memory come in whole batches: none is faster
 )
 
