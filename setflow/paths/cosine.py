@@ -21,9 +21,10 @@ class CosinePath(AffinePath):
     Stochastic Interpolants" (arXiv:2209.15571).
 
     >>> import torch
-    >>> t = torch.tensor([0.0, 0.5])
-    >>> CosinePath().alpha(t) ** 2 + CosinePath().sigma(t) ** 2
-    tensor([1., 1.])
+    >>> t = torch.tensor([0.0, 0.3, 0.5])
+    >>> variance = CosinePath().alpha(t) ** 2 + CosinePath().sigma(t) ** 2
+    >>> torch.allclose(variance, torch.ones(3))
+    True
     """
 
     def alpha(self, t: Tensor) -> Tensor:

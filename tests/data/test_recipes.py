@@ -359,7 +359,7 @@ def test_an_existing_file_is_refused_before_any_work(
 ) -> None:
     (tmp_path / "a.h5").write_text("precious")
     monkeypatch.setattr(recipes, "_make_block", lambda *_: pytest.fail("worked"))
-    with pytest.raises(FileExistsError, match="exists; choose another name"):
+    with pytest.raises(FileExistsError, match="exists already; choose another name"):
         make_dataset(TOP, jets=1, out=tmp_path / "a.h5")
     assert (tmp_path / "a.h5").read_text() == "precious"
 
