@@ -31,7 +31,7 @@ from setflow.fields.base import VectorField
 from setflow.masking import masked_fm_loss, masked_sample
 from setflow.paths.base import ProbabilityPath
 from setflow.paths.linear import LinearPath
-from setflow.registry import build, describe
+from setflow.registry import build, describe, init_args_of
 from setflow.solvers.fixed import Midpoint
 
 __all__ = ["SetFlow"]
@@ -244,10 +244,7 @@ class SetFlow(nn.Module):
         """
         if not isinstance(node, Mapping) or node.get("class_path") not in _CLASS_PATHS:
             raise ValueError(f"{where}: expected class_path: {_CLASS_PATHS[0]}, got {node!r}")
-        arguments = node.get("init_args") or {}
-        if not isinstance(arguments, Mapping):
-            raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
-        arguments = dict(arguments)
+        arguments = init_args_of(node, where)
         unknown = sorted(set(arguments) - {*_PARTS, "features", "conditions"})
         if unknown:
             raise ValueError(f"{where}: SetFlow has no argument {unknown[0]!r}")

@@ -21,7 +21,7 @@ from setflow.fields.transformer import TransformerField
 from setflow.paths.cosine import CosinePath
 from setflow.paths.linear import LinearPath
 
-__all__ = ["CLASSES", "build", "describe"]
+__all__ = ["CLASSES", "build", "describe", "init_args_of"]
 
 CLASSES: dict[str, type] = {
     "setflow.CosinePath": CosinePath,
@@ -74,10 +74,7 @@ def build(node: Any, *, expected: type, where: str) -> Any:
         raise ValueError(
             f"{where}: class {name!r} is not allowed; expected one of {', '.join(kind)}"
         )
-    arguments = node.get("init_args") or {}
-    if not isinstance(arguments, Mapping):
-        raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
-    arguments = dict(arguments)
+    arguments = init_args_of(node, where)
     unknown = sorted(set(arguments) - set(_parameters(cls)))
     if unknown:
         close = difflib.get_close_matches(unknown[0], _parameters(cls), n=1)
@@ -90,6 +87,18 @@ def build(node: Any, *, expected: type, where: str) -> Any:
         return cls(**arguments)
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise ValueError(f"{where}: {name} cannot be built: {error}") from error
+
+
+def init_args_of(node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a copy of the arguments of a node, empty if it has none.
+
+    Raises:
+        ValueError: if they are not a mapping.
+    """
+    arguments = node.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
+    return dict(arguments)
 
 
 def _canonical(name: str) -> str:

@@ -41,19 +41,19 @@ def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
 def checked_event(
     batch_shape: tuple[int, ...],
     event_shape: tuple[int, ...],
-    parameters: tuple[int, ...],
     x: Tensor,
     mask: Tensor | None,
+    *,
+    same_everywhere: bool = False,
 ) -> tuple[int, Tensor | None]:
     """Return the number of event dimensions of `x` under a base and a mask, and the mask, checked.
 
     Arguments:
         batch_shape: that of the base.
         event_shape: that of the base: of a whole event or, under a mask, of one object.
-        parameters: the shape over which the base's parameters vary within an event; empty if they
-            do not.
         x: values with shape `(*lead, *event)`.
         mask: the mask with shape `(*lead, N)`, boolean or 0 and 1, or None.
+        same_everywhere: whether the base has the same distribution in every coordinate.
 
     Raises:
         ValueError: if a shape does not fit, or the parameters differ from slot to slot under a
@@ -70,11 +70,11 @@ def checked_event(
             f"x has the event shape {event}, the base {event_shape}; expected them equal, or the "
             "base to describe one object of a masked set (event shape without its first dimension)"
         )
-    if mask is not None and not per_object and parameters:
+    if mask is not None and not per_object and not same_everywhere:
         raise ValueError(
-            f"the base has parameters of shape {parameters}, one set for each of the "
-            f"{parameters[0]} slots; with a mask expected one set for all objects, of shape "
-            f"{parameters[1:]}"
+            f"the base has parameters of shape {event_shape}, one set for each of the "
+            f"{event_shape[0]} slots; with a mask expected one set for all objects, of shape "
+            f"{event_shape[1:]}"
         )
     if per_object and batch_shape:
         raise ValueError(
@@ -143,14 +143,12 @@ class FactorisedBase:
         draw = coordinates.rsample if coordinates.has_rsample else coordinates.sample
         x = draw(torch.Size(as_tuple(shape)))
         if mask is not None:
-            _, mask = checked_event(self.batch_shape, self.event_shape, self.event_shape, x, mask)
+            _, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
         return zero_padding(x, mask)
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
-        event_ndim, mask = checked_event(
-            self.batch_shape, self.event_shape, self.event_shape, x, mask
-        )
+        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
         if mask is not None:  # a value inside the support, whatever that is
             mean = self._coordinates.mean.detach()
             inside = torch.where(mean.isfinite(), mean, 0.0).to(x)

@@ -64,7 +64,9 @@ class StandardNormal:
             dtype=self.dtype,
         )
         if mask is not None:
-            _, mask = checked_event(self.batch_shape, self.event_shape, (), x, mask)
+            _, mask = checked_event(
+                self.batch_shape, self.event_shape, x, mask, same_everywhere=True
+            )
         return zero_padding(x, mask)
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -78,7 +80,9 @@ class StandardNormal:
         Raises:
             ValueError: if shapes do not fit.
         """
-        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, (), x, mask)
+        event_ndim, mask = checked_event(
+            self.batch_shape, self.event_shape, x, mask, same_everywhere=True
+        )
         return sum_real(-0.5 * zero_padding(x, mask) ** 2 - _LOG_SQRT_2PI, event_ndim, mask)
 
 
@@ -133,9 +137,7 @@ class DiagonalNormal:
             dtype=self.loc.dtype,
         )
         if mask is not None:
-            _, mask = checked_event(
-                self.batch_shape, self.event_shape, self.event_shape, noise, mask
-            )
+            _, mask = checked_event(self.batch_shape, self.event_shape, noise, mask)
         return zero_padding(self.loc + self.scale * noise, mask)
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
@@ -145,8 +147,6 @@ class DiagonalNormal:
             ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
                 is a mask.
         """
-        event_ndim, mask = checked_event(
-            self.batch_shape, self.event_shape, self.event_shape, x, mask
-        )
+        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
         z = (zero_padding(x, mask) - self.loc) / self.scale
         return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)
