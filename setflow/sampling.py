@@ -6,17 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from torch import Tensor
 
 from setflow.core.batch import SetBatch
+from setflow.core.progress import counting_bar
 from setflow.core.protocols import Solver
 from setflow.data.hdf5 import JetWriter, read_jets
 from setflow.data.schema import PARTICLE_FEATURES, RELATIVE_JET_UNITS
@@ -94,7 +87,7 @@ def sample_to_hdf5(
             jet_units=RELATIVE_JET_UNITS,
             attributes=attributes,
         ) as writer,
-        _progress_bar(disable=not progress) as bar,
+        counting_bar(disable=not progress) as bar,
     ):
         task = bar.add_task("sampling", total=events)
         for first in range(0, events, _BLOCK):
@@ -128,14 +121,3 @@ def _padded(batch: SetBatch, objects: int) -> SetBatch:
     missing = objects - batch.x.shape[1]
     x = torch.nn.functional.pad(batch.x, (0, 0, 0, missing))
     return SetBatch(x, torch.nn.functional.pad(batch.mask, (0, missing)))
-
-
-def _progress_bar(*, disable: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        disable=disable,
-    )

@@ -36,16 +36,9 @@ import torch
 import yaml
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from setflow.core.batch import SetBatch
+from setflow.core.progress import counting_bar
 from setflow.data.hdf5 import JetWriter
 from setflow.data.schema import PARTICLE_TYPES
 
@@ -204,14 +197,7 @@ def make_dataset(
         attributes=attributes | _versions(recipe),
         compression=recipe.compression,
     )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    bar = Progress(*columns, console=Console(stderr=True), disable=not progress)
+    bar = counting_bar(disable=not progress, console=Console(stderr=True))
     with bar, writer:
         task = bar.add_task(f"{recipe.name}, jets", total=jets)
         for block in _blocks(recipe, seed, jets, jobs):
