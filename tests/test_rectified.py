@@ -1,0 +1,458 @@
+"""Rectified flow: conversions in closed form and under the laws, times by their densities."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+
+from laws import LAWS, Outcome, cases, law_content
+from setflow.rectified import (
+    SampleTimestepConfig,
+    add_noise,
+    pred_noise_to_pred_x0,
+    pred_x0_from_flow,
+    rf_alpha,
+    rf_sigma,
+    sample_from_t_list,
+    sample_timesteps,
+    x0_to_eps,
+    x0_to_flow,
+)
+
+N = 20_000
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# each function of two tensors and the time, with its formula
+FORMULAS = {
+    add_noise: lambda x0, eps, t: (1 - t) * x0 + t * eps,
+    pred_noise_to_pred_x0: lambda eps, x_t, t: (x_t - t * eps) / (1 - t),
+    pred_x0_from_flow: lambda flow, x_t, t: x_t - t * flow,
+    x0_to_eps: lambda x0, x_t, t: (x_t - (1 - t) * x0) / t,
+    x0_to_flow: lambda x0, x_t, t: (x_t - x0) / t,
+}
+FUNCTIONS = pytest.mark.parametrize("function", FORMULAS, ids=lambda f: f.__name__)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=generator(seed), dtype=torch.float64)
+
+
+def times(*shape, seed=3):
+    return 0.05 + 0.9 * torch.rand(shape, generator=generator(seed), dtype=torch.float64)
+
+
+# --- the path and its conversions ---
+
+
+def test_rf_alpha_and_rf_sigma():
+    t = torch.tensor([0.0, 0.3, 1.0])
+    assert torch.equal(rf_alpha(t), torch.tensor([1.0, 0.7, 0.0]))
+    assert torch.equal(rf_sigma(t), t)
+    rf_sigma(t).zero_()
+    assert t[1] == 0.3  # the result is the caller's own
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+def test_formulas_event_by_event(function, lead):
+    a, b = normal(*lead, 5, 2, seed=1), normal(*lead, 5, 2, seed=2)
+    t = times(*lead)
+    got = function(a, b, t)
+    for key in np.ndindex(*lead):
+        expected = FORMULAS[function](a[key].numpy(), b[key].numpy(), t[key].item())
+        np.testing.assert_allclose(got[key].numpy(), expected, rtol=1e-13, atol=1e-15)
+    for scalar in (0.25, torch.tensor(0.25), torch.tensor(0.25).half()):
+        expected = FORMULAS[function](a, b, 0.25)
+        torch.testing.assert_close(function(a, b, scalar), expected, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("t", [1e-3, 0.3, 0.999])
+def test_conversions_undo_each_other(t):
+    x0, eps = normal(6, 4, 3, seed=1), normal(6, 4, 3, seed=2)
+    x_t, flow = add_noise(x0, eps, t), eps - x0
+    close = {"rtol": 0, "atol": 1e-11}
+    torch.testing.assert_close(pred_noise_to_pred_x0(eps, x_t, t), x0, **close)
+    torch.testing.assert_close(pred_x0_from_flow(flow, x_t, t), x0, **close)
+    torch.testing.assert_close(x0_to_eps(x0, x_t, t), eps, **close)
+    torch.testing.assert_close(x0_to_flow(x0, x_t, t), flow, **close)
+
+
+@pytest.mark.parametrize("t", [1e-6, 1e-3, 0.3, 1.0])
+def test_flow_to_x0_and_back_is_exact_to_round_off(t):
+    """The difference x_t - x_0 carries one rounding of each of its terms, divided by t."""
+    flow, x_t = normal(2000, seed=1), normal(2000, seed=2)
+    back = x0_to_flow(pred_x0_from_flow(flow, x_t, t), x_t, t)
+    x0 = x_t - t * flow
+    round_off = torch.finfo(torch.float64).eps * (x0.abs() / t + 2 * flow.abs())
+    assert ((back - flow).abs() <= round_off).all()
+
+
+def test_ends_of_the_path():
+    x0, eps = normal(3, 4, seed=1), normal(3, 4, seed=2)
+    assert torch.equal(add_noise(x0, eps, torch.zeros(3)), x0)
+    assert torch.equal(add_noise(x0, eps, torch.ones(3)), eps)
+    assert torch.equal(pred_noise_to_pred_x0(eps, x0, 0.0), x0)
+    assert torch.equal(pred_x0_from_flow(eps, x0, 0.0), x0)
+    assert torch.equal(x0_to_eps(x0, eps, 1.0), eps)
+
+
+@pytest.mark.parametrize("tiny", [0.0, 1e-9])
+def test_denominators_are_never_below_a_millionth(tiny):
+    a, b = torch.tensor([1.0, -2.0]), torch.tensor([4.0, 3.0])
+    at_data, at_noise = torch.tensor(tiny), torch.tensor(1 - tiny)
+    expected = {"rtol": 1e-7, "atol": 0}
+    torch.testing.assert_close(x0_to_flow(a, b, at_data), (b - a) * 1e6, **expected)
+    torch.testing.assert_close(x0_to_eps(a, b, at_data), (b - a) * 1e6, **expected)
+    torch.testing.assert_close(pred_noise_to_pred_x0(a, b, at_noise), (b - a) * 1e6, **expected)
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_results_saturate_at_the_largest_number_of_the_dtype(function, dtype):
+    largest = torch.finfo(dtype).max
+    a = torch.tensor([-largest, largest, largest, 0.0], dtype=dtype)
+    b = torch.tensor([largest, -largest, largest, 0.0], dtype=dtype)
+    for t in (0.0, 1e-6, 0.5, 1 - 1e-6, 1.0):
+        got = function(a, b, t)
+        assert got.dtype == dtype
+        assert got.isfinite().all()
+        assert got[3] == 0
+    assert x0_to_flow(a, b, 0.5).tolist() == [largest, -largest, 0.0, 0.0]
+    assert x0_to_eps(a, b, 0.25).tolist()[:2] == [largest, -largest]
+    assert pred_noise_to_pred_x0(a, b, 0.75).tolist()[:2] == [largest, -largest]
+    assert pred_x0_from_flow(a, b, 0.75).tolist()[:2] == [largest, -largest]
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("dtype", FLOATS[:3])
+def test_arithmetic_is_in_float64_and_rounds_once(function, dtype):
+    a, b = normal(500, 3, seed=1).to(dtype), normal(500, 3, seed=2).to(dtype)
+    t = times(500).to(dtype)
+    got = function(a, b, t)
+    expected = FORMULAS[function](a.double(), b.double(), t.double()[:, None]).to(dtype)
+    assert got.dtype == dtype
+    assert torch.equal(got, expected)
+    assert not torch.equal(FORMULAS[function](a, b, t[:, None]), expected)
+
+
+def test_results_have_the_dtype_of_the_state():
+    half, single = torch.ones(2).half(), torch.full((2,), 0.5).float()
+    assert add_noise(half, single, 0.5).dtype == torch.float16
+    assert pred_noise_to_pred_x0(half, single, 0.5).dtype == torch.float32
+    assert pred_x0_from_flow(half, single, 0.5).dtype == torch.float32
+    assert x0_to_eps(half, single, 0.5).dtype == torch.float16
+    assert x0_to_flow(single, half, torch.tensor(0.5).double()).dtype == torch.float32
+
+
+@FUNCTIONS
+def test_gradients_are_those_of_the_formula(function):
+    a, b = (normal(3, 2, seed=seed).requires_grad_() for seed in (1, 2))
+    t = times(3).requires_grad_()
+    assert torch.autograd.gradcheck(function, (a, b, t))
+
+
+# --- the laws of the mask ---
+
+
+def subject_of(function):
+    def subject(case):
+        weight = torch.tensor(0.1, requires_grad=True)
+        out = function(case.x + weight, case.x_source, weight + 0.8 * case.t, mask=case.mask)
+        (gradient,) = torch.autograd.grad(out.sum(), weight)
+        return Outcome(per_slot={"out": out.detach()}, gradients={"weight": gradient})
+
+    return subject
+
+
+@FUNCTIONS
+@pytest.mark.parametrize("law", LAWS)
+def test_laws_of_the_mask(function, law):
+    for _, case in cases():
+        if law == "emptiness" and case.mask.any(-1).all():
+            continue
+        LAWS[law](subject_of(function), case)
+
+
+@FUNCTIONS
+def test_multiplying_by_the_mask_is_caught(function):
+    def saboteur(a, b, t, mask):
+        keep = mask[..., None]
+        return function(a * keep, b * keep, t)
+
+    case = dict(cases())["lead1"]
+    with pytest.raises(AssertionError, match="not finite"):
+        law_content(subject_of(saboteur), case)
+
+
+@FUNCTIONS
+def test_padding_comes_out_as_zero_and_real_slots_as_without_a_mask(function):
+    a, b = normal(3, 4, 2, seed=1), normal(3, 4, 2, seed=2)
+    t = torch.tensor([0.2, 0.5, 0.8])
+    mask = torch.tensor([[1, 0, 1, 1], [0, 0, 0, 0], [0, 1, 0, 1]])
+    got, full = function(a, b, t, mask=mask), function(a, b, t)
+    real = mask.bool()
+    assert torch.equal(got[real], full[real])
+    assert (got[~real] == 0).all()
+    assert (full != 0).all()
+
+
+# --- shapes ---
+
+
+@FUNCTIONS
+@pytest.mark.parametrize(
+    ("shapes", "t", "mask", "message"),
+    [
+        (((4, 5, 3), (4, 5, 2)), 0.5, None, "expected equal shapes"),
+        (((4, 5, 3), (4, 1, 3)), 0.5, None, "expected equal shapes"),
+        (((4, 5, 3), (4, 5, 3)), (5,), None, r"t has shape \(5,\), expected a scalar or the first"),
+        (((4, 5, 3), (4, 5, 3)), (1,), None, "one time for each event"),
+        (((4, 5, 3), (4, 5, 3)), (4, 1, 1), None, "one time for each event"),
+        (((4, 5, 3), (4, 5, 3)), (4, 5, 3, 1), None, "one time for each event"),
+        (((5, 3), (5, 3)), (5,), (5,), r"expected a scalar or \(\)"),  # one time per object
+        (((4, 5, 3), (4, 5, 3)), (4, 5), (4, 5), r"expected a scalar or \(4,\)"),
+        (((5, 5, 3), (5, 5, 3)), (5, 5), (5, 5), r"expected a scalar or \(5,\)"),
+        (((4, 5, 3), (4, 5, 3)), 0.5, (4, 6), r"expected mask \(\*lead, N\)"),
+        (((4, 5, 3), (4, 5, 3)), 0.5, (4, 5, 3), r"expected mask \(\*lead, N\)"),
+        (((4, 5, 3), (4, 5, 3)), 0.5, (5,), r"expected mask \(\*lead, N\)"),
+    ],
+)
+def test_nothing_broadcasts(function, shapes, t, mask, message):
+    first, second = (normal(*shape) for shape in shapes)
+    t = t if isinstance(t, float) else torch.full(t, 0.5)
+    mask = None if mask is None else torch.ones(mask, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        function(first, second, t, mask=mask)
+
+
+@FUNCTIONS
+def test_bad_values_are_refused(function):
+    x = normal(2, 3, 1)
+    with pytest.raises(ValueError, match=r"has dtype torch.int64, expected a floating dtype"):
+        function(x.long(), x, 0.5)
+    with pytest.raises(ValueError, match=r"has dtype torch.int64, expected a floating dtype"):
+        function(x, x.long(), 0.5)
+    with pytest.raises(ValueError, match=r"mask holds the value 0.5"):
+        function(x, x, 0.5, mask=torch.full((2, 3), 0.5))
+
+
+# --- training times ---
+
+CONFIGS = {
+    "uniform": {"time_dist_type": "uniform"},
+    "logitnormal": {"time_dist_type": "logitnormal"},
+    "logitnormal, moved": {"time_dist_type": "logitnormal", "p_mean": 0.8, "p_std": 0.5},
+    "lognormal": {"time_dist_type": "lognormal"},
+    "lognormal, inside": {"time_dist_type": "lognormal", "p_mean": -1.0, "p_std": 0.4},
+    "shifted": {"time_dist_type": "shifted"},
+    "shifted, less": {"time_dist_type": "shifted", "shift": 2.0},
+}
+RANGES = [(0.001, 0.999), (0.0, 1.0), (0.2, 0.7)]
+
+
+def time_cdf(t, cfg):
+    low, high = cfg.min_t, cfg.max_t
+    if cfg.time_dist_type == "uniform":
+        return (t - low) / (high - low)
+    if cfg.time_dist_type == "logitnormal":
+        y = (t - low) / (high - low)
+        return scipy.stats.norm.cdf(np.log(y) - np.log1p(-y), cfg.p_mean, cfg.p_std)
+    if cfg.time_dist_type == "lognormal":
+        ends = [(np.log(end) if end else -np.inf) for end in (low, high)]
+        a, b = ((end - cfg.p_mean) / cfg.p_std for end in ends)
+        return scipy.stats.truncnorm.cdf((np.log(t) - cfg.p_mean) / cfg.p_std, a, b)
+    at_t, first, last = (u / (cfg.shift - (cfg.shift - 1) * u) for u in (t, low, high))
+    return (at_t - first) / (last - first)
+
+
+def p_value(t, cfg):
+    return scipy.stats.kstest(t.numpy(), lambda a: time_cdf(a, cfg)).pvalue
+
+
+@pytest.mark.parametrize(("min_t", "max_t"), RANGES)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_sample_timesteps_has_its_distribution(name, min_t, max_t):
+    """And the same times fail the same test for every other distribution."""
+    cfg = SampleTimestepConfig(**CONFIGS[name], min_t=min_t, max_t=max_t)
+    t = sample_timesteps(N, cfg, dtype=torch.float64, generator=generator(5))
+    assert t.min() >= min_t
+    assert t.max() <= max_t
+    assert p_value(t, cfg) > 1e-3
+    for wrong, arguments in CONFIGS.items():
+        if wrong != name:
+            other = SampleTimestepConfig(**arguments, min_t=min_t, max_t=max_t)
+            assert p_value(t, other) < 1e-6, wrong
+
+
+@pytest.mark.parametrize(
+    ("p_mean", "p_std"),
+    [(-20.0, 1.0), (-40.0, 1.0), (-100.0, 1.0), (6.0, 0.5), (3.0, 0.05), (40.0, 0.5), (-1, 0.02)],
+)
+@pytest.mark.parametrize("min_t", [0.0, 0.001])
+def test_the_lognormal_is_right_in_its_tails(p_mean, p_std, min_t):
+    """Up to 100 standard deviations out, where the distribution function underflows."""
+    cfg = SampleTimestepConfig("lognormal", min_t=min_t, max_t=0.9, p_mean=p_mean, p_std=p_std)
+    t = sample_timesteps(N, cfg, dtype=torch.float64, generator=generator(6))
+    assert len(t.unique()) == N
+    assert p_value(t, cfg) > 1e-3
+    u = torch.rand(N, generator=generator(6), dtype=torch.float64)
+    quantile = torch.from_numpy(time_cdf(t.numpy(), cfg))
+    uniform = u if (quantile - u).abs().max() < 0.5 else 1 - u  # inversion may run either way
+    torch.testing.assert_close(quantile, uniform, rtol=0, atol=1e-9)
+    off = dataclasses.replace(cfg, p_mean=p_mean + 0.2 * p_std, p_std=1.1 * p_std)
+    assert p_value(t, off) < 1e-3
+
+
+def test_shifted_times_have_no_atom_at_the_end():
+    """Shifting a uniform on [min_t, max_t] and clamping piles 0.4 percent onto max_t."""
+    cfg = SampleTimestepConfig("shifted")
+    t = sample_timesteps(N, cfg, dtype=torch.float64, generator=generator(7))
+    assert len(t.unique()) == N
+    assert t.max() < cfg.max_t
+    u = cfg.min_t + (cfg.max_t - cfg.min_t) * torch.rand(N, generator=generator(7))
+    clamped = (5 * u / (1 + 4 * u)).clamp(cfg.min_t, cfg.max_t)
+    assert (clamped == cfg.max_t).sum() > 50
+    assert clamped.min() > 5 * cfg.min_t / (1 + 4 * cfg.min_t) > t.min()
+
+
+def counts_on(grid, t):
+    index = torch.searchsorted(grid, t)
+    assert torch.equal(grid[index], t)
+    return torch.bincount(index, minlength=len(grid)).numpy()
+
+
+def test_polynomial_times_are_uniform_on_their_grid():
+    cfg = SampleTimestepConfig("polynomial")
+    grid = torch.linspace(0.001, 0.999, 1000, dtype=torch.float64)
+    t = sample_timesteps(N, cfg, dtype=torch.float64, generator=generator(8))
+    assert scipy.stats.chisquare(counts_on(grid, t)).pvalue > 1e-3
+    tilted = torch.multinomial(torch.linspace(0.8, 1.2, 1000), N, True, generator=generator(8))
+    assert scipy.stats.chisquare(counts_on(grid, grid[tilted])).pvalue < 1e-3
+
+
+def test_sample_from_t_list_is_uniform_on_all_but_the_last():
+    t_list = [0.999, 0.9, 0.6, 0.3, 0.0]
+    grid = torch.tensor(t_list[::-1], dtype=torch.float64)
+    t = sample_from_t_list(N, t_list, dtype=torch.float64, generator=generator(9))
+    counts = counts_on(grid, t)
+    assert counts[0] == 0
+    assert scipy.stats.chisquare(counts[1:]).pvalue > 1e-3
+    tilt = torch.tensor([0.0, 1.2, 1.0, 1.0, 0.8])
+    tilted = grid[torch.multinomial(tilt, N, True, generator=generator(9))]
+    assert scipy.stats.chisquare(counts_on(grid, tilted)[1:]).pvalue < 1e-3
+
+
+DISTRIBUTIONS = ("uniform", "logitnormal", "lognormal", "shifted", "polynomial")
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+@pytest.mark.parametrize(("min_t", "max_t"), [*RANGES, (0.3, 0.31)])
+def test_no_time_leaves_its_range_in_any_dtype(name, min_t, max_t, dtype):
+    cfg = SampleTimestepConfig(name, min_t=min_t, max_t=max_t, p_std=4.0)
+    t = sample_timesteps(N, cfg, dtype=dtype, generator=generator(10))
+    assert t.dtype == dtype
+    assert t.double().min() >= min_t
+    assert t.double().max() <= max_t
+    assert len(t.unique()) > 1
+
+
+def test_rounding_alone_would_leave_the_range():
+    assert torch.tensor(0.999).to(torch.bfloat16) == 1
+    assert torch.tensor(0.001).to(torch.float32).double() > 0.001
+    assert torch.tensor(0.999).to(torch.float32).double() > 0.999
+    narrow = SampleTimestepConfig("uniform", min_t=0.9991, max_t=0.9995)
+    with pytest.raises(ValueError, match=r"\[0.9991, 0.9995\] holds no number of torch.bfloat16"):
+        sample_timesteps(3, narrow, dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", DISTRIBUTIONS)
+def test_times_follow_generator_device_and_dtype(name, device):
+    cfg = SampleTimestepConfig(name)
+    t_list = torch.linspace(1, 0, 50).tolist()
+
+    def draws(seed):
+        options = {"device": device, "generator": torch.Generator(device).manual_seed(seed)}
+        return torch.stack(
+            [sample_timesteps(40, cfg, **options), sample_from_t_list(40, t_list, **options)]
+        )
+
+    before = torch.get_rng_state()
+    assert torch.equal(draws(1), draws(1))
+    assert (draws(1) != draws(2)).any(-1).all()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert draws(1).dtype == torch.float32  # as documented, whatever torch's default
+    assert draws(1).device.type == device.type
+    assert sample_timesteps(3, cfg, device="meta").device.type == "meta"
+    assert sample_from_t_list(3, t_list, device="meta").device.type == "meta"
+    assert sample_timesteps(0, cfg).shape == sample_from_t_list(0, t_list).shape == (0,)
+
+
+@pytest.mark.parametrize("n", [-1, 2.0, True, None])
+def test_counts_must_be_non_negative_integers(n):
+    with pytest.raises(ValueError, match="n must be a non-negative integer, got"):
+        sample_timesteps(n, SampleTimestepConfig())
+    with pytest.raises(ValueError, match="n must be a non-negative integer, got"):
+        sample_from_t_list(n, [1.0, 0.0])
+
+
+def test_times_must_be_floating():
+    with pytest.raises(ValueError, match=r"floating dtype, got torch.int64"):
+        sample_timesteps(3, SampleTimestepConfig(), dtype=torch.int64)
+    with pytest.raises(ValueError, match=r"floating dtype, got torch.int64"):
+        sample_from_t_list(3, [1.0, 0.0], dtype=torch.int64)
+
+
+BAD_LISTS = [
+    ([], "at least two times"),
+    ([0.0], "at least two times"),
+    ([1.0, 0.5], r"t_list\[-1\] must be 0, the data end, got 0.5"),
+    ([1.5, 0.0], r"must lie in \[0, 1\]"),
+    ([math.nan, 0.0], r"must lie in \[0, 1\]"),
+]
+
+
+@pytest.mark.parametrize(("t_list", "message"), BAD_LISTS)
+def test_bad_trajectories_are_refused(t_list, message):
+    with pytest.raises(ValueError, match=message):
+        sample_from_t_list(3, t_list)
+    with pytest.raises(ValueError, match=message):
+        SampleTimestepConfig(t_list=t_list)
+
+
+def test_sample_timestep_config_has_the_documented_defaults_and_is_frozen():
+    cfg = SampleTimestepConfig()
+    assert dataclasses.astuple(cfg) == ("shifted", 0.001, 0.999, 5.0, 0.0, 1.0, None)
+    assert SampleTimestepConfig(t_list=[1.0, 0.5, 0]).t_list == (1.0, 0.5, 0.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        cfg.shift = 2.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"time_dist_type": "normal"},
+            "time_dist_type is 'normal', expected one of uniform, logit",
+        ),
+        ({"min_t": -0.1}, "expected 0 <= min_t < max_t <= 1, got min_t=-0.1"),
+        ({"max_t": 1.1}, "expected 0 <= min_t < max_t <= 1"),
+        ({"min_t": 0.5, "max_t": 0.5}, "expected 0 <= min_t < max_t <= 1"),
+        ({"min_t": math.nan}, "min_t must be a finite number, got nan"),
+        ({"shift": 0.9}, "shift must be at least 1, got 0.9"),
+        ({"shift": math.inf}, "shift must be a finite number"),
+        ({"p_std": 0.0}, "p_std must be positive, got 0.0"),
+        ({"p_mean": "0"}, "p_mean must be a finite number, got '0'"),
+    ],
+)
+def test_bad_configurations_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        SampleTimestepConfig(**arguments)
