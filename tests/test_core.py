@@ -11,6 +11,7 @@ from setflow.core.broadcast import expand_context, expand_time
 from setflow.core.files import new_folder
 from setflow.core.masks import as_mask, rank_of_real, zero_padding
 from setflow.core.specs import (
+    TensorSpec,
     as_tuple,
     event_numel,
     flatten_event,
@@ -52,6 +53,31 @@ def test_shapes_are_exact(arguments, message):
 def test_unflatten_checks_the_count():
     with pytest.raises(ValueError, match="last dimension of 20"):
         unflatten_event(torch.zeros(2, 19), (4, 5))
+
+
+@pytest.mark.parametrize(
+    ("event_shape", "expected", "numel"),
+    [((4, 5), (4, 5), 20), ([4, 5], (4, 5), 20), (3, (3,), 3), ((), (), 1), ((0, 3), (0, 3), 0)],
+)
+def test_tensor_spec_counts_dimensions_and_coordinates(event_shape, expected, numel):
+    spec = TensorSpec(event_shape)
+    assert (spec.event_shape, spec.event_ndim, spec.numel) == (expected, len(expected), numel)
+    assert spec == TensorSpec(expected)
+    assert hash(spec) == hash(TensorSpec(expected))
+
+
+def test_tensor_spec_describes_a_tensor():
+    spec = TensorSpec((4, 5), torch.float32)
+    assert TensorSpec((4, 5)).dtype is None
+    x = torch.zeros(2, 3, *spec.event_shape, dtype=spec.dtype)
+    assert x.dtype == torch.float32
+    assert split_event(x, spec.event_ndim) == ((2, 3), spec.event_shape)
+    assert flatten_event(x, spec.event_ndim).shape[-1] == spec.numel
+    assert spec != TensorSpec((4, 5), torch.float64)
+    with pytest.raises(AttributeError):
+        spec.dtype = torch.float64
+    with pytest.raises(ValueError, match="at least 0"):
+        TensorSpec((4, -1))
 
 
 # --- masks ---

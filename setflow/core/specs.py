@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 __all__ = [
+    "TensorSpec",
     "as_tuple",
+    "coordinates",
     "event_numel",
     "flatten_event",
     "split_event",
@@ -76,6 +80,19 @@ def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
     return x if event_ndim == 0 else x.reshape(*lead, event_numel(event))
 
 
+def coordinates(x: Tensor, event_ndim: int) -> Tensor:
+    """Return the coordinates of each event in one last dimension, of size one for numbers.
+
+    >>> import torch
+    >>> coordinates(torch.zeros(8, 30, 3), event_ndim=2).shape
+    torch.Size([8, 90])
+    >>> coordinates(torch.zeros(8), event_ndim=0).shape
+    torch.Size([8, 1])
+    """
+    lead, event = split_event(x, event_ndim)
+    return x.reshape(*lead, event_numel(event))
+
+
 def unflatten_event(x: Tensor, event_shape: Iterable[int] | int) -> Tensor:
     """Undo `flatten_event`: give the last dimension the shape `event_shape`.
 
@@ -119,3 +136,37 @@ def validate_shapes(
         )
     if batch_shape is not None and lead != as_tuple(batch_shape):
         raise ValueError(f"batch_shape mismatch: expected {as_tuple(batch_shape)}, got {lead}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What is known of a tensor before there is one: the shape of an event, and the dtype.
+
+    Arguments:
+        event_shape: the shape of one event, as a tuple, any other iterable, or an integer.
+        dtype: the dtype; None leaves it open.
+
+    Raises:
+        ValueError: if a size is negative.
+
+    >>> TensorSpec((30, 3)).numel
+    90
+    """
+
+    event_shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_shape", as_tuple(self.event_shape))
+        if any(size < 0 for size in self.event_shape):
+            raise ValueError(f"event_shape must hold sizes of at least 0, got {self.event_shape}")
+
+    @property
+    def event_ndim(self) -> int:
+        """How many trailing dimensions form one event."""
+        return len(self.event_shape)
+
+    @property
+    def numel(self) -> int:
+        """The number of coordinates of one event."""
+        return event_numel(self.event_shape)

@@ -10,6 +10,14 @@ from typing import TYPE_CHECKING, Any
 from setflow.core.batch import SetBatch
 from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
 from setflow.data.scaling import Standardizer
+from setflow.data.toys import (
+    sample_checkerboard,
+    sample_gaussians,
+    sample_moons,
+    sample_ring,
+    sample_spirals,
+    sample_two_clusters,
+)
 
 if TYPE_CHECKING:
     from setflow.data.hdf5 import JetHeader, JetSample, JetWriter, read_header, read_jets
@@ -25,6 +33,12 @@ __all__ = [
     "pad_collate",
     "read_header",
     "read_jets",
+    "sample_checkerboard",
+    "sample_gaussians",
+    "sample_moons",
+    "sample_ring",
+    "sample_spirals",
+    "sample_two_clusters",
 ]
 
 _OF_HDF5 = ("JetHeader", "JetSample", "JetWriter", "read_header", "read_jets")

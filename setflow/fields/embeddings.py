@@ -1,4 +1,8 @@
-"""Embeddings of time."""
+"""Embeddings: a few coordinates as many sines and cosines.
+
+Notation. 2 pi B x, for a matrix B whose rows are frequencies in turns per unit of x; `features`
+counts the outputs, one sine and one cosine for each row.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,82 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FourierTime"]
+__all__ = ["FourierFeatures", "FourierTime"]
+
+
+class FourierFeatures(nn.Module):
+    """Random or learned Fourier features of coordinates: cos(2 pi B x) and sin(2 pi B x).
+
+    Tancik et al., "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional
+    Domains" (arXiv:2006.10739). They are often credited to the NeRF paper (arXiv:2003.08934), which
+    uses fixed powers of two along each axis; the matrix B with normal entries is Tancik's.
+
+    With entries of B from N(0, scale^2), the inner product of the features of x and y is on average
+    features / 2 * exp(-2 pi^2 scale^2 |x - y|^2): a Gaussian kernel of width 1 / (2 pi scale).
+
+    Arguments:
+        in_features: the number of coordinates.
+        features: the number of features, even.
+        scale: the standard deviation of the entries of B, positive; 1 / (2 pi scale) should be
+            about the distance over which the function to be learned changes.
+        learned: whether B is a parameter; if not, it is a buffer that is saved with the weights.
+        generator: what draws B; None takes torch's default.
+
+    Raises:
+        ValueError: if `in_features` or `scale` is not positive, or `features` is odd or not
+            positive.
+
+    >>> FourierFeatures(2, 64)(torch.randn(8, 30, 2)).shape
+    torch.Size([8, 30, 64])
+    """
+
+    matrix: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        scale: float = 1.0,
+        learned: bool = False,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if in_features < 1:
+            raise ValueError(f"in_features must be positive, got {in_features}")
+        if not scale > 0:
+            raise ValueError(f"scale must be positive, got {scale}")
+        rows = _half_of(features)
+        self.in_features = in_features
+        self.features = features
+        self.scale = scale
+        self.learned = learned
+        matrix = scale * torch.randn(rows, in_features, generator=generator)
+        if learned:
+            self.matrix = nn.Parameter(matrix)
+        else:
+            self.register_buffer("matrix", matrix)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features, cosines first.
+
+        Arguments:
+            x: the coordinates, with shape `(*lead, in_features)`.
+
+        Returns:
+            The features, with shape `(*lead, features)`.
+
+        Raises:
+            ValueError: if `x` has another number of coordinates.
+        """
+        if not x.ndim or x.shape[-1] != self.in_features:
+            raise ValueError(
+                f"FourierFeatures got x with shape {tuple(x.shape)}, expected "
+                f"(*lead, {self.in_features})"
+            )
+        # no matrix product: autocast and TF32 would round angles of many turns
+        angle = 2 * math.pi * (x[..., None, :] * self.matrix).sum(-1)
+        return torch.cat([angle.cos(), angle.sin()], dim=-1)
 
 
 class FourierTime(nn.Module):
@@ -31,12 +110,16 @@ class FourierTime(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        if features < 2 or features % 2:
-            raise ValueError(f"features must be even and positive, got {features}")
-        turns = torch.logspace(math.log2(0.25), math.log2(8.0), features // 2, base=2.0)
+        turns = torch.logspace(math.log2(0.25), math.log2(8.0), _half_of(features), base=2.0)
         self.register_buffer("frequencies", 2 * math.pi * turns, persistent=False)
 
     def forward(self, t: Tensor) -> Tensor:
         """Return the features of `t`, with shape `(*t.shape, features)`."""
         angle = t[..., None] * self.frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+def _half_of(features: int) -> int:
+    if features < 2 or features % 2:
+        raise ValueError(f"features must be even and positive, got {features}")
+    return features // 2
