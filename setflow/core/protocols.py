@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
-__all__ = ["Base", "Flag", "Path", "Solver", "declares", "event_ndim_of"]
+__all__ = ["Base", "Flag", "Path", "SDESolver", "Solver", "declares", "event_ndim_of"]
 
 Flag = Literal["is_sde", "requires_steps", "supports_rsample", "takes_mask"]
 
@@ -26,10 +26,31 @@ class Path(Protocol):
 
 
 class Solver(Protocol):
-    """An ODE solver: integrates dx/dt = f(x, t) from `t0` to `t1`."""
+    """An ODE solver: integrates dx/dt = f(x, t) from `t0` to `t1`; `setflow.core.solving` calls it.
+
+    It may declare more: `requires_steps`, `takes_mask`, and a method `integrate_augmented`.
+    """
 
     def integrate(
         self, f: Callable[[Tensor, Any], Tensor], x0: Tensor, *, t0: float, t1: float
+    ) -> Tensor: ...
+
+
+class SDESolver(Protocol):
+    """An SDE solver: draws from dx = drift(x, t) dt + diffusion(t) dW between `t0` and `t1`."""
+
+    @property
+    def is_sde(self) -> bool: ...
+
+    def integrate(
+        self,
+        drift: Callable[[Tensor, Any], Tensor],
+        diffusion: Callable[[Any], Tensor | float],
+        x0: Tensor,
+        *,
+        t0: float,
+        t1: float,
+        steps: int,
     ) -> Tensor: ...
 
 
@@ -58,12 +79,11 @@ def event_ndim_of(field: object, *, at_least: int = 0) -> int:
     """Return how many trailing dimensions form one event of `field`.
 
     Raises:
-        TypeError: if the field does not say.
-        ValueError: if it is fewer than `at_least`.
+        ValueError: if the field does not say, or it is fewer than `at_least`.
     """
     event_ndim = getattr(field, "event_ndim", None)
     if not isinstance(event_ndim, int):
-        raise TypeError(
+        raise ValueError(
             f"{type(field).__name__} has no integer attribute event_ndim; set it to the number of "
             "trailing dimensions that form one event (2 for a set of objects with features)"
         )

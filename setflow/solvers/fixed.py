@@ -111,11 +111,13 @@ class FixedStepSolver:
 
 
 def _advance(state: _State, slopes: list[_State], weights: tuple[float, ...], h: float) -> _State:
-    moved = list(state)
-    for slope, weight in zip(slopes, weights, strict=True):
-        if weight:
-            moved = [x + (h * weight) * k for x, k in zip(moved, slope, strict=True)]
-    return tuple(moved)
+    used = [(h * weight, slope) for weight, slope in zip(weights, slopes, strict=True) if weight]
+    if not used:
+        return state
+    # the increment first: it is smaller than the state, and so is its rounding
+    increments = [[weight * k for k in slope] for weight, slope in used]
+    total = [sum(parts[1:], start=parts[0]) for parts in zip(*increments, strict=True)]
+    return tuple(x + step for x, step in zip(state, total, strict=True))
 
 
 def _checked_steps(steps: Any) -> int:
