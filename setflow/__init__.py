@@ -15,34 +15,122 @@ which slots are real. A velocity field v(x, t) is trained on points between data
 Padding is never read: neither loss nor sample depends on what stands there or how long it is.
 """
 
+from setflow import diagnostics
 from setflow.core.batch import SetBatch
-from setflow.distributions import DiagonalNormal, EmpiricalCardinality, StandardNormal, as_base
-from setflow.fields import GaussianSetField, TransformerField, VectorField, VelocityField
+from setflow.distributions import (
+    DiagonalNormal,
+    EmpiricalCardinality,
+    IsotropicNormal,
+    StandardNormal,
+    as_base,
+)
+from setflow.divergence import ExactDivergence, HutchinsonDivergence
+from setflow.fields import (
+    EDMDenoiser,
+    FourierFeatures,
+    GaussianSetField,
+    ProbabilityFlowField,
+    TransformerField,
+    VectorField,
+    VelocityField,
+)
 from setflow.generator import SetFlow
-from setflow.masking import masked_fm_loss, masked_sample
-from setflow.paths import CosinePath, LinearPath, ProbabilityPath
-from setflow.solvers import RK4, Euler, Heun, Midpoint
+from setflow.interpolants import (
+    BrownianGamma,
+    DriftFromVelocityScore,
+    MirrorVelocityFromScore,
+    ScaledBrownianGamma,
+    ScoreFromNoise,
+    ZeroGamma,
+)
+from setflow.losses import (
+    EDMWeighting,
+    MinSNRWeighting,
+    SNRWeighting,
+    diffusion_loss,
+    fm_loss,
+    stochastic_fm_loss,
+)
+from setflow.masking import (
+    masked_diffusion_loss,
+    masked_fm_loss,
+    masked_log_prob,
+    masked_sample,
+    masked_stochastic_fm_loss,
+)
+from setflow.paths import CosinePath, LinearPath, ProbabilityPath, ScheduledPath
+from setflow.processes import (
+    Diffusion,
+    DiffusionProcess,
+    FlowMatching,
+    FlowMatchingProcess,
+    LazyDistribution,
+    LazyField,
+    UnconditionalDistribution,
+    UnconditionalField,
+)
+from setflow.schedules import EDMSchedule, NoiseSchedule, VESchedule, VPSchedule
+from setflow.solvers import RK4, Dopri5, Euler, EulerMaruyama, Heun, Midpoint
+from setflow.timesteps import TimeSampling
 
 __version__ = "0.1.0"
 
 __all__ = [
     "RK4",
+    "BrownianGamma",
     "CosinePath",
     "DiagonalNormal",
+    "Diffusion",
+    "DiffusionProcess",
+    "Dopri5",
+    "DriftFromVelocityScore",
+    "EDMDenoiser",
+    "EDMSchedule",
+    "EDMWeighting",
     "EmpiricalCardinality",
     "Euler",
+    "EulerMaruyama",
+    "ExactDivergence",
+    "FlowMatching",
+    "FlowMatchingProcess",
+    "FourierFeatures",
     "GaussianSetField",
     "Heun",
+    "HutchinsonDivergence",
+    "IsotropicNormal",
+    "LazyDistribution",
+    "LazyField",
     "LinearPath",
     "Midpoint",
+    "MinSNRWeighting",
+    "MirrorVelocityFromScore",
+    "NoiseSchedule",
+    "ProbabilityFlowField",
     "ProbabilityPath",
+    "SNRWeighting",
+    "ScaledBrownianGamma",
+    "ScheduledPath",
+    "ScoreFromNoise",
     "SetBatch",
     "SetFlow",
     "StandardNormal",
+    "TimeSampling",
     "TransformerField",
+    "UnconditionalDistribution",
+    "UnconditionalField",
+    "VESchedule",
+    "VPSchedule",
     "VectorField",
     "VelocityField",
+    "ZeroGamma",
     "as_base",
+    "diagnostics",
+    "diffusion_loss",
+    "fm_loss",
+    "masked_diffusion_loss",
     "masked_fm_loss",
+    "masked_log_prob",
     "masked_sample",
+    "masked_stochastic_fm_loss",
+    "stochastic_fm_loss",
 ]

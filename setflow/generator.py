@@ -33,6 +33,7 @@ from setflow.paths.base import ProbabilityPath
 from setflow.paths.linear import LinearPath
 from setflow.registry import build, describe, init_args_of
 from setflow.solvers.fixed import Midpoint
+from setflow.timesteps import TimeSampling
 
 __all__ = ["SetFlow"]
 
@@ -133,6 +134,7 @@ class SetFlow(nn.Module):
         batch: SetBatch,
         *,
         t: Tensor | None = None,
+        times: TimeSampling | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the flow-matching loss of physical events, a scalar.
@@ -140,15 +142,17 @@ class SetFlow(nn.Module):
         Arguments:
             batch: physical features with shape `(B, N, D)`, with context if the model has
                 conditions.
-            t: times with shape `(B,)`; None draws them uniformly.
+            t: times with shape `(B,)`; None draws them.
+            times: the density of the times and their weight; None takes uniform times, no weight.
             generator: the random generator for noise and times.
         """
         z = self.scaler(batch.x, batch.mask)
         noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         c = self._scaled_context(batch.c, len(batch))
         return masked_fm_loss(
-            self.field, z, noise, batch.mask, t, c, path=self.path, generator=generator
-        )
+            self.field, z, noise, batch.mask, t, c, path=self.path, times=times,
+            generator=generator,
+        )  # fmt: skip
 
     @torch.no_grad()
     def sample(

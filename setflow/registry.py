@@ -20,6 +20,7 @@ from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.transformer import TransformerField
 from setflow.paths.cosine import CosinePath
 from setflow.paths.linear import LinearPath
+from setflow.timesteps import TimeSampling
 
 __all__ = ["CLASSES", "build", "describe", "init_args_of"]
 
@@ -28,6 +29,7 @@ CLASSES: dict[str, type] = {
     "setflow.EmpiricalCardinality": EmpiricalCardinality,
     "setflow.GaussianSetField": GaussianSetField,
     "setflow.LinearPath": LinearPath,
+    "setflow.TimeSampling": TimeSampling,
     "setflow.TransformerField": TransformerField,
     "setflow.data.Standardizer": Standardizer,
 }

@@ -24,7 +24,7 @@ from setflow.core.batch import SetBatch
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import JetSample, read_jets
 from setflow.generator import SetFlow
-from setflow.timesteps import shifted_uniform
+from setflow.timesteps import TimeSampling
 
 __all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule", "warmup_cosine"]
 
@@ -61,8 +61,8 @@ class FlowMatchingModule(LightningModule):
             the schedule.
         warmup: the fraction of the steps in which the learning rate rises; then it falls along a
             cosine.
-        time_shift: the shift of the times at which the field is trained: below 1 more of them lie
-            near the data, above 1 near the noise (`setflow.timesteps.shifted_uniform`).
+        times: the density of the times at which the field is trained, and their weight; None takes
+            uniform times and no weight.
     """
 
     def __init__(
@@ -70,12 +70,10 @@ class FlowMatchingModule(LightningModule):
         flow: SetFlow,
         optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = _adamw,
         warmup: float = 0.05,
-        time_shift: float = 1.0,
+        times: TimeSampling | None = None,
     ) -> None:
         super().__init__()
-        if not time_shift > 0:
-            raise ValueError(f"time_shift must be positive, got {time_shift}")
-        self.time_shift = time_shift
+        self.times = times
         self._batches_into_epoch = 0
         self.flow = flow
         self.optimizer = optimizer
@@ -103,8 +101,7 @@ class FlowMatchingModule(LightningModule):
         # a function of (seed, batch, rank), so that a resumed run goes on as if it had not stopped
         seed = hash((torch.initial_seed(), self.current_epoch, batch_idx, self.global_rank))
         generator = torch.Generator(self.device).manual_seed(seed)
-        t = shifted_uniform((len(batch),), self.time_shift, generator=generator, device=self.device)
-        loss = self.flow.loss(batch, t=t, generator=generator)
+        loss = self.flow.loss(batch, times=self.times, generator=generator)
         self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 import setflow
 from laws import Case, Outcome, Subject
+from setflow.divergence import FixedProbeDivergence
 
 
 class Pointwise(nn.Module):
@@ -43,10 +44,13 @@ class ObjectConditioned(nn.Module):
 
 
 def with_gradients(value: Tensor, field: nn.Module, inputs: dict[str, Tensor]) -> Outcome:
-    """Gradients of the summed squares, with respect to the parameters and the inputs."""
+    """Gradients with respect to the parameters and the inputs.
+
+    Those of the summed asinh: every value counts, and none so much that its rounding hides others.
+    """
     named = dict(field.named_parameters())
     wanted = list(named.values()) + list(inputs.values())
-    loss = (value**2).sum()
+    loss = value.asinh().sum()
     grads = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
     gradients = dict(zip(named, grads, strict=False))
     per_slot = dict(zip((f"d/d {name}" for name in inputs), grads[len(named) :], strict=True))
@@ -80,6 +84,73 @@ def sample_of(field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_sam
         return Outcome({}, outcome.per_slot | {"sample": value.detach()}, outcome.gradients)
 
     return subject
+
+
+def stochastic_loss_of(field: nn.Module) -> Subject:
+    """The loss of a stochastic interpolant; the noise on the path stands in for its data too."""
+
+    def verb(
+        field: nn.Module, x_target: Tensor, x_source: Tensor, mask: Tensor | None, t: Tensor,
+        c: Tensor | None, *, reduction: str,
+    ) -> Tensor:  # fmt: skip
+        t = 0.1 + 0.8 * t
+        return setflow.masked_stochastic_fm_loss(
+            field, x_target, x_source, mask, t, c, z=x_source.roll(1, -1), reduction=reduction
+        )
+
+    return loss_of(field, verb)
+
+
+def denoising_loss_of(parameterization: str) -> Callable[[nn.Module], Subject]:
+    """The loss of a diffusion model."""
+
+    def verb(
+        field: nn.Module, x_target: Tensor, x_source: Tensor, mask: Tensor | None, t: Tensor,
+        c: Tensor | None, *, reduction: str,
+    ) -> Tensor:  # fmt: skip
+        return setflow.masked_diffusion_loss(
+            field, x_target, setflow.VPSchedule(), mask, t, c, parameterization=parameterization,
+            noise=x_source, weighting=setflow.MinSNRWeighting(), reduction=reduction,
+        )  # fmt: skip
+
+    return lambda field: loss_of(field, verb)
+
+
+def adaptive_sample_of(field: nn.Module) -> Subject:
+    """A sample by an adaptive solver.
+
+    Over a short time: the flow of a field with random weights magnifies rounding a million times.
+    """
+
+    def verb(
+        field: nn.Module, base: setflow.StandardNormal, solver: object, mask: Tensor | None, **rest
+    ) -> Tensor:
+        solver = setflow.Dopri5(rtol=1e-3, atol=1e-3)
+        return setflow.masked_sample(field, base, solver, mask, t1=0.9, **rest)
+
+    return sample_of(field, verb)
+
+
+def log_prob_of(
+    field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_log_prob, probes: bool = False
+) -> Subject:
+    """A log-density; the probes of Hutchinson's estimator follow the objects as noise does."""
+
+    def subject(case: Case) -> Outcome:
+        x = case.x.clone().requires_grad_()
+        base = setflow.StandardNormal(tuple(case.x.shape[case.object_dim + 1 :]))
+        estimator = FixedProbeDivergence(case.x_source[None]) if probes else None
+        value = verb(
+            field, base, setflow.Heun(steps=2), x, case.mask, c=_context(case), estimator=estimator
+        )
+        outcome = with_gradients(value, field, {"x": x})
+        return Outcome({"log_prob": value.detach()}, outcome.per_slot, outcome.gradients)
+
+    return subject
+
+
+def estimated_log_prob_of(field: nn.Module) -> Subject:
+    return log_prob_of(field, probes=True)
 
 
 def velocity_of(field: nn.Module) -> Subject:

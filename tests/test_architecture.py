@@ -27,6 +27,7 @@ FLOORS = {
     "timesteps": 1,
     "optimizers": 1,
     "rectified": 1,
+    "interpolants": 1,
     "physics": 1,
     "paths": 2,
     "data": 2,
@@ -148,6 +149,7 @@ HEAVY = (
     "jsonargparse",
     "scipy",
     "rich",
+    "torchode",
 )
 
 

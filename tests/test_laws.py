@@ -10,7 +10,19 @@ import torch
 import saboteurs
 import setflow
 from laws import LAWS, cases, law_content, law_same, redraw, to_device
-from subjects import ObjectConditioned, Pointwise, density_of, loss_of, sample_of, velocity_of
+from subjects import (
+    ObjectConditioned,
+    Pointwise,
+    adaptive_sample_of,
+    denoising_loss_of,
+    density_of,
+    estimated_log_prob_of,
+    log_prob_of,
+    loss_of,
+    sample_of,
+    stochastic_loss_of,
+    velocity_of,
+)
 
 
 def _gaussian(coupling: float, *features: int) -> setflow.GaussianSetField:
@@ -58,13 +70,27 @@ def _matching_cases(options, features, law, device):
         yield to_device(case, device)
 
 
+VERBS = {
+    "loss": loss_of,
+    "stochastic loss": stochastic_loss_of,
+    "eps loss": denoising_loss_of("eps"),
+    "score loss": denoising_loss_of("score"),
+    "x0 loss": denoising_loss_of("x0"),
+    "velocity loss": denoising_loss_of("velocity"),
+    "sample": sample_of,
+    "adaptive sample": adaptive_sample_of,
+    "log_prob": log_prob_of,
+    "estimated log_prob": estimated_log_prob_of,
+}
+
+
 @pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("verb", [loss_of, sample_of], ids=["loss", "sample"])
+@pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", [*FIELDS, *USER_FIELDS])
 def test_verbs_keep_the_law(name, verb, law, device):
     field, features, options = (FIELDS | USER_FIELDS)[name]()
     for case in _matching_cases(options, features, law, device):
-        LAWS[law](verb(field.to(device)), case)
+        LAWS[law](VERBS[verb](field.to(device)), case)
 
 
 @pytest.mark.parametrize("law", LAWS)
@@ -101,10 +127,10 @@ def test_bases_keep_the_law(base, law):
             LAWS[law](density_of(base().log_prob), case)
 
 
-@pytest.mark.parametrize("verb", [loss_of, sample_of], ids=["loss", "sample"])
+@pytest.mark.parametrize("verb", VERBS)
 def test_training_and_use_treat_padding_alike(verb):
     for _, case in cases():
-        law_same(verb, case)
+        law_same(VERBS[verb], case)
 
 
 @pytest.mark.parametrize("name", MIXING)

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 
 from setflow.core.masks import as_mask, over_features, zero_padding
 from setflow.core.protocols import Base
-from setflow.core.specs import as_tuple, split_event
+from setflow.core.specs import as_tuple, coordinates, split_event
 
 __all__ = ["FactorisedBase", "as_base", "checked_event", "draw_noise", "sum_real"]
 
@@ -33,8 +33,7 @@ def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
     Returns:
         The sums, with shape `lead`, accumulated in float64 and returned in the dtype of `log_p`.
     """
-    lead, _ = split_event(log_p, event_ndim)
-    total = zero_padding(log_p, mask).flatten(len(lead)).sum(-1, dtype=torch.float64)
+    total = coordinates(zero_padding(log_p, mask), event_ndim).sum(-1, dtype=torch.float64)
     return total.to(log_p.dtype)
 
 

@@ -12,42 +12,66 @@ from setflow.core.masks import zero_padding
 from setflow.core.specs import as_tuple, split_event
 from setflow.distributions.base import checked_event, sum_real
 
-__all__ = ["DiagonalNormal", "StandardNormal"]
+__all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
 
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class StandardNormal:
-    """N(0, 1) in every coordinate.
+class IsotropicNormal:
+    """N(0, scale^2) in every coordinate.
 
     Arguments:
         event_shape: the shape of one event: `(N, D)`, or `(D,)` for one object of a set of any
             size.
+        scale: the standard deviation, a positive number or a scalar tensor.
         batch_shape: the shape of independent events; None means none, and the verbs then expand
             the base to the batch of the mask.
         device: where to draw; None takes the mask's device, or torch's default.
         dtype: the floating dtype to draw; None takes torch's default.
+        validate_args: check the arguments.
+
+    Raises:
+        ValueError: if a size is negative or the scale is not one positive number.
 
     >>> import torch
-    >>> StandardNormal((30, 3)).sample((8,), generator=torch.Generator().manual_seed(0)).shape
-    torch.Size([8, 30, 3])
+    >>> IsotropicNormal((2,), 3.0).log_prob(torch.zeros(1, 2)).exp()  # 1 / (2 pi 3^2)
+    tensor([0.0177])
     """
 
     def __init__(
         self,
         event_shape: Iterable[int] | int,
+        scale: Tensor | float,
         *,
         batch_shape: Iterable[int] | int | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        validate_args: bool = True,
     ) -> None:
         self.event_shape = as_tuple(event_shape)
         self.batch_shape = as_tuple(batch_shape)
+        self.scale = scale
         self.device = device
         self.dtype = dtype
+        if validate_args:
+            if min(self.event_shape + self.batch_shape, default=0) < 0:
+                raise ValueError(
+                    f"sizes must not be negative, got event_shape {self.event_shape} and "
+                    f"batch_shape {self.batch_shape}"
+                )
+            if isinstance(scale, Tensor) and scale.ndim:
+                raise ValueError(
+                    f"scale has shape {tuple(scale.shape)}, expected one number; for a scale per "
+                    "coordinate use setflow.DiagonalNormal"
+                )
+            if not float(scale) > 0:
+                raise ValueError(f"scale must be positive, got {float(scale)}")
 
     def __repr__(self) -> str:
-        return f"StandardNormal({self.event_shape}, batch_shape={self.batch_shape})"
+        return (
+            f"{type(self).__name__}({self.event_shape}, scale={float(self.scale):g}, "
+            f"batch_shape={self.batch_shape})"
+        )
 
     def sample(
         self,
@@ -56,8 +80,11 @@ class StandardNormal:
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots."""
-        x = torch.randn(
+        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots.
+
+        The draw is differentiable with respect to `scale`.
+        """
+        x = self.scale * torch.randn(
             as_tuple(shape) + self.batch_shape + self.event_shape,
             generator=generator,
             device=mask.device if self.device is None and mask is not None else self.device,
@@ -68,6 +95,8 @@ class StandardNormal:
                 self.batch_shape, self.event_shape, x, mask, same_everywhere=True
             )
         return zero_padding(x, mask)
+
+    rsample = sample
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density in nats of the real coordinates, with the lead shape of `x`.
@@ -83,7 +112,44 @@ class StandardNormal:
         event_ndim, mask = checked_event(
             self.batch_shape, self.event_shape, x, mask, same_everywhere=True
         )
-        return sum_real(-0.5 * zero_padding(x, mask) ** 2 - _LOG_SQRT_2PI, event_ndim, mask)
+        log_scale = torch.as_tensor(self.scale, dtype=x.dtype, device=x.device).log()
+        z = zero_padding(x, mask) / self.scale
+        return sum_real(-0.5 * z**2 - log_scale - _LOG_SQRT_2PI, event_ndim, mask)
+
+
+class StandardNormal(IsotropicNormal):
+    """N(0, 1) in every coordinate.
+
+    Arguments:
+        event_shape: the shape of one event: `(N, D)`, or `(D,)` for one object of a set of any
+            size.
+        batch_shape: the shape of independent events; None means none, and the verbs then expand
+            the base to the batch of the mask.
+        device: where to draw; None takes the mask's device, or torch's default.
+        dtype: the floating dtype to draw; None takes torch's default.
+        validate_args: check the arguments.
+
+    Raises:
+        ValueError: if a size is negative.
+
+    >>> import torch
+    >>> StandardNormal((30, 3)).sample((8,), generator=torch.Generator().manual_seed(0)).shape
+    torch.Size([8, 30, 3])
+    """
+
+    def __init__(
+        self,
+        event_shape: Iterable[int] | int,
+        *,
+        batch_shape: Iterable[int] | int | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__(
+            event_shape, 1.0, batch_shape=batch_shape, device=device, dtype=dtype,
+            validate_args=validate_args,
+        )  # fmt: skip
 
 
 class DiagonalNormal:
@@ -94,6 +160,7 @@ class DiagonalNormal:
         scale: the standard deviation, positive, of the same shape or a scalar.
         event_ndim: how many trailing dimensions form one event; parameters `(D,)` with
             `event_ndim=1` serve sets of any size, parameters per slot are refused with a mask.
+        validate_args: check the arguments, which costs a synchronisation on a GPU.
 
     Raises:
         ValueError: if the scale is not positive or the shapes differ.
@@ -104,13 +171,15 @@ class DiagonalNormal:
     tensor([0., 0.])
     """
 
-    def __init__(self, loc: Tensor, scale: Tensor, *, event_ndim: int = 1) -> None:
+    def __init__(
+        self, loc: Tensor, scale: Tensor, *, event_ndim: int = 1, validate_args: bool = True
+    ) -> None:
         if scale.ndim and scale.shape != loc.shape:
             raise ValueError(
                 f"loc has shape {tuple(loc.shape)} and scale {tuple(scale.shape)}; expected equal "
                 "shapes or a scalar scale: nothing is broadcast over event dimensions"
             )
-        if not bool((scale > 0).all()):
+        if validate_args and not bool((scale > 0).all()):
             raise ValueError(f"scale must be positive, got a minimum of {scale.min().item()}")
         self.loc = loc
         self.scale = scale.expand_as(loc)
@@ -139,6 +208,8 @@ class DiagonalNormal:
         if mask is not None:
             _, mask = checked_event(self.batch_shape, self.event_shape, noise, mask)
         return zero_padding(self.loc + self.scale * noise, mask)
+
+    rsample = sample
 
     def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density in nats of the real coordinates, with the lead shape of `x`.

@@ -120,10 +120,14 @@ class GaussianSetField(VectorField):
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
         """
         _, mask = self._checked(x_source, 0.0, None, mask)
-        across, along = self._eigenvalues(x_source, mask)
-        noise = zero_padding(x_source, mask)
-        mean = self._mean(noise, mask)
-        x = self.loc + across.sqrt() * (noise - mean) + along.sqrt() * mean
+        (alpha_0, sigma_0), (alpha_1, sigma_1) = self._ends(x_source)
+        centred = zero_padding(x_source - alpha_1 * self.loc, mask)
+        mean = self._mean(centred, mask)
+        stretch_across, stretch_along = (
+            ((alpha_0**2 * variance + sigma_0**2) / (alpha_1**2 * variance + sigma_1**2)).sqrt()
+            for variance in self._eigenvalues(x_source, mask)
+        )
+        x = alpha_0 * self.loc + stretch_across * (centred - mean) + stretch_along * mean
         return zero_padding(x, mask)
 
     def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -138,9 +142,10 @@ class GaussianSetField(VectorField):
         """
         _, mask = self._checked(x, 0.0, None, mask)
         dtype, x = x.dtype, x.double()  # many terms: their sum is accumulated in float64
-        across, along = self._eigenvalues(x, mask)
+        (alpha, sigma), _ = self._ends(x)
+        across, along = (alpha**2 * v + sigma**2 for v in self._eigenvalues(x, mask))
         n = self._count(x, mask)
-        centred = zero_padding(x - self.loc, mask)
+        centred = zero_padding(x - alpha * self.loc, mask)
         mean = self._mean(centred, mask)
         # one coordinate along the mean of the objects, N - 1 across it
         square = zero_padding(centred - mean, mask) ** 2 / across
@@ -172,6 +177,12 @@ class GaussianSetField(VectorField):
         """Return the mean over real objects of `x`, which is zero in padded slots."""
         total = x.sum(x.ndim - self.event_ndim, keepdim=True)
         return total / self._count(x, mask).clamp(min=1)
+
+    def _ends(self, like: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return alpha and sigma of the path at t = 0 and at t = 1."""
+        zero, one = like.new_zeros(()), like.new_ones(())
+        path = self.path
+        return (path.alpha(zero), path.sigma(zero)), (path.alpha(one), path.sigma(one))
 
     def _eigenvalues(self, x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         across = self.scale**2

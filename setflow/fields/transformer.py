@@ -9,6 +9,7 @@ objects form one conditioning vector per event, which acts by adaptive layer nor
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,8 +25,6 @@ __all__ = ["TransformerField"]
 
 _TIME_FEATURES = 32
 _NORM_EPS = 1e-6
-# without cuDNN, whose backward pass can return NaN under an explicit mask on Hopper GPUs
-_CUDA_BACKENDS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 class TransformerField(VectorField):
@@ -184,4 +183,16 @@ def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 def _attention_backends(x: Tensor) -> AbstractContextManager[None]:
-    return sdpa_kernel(_CUDA_BACKENDS) if x.is_cuda else nullcontext()
+    """Leave out cuDNN, whose backward pass can return NaN under a mask on Hopper GPUs.
+
+    Of the others, those stay that the caller allows: a divergence asks for the plain kernels.
+    """
+    if not x.is_cuda:
+        return nullcontext()
+    cuda: Any = torch.backends.cuda  # its functions carry no types
+    allowed = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: cuda.math_sdp_enabled(),
+    }
+    return sdpa_kernel([backend for backend, enabled in allowed.items() if enabled])

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from setflow.core.masks import count_real, zero_padding
+from setflow.core.specs import coordinates
 
 __all__ = ["Reduction", "event_means", "reduce_events"]
 
@@ -30,7 +31,7 @@ def event_means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
         The means, with shape `lead`.
     """
     if mask is None:
-        flat = errors.flatten(errors.ndim - event_ndim)
+        flat = coordinates(errors, event_ndim)
         return flat.sum(-1) / max(1, flat.shape[-1])
     per_object = zero_padding(errors, mask).flatten(mask.ndim).mean(-1)
     return per_object.sum(-1) / count_real(mask).clamp(min=1)

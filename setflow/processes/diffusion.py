@@ -1,0 +1,337 @@
+"""Diffusion models as a process: a prediction, a schedule and a solver, bound to a context.
+
+Notation. x_t = alpha(t) x_0 + sigma(t) eps; data stand at t1 (0), noise at t0 (1). An ODE solver
+integrates the probability flow dx/dt = drift - g^2 score / 2, an SDE solver the reverse equation
+dx = (drift - g^2 score) dt + g dW (Anderson, "Reverse-time diffusion equation models", 1982), whose
+drift is twice the velocity of the probability flow minus the forward drift.
+
+Where sigma vanishes at t1 the velocity grows like 1 / sqrt(t - t1) for a variance-preserving
+schedule. There the flow is integrated in u with t = t1 + (t0 - t1) u^2, in which it is finite, down
+to the smallest time that the dtype resolves; everywhere else in t.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from setflow.core.broadcast import align_right
+from setflow.core.masks import as_mask, zero_padding
+from setflow.core.protocols import Base, SDESolver, Solver, declares
+from setflow.core.solving import integrate_sde
+from setflow.distributions.base import as_base
+from setflow.distributions.normal import IsotropicNormal
+from setflow.divergence import DivergenceEstimator
+from setflow.fields.base import VectorField
+from setflow.fields.probability_flow import Guidance, ProbabilityFlowField
+from setflow.masking import sample_ode, score_events, start_of_sampling
+from setflow.processes.flow_matching import (
+    check_event_shape,
+    refuse_unless_differentiable,
+    with_event_ndim,
+)
+from setflow.processes.lazy import (
+    LazyDistribution,
+    LazyField,
+    UnconditionalDistribution,
+    UnconditionalField,
+)
+from setflow.schedules import NoiseSchedule, Parameterization
+from setflow.schedules.base import drift_at, smallest_time
+from setflow.schedules.parameterization import check_parameterization
+
+__all__ = ["Diffusion", "DiffusionProcess"]
+
+
+class Diffusion(LazyDistribution):
+    """A diffusion model that is bound to a context by calling it.
+
+    Arguments:
+        model: predicts what `parameterization` says, with `forward(x, t, c=None)`; or a `LazyField`
+            that returns such a model.
+        schedule: the noise schedule with which it was trained.
+        solver: an ODE solver for the probability flow, or an SDE solver (`is_sde = True`) for the
+            reverse equation.
+        parameterization: `eps`, `score`, `x0` or `velocity`.
+        t0: the time of the noise.
+        t1: the time of the data; 0 is right for every schedule.
+        base: the distribution at `t0`; None takes N(0, sigma(t0)^2).
+        event_shape: the shape of one event, or of one object of a set under a mask; needed if
+            there is no base.
+        validate_args: check when binding that shapes belong together.
+
+    Raises:
+        ValueError: if the parameterisation is unknown.
+
+    >>> model, schedule = setflow.VelocityField(dim=2, hidden=16), setflow.VPSchedule()
+    >>> solver = setflow.EulerMaruyama(steps=10)
+    >>> diffusion = Diffusion(model, schedule, solver, parameterization="eps", event_shape=(2,))
+    >>> diffusion(None).sample((64,)).shape
+    torch.Size([64, 2])
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: NoiseSchedule,
+        solver: Solver | SDESolver,
+        *,
+        parameterization: Parameterization,
+        t0: float = 1.0,
+        t1: float = 0.0,
+        base: Base | Distribution | LazyDistribution | None = None,
+        event_shape: tuple[int, ...] | None = None,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        check_parameterization(parameterization)
+        self.model = model if isinstance(model, LazyField) else UnconditionalField(model)
+        self.schedule = schedule
+        self.solver = solver
+        self.parameterization: Parameterization = parameterization
+        self.t0 = float(t0)
+        self.t1 = float(t1)
+        self.base = (
+            base
+            if base is None or isinstance(base, LazyDistribution)
+            else UnconditionalDistribution(base)
+        )
+        self.event_shape = event_shape
+        self.validate_args = validate_args
+
+    def forward(self, c: Tensor | None = None, *, mask: Tensor | None = None) -> DiffusionProcess:
+        """Bind the model.
+
+        Arguments:
+            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+            mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
+
+        Raises:
+            ValueError: if neither base nor event shape are known, or the base does not fit.
+        """
+        event_ndim = None if self.event_shape is None else len(self.event_shape)
+        model = with_event_ndim(self.model(c), event_ndim)
+        base = self._default_base(model) if self.base is None else as_base(self.base(c))
+        if self.validate_args:
+            check_event_shape(model, tuple(base.event_shape), mask)
+        return DiffusionProcess(
+            model,
+            self.schedule,
+            self.solver,
+            parameterization=self.parameterization,
+            t0=self.t0,
+            t1=self.t1,
+            base=base,
+            context=c,
+            mask=mask,
+        )
+
+    def _default_base(self, model: nn.Module) -> Base:
+        if self.event_shape is None:
+            raise ValueError(
+                "event_shape is required when base is None; pass event_shape=, the shape of one "
+                "event, or a base"
+            )
+        like = next((p for p in model.parameters()), torch.empty(()))
+        sigma = self.schedule.sigma(torch.tensor(self.t0, dtype=like.dtype, device=like.device))
+        return IsotropicNormal(self.event_shape, sigma, device=like.device, dtype=like.dtype)
+
+
+class DiffusionProcess:
+    """A diffusion model bound to a context and a mask; `Diffusion` makes it.
+
+    Arguments:
+        model: predicts what `parameterization` says.
+        schedule: the noise schedule.
+        solver: an ODE solver or an SDE solver.
+        parameterization: `eps`, `score`, `x0` or `velocity`.
+        t0: the time of the noise.
+        t1: the time of the data.
+        base: the distribution at `t0`.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, or None.
+        mask: which slots are real, with shape `(*batch, N)`, or None for all.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        schedule: NoiseSchedule,
+        solver: Solver | SDESolver,
+        *,
+        parameterization: Parameterization,
+        t0: float = 1.0,
+        t1: float = 0.0,
+        base: Base,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        self.model = model
+        self.schedule = schedule
+        self.solver = solver
+        self.parameterization: Parameterization = parameterization
+        self.t0 = t0
+        self.t1 = t1
+        self.base = base
+        self.context = context
+        self.mask = None if mask is None else as_mask(mask)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The event shape of the base."""
+        return tuple(self.base.event_shape)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch: that of the mask, else of the base, else of the context."""
+        if self.mask is not None:
+            return tuple(self.mask.shape[:-1])
+        if self.base.batch_shape or self.context is None:
+            return tuple(self.base.batch_shape)
+        return tuple(self.context.shape[:-1])
+
+    def sample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples, by the probability flow or the reverse equation as the solver asks.
+
+        Arguments:
+            sample_shape: the shape of independent samples in front of the batch.
+            guidance_fn: changes the predicted noise, called as `guidance_fn(x, t, eps)` with `t` of
+                the lead shape; None leaves it.
+            x_source: the state at `t0`, with the shape of the result; None draws it from the base.
+            generator: the random generator for the noise.
+
+        Returns:
+            Samples with shape `sample_shape + batch + event_shape`, zero in padded slots.
+
+        Raises:
+            ValueError: if a shape does not fit, or the prediction does not determine the flow.
+        """
+        flow = self._flow(guidance_fn)
+        start = start_of_sampling(
+            flow, self.base, self.mask, sample_shape, self.context, x_source, generator
+        )
+        if not declares(self.solver, "is_sde"):
+            field, u0, u1 = self._in_solver_time(flow, start.x)
+            return sample_ode(field, self.solver, start, t0=u0, t1=u1)
+        velocity, like = start.velocity(flow), start.x
+
+        def drift(x: Tensor, t: Tensor | float) -> Tensor:
+            time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
+            reverse = 2 * velocity(x, t) - drift_at(self.schedule, x, time)
+            return zero_padding(reverse, start.mask)
+
+        def diffusion(t: Tensor | float) -> Tensor:
+            g = self.schedule.diffusion(torch.as_tensor(t, dtype=like.dtype, device=like.device))
+            return align_right(g, like.ndim) if g.ndim else g
+
+        t1 = self.t1
+        if self._vanishes(t1):  # a solver that evaluates the last time must not divide by zero
+            t1 += (self.t0 - t1) * smallest_time(like.dtype)
+        x = integrate_sde(
+            self.solver, drift, diffusion, like, t0=self.t0, t1=t1, generator=generator
+        )
+        return zero_padding(x, start.mask)
+
+    def rsample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples of the probability flow that are differentiable.
+
+        Raises:
+            NotImplementedError: if the solver does not declare `supports_rsample`.
+            ValueError: if a shape does not fit.
+        """
+        refuse_unless_differentiable(self.solver)
+        with torch.enable_grad():
+            return self.sample(
+                sample_shape, guidance_fn=guidance_fn, x_source=x_source, generator=generator
+            )
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the log-density, in nats, of events under the probability flow.
+
+        Arguments:
+            x: data, with shape `sample_shape + batch + event_shape`.
+            estimator: of the divergence; None is exact.
+            generator: the random generator for the probes of a stochastic estimator.
+
+        Returns:
+            The log-density, with shape `sample_shape + batch`; of ordered real objects given their
+            number if there is a mask.
+
+        Raises:
+            ValueError: if a shape does not fit, or the solver is one for stochastic equations.
+        """
+        field, u0, u1 = self._in_solver_time(self._flow(None), x)
+        return score_events(
+            field, self.base, self.solver, x, self.mask, c=self.context, t0=u0, t1=u1,
+            estimator=estimator, generator=generator,
+        )  # fmt: skip
+
+    def _flow(self, guidance_fn: Guidance | None) -> ProbabilityFlowField:
+        needs_alpha = declares(self.solver, "is_sde") or self.parameterization in ("eps", "score")
+        alpha = self.schedule.alpha(torch.tensor(self.t0, dtype=torch.float64))
+        if needs_alpha and alpha.item() == 0:
+            raise ValueError(
+                f"alpha(t0 = {self.t0}) = 0, where a prediction of {self.parameterization} does "
+                "not determine the data; start at t0 < 1, or use an ODE solver with a model that "
+                "predicts x0 or the velocity"
+            )
+        return ProbabilityFlowField(self.model, self.schedule, self.parameterization, guidance_fn)
+
+    def _vanishes(self, t: float) -> bool:
+        """Return whether there is no noise at time `t`."""
+        return bool(self.schedule.is_singular(torch.tensor(t, dtype=torch.float64)))
+
+    def _in_solver_time(
+        self, flow: ProbabilityFlowField, like: Tensor
+    ) -> tuple[nn.Module, float, float]:
+        """Return the field to integrate, and the solver's times of noise and data."""
+        if not self._vanishes(self.t1):
+            return flow, self.t0, self.t1
+        smallest = smallest_time(like.dtype) / abs(self.t0 - self.t1)
+        return _SquareRootTime(flow, self.t0, self.t1), 1.0, math.sqrt(smallest)
+
+
+class _SquareRootTime(VectorField):
+    """A velocity field in the time u, where t = t1 + (t0 - t1) u^2."""
+
+    takes_mask = True
+
+    def __init__(self, field: ProbabilityFlowField, t0: float, t1: float) -> None:
+        super().__init__()
+        self.field = field
+        self.t0 = t0
+        self.t1 = t1
+
+    @property
+    def event_ndim(self) -> int:
+        return self.field.event_ndim
+
+    def forward(
+        self, x: Tensor, u: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        span = self.t0 - self.t1
+        v: Tensor = self.field(x, self.t1 + span * u**2, c, mask=mask)
+        return align_right(2 * span * u, x.ndim) * v

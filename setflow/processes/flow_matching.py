@@ -1,0 +1,289 @@
+"""Flow matching as a process: field, base and solver, bound to a context and a mask.
+
+Notation. Samples have the shape `sample_shape + batch + event_shape`; the batch is that of the
+mask, the context or the base. Data stand at t1 (0), noise at t0 (1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from setflow.core.calling import call_field
+from setflow.core.masks import as_mask
+from setflow.core.protocols import Base, Solver, declares, event_ndim_of
+from setflow.distributions.base import as_base
+from setflow.divergence import DivergenceEstimator
+from setflow.fields.probability_flow import Guidance
+from setflow.masking import sample_ode, score_events, start_of_sampling
+from setflow.processes.lazy import (
+    LazyDistribution,
+    LazyField,
+    UnconditionalDistribution,
+    UnconditionalField,
+)
+
+__all__ = ["FlowMatching", "FlowMatchingProcess"]
+
+
+class FlowMatching(LazyDistribution):
+    """A flow-matching model that is bound to a context by calling it.
+
+    Arguments:
+        field: the velocity field, or a `LazyField` that returns it.
+        base: the distribution at `t0`, or a `LazyDistribution` that returns it.
+        solver: an ODE solver with `integrate(f, x0, *, t0, t1)`.
+        t0: the time of the noise.
+        t1: the time of the data.
+        event_ndim: how many trailing dimensions form one event; needed if the field does not say.
+        validate_args: check when binding that shapes belong together.
+
+    >>> field = setflow.VelocityField(dim=8, condition_dim=4, hidden=16)
+    >>> fm = FlowMatching(field, setflow.StandardNormal((8,)), setflow.RK4(steps=4))
+    >>> fm(torch.randn(16, 4)).sample((1,)).shape
+    torch.Size([1, 16, 8])
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        base: Base | Distribution | LazyDistribution,
+        solver: Solver,
+        *,
+        t0: float = 1.0,
+        t1: float = 0.0,
+        event_ndim: int | None = None,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        self.field = field if isinstance(field, LazyField) else UnconditionalField(field)
+        self.base = base if isinstance(base, LazyDistribution) else UnconditionalDistribution(base)
+        self.solver = solver
+        self.t0 = float(t0)
+        self.t1 = float(t1)
+        self.event_ndim = event_ndim
+        self.validate_args = validate_args
+
+    def forward(
+        self, c: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> FlowMatchingProcess:
+        """Bind the model.
+
+        Arguments:
+            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+            mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
+
+        Raises:
+            ValueError: if neither field nor model say `event_ndim`, or the base does not fit it.
+        """
+        field = with_event_ndim(self.field(c), self.event_ndim)
+        base = as_base(self.base(c))
+        if self.validate_args:
+            check_event_shape(field, tuple(base.event_shape), mask)
+        return FlowMatchingProcess(
+            field, base, self.solver, t0=self.t0, t1=self.t1, context=c, mask=mask
+        )
+
+
+class FlowMatchingProcess:
+    """A flow-matching model bound to a context and a mask; `FlowMatching` makes it.
+
+    Arguments:
+        field: the velocity field.
+        base: the distribution at `t0`.
+        solver: the ODE solver.
+        t0: the time of the noise.
+        t1: the time of the data.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, or None.
+        mask: which slots are real, with shape `(*batch, N)`, or None for all.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        base: Base,
+        solver: Solver,
+        *,
+        t0: float = 1.0,
+        t1: float = 0.0,
+        context: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
+        self.field = field
+        self.base = base
+        self.solver = solver
+        self.t0 = t0
+        self.t1 = t1
+        self.context = context
+        self.mask = None if mask is None else as_mask(mask)
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The event shape of the base."""
+        return tuple(self.base.event_shape)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch: that of the mask, else of the base, else of the context."""
+        if self.mask is not None:
+            return tuple(self.mask.shape[:-1])
+        if self.base.batch_shape or self.context is None:
+            return tuple(self.base.batch_shape)
+        return tuple(self.context.shape[:-1])
+
+    def sample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples.
+
+        Arguments:
+            sample_shape: the shape of independent samples in front of the batch.
+            guidance_fn: changes the velocity, called as `guidance_fn(x, t, v)` with `t` of the lead
+                shape; None leaves it.
+            x_source: the state at `t0`, with the shape of the result; None draws it from the base.
+            generator: the random generator for the noise.
+
+        Returns:
+            Samples with shape `sample_shape + batch + event_shape`, zero in padded slots.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        field = self.field if guidance_fn is None else _Guided(self.field, guidance_fn)
+        start = start_of_sampling(
+            field, self.base, self.mask, sample_shape, self.context, x_source, generator
+        )
+        return sample_ode(field, self.solver, start, t0=self.t0, t1=self.t1)
+
+    def rsample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples that are differentiable with respect to field, context and base.
+
+        Raises:
+            NotImplementedError: if the solver does not declare `supports_rsample`.
+            ValueError: if a shape does not fit.
+        """
+        refuse_unless_differentiable(self.solver)
+        with torch.enable_grad():
+            return self.sample(
+                sample_shape, guidance_fn=guidance_fn, x_source=x_source, generator=generator
+            )
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the log-density, in nats, of events; of ordered real objects if there is a mask.
+
+        Arguments:
+            x: data, with shape `sample_shape + batch + event_shape`.
+            estimator: of the divergence; None is exact.
+            generator: the random generator for the probes of a stochastic estimator.
+
+        Returns:
+            The log-density, with shape `sample_shape + batch`.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        return score_events(
+            self.field, self.base, self.solver, x, self.mask, c=self.context, t0=self.t0,
+            t1=self.t1, estimator=estimator, generator=generator,
+        )  # fmt: skip
+
+
+class _Guided(nn.Module):
+    """A velocity field behind a guidance function."""
+
+    takes_mask = True
+
+    def __init__(self, field: nn.Module, guidance_fn: Guidance) -> None:
+        super().__init__()
+        self.field = field
+        self.guidance_fn = guidance_fn
+
+    @property
+    def event_ndim(self) -> int:
+        return event_ndim_of(self.field)
+
+    def forward(
+        self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        return self.guidance_fn(x, t, call_field(self.field, x, t, c, mask))
+
+
+class _WithEventNdim(nn.Module):
+    """A field that does not say its `event_ndim`, with the one that the model was given."""
+
+    def __init__(self, field: nn.Module, event_ndim: int) -> None:
+        super().__init__()
+        self.field = field
+        self.event_ndim = event_ndim
+        self.takes_mask = declares(field, "takes_mask")
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        v: Tensor = self.field(*args, **kwargs)
+        return v
+
+
+def with_event_ndim(field: nn.Module, event_ndim: int | None) -> nn.Module:
+    """Return a field that says how many dimensions form one event.
+
+    Raises:
+        ValueError: if nobody says it.
+    """
+    if getattr(field, "event_ndim", None) is not None:
+        return field
+    if event_ndim is None:
+        raise ValueError(
+            f"event_ndim must be provided or exposed by the field, {type(field).__name__} has "
+            "none; pass event_ndim=, the number of trailing dimensions that form one event"
+        )
+    return _WithEventNdim(field, event_ndim)
+
+
+def check_event_shape(field: nn.Module, event_shape: tuple[int, ...], mask: Tensor | None) -> None:
+    """Check that a base describes the events of a field, or their objects if they are sets.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    event_ndim = event_ndim_of(field)
+    per_object = mask is not None and len(event_shape) == event_ndim - 1
+    if len(event_shape) != event_ndim and not per_object:
+        raise ValueError(
+            f"base.event_shape {event_shape} has {len(event_shape)} dimensions, the field has "
+            f"event_ndim={event_ndim}; expected them equal"
+            + ("" if mask is None else ", or the shape of one object")
+        )
+
+
+def refuse_unless_differentiable(solver: object) -> None:
+    """Refuse to promise gradients that a solver does not promise.
+
+    Raises:
+        NotImplementedError: if the solver does not declare `supports_rsample`.
+    """
+    if not declares(solver, "supports_rsample"):
+        raise NotImplementedError(
+            f"{type(solver).__name__} does not declare supports_rsample = True, so its samples "
+            "need not be differentiable; use sample, or a solver such as setflow.RK4"
+        )

@@ -1,0 +1,589 @@
+"""Processes: shapes and errors of the documents, and Gaussians whose every answer is known."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import setflow
+from laws import cases, redraw
+from problems import GaussianPredictor, gaussian_field
+from subjects import ObjectConditioned
+
+PARAMETERIZATIONS = ("eps", "score", "x0", "velocity")
+SCHEDULES = {
+    "vp": setflow.VPSchedule(),
+    "ve": setflow.VESchedule(0.01, 10.0),
+    "edm": setflow.EDMSchedule(0.002, 10.0),
+}
+
+
+class Linear(nn.Module):
+    """v = rate x + c, on vectors."""
+
+    event_ndim = 1
+
+    def __init__(self, rate: float = -1.0) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(rate))
+
+    def forward(self, x, t, c=None):
+        return self.rate * x + (0 if c is None else c)
+
+
+def flow_matching(**options):
+    return setflow.FlowMatching(
+        Linear(), setflow.StandardNormal((8,)), setflow.RK4(steps=20), **options
+    )
+
+
+# --- flow matching ---
+
+
+def test_a_sample_per_context():
+    """16 contexts give the batch 16: shapes such as (1, 16, 8)."""
+    context = torch.randn(16, 8)
+    process = flow_matching()(context)
+    assert process.batch_shape == (16,)
+    assert process.event_shape == (8,)
+    noise = torch.randn(1, 16, 8)
+    x = process.sample((1,), x_source=noise)
+    # dx/dt = c - x from t = 1 to 0
+    expected = context + (noise - context) * math.e
+    torch.testing.assert_close(x, expected, atol=1e-5, rtol=0)
+    assert process.sample((1,)).shape == (1, 16, 8)
+    assert process.sample().shape == (16, 8)
+    assert flow_matching()(None).sample((64,)).shape == (64, 8)
+    assert flow_matching()().sample(5).shape == (5, 8)
+
+
+def test_samples_have_the_distribution_of_the_flow():
+    process = flow_matching()(None)
+    x = process.sample((20_000,), generator=torch.Generator().manual_seed(0))
+    assert x.std().item() == pytest.approx(math.e, rel=0.01)
+    assert x.mean().item() == pytest.approx(0, abs=0.03)
+    again = process.sample((20_000,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+
+
+def test_log_prob_of_a_flow_is_a_normal_density():
+    x = torch.randn(4, 3, 8)
+    process = flow_matching()(None)
+    expected = torch.distributions.Normal(0.0, math.e).log_prob(x).sum(-1)
+    torch.testing.assert_close(process.log_prob(x), expected, atol=1e-5, rtol=0)
+    estimated = process.log_prob(x, estimator=setflow.HutchinsonDivergence())
+    torch.testing.assert_close(estimated, expected, atol=1e-5, rtol=0)  # a diagonal Jacobian
+
+
+def test_images_are_events_of_three_dimensions():
+    class Images(nn.Module):
+        event_ndim = 3
+
+        def forward(self, x, t, c=None):
+            return -x + c.sum(-1)[..., None, None, None]
+
+    context = torch.randn(4, 5)
+    flow = setflow.FlowMatching(Images(), setflow.StandardNormal((3, 6, 6)), setflow.RK4(20))
+    noise = torch.randn(16, 4, 3, 6, 6)
+    x = flow(context).sample((16,), x_source=noise)
+    assert x.shape == (16, 4, 3, 6, 6)
+    shift = context.sum(-1)[:, None, None, None]
+    torch.testing.assert_close(x, shift + (noise - shift) * math.e, atol=1e-5, rtol=0)
+    assert flow(context).sample((16,)).shape == (16, 4, 3, 6, 6)
+    log_p = flow(context).log_prob(x)
+    expected = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum((-1, -2, -3)) - 108
+    torch.testing.assert_close(log_p, expected, atol=1e-4, rtol=0)
+
+
+def test_a_mask_is_bound_with_the_context():
+    field, case = redraw(ObjectConditioned()).double(), dict(cases((3,), object_context=2))["lead1"]
+    flow = setflow.FlowMatching(field, setflow.StandardNormal((3,)), setflow.Heun(steps=4))
+    process = flow(case.c_object, mask=case.mask)
+    assert process.batch_shape == (6,)
+    got = process.sample(x_source=case.x_source)
+    expected = setflow.masked_sample(
+        field, setflow.StandardNormal((3,)), setflow.Heun(steps=4), case.mask, c=case.c_object,
+        x_source=case.x_source,
+    )  # fmt: skip
+    torch.testing.assert_close(got, expected, atol=0, rtol=0)
+    assert got.abs().max() > 0.1
+    assert process.sample((2,)).shape == (2, 6, 7, 3)
+    log_p = process.log_prob(got)
+    direct = setflow.masked_log_prob(
+        field, setflow.StandardNormal((3,)), setflow.Heun(steps=4), got, case.mask, c=case.c_object
+    )
+    torch.testing.assert_close(log_p, direct, atol=0, rtol=0)
+
+
+def test_inpainting_by_context():
+    """Per-object context: the known values and which they are; known objects come back as given."""
+
+    class Pull(nn.Module):
+        event_ndim = 2
+        takes_mask = True
+
+        def forward(self, x, t, c=None, *, mask=None):
+            known = c[..., 2:]
+            return known * 30 * (x - c[..., :2])
+
+    mask = torch.tensor([[1, 1, 0, 1, 0]], dtype=torch.bool)
+    given, known = torch.randn(1, 5, 2), torch.tensor([[[1.0], [0.0], [1.0], [1.0], [0.0]]])
+    context = torch.cat([given, known], -1)
+    flow = setflow.FlowMatching(Pull(), setflow.StandardNormal((2,)), setflow.RK4(steps=100))
+    noise = torch.randn(1, 5, 2)
+    x = flow(context, mask=mask).sample(x_source=noise)
+    torch.testing.assert_close(x[0, [0, 3]], given[0, [0, 3]], atol=1e-8, rtol=0)
+    torch.testing.assert_close(x[0, 1], noise[0, 1], atol=1e-12, rtol=0)
+    assert torch.equal(x[0, [2, 4]], torch.zeros(2, 2))
+
+
+@pytest.mark.parametrize("coupling", [0.0, 2.0])
+def test_partial_diffusion_starts_from_noised_data(coupling):
+    """From t = 0.4: the flow carries a noised event back; the map from 0.4 to 0 is known."""
+    case = dict(cases((2,)))["lead1"]
+    field = gaussian_field(coupling)
+    x_target = field.sample_map(case.x_source, case.mask)
+    noised = setflow.LinearPath().sample_xt(
+        x_target, torch.randn_like(x_target), torch.full((6,), 0.4)
+    )
+    flow = setflow.FlowMatching(field, setflow.StandardNormal((2,)), setflow.RK4(100), t0=0.4)
+    got = flow(None, mask=case.mask).sample(x_source=noised)
+    oracle = GaussianPredictor(field, LinearSchedule(), "velocity")
+    expected = oracle.transported(noised, case.mask, 0.4, 0.0)
+    torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+
+
+class LinearSchedule(setflow.NoiseSchedule):
+    """The straight path as a schedule, with only what the documents ask a user for."""
+
+    def alpha(self, t):
+        return 1 - t
+
+    def sigma(self, t):
+        return t
+
+    def drift(self, x, t):
+        return -x / (1 - t.reshape(t.shape + (1,) * (x.ndim - t.ndim)))
+
+    def diffusion(self, t):
+        return (2 * t + 2 * t**2 / (1 - t)).sqrt()
+
+
+def test_guidance_changes_the_velocity():
+    process = flow_matching()(None)
+    noise = torch.randn(5, 8)
+    doubled = process.sample((5,), x_source=noise, guidance_fn=lambda x, t, v: 2 * v)
+    torch.testing.assert_close(doubled, noise * math.e**2, atol=1e-3, rtol=0)
+    times = []
+
+    def record(x, t, v):
+        times.append(t)
+        return v
+
+    process.sample((5,), x_source=noise, guidance_fn=record)
+    assert times[0].shape == (5,)
+    with pytest.raises(ValueError, match="returned shape"):
+        process.sample((5,), guidance_fn=lambda x, t, v: v[..., :1])
+
+
+def test_rsample_is_differentiable():
+    flow, noise = flow_matching(), torch.randn(5, 8)
+    context = torch.zeros(5, 8, requires_grad=True)
+    with torch.no_grad():
+        x = flow(context).rsample(x_source=noise)
+    gradient, by_context = torch.autograd.grad(x.sum(), (flow.field(None).rate, context))
+    # x(0) = exp(-rate) noise
+    torch.testing.assert_close(gradient, -math.e * noise.sum(), atol=1e-3, rtol=0)
+    torch.testing.assert_close(by_context, torch.full((5, 8), 1 - math.e), atol=1e-5, rtol=0)
+    loc = torch.zeros(8, requires_grad=True)
+    base = setflow.DiagonalNormal(loc, torch.ones(8))
+    x = setflow.FlowMatching(Linear(), base, setflow.RK4(20))(None).rsample((3,))
+    (by_loc,) = torch.autograd.grad(x.sum(), loc)
+    torch.testing.assert_close(by_loc, torch.full((8,), 3 * math.e), atol=1e-4, rtol=0)
+
+    class Opaque(setflow.RK4):
+        supports_rsample = False
+
+    with pytest.raises(NotImplementedError, match="supports_rsample"):
+        setflow.FlowMatching(Linear(), base, Opaque(3))(None).rsample()
+
+
+def test_lazy_parts_are_made_from_the_context():
+    class Field(setflow.LazyField):
+        def forward(self, c=None):
+            return Linear(-2.0 if c is None else c[0, 0].item())
+
+    class LazyNormal(setflow.LazyDistribution):
+        def forward(self, c=None):
+            loc = torch.zeros(8) if c is None else 5 * c
+            return torch.distributions.Independent(torch.distributions.Normal(loc, 1e-6), 1)
+
+    flow = setflow.FlowMatching(Field(), LazyNormal(), setflow.RK4(20))
+    context = torch.full((3, 8), 0.5)
+    # v = 0.5 x + 0.5 from x = 2.5
+    expected = -1 + 3.5 * math.exp(-0.5)
+    torch.testing.assert_close(
+        flow(context).sample((2,)), torch.full((2, 3, 8), expected), atol=1e-4, rtol=0
+    )
+    assert flow(None).sample((2,)).abs().max() < 1e-4
+    unconditional = setflow.UnconditionalField(Linear())
+    assert unconditional.event_ndim == 1
+    assert unconditional(context) is unconditional(None)
+    base = setflow.StandardNormal((8,))
+    assert setflow.UnconditionalDistribution(base)(context) is base
+    assert Field().event_ndim is None
+
+
+def test_event_ndim_must_be_known():
+    class Silent(nn.Module):
+        def forward(self, x, t, c=None):
+            return -x
+
+    base, solver = setflow.StandardNormal((8,)), setflow.RK4(20)
+    with pytest.raises(ValueError, match="event_ndim must be provided or exposed"):
+        setflow.FlowMatching(Silent(), base, solver)(None)
+    noise = torch.randn(5, 8)
+    x = setflow.FlowMatching(Silent(), base, solver, event_ndim=1)(None).sample(
+        (5,), x_source=noise
+    )
+    torch.testing.assert_close(x, noise * math.e, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"base.event_shape \(2, 8\) has 2 dimensions"):
+        setflow.FlowMatching(Linear(), setflow.StandardNormal((2, 8)), solver)(None)
+    unchecked = setflow.FlowMatching(
+        Linear(), setflow.StandardNormal((2, 8)), solver, validate_args=False
+    )
+    assert unchecked(None).event_shape == (2, 8)
+
+
+def test_bad_input_is_refused():
+    process = flow_matching()(torch.randn(16, 8))
+    with pytest.raises(ValueError, match="x_source has shape"):
+        process.sample((1,), x_source=torch.randn(2, 16, 8))
+    with pytest.raises(ValueError, match="c has shape"):
+        process.log_prob(torch.randn(4, 8))
+    with pytest.raises(ValueError, match="solves stochastic equations"):
+        setflow.FlowMatching(Linear(), setflow.StandardNormal((8,)), setflow.EulerMaruyama(3))(
+            None
+        ).sample((2,))
+    with pytest.raises(TypeError, match="mask must be a torch tensor"):
+        flow_matching()(None, mask=[1, 0])
+
+
+# --- diffusion ---
+
+
+def _noise(case, schedule, mask):
+    """A state at t = 1 as the process draws it without a base: N(0, sigma(1)^2)."""
+    return torch.where(mask[..., None], schedule.sigma(torch.tensor(1.0)) * case.x_source, 0.0)
+
+
+def diffusion(schedule, predicts, solver, coupling=2.0, **options):
+    field = gaussian_field(coupling)
+    model = GaussianPredictor(field, schedule, predicts)
+    made = setflow.Diffusion(
+        model, schedule, solver, parameterization=predicts, event_shape=(2,), **options
+    )
+    return made, model
+
+
+# the largest error of a solver with this many steps, for t1 = 0
+ACCURACY = {
+    "euler": (setflow.Euler(steps=500), 0.1),
+    "midpoint": (setflow.Midpoint(steps=300), 1e-3),
+    "heun": (setflow.Heun(steps=300), 2e-3),
+    "rk4": (setflow.RK4(steps=150), 1e-6),
+    "dopri5": (setflow.Dopri5(rtol=1e-8, atol=1e-8), 1e-5),
+}
+
+
+@pytest.mark.parametrize("coupling", [0.0, 2.0])
+@pytest.mark.parametrize("solver", ACCURACY)
+@pytest.mark.parametrize("predicts", PARAMETERIZATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_probability_flow_is_right_down_to_zero(schedule, predicts, solver, coupling):
+    """Every event of every schedule arrives at t1 = 0 where the closed form says."""
+    schedule, case = SCHEDULES[schedule], dict(cases((2,)))["lead1"]
+    solver, atol = ACCURACY[solver]
+    process, model = diffusion(schedule, predicts, solver, coupling)
+    noise = _noise(case, schedule, case.mask)
+    with torch.no_grad():
+        got = process(None, mask=case.mask).sample(x_source=noise)
+    expected = model.transported(noise, case.mask, 1.0, 0.0)
+    torch.testing.assert_close(got, expected, atol=atol, rtol=0)
+    assert (expected - noise).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize(
+    ("solver", "order"),
+    [(setflow.Euler, 1), (setflow.Midpoint, 2), (setflow.Heun, 2), (setflow.RK4, 4)],
+)
+def test_the_order_of_a_solver_survives_the_singular_end(solver, order, schedule):
+    schedule, case = SCHEDULES[schedule], dict(cases((2,)))["lead1"]
+    noise = _noise(case, schedule, case.mask)
+    steps = (200, 400) if order < 4 else (40, 80)
+    errors = []
+    for count in steps:
+        process, model = diffusion(schedule, "eps", solver(count))
+        with torch.no_grad():
+            got = process(None, mask=case.mask).sample(x_source=noise)
+        errors.append((got - model.transported(noise, case.mask, 1.0, 0.0)).abs().max().item())
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.4), errors
+
+
+@pytest.mark.parametrize("t1", [1e-3, 0.0])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_float32_arrives_too(schedule, t1):
+    schedule, case = SCHEDULES[schedule], dict(cases((2,)))["lead1"]
+    process, model = diffusion(schedule, "eps", setflow.RK4(steps=150), t1=t1)
+    noise = _noise(case, schedule, case.mask)
+    model.float()
+    with torch.no_grad():
+        got = process(None, mask=case.mask).sample(x_source=noise.float())
+    model.double()
+    assert got.dtype == torch.float32
+    expected = model.transported(noise, case.mask, 1.0, t1)
+    torch.testing.assert_close(got.double(), expected, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("predicts", PARAMETERIZATIONS)
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_log_prob_of_a_diffusion(schedule, predicts):
+    """The density of the base at the point where the flow comes from, times the known Jacobian."""
+    schedule, case = SCHEDULES[schedule], dict(cases((2,)))["lead1"]
+    process, model = diffusion(schedule, predicts, setflow.RK4(steps=60))
+    x = model.field.sample_map(case.x_source, case.mask)
+    with torch.no_grad():
+        got = process(None, mask=case.mask).log_prob(x)
+    z = model.transported(x, case.mask, 0.0, 1.0)
+    base = setflow.IsotropicNormal((2,), schedule.sigma(torch.tensor(1.0)))
+    expected = base.log_prob(z, mask=case.mask)
+    n = case.mask.sum(-1)
+    ends = [torch.tensor(t) for t in (0.0, 1.0)]
+    for variance, count in (
+        (model.field.scale**2, (n - 1).clamp(min=0)[:, None]),
+        (model.field.scale**2 * (1 + 2.0 * n[:, None]), (n > 0)[:, None]),
+    ):
+        before, after = (schedule.alpha(t) ** 2 * variance + schedule.sigma(t) ** 2 for t in ends)
+        expected = expected + (0.5 * count * (after / before).log()).sum(-1)
+    torch.testing.assert_close(got, expected, atol=2e-4, rtol=0)
+
+
+class Moments:
+    """An SDE solver that propagates mean and variance of independent coordinates exactly.
+
+    The drift is linear, so Euler-Maruyama multiplies the state by 1 + a h and adds g^2 |h|.
+    """
+
+    is_sde = True
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def integrate(self, drift, diffusion, x0, t0, t1, steps):
+        h, t = (t1 - t0) / steps, t0
+        mean = x0
+        variance = self.variance0 * torch.ones_like(x0)
+        for _ in range(steps):
+            slope = drift(torch.ones_like(x0), t) - drift(torch.zeros_like(x0), t)
+            mean = mean + h * drift(mean, t)
+            variance = (1 + h * slope) ** 2 * variance + diffusion(t) ** 2 * abs(h)
+            t += h
+        self.variance = variance
+        return mean
+
+
+def reverse_moments(schedule, predicts, steps):
+    """Mean and variance at t1 = 0 of the reverse equation, started with the exact ones at t = 1."""
+    field = gaussian_field(0.0)
+    alpha, sigma = (f(torch.tensor(1.0)) for f in (schedule.alpha, schedule.sigma))
+    solver = Moments(steps)
+    solver.variance0 = alpha**2 * field.scale**2 + sigma**2
+    process, _ = diffusion(schedule, predicts, solver, 0.0)
+    with torch.no_grad():
+        start = (alpha * field.loc).expand(1, 1, 2)
+        mean = process(None, mask=torch.ones(1, 1)).sample(x_source=start)
+    return mean, solver.variance
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_reverse_equation_has_the_right_moments_to_weak_order_one(schedule):
+    schedule, field = SCHEDULES[schedule], gaussian_field(0.0)
+    alpha, sigma = (f(torch.tensor(0.0)) for f in (schedule.alpha, schedule.sigma))
+    target = alpha**2 * field.scale**2 + sigma**2
+    errors = []
+    for steps in (400, 800, 1600):
+        mean, variance = reverse_moments(schedule, "eps", steps)
+        wrong_mean, wrong_variance = mean - alpha * field.loc, variance - target
+        errors.append(torch.stack([wrong_mean.flatten(), wrong_variance.flatten()]))
+    assert errors[-1].abs().max() < 2e-2
+    # of first order: halving the step halves the error, up to terms of second order, which it
+    # quarters (mean and variance apart; the mean stays where alpha = 1)
+    for coarse, middle, fine in zip(*errors, strict=True):
+        if fine.abs().max() < 1e-12:
+            assert schedule is not SCHEDULES["vp"]
+            continue
+        left = [(2 * b - a).abs().max().item() for a, b in ((coarse, middle), (middle, fine))]
+        assert left[1] < 0.3 * middle.abs().max()
+        assert left[0] / left[1] == pytest.approx(4, abs=1.2), errors
+
+
+@pytest.mark.parametrize("predicts", ["score", "x0", "velocity"])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_reverse_equation_is_the_same_for_every_parameterization(schedule, predicts):
+    expected = reverse_moments(SCHEDULES[schedule], "eps", 50)
+    got = reverse_moments(SCHEDULES[schedule], predicts, 50)
+    for mine, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-9, rtol=1e-9)
+
+
+def test_euler_maruyama_draws_the_data():
+    """Coupled objects: the covariance between them too, within four standard errors."""
+    schedule, n, generator = setflow.VPSchedule(), 10_000, torch.Generator().manual_seed(0)
+    process, model = diffusion(schedule, "eps", setflow.EulerMaruyama(steps=200), 2.0)
+    mask = torch.tensor([True, False, True])
+    with torch.no_grad():
+        x = process(None, mask=mask).sample((n,), generator=generator)
+        again = process(None, mask=mask).sample((n,), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(x, again)
+    assert torch.equal(x[:, 1], torch.zeros(n, 2))
+    field = model.field
+    for feature in range(2):
+        pair = x[:, [0, 2], feature]
+        variance = field.scale[feature] ** 2
+        expected = variance * (torch.eye(2) + 2.0 * torch.ones(2, 2))
+        got = torch.cov(pair.T)
+        assert (got / expected - 1).abs().max() < 0.08
+        assert (pair.mean(0) - field.loc[feature]).abs().max() < 4 * (
+            expected[0, 0] / n
+        ) ** 0.5 + 0.02
+
+
+def test_without_a_base_noise_has_the_standard_deviation_of_the_schedule():
+    for schedule in SCHEDULES.values():
+        process, _ = diffusion(schedule, "x0", setflow.Euler(1))
+        base = process(None, mask=torch.ones(1, 1)).base
+        drawn = base.sample((4000,), generator=torch.Generator().manual_seed(0))
+        sigma = schedule.sigma(torch.tensor(1.0)).item()
+        assert drawn.std().item() == pytest.approx(sigma, rel=0.03)
+
+
+def test_a_base_may_be_given():
+    schedule = setflow.VPSchedule()
+    field = gaussian_field(0.0)
+    model = GaussianPredictor(field, schedule, "eps")
+    base = setflow.DiagonalNormal(torch.tensor([100.0, 0.0]), torch.tensor([1e-9, 1e-9]))
+    process = setflow.Diffusion(
+        model, schedule, setflow.RK4(100), parameterization="eps", base=base
+    )
+    got = process(None, mask=torch.ones(1, 1)).sample()
+    expected = model.transported(torch.tensor([[[100.0, 0.0]]]), None, 1.0, 0.0)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+
+
+def test_guidance_changes_the_predicted_noise():
+    """With eps replaced by that of other data the samples are of those data."""
+    schedule, case = setflow.VPSchedule(), dict(cases((2,)))["lead1"]
+    other = GaussianPredictor(gaussian_field(2.0), schedule, "eps")
+    model = GaussianPredictor(gaussian_field(0.0), schedule, "x0")
+    process = setflow.Diffusion(
+        model, schedule, setflow.RK4(150), parameterization="x0", event_shape=(2,)
+    )(None, mask=case.mask)
+    noise = _noise(case, schedule, case.mask)
+
+    def guidance(x, t, eps):
+        assert t.shape == (6,)
+        return other(x, t, mask=case.mask)
+
+    got = process.sample(x_source=noise, guidance_fn=guidance)
+    expected = other.transported(noise, case.mask, 1.0, 0.0)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+
+
+def test_diffusion_of_plain_vectors_with_context():
+    class Eps(nn.Module):
+        event_ndim = 1
+
+        def forward(self, x, t, c=None):
+            return 0 * x + c
+
+    schedule, context = setflow.VESchedule(0.01, 1.0), torch.randn(16, 3)
+    process = setflow.Diffusion(
+        Eps(), schedule, setflow.RK4(100), parameterization="eps", event_shape=(3,)
+    )(context)
+    noise = torch.randn(2, 16, 3)
+    got = process.sample((2,), x_source=noise)
+    torch.testing.assert_close(got, noise - 0.99 * context, atol=1e-6, rtol=0)
+    assert process.sample((2,)).shape == (2, 16, 3)
+    assert process.rsample((2,)).shape == (2, 16, 3)
+    density = process.log_prob(got)
+    base = torch.distributions.Normal(0.0, 1.0).log_prob(noise).sum(-1)
+    torch.testing.assert_close(density, base, atol=1e-5, rtol=0)
+
+
+def test_rsample_of_a_diffusion_is_differentiable():
+    class Eps(nn.Module):
+        event_ndim = 1
+
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.tensor(0.3))
+
+        def forward(self, x, t, c=None):
+            return self.shift * torch.ones_like(x)
+
+    model, schedule = Eps(), setflow.VESchedule(0.01, 1.0)
+    for solver in (setflow.RK4(100), setflow.EulerMaruyama(1000)):
+        made = setflow.Diffusion(model, schedule, solver, parameterization="eps", event_shape=(3,))
+        with torch.no_grad():
+            x = made(None).rsample((5,))
+        (gradient,) = torch.autograd.grad(x.sum(), model.shift)
+        # the probability flow moves by eps, the reverse equation by twice as much
+        factor = 2 if solver.is_sde else 1
+        assert gradient.item() == pytest.approx(-0.99 * 15 * factor, rel=1e-2)
+
+    class Opaque(setflow.RK4):
+        supports_rsample = False
+
+    opaque = setflow.Diffusion(model, schedule, Opaque(3), parameterization="eps", event_shape=(3,))
+    with pytest.raises(NotImplementedError, match="supports_rsample"):
+        opaque(None).rsample((5,))
+
+
+def test_a_users_schedule_is_enough():
+    """Only alpha, sigma, drift and diffusion: from t0 < 1, where alpha does not vanish."""
+    schedule, case = LinearSchedule(), dict(cases((2,)))["lead1"]
+    for predicts in PARAMETERIZATIONS:
+        process, model = diffusion(schedule, predicts, setflow.RK4(200), t0=0.9)
+        with torch.no_grad():
+            got = process(None, mask=case.mask).sample(x_source=case.x_source)
+        expected = model.transported(case.x_source, case.mask, 0.9, 0.0)
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
+    for predicts in ("x0", "velocity"):  # these determine the flow at alpha = 0 too
+        process, model = diffusion(schedule, predicts, setflow.RK4(200))
+        with torch.no_grad():
+            got = process(None, mask=case.mask).sample(x_source=case.x_source)
+        expected = model.transported(case.x_source, case.mask, 1.0, 0.0)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
+    process, _ = diffusion(schedule, "eps", setflow.RK4(20))
+    with pytest.raises(ValueError, match=r"alpha\(t0 = 1.0\) = 0"):
+        process(None, mask=case.mask).sample()
+
+
+def test_bad_diffusions_are_refused():
+    model, schedule = Linear(), setflow.VPSchedule()
+    solver = setflow.RK4(3)
+    with pytest.raises(ValueError, match="unknown parameterization 'noise'"):
+        setflow.Diffusion(model, schedule, solver, parameterization="noise", event_shape=(8,))
+    with pytest.raises(ValueError, match="event_shape is required when base is None"):
+        setflow.Diffusion(model, schedule, solver, parameterization="eps")(None)
+    with pytest.raises(ValueError, match="expected them equal"):
+        setflow.Diffusion(model, schedule, solver, parameterization="eps", event_shape=(2, 8))(None)
+    sde = setflow.Diffusion(
+        model, schedule, setflow.EulerMaruyama(3), parameterization="eps", event_shape=(8,)
+    )
+    with pytest.raises(ValueError, match="solves stochastic equations; a log-density"):
+        sde(None).log_prob(torch.zeros(2, 8))
