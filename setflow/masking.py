@@ -249,7 +249,9 @@ def masked_log_prob(
         generator: the random generator for the probes of a stochastic estimator.
 
     Returns:
-        The log-density, with shape `lead`; 0 for an event without objects.
+        The log-density, with shape `lead`; 0 for an event without objects. It is differentiable
+        with respect to the field, `x` and `c`, which costs memory: call it under `torch.no_grad()`
+        where no gradient is needed.
 
     Raises:
         ValueError: if shapes do not fit, the mask holds values other than 0 and 1, or the solver is

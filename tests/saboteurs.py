@@ -127,6 +127,23 @@ class OrderedField(nn.Module):
         return v if mask is None else torch.where(mask[..., None], v, x.new_zeros(()))
 
 
+def log_prob_with_padding_in_the_base(
+    field, base, solver, x, mask, *, c=None, estimator=None
+) -> Tensor:
+    """Carries real objects to the noise, then counts the base's density of every slot."""
+    log_p = setflow.masked_log_prob(field, base, solver, x, mask, c=c, estimator=estimator)
+    if mask is None:
+        return log_p
+    padded = (~mask).sum(-1) * x.shape[-1]  # coordinates, zero at the end of the flow
+    return log_p - 0.5 * math.log(2 * math.pi) * padded
+
+
+def log_prob_per_object(field, base, solver, x, mask, *, c=None, estimator=None) -> Tensor:
+    """Divides by the number of objects, as a mean loss does: 0 / 0 in an empty event."""
+    log_p = setflow.masked_log_prob(field, base, solver, x, mask, c=c, estimator=estimator)
+    return log_p if mask is None else log_p / mask.sum(-1)
+
+
 def log_prob_over_padding(x: Tensor, *, mask: Tensor | None = None) -> Tensor:
     """Zeroes the padding, then counts its log-density all the same."""
     if mask is not None:

@@ -131,6 +131,41 @@ def adaptive_sample_of(field: nn.Module) -> Subject:
     return sample_of(field, verb)
 
 
+class NoiseOfItsObject:
+    """Euler-Maruyama whose noise is a hash of the coordinate it moves, so that it follows objects.
+
+    With noise from a generator, longer padding draws other numbers for the same objects.
+    """
+
+    is_sde = True
+    steps = 3
+
+    def integrate(self, drift, diffusion, x0, t0, t1, steps):
+        x, h, t = x0, (t1 - t0) / steps, t0
+        for step in range(steps):
+            noise = torch.sin(1e3 * (x0.detach() + step)) * 2**0.5
+            x = x + h * drift(x, t) + abs(h) ** 0.5 * diffusion(t) * noise
+            t += h
+        return x
+
+
+def diffusion_sample_of(solver: object) -> Callable[[nn.Module], Subject]:
+    """A sample of a diffusion model, by the probability flow or the reverse equation."""
+
+    def verb(
+        field: nn.Module, base: object, _: object, mask: Tensor | None, *, c: Tensor | None,
+        x_source: Tensor,
+    ) -> Tensor:  # fmt: skip
+        schedule = setflow.VPSchedule(beta_max=2.0)
+        shape = tuple(x_source.shape[x_source.ndim - field.event_ndim :])
+        process = setflow.Diffusion(
+            field, schedule, solver, parameterization="x0", event_shape=shape, validate_args=False
+        )
+        return process(c, mask=mask).sample(x_source=x_source)
+
+    return lambda field: sample_of(field, verb)
+
+
 def log_prob_of(
     field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_log_prob, probes: bool = False
 ) -> Subject:

@@ -28,7 +28,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_the_readme_example_runs(in_repository):
-    example, verbs = _blocks("python")
+    example, verbs, process = _blocks("python")
     names: dict[str, object] = {}
     exec(example, names)
     new = names["new"]
@@ -36,16 +36,21 @@ def test_the_readme_example_runs(in_repository):
     assert new.mask.shape == (100, 30)
     assert new.x.isfinite().all()
     assert (new.x[..., 2][new.mask] > 0).all()
-    x = torch.randn(4, 30, 3)
+    x = torch.randn(4, 3, 3)
     names |= {
         "field": setflow.TransformerField(3, hidden=8, layers=1, heads=1),
         "x_target": x,
         "x_source": torch.randn_like(x),
-        "mask": torch.ones(4, 30),
+        "mask": torch.ones(4, 3),
     }
     exec(verbs, names)
     assert names["loss"].ndim == 0
-    assert names["x"].shape == (4, 30, 3)
+    assert names["x"].shape == (4, 3, 3)
+    assert names["log_p"].shape == (4,)
+    exec(process, names)
+    assert names["x"].shape == (10, 4, 3, 3)
+    assert names["log_p"].shape == (10, 4)
+    assert names["log_p"].isfinite().all()
 
 
 def test_the_readme_example_has_twelve_lines_of_code():
@@ -58,7 +63,7 @@ def test_the_readme_names_what_is_there():
         assert target in ("demo", "test", "lint", "bench", "clean", "help")
     for command in ("make demo", "make test"):
         assert command in README
-    for path in re.findall(r"`((?:datasets|models|notebooks|tests|\.github)/[^` ]+)`", README):
+    for path in re.findall(r"`((?:datasets|docs|models|notebooks|tests|\.github)/[^` ]+)`", README):
         assert (ROOT / path).exists(), path
     for path in re.findall(r"(?:datasets|models)/[\w./-]+\w", "".join(_blocks("sh"))):
         assert (ROOT / path).exists(), path

@@ -11,11 +11,13 @@ import saboteurs
 import setflow
 from laws import LAWS, cases, law_content, law_same, redraw, to_device
 from subjects import (
+    NoiseOfItsObject,
     ObjectConditioned,
     Pointwise,
     adaptive_sample_of,
     denoising_loss_of,
     density_of,
+    diffusion_sample_of,
     estimated_log_prob_of,
     log_prob_of,
     loss_of,
@@ -47,6 +49,24 @@ FIELDS = {
     "gaussian": lambda: (_gaussian(0.0, 3), (3,), {}),
     "coupled gaussian": lambda: (_gaussian(2.0, 3), (3,), {}),
     "coupled gaussian, 3-D events": lambda: (_gaussian(2.0, 2, 2), (2, 2), {}),
+    "probability flow": lambda: (
+        setflow.ProbabilityFlowField(
+            redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2)),
+            setflow.VPSchedule(beta_max=2.0),
+            "x0",
+            guidance_fn=lambda x, t, eps: eps + 0.1,
+        ),
+        (3,),
+        {},
+    ),
+    "denoiser": lambda: (
+        setflow.EDMDenoiser(
+            redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2)),
+            setflow.VESchedule(0.1, 2.0),
+        ),
+        (3,),
+        {},
+    ),
     "coupled gaussian, cosine path": lambda: (
         setflow.GaussianSetField(
             torch.ones(3), torch.full((3,), 0.7), coupling=2.0, path=setflow.CosinePath()
@@ -79,6 +99,8 @@ VERBS = {
     "velocity loss": denoising_loss_of("velocity"),
     "sample": sample_of,
     "adaptive sample": adaptive_sample_of,
+    "probability flow": diffusion_sample_of(setflow.Heun(steps=3)),
+    "reverse equation": diffusion_sample_of(NoiseOfItsObject()),
     "log_prob": log_prob_of,
     "estimated log_prob": estimated_log_prob_of,
 }
@@ -162,6 +184,15 @@ def test_the_judged_fields_mix_objects(name):
         ("length", lambda: sample_of(redraw(saboteurs.UnmaskedAttention()))),
         ("length", lambda: velocity_of(redraw(saboteurs.UnmaskedAttention()))),
         ("order", lambda: sample_of(saboteurs.OrderedField())),
+        ("order", lambda: log_prob_of(saboteurs.OrderedField())),
+        ("length", lambda: log_prob_of(redraw(saboteurs.UnmaskedAttention()))),
+        (
+            "length",
+            lambda: log_prob_of(
+                redraw(Pointwise()), saboteurs.log_prob_with_padding_in_the_base
+            ),
+        ),
+        ("emptiness", lambda: log_prob_of(redraw(Pointwise()), saboteurs.log_prob_per_object)),
         ("length", lambda: density_of(saboteurs.log_prob_over_padding)),
         ("emptiness", lambda: density_of(saboteurs.log_prob_over_padding)),
     ],
