@@ -291,16 +291,17 @@ def diffusion(schedule, predicts, solver, coupling=2.0, **options):
 
 # the largest error of a solver with this many steps, for t1 = 0
 ACCURACY = {
-    "euler": (setflow.Euler(steps=500), 0.1),
-    "midpoint": (setflow.Midpoint(steps=300), 1e-3),
-    "heun": (setflow.Heun(steps=300), 2e-3),
-    "rk4": (setflow.RK4(steps=150), 1e-6),
-    "dopri5": (setflow.Dopri5(rtol=1e-8, atol=1e-8), 1e-5),
+    "euler": (setflow.Euler(steps=300), 0.2),
+    "midpoint": (setflow.Midpoint(steps=150), 5e-3),
+    "heun": (setflow.Heun(steps=150), 1e-2),
+    "rk4": (setflow.RK4(steps=100), 5e-6),
+    "dopri5": (setflow.Dopri5(rtol=1e-6, atol=1e-6), 1e-4),
 }
 
 
-@pytest.mark.parametrize("coupling", [0.0, 2.0])
-@pytest.mark.parametrize("solver", ACCURACY)
+@pytest.mark.parametrize(
+    ("solver", "coupling"), [("rk4", 0.0), *((solver, 2.0) for solver in ACCURACY)]
+)
 @pytest.mark.parametrize("predicts", PARAMETERIZATIONS)
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_probability_flow_is_right_down_to_zero(schedule, predicts, solver, coupling):

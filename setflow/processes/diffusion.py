@@ -28,8 +28,10 @@ from setflow.distributions.normal import IsotropicNormal
 from setflow.divergence import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.fields.probability_flow import Guidance, ProbabilityFlowField
-from setflow.masking import sample_ode, score_events, start_of_sampling
+from setflow.masking import start_of_sampling
 from setflow.processes.flow_matching import (
+    FlowMatchingProcess,
+    bound_batch_shape,
     check_event_shape,
     refuse_unless_differentiable,
     with_event_ndim,
@@ -187,11 +189,7 @@ class DiffusionProcess:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The batch: that of the mask, else of the base, else of the context."""
-        if self.mask is not None:
-            return tuple(self.mask.shape[:-1])
-        if self.base.batch_shape or self.context is None:
-            return tuple(self.base.batch_shape)
-        return tuple(self.context.shape[:-1])
+        return bound_batch_shape(self.base, self.context, self.mask)
 
     def sample(
         self,
@@ -221,8 +219,7 @@ class DiffusionProcess:
             flow, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
         if not declares(self.solver, "is_sde"):
-            field, u0, u1 = self._in_solver_time(flow, start.x)
-            return sample_ode(field, self.solver, start, t0=u0, t1=u1)
+            return self._along(flow, start.x).sample(sample_shape, x_source=start.x)
         velocity, like = start.velocity(flow), start.x
 
         def drift(x: Tensor, t: Tensor | float) -> Tensor:
@@ -283,11 +280,9 @@ class DiffusionProcess:
         Raises:
             ValueError: if a shape does not fit, or the solver is one for stochastic equations.
         """
-        field, u0, u1 = self._in_solver_time(self._flow(None), x)
-        return score_events(
-            field, self.base, self.solver, x, self.mask, c=self.context, t0=u0, t1=u1,
-            estimator=estimator, generator=generator,
-        )  # fmt: skip
+        return self._along(self._flow(None), x).log_prob(
+            x, estimator=estimator, generator=generator
+        )
 
     def _flow(self, guidance_fn: Guidance | None) -> ProbabilityFlowField:
         needs_alpha = declares(self.solver, "is_sde") or self.parameterization in ("eps", "score")
@@ -304,14 +299,16 @@ class DiffusionProcess:
         """Return whether there is no noise at time `t`."""
         return bool(self.schedule.is_singular(torch.tensor(t, dtype=torch.float64)))
 
-    def _in_solver_time(
-        self, flow: ProbabilityFlowField, like: Tensor
-    ) -> tuple[nn.Module, float, float]:
-        """Return the field to integrate, and the solver's times of noise and data."""
-        if not self._vanishes(self.t1):
-            return flow, self.t0, self.t1
-        smallest = smallest_time(like.dtype) / abs(self.t0 - self.t1)
-        return _SquareRootTime(flow, self.t0, self.t1), 1.0, math.sqrt(smallest)
+    def _along(self, flow: ProbabilityFlowField, like: Tensor) -> FlowMatchingProcess:
+        """Return the process of the probability flow, in a time in which it is finite."""
+        t0, t1 = self.t0, self.t1
+        field: nn.Module = flow
+        if self._vanishes(t1):
+            field = _SquareRootTime(flow, t0, t1)
+            t0, t1 = 1.0, math.sqrt(smallest_time(like.dtype) / abs(t0 - t1))
+        return FlowMatchingProcess(
+            field, self.base, self.solver, t0=t0, t1=t1, context=self.context, mask=self.mask
+        )
 
 
 class _SquareRootTime(VectorField):

@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from setflow.core.calling import call_field
 from setflow.core.masks import as_mask
-from setflow.core.protocols import Base, Solver, declares, event_ndim_of
+from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim_of
 from setflow.distributions.base import as_base
 from setflow.divergence import DivergenceEstimator
 from setflow.fields.probability_flow import Guidance
@@ -106,7 +106,7 @@ class FlowMatchingProcess:
         self,
         field: nn.Module,
         base: Base,
-        solver: Solver,
+        solver: Solver | SDESolver,
         *,
         t0: float = 1.0,
         t1: float = 0.0,
@@ -129,11 +129,7 @@ class FlowMatchingProcess:
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """The batch: that of the mask, else of the base, else of the context."""
-        if self.mask is not None:
-            return tuple(self.mask.shape[:-1])
-        if self.base.batch_shape or self.context is None:
-            return tuple(self.base.batch_shape)
-        return tuple(self.context.shape[:-1])
+        return bound_batch_shape(self.base, self.context, self.mask)
 
     def sample(
         self,
@@ -208,6 +204,19 @@ class FlowMatchingProcess:
             self.field, self.base, self.solver, x, self.mask, c=self.context, t0=self.t0,
             t1=self.t1, estimator=estimator, generator=generator,
         )  # fmt: skip
+
+
+def bound_batch_shape(base: Base, context: Tensor | None, mask: Tensor | None) -> tuple[int, ...]:
+    """Return the batch of what is bound: that of the mask, else of the base, else of the context.
+
+    >>> bound_batch_shape(setflow.StandardNormal((8,)), torch.zeros(16, 4), None)
+    (16,)
+    """
+    if mask is not None:
+        return tuple(mask.shape[:-1])
+    if base.batch_shape or context is None:
+        return tuple(base.batch_shape)
+    return tuple(context.shape[:-1])
 
 
 class _Guided(nn.Module):
