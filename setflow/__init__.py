@@ -15,7 +15,7 @@ which slots are real. A velocity field v(x, t) is trained on points between data
 Padding is never read: neither loss nor sample depends on what stands there or how long it is.
 """
 
-from setflow import diagnostics
+from setflow import diagnostics, rectified, timesteps
 from setflow.core.batch import SetBatch
 from setflow.distributions import (
     DiagonalNormal,
@@ -132,5 +132,7 @@ __all__ = [
     "masked_log_prob",
     "masked_sample",
     "masked_stochastic_fm_loss",
+    "rectified",
     "stochastic_fm_loss",
+    "timesteps",
 ]

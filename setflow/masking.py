@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from setflow.core.broadcast import expand_context
+from setflow.core.broadcast import context_shape, expand_context
 from setflow.core.calling import call_field
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import Base, Path, SDESolver, Solver, declares, event_ndim_of
@@ -318,12 +318,7 @@ def start_of_sampling(
     elif not batch and x_source is not None:
         batch = tuple(x_source.shape[len(sample_shape) : x_source.ndim - event_ndim])
     elif not batch and c is not None:
-        if c.ndim > 2 and event_ndim > 1:
-            raise ValueError(
-                f"c has shape {tuple(c.shape)}: without a mask, x_source or a batch shape of the "
-                "base it is not known whether it holds a row per event or per object; pass the mask"
-            )
-        batch = tuple(c.shape[:-1])
+        batch = batch_of_context(c, tuple(base.event_shape), event_ndim)
     lead = sample_shape + batch
     if mask is not None:
         mask = mask.expand(*lead, mask.shape[-1])
@@ -339,8 +334,35 @@ def start_of_sampling(
         )
     mask = None if mask is None else mask.to(x_source.device)
     _, event = split_event(x_source, event_ndim)
-    c = expand_context(c, lead, len(batch), event[0] if event_ndim >= 2 else None)
+    c = expand_context(c, lead, len(batch), event)
     return Start(zero_padding(x_source, mask), mask, c, event_ndim)
+
+
+def batch_of_context(c: Tensor, event_shape: tuple[int, ...], event_ndim: int) -> tuple[int, ...]:
+    """Return the batch that a context stands for, where nothing else tells it.
+
+    Arguments:
+        c: the context.
+        event_shape: that of the base.
+        event_ndim: how many dimensions form one event.
+
+    Raises:
+        ValueError: if it could hold a row per event or per object.
+
+    >>> batch_of_context(torch.zeros(16, 4), (8,), 1)
+    (16,)
+    >>> batch_of_context(torch.zeros(16, 1, 8, 8), (3, 8, 8), 3)
+    (16,)
+    """
+    own = context_shape(c, event_shape) if len(event_shape) == event_ndim else None
+    if own is not None and len(own) == event_ndim > 2:
+        return tuple(c.shape[:-event_ndim])
+    if c.ndim > 2 and event_ndim > 1:
+        raise ValueError(
+            f"c has shape {tuple(c.shape)}: it is not known whether it holds a row per event or "
+            "one per object; pass the mask, x_source, or a base with a batch shape"
+        )
+    return tuple(c.shape[:-1])
 
 
 def sample_ode(
@@ -386,6 +408,8 @@ def score_events(
     event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
     lead, event = split_event(x, event_ndim)
     objects = event[0] if event_ndim >= 2 else None
+    if not x.is_floating_point():
+        raise ValueError(f"x has dtype {x.dtype}, expected a floating dtype")
     if mask is not None:
         mask = as_mask(mask).to(x.device)
         batch = tuple(mask.shape[:-1])
@@ -395,13 +419,18 @@ def score_events(
                 "without sample dimensions in front"
             )
         mask = mask.expand(*lead, event[0])
-    c = _expand_over_samples(c, lead, objects, None if mask is None else len(batch))
+    c = _expand_over_samples(c, lead, event, None if mask is None else len(batch))
     x = zero_padding(x, mask)
     estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
     divergence = estimator.for_solve(x, mask, generator)
 
     def rates(state: Tensor, t: Any) -> tuple[Tensor, Tensor]:
         v, div = divergence.velocity_and_divergence(field, state, t, c, mask=mask)
+        if tuple(div.shape) != lead:
+            raise ValueError(
+                f"the estimator returned a divergence with shape {tuple(div.shape)}, expected "
+                f"{lead}: one value per event"
+            )
         return v, div.double()
 
     z, collected = integrate_augmented(
@@ -417,20 +446,26 @@ def score_events(
     base = as_base(base)
     if mask is None and objects is not None and len(base.event_shape) == event_ndim - 1:
         mask = torch.ones((*lead, objects), dtype=torch.bool, device=x.device)
-    return (base.log_prob(z, mask=mask).double() + collected).to(x.dtype)
+    log_p = base.log_prob(z, mask=mask)
+    if tuple(log_p.shape) != lead:
+        raise ValueError(
+            f"the base returned a log-density with shape {tuple(log_p.shape)}, expected {lead}: "
+            "one value per event, summed over its real coordinates"
+        )
+    return (log_p.double() + collected).to(x.dtype)
 
 
 def _expand_over_samples(
-    c: Tensor | None, lead: tuple[int, ...], objects: int | None, batch_ndim: int | None
+    c: Tensor | None, lead: tuple[int, ...], event: tuple[int, ...], batch_ndim: int | None
 ) -> Tensor | None:
     """Expand a context whose batch are the last dimensions of `lead`."""
     if c is None:
         return None
     if batch_ndim is None:  # one row per event, if that fits
-        front = tuple(c.shape[:-1])
-        per_event = front == lead[max(0, len(lead) - len(front)) :]
-        batch_ndim = len(front) if per_event or objects is None else len(front) - 1
-    return expand_context(c, lead, batch_ndim, objects)
+        front, own = tuple(c.shape[:-1]), context_shape(c, event)
+        per_event = own is None or front == lead[max(0, len(lead) - len(front)) :]
+        batch_ndim = len(front) if per_event or own is None else c.ndim - len(own)
+    return expand_context(c, lead, batch_ndim, event)
 
 
 def _refuse_sde(solver: Solver | SDESolver, purpose: str) -> None:

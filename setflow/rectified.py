@@ -352,7 +352,7 @@ def sample_timesteps(
 
 def sample_from_t_list(
     n: int,
-    t_list: Sequence[float],
+    t_list: Sequence[float] | Tensor,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype = torch.float32,
@@ -446,8 +446,8 @@ def _checked_count(n: Any) -> int:
     return int(n)
 
 
-def _checked_t_list(t_list: Sequence[float]) -> tuple[float, ...]:
-    times = tuple(t_list)
+def _checked_t_list(t_list: Sequence[float] | Tensor) -> tuple[float, ...]:
+    times = tuple(t_list.tolist() if isinstance(t_list, Tensor) else t_list)
     if len(times) < 2:
         raise ValueError(f"t_list needs at least two times, the last of them 0, got {list(times)}")
     if not all(_is_finite(t) and 0 <= t <= 1 for t in times):

@@ -119,10 +119,10 @@ def test_time_is_expanded_to_the_lead_shape():
 def test_context_per_event_and_per_object():
     assert expand_context(None, (5, 2), 1) is None
     assert expand_context(torch.zeros(2, 4), (5, 2), 1).shape == (5, 2, 4)
-    assert expand_context(torch.zeros(2, 7, 4), (5, 2), 1, 7).shape == (5, 2, 7, 4)
+    assert expand_context(torch.zeros(2, 7, 4), (5, 2), 1, (7, 3)).shape == (5, 2, 7, 4)
     for wrong in ((3, 4), (4,), (2,), (2, 6, 4), (5, 2, 4)):
         with pytest.raises(ValueError, match="one context row per event"):
-            expand_context(torch.zeros(wrong), (5, 2), 1, 7)
+            expand_context(torch.zeros(wrong), (5, 2), 1, (7, 3))
 
 
 # --- batches ---

@@ -237,3 +237,57 @@ def test_cardinality_refuses_what_it_cannot_know():
         cardinality.log_prob(torch.tensor([1.0]))
     with pytest.raises(ValueError, match="at least one event"):
         cardinality.fit(torch.tensor([], dtype=torch.int64))
+
+
+def test_bases_speak_as_torch_distributions_do():
+    """The names of arguments and attributes are those of `torch.distributions`."""
+    standard = setflow.StandardNormal((3,), batch_shape=(2,))
+    scaled = setflow.IsotropicNormal((3,), 2.0, batch_shape=(2,))
+    loc, scale = torch.tensor([1.0, -1.0, 0.0]), torch.tensor([0.5, 1.0, 2.0])
+    diagonal = setflow.DiagonalNormal(loc, scale)
+    for base, theirs in (
+        (standard, torch.distributions.Normal(torch.zeros(2, 3), 1.0)),
+        (scaled, torch.distributions.Normal(torch.zeros(2, 3), 2.0)),
+        (diagonal, torch.distributions.Normal(loc, scale)),
+    ):
+        value = base.sample(sample_shape=(5,))
+        assert base.has_rsample
+        torch.testing.assert_close(base.log_prob(value=value), theirs.log_prob(value).sum(-1))
+        torch.testing.assert_close(base.mean, theirs.mean)
+        torch.testing.assert_close(base.variance, theirs.variance)
+        wide = base.expand((7, 2))
+        assert wide.batch_shape == (7, 2)
+        assert wide.rsample().shape == (7, 2, 3)
+        torch.testing.assert_close(wide.variance, base.variance.expand(7, 2, 3))
+    with pytest.raises(ValueError, match="does not expand"):
+        setflow.DiagonalNormal(torch.zeros(2, 3), torch.ones(2, 3)).expand((3,))
+    torch.testing.assert_close(setflow.DiagonalNormal(loc, 3.0).variance, torch.full((3,), 9.0))
+
+
+def test_isotropic_normal_checks_its_arguments():
+    with pytest.raises(ValueError, match="scale must be positive, got 0"):
+        setflow.IsotropicNormal((3,), 0.0)
+    with pytest.raises(ValueError, match=r"scale has shape \(3,\), expected one number"):
+        setflow.IsotropicNormal((3,), torch.ones(3))
+    with pytest.raises(ValueError, match="sizes must not be negative"):
+        setflow.StandardNormal((-3,))
+    with pytest.raises(ValueError, match="scale must be positive"):
+        setflow.DiagonalNormal(torch.zeros(3), -torch.ones(3))
+    unchecked = setflow.DiagonalNormal(torch.zeros(3), -torch.ones(3), validate_args=False)
+    assert unchecked.event_shape == (3,)
+    assert setflow.IsotropicNormal((3,), 0.0, validate_args=False).sample().abs().sum() == 0
+
+
+def test_a_torch_distribution_without_a_mean_takes_a_mask():
+    """The value that stands in for padding is drawn, and the caller's random numbers stay."""
+    positive = torch.distributions.TransformedDistribution(
+        torch.distributions.Normal(torch.zeros(3), torch.ones(3)),
+        [torch.distributions.transforms.ExpTransform()],
+    )
+    value = torch.rand(4, 5, 3) + 0.1
+    mask = torch.tensor([1, 1, 0, 1, 0], dtype=torch.bool).expand(4, 5)
+    before = torch.get_rng_state()
+    got = setflow.as_base(positive).log_prob(value.masked_fill(~mask[..., None], -1.0), mask=mask)
+    assert torch.equal(torch.get_rng_state(), before)
+    expected = positive.log_prob(value)[:, mask[0]].sum((-1, -2))
+    torch.testing.assert_close(got, expected)

@@ -188,9 +188,7 @@ def test_the_judged_fields_mix_objects(name):
         ("length", lambda: log_prob_of(redraw(saboteurs.UnmaskedAttention()))),
         (
             "length",
-            lambda: log_prob_of(
-                redraw(Pointwise()), saboteurs.log_prob_with_padding_in_the_base
-            ),
+            lambda: log_prob_of(redraw(Pointwise()), saboteurs.log_prob_with_padding_in_the_base),
         ),
         ("emptiness", lambda: log_prob_of(redraw(Pointwise()), saboteurs.log_prob_per_object)),
         ("length", lambda: density_of(saboteurs.log_prob_over_padding)),

@@ -303,3 +303,54 @@ def test_bad_input_is_refused():
         setflow.masked_log_prob(setflow.VelocityField(2), BASE, solver, x, None)
     with pytest.raises(TypeError, match="estimator must be callable"):
         setflow.masked_log_prob(field, BASE, solver, x, None, estimator="exact")
+    with pytest.raises(ValueError, match="expected a floating dtype"):
+        setflow.masked_log_prob(field, BASE, solver, x.long(), None)
+
+    class Scalar(WrongSign):
+        def velocity_and_divergence(self, *args, **kwargs):
+            v, divergence = super().velocity_and_divergence(*args, **kwargs)
+            return v, divergence.sum()
+
+    for estimator in (Scalar(), lambda field, x, t, c: x.sum((-1, -2))[:, None]):
+        with pytest.raises(ValueError, match=r"expected \(4,\): one value per event"):
+            setflow.masked_log_prob(field, BASE, solver, x, None, estimator=estimator)
+
+    class PerObject(setflow.StandardNormal):
+        def log_prob(self, value, *, mask=None):
+            return -0.5 * (value**2).sum(-1)
+
+    with pytest.raises(ValueError, match="the base returned a log-density with shape"):
+        setflow.masked_log_prob(field, PerObject((2,)), solver, x, None)
+
+
+def test_events_without_slots_have_log_density_zero():
+    field, x = gaussian_field(2.0), torch.zeros(4, 0, 2)
+    for mask in (None, torch.ones(4, 0, dtype=torch.bool)):
+        got = setflow.masked_log_prob(field, BASE, setflow.Heun(2), x, mask)
+        assert torch.equal(got, torch.zeros(4))
+    none = setflow.masked_log_prob(field, BASE, setflow.Heun(2), torch.zeros(0, 5, 2), None)
+    assert none.shape == (0,)
+
+
+def test_probes_come_from_the_generator_of_the_verb():
+    field, x = gaussian_field(2.0), torch.randn(3, 4, 2)
+    flow = setflow.FlowMatching(field, BASE, setflow.Heun(2))
+
+    def seeded(seed, how):
+        options = {
+            "estimator": setflow.HutchinsonDivergence(),
+            "generator": torch.Generator().manual_seed(seed),
+        }
+        if how == "verb":
+            return setflow.masked_log_prob(field, BASE, setflow.Heun(2), x, None, **options)
+        if how == "process":
+            return flow(None).log_prob(x, **options)
+        schedule = setflow.VESchedule(0.1, 1.0)
+        diffusion = setflow.Diffusion(
+            field, schedule, setflow.Heun(2), parameterization="velocity", event_shape=(2,)
+        )
+        return diffusion(None, mask=torch.ones(3, 4)).log_prob(x, **options)
+
+    for how in ("verb", "process", "diffusion"):
+        assert torch.equal(seeded(1, how), seeded(1, how))
+        assert not torch.equal(seeded(1, how), seeded(2, how))

@@ -11,6 +11,7 @@ from laws import cases, redraw
 from setflow.interpolants import ZeroGamma
 from setflow.schedules import convert, error_factor
 from subjects import Pointwise
+from user_schedules import StraightSchedule
 
 PARAMETERIZATIONS = ("eps", "score", "x0", "velocity")
 SCHEDULES = (setflow.VPSchedule(), setflow.VESchedule(), setflow.EDMSchedule())
@@ -303,6 +304,66 @@ def test_time_sampling_gives_times_and_weights():
     torch.testing.assert_close(given, weighted, atol=0, rtol=0)
 
 
+def test_every_loss_takes_time_sampling_and_draws_from_its_generator():
+    """Weights times the loss at the drawn times; the same seed draws the same noise and times."""
+    x = torch.randn(16, 3)
+    times = setflow.TimeSampling(shift_type="constant", constant=3.0, weight_shift=2.0)
+    schedule, weighting = setflow.VPSchedule(), setflow.MinSNRWeighting()
+    verbs = {
+        "stochastic": lambda field, **o: setflow.stochastic_fm_loss(field, x, x.flip(0), **o),
+        "diffusion": lambda field, **o: setflow.diffusion_loss(field, x, schedule, **o),
+        "weighted": lambda field, **o: setflow.diffusion_loss(
+            field, x, schedule, weighting=weighting, **o
+        ),
+    }
+    for name, verb in verbs.items():
+
+        def loss(seed, verb=verb, **options):
+            field = Recorder(1, lambda x, t: torch.sin(x))
+            generator = torch.Generator().manual_seed(seed)
+            value = verb(field, generator=generator, reduction="none", **options)
+            return field, value
+
+        (field, weighted), (other, again) = loss(1, times=times), loss(1, times=times)
+        assert torch.equal(weighted, again), name
+        assert torch.equal(field.x, other.x), name
+        assert not torch.equal(loss(2, times=times)[0].x, field.x), name
+        assert field.t.median() > 0.55, name
+        # the same noise with the times given, and no weight
+        noise = {"stochastic": "z"}.get(name, "noise")
+        drawn = {}
+        if name != "stochastic":
+            alpha, sigma = schedule.alpha(field.t)[:, None], schedule.sigma(field.t)[:, None]
+            drawn[noise] = (field.x - alpha * x) / sigma
+        else:
+            line = (1 - field.t[:, None]) * x + field.t[:, None] * x.flip(0)
+            drawn[noise] = (field.x - line) / (field.t * (1 - field.t)).sqrt()[:, None]
+        plain = verb(Recorder(1, lambda x, t: torch.sin(x)), t=field.t, reduction="none", **drawn)
+        torch.testing.assert_close(weighted, (1 + 2 * field.t) * plain, atol=1e-8, rtol=1e-8)
+
+
+def test_a_plain_vector_is_one_object():
+    """Times that depend on the number of objects see one, whatever the number of features."""
+    times = setflow.TimeSampling(shift_type="linear", base_shift=0.0, max_shift=3.0, max_len=10)
+    vectors, sets = torch.randn(8, 7), torch.randn(8, 7, 2)
+    for x, count in ((vectors, 1), (sets, 7)):
+        field = Recorder(x.ndim - 1)
+        generator = torch.Generator().manual_seed(0)
+        setflow.fm_loss(field, x, x, times=times, generator=generator)
+        lengths = torch.full((8,), count)
+        expected = times.sample((8,), lengths=lengths, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(field.t, expected, atol=0, rtol=0)
+
+
+def test_the_denoiser_is_finite_where_sigma_or_alpha_vanish():
+    network, x = Recorder(1, lambda x, t: torch.sin(x)), torch.randn(4, 3)
+    for schedule, t in ((setflow.VPSchedule(), 0.0), (StraightSchedule(), 0.0)):
+        got = setflow.EDMDenoiser(network, schedule, 0.5)(x, t)
+        torch.testing.assert_close(got, x, atol=1e-6, rtol=0)  # no noise: the data themselves
+    got = setflow.EDMDenoiser(network, StraightSchedule(), 0.5)(x, 1.0)
+    torch.testing.assert_close(got, 0.5 * torch.sin(x), atol=1e-12, rtol=0)  # nothing but noise
+
+
 @pytest.mark.parametrize("word", ["median", "", None])
 def test_an_unknown_reduction_is_refused(word):
     x = torch.randn(4, 3)
@@ -325,6 +386,8 @@ def test_bad_input_is_refused():
         setflow.fm_loss(field, x, x, torch.rand(5))
     with pytest.raises(ValueError, match="expected a floating dtype"):
         setflow.fm_loss(field, x.long(), x.long())
+    with pytest.raises(ValueError, match=r"x_source has dtype .*float32, x_target .*float64"):
+        setflow.fm_loss(field, x, x.float())
     with pytest.raises(ValueError, match="event_ndim"):
         setflow.fm_loss(nn.Linear(3, 3), x, x)
     for verb in (setflow.masked_fm_loss, setflow.masked_stochastic_fm_loss):
@@ -337,3 +400,47 @@ def test_bad_input_is_refused():
     for weighting in (setflow.MinSNRWeighting, setflow.EDMWeighting):
         with pytest.raises(ValueError, match="must be positive"):
             weighting(0.0)
+
+
+class Zero(nn.Module):
+    event_ndim = 1
+
+    def forward(self, x, t, c=None):
+        return torch.zeros_like(x)
+
+
+class ShortPath(setflow.ProbabilityPath):
+    def sample_xt(self, x_target, x_source, t):
+        return x_target
+
+    def target_ut(self, x_target, x_source, t):
+        return x_target[..., :1]
+
+
+class ShortGamma:
+    def gamma(self, t):
+        return t[:1]
+
+    def gamma_dot(self, t):
+        return t
+
+
+def test_nothing_that_a_user_supplies_is_broadcast():
+    """A path, a gamma, a weighting or a schedule that gives another shape is refused."""
+    x, field, vp = torch.randn(6, 8), Zero(), setflow.VPSchedule()
+
+    class MeanSigma(setflow.VPSchedule):
+        def sigma(self, t):
+            return super().sigma(t).mean()
+
+    with pytest.raises(ValueError, match=r"target with shape \(6, 1\)"):
+        setflow.fm_loss(field, x, x, path=ShortPath())
+    with pytest.raises(ValueError, match=r"gamma has shape \(1,\) at t of shape \(6,\)"):
+        setflow.stochastic_fm_loss(field, x, x, gamma=ShortGamma())
+    for weighting in (lambda snr: snr[:, None], lambda snr: snr.mean()):
+        with pytest.raises(ValueError, match="expected \\(6,\\): one per event"):
+            setflow.diffusion_loss(field, x, vp, weighting=weighting)
+    with pytest.raises(ValueError, match=r"sigma has shape \(\) at t of shape \(6,\)"):
+        setflow.diffusion_loss(field, x, MeanSigma())
+    with pytest.raises(TypeError, match="expected a NoiseSchedule"):
+        setflow.diffusion_loss(field, x, "vp")

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import setflow
-from laws import masks, redraw
+from laws import cases, masks, redraw
 from subjects import Pointwise
 
 
@@ -315,3 +315,30 @@ def test_a_field_with_the_wrong_output_is_named():
     x = torch.zeros(2, 5, 3)
     with pytest.raises(ValueError, match=r"Wrong returned shape \(2, 5\) for x of shape"):
         setflow.masked_fm_loss(Wrong(), x, x, torch.ones(2, 5))
+
+
+def test_an_event_without_objects_may_have_any_context():
+    """Its context is often 0 / 0, such as a mass over a pT: no gradient may see it."""
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=1, condition_dim=2))
+    case = dict(cases(context=2))["lead1"]
+    empty = ~case.mask.any(-1)
+
+    def gradients(filling):
+        c = torch.where(empty[:, None], filling, case.c)
+        loss = setflow.masked_fm_loss(field, case.x, case.x_source, case.mask, case.t, c)
+        return torch.autograd.grad(loss, list(field.parameters()))
+
+    for got, expected in zip(gradients(float("nan")), gradients(0.0), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
+
+
+def test_objects_without_features_have_no_loss():
+    class Nothing(nn.Module):
+        event_ndim = 2
+
+        def forward(self, x, t, c=None):
+            return x
+
+    x = torch.zeros(4, 5, 0)
+    for mask in (None, torch.ones(4, 5)):
+        assert setflow.masked_fm_loss(Nothing(), x, x, mask) == 0

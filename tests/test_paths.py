@@ -158,5 +158,18 @@ def test_a_scheduled_path_needs_a_schedule():
     assert repr(ScheduledPath(VPSchedule())) == (
         "ScheduledPath(VPSchedule(beta_min=0.1, beta_max=20, learned=False))"
     )
-    with pytest.raises(TypeError, match="got a LinearPath, expected a NoiseSchedule"):
+    with pytest.raises(TypeError, match="as a schedule, expected a NoiseSchedule"):
         ScheduledPath(setflow.LinearPath())
+
+
+@pytest.mark.parametrize("path", [setflow.LinearPath(), setflow.CosinePath()])
+def test_a_path_broadcasts_nothing(path):
+    x = torch.randn(4, 5, 3)
+    for method in (path.sample_xt, path.target_ut):
+        with pytest.raises(ValueError, match=r"x_source has shape \(1, 5, 1\)"):
+            method(x, x[:1, :, :1], torch.rand(4))
+        for t in (torch.rand(5), torch.rand(1), torch.rand(2, 4)):
+            with pytest.raises(ValueError, match="expected a scalar t or the lead shape"):
+                method(x, x, t)
+        with pytest.raises(ValueError, match="expected a scalar t or the lead shape"):
+            method(x[:1], x[:1], torch.rand(5))

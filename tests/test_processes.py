@@ -172,6 +172,33 @@ class LinearSchedule(setflow.NoiseSchedule):
         return (2 * t + 2 * t**2 / (1 - t)).sqrt()
 
 
+def test_an_image_may_be_the_context_of_an_image():
+    """Inpainting of images: the known pixels and which they are, beside the noise."""
+
+    class Pull(nn.Module):
+        event_ndim = 3
+
+        def forward(self, x, t, c=None):
+            return 30 * c[..., 3:, :, :] * (x - c[..., :3, :, :])
+
+    given, known = torch.randn(4, 3, 6, 6), (torch.rand(4, 1, 6, 6) > 0.5).double()
+    context = torch.cat([given, known], 1)
+    base, solver = setflow.StandardNormal((3, 6, 6)), setflow.RK4(steps=100)
+    process = setflow.FlowMatching(Pull(), base, solver)(context)
+    assert process.batch_shape == (4,)
+    x = process.sample((2,))
+    assert x.shape == (2, 4, 3, 6, 6)
+    assert (known * (x - given)).abs().max() < 1e-8
+    assert (x - given).abs().max() > 0.5
+    with torch.no_grad():
+        log_p = setflow.FlowMatching(Pull(), base, setflow.Euler(2))(context).log_prob(given)
+    assert log_p.shape == (4,)
+    loss = setflow.fm_loss(Pull(), given, torch.randn_like(given), 0.0, context, reduction="none")
+    assert loss.shape == (4,)
+    with pytest.raises(ValueError, match="an image of the size of the event"):
+        setflow.fm_loss(Pull(), given, given, 0.0, context[..., :2])
+
+
 def test_guidance_changes_the_velocity():
     process = flow_matching()(None)
     noise = torch.randn(5, 8)
@@ -237,6 +264,23 @@ def test_lazy_parts_are_made_from_the_context():
     assert Field().event_ndim is None
 
 
+def test_a_lazy_field_may_tell_event_ndim():
+    class Silent(nn.Module):
+        def forward(self, x, t, c=None):
+            return -x
+
+    class Field(setflow.LazyField):
+        event_ndim = 1
+
+        def forward(self, c=None):
+            return Silent()
+
+    noise = torch.randn(5, 8)
+    flow = setflow.FlowMatching(Field(), setflow.StandardNormal((8,)), setflow.RK4(20))
+    x = flow(None).sample((5,), x_source=noise)
+    torch.testing.assert_close(x, noise * math.e, atol=1e-5, rtol=0)
+
+
 def test_event_ndim_must_be_known():
     class Silent(nn.Module):
         def forward(self, x, t, c=None):
@@ -252,6 +296,8 @@ def test_event_ndim_must_be_known():
     torch.testing.assert_close(x, noise * math.e, atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match=r"base.event_shape \(2, 8\) has 2 dimensions"):
         setflow.FlowMatching(Linear(), setflow.StandardNormal((2, 8)), solver)(None)
+    with pytest.raises(ValueError, match="event_ndim=3 was given, Linear has 1"):
+        setflow.FlowMatching(Linear(), base, solver, event_ndim=3)(None)
     unchecked = setflow.FlowMatching(
         Linear(), setflow.StandardNormal((2, 8)), solver, validate_args=False
     )
@@ -569,9 +615,84 @@ def test_a_users_schedule_is_enough():
             got = process(None, mask=case.mask).sample(x_source=case.x_source)
         expected = model.transported(case.x_source, case.mask, 1.0, 0.0)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
-    process, _ = diffusion(schedule, "eps", setflow.RK4(20))
-    with pytest.raises(ValueError, match=r"alpha\(t0 = 1.0\) = 0"):
-        process(None, mask=case.mask).sample()
+
+
+@pytest.mark.parametrize("t1", [1e-5, 1e-3])
+def test_stopping_before_zero_is_no_worse_than_zero(t1):
+    """Narrow data under a variance-preserving schedule, to one per cent of their width."""
+    schedule = setflow.VPSchedule()
+    field = setflow.GaussianSetField(torch.zeros(2), torch.full((2,), 0.01)).double()
+    model = GaussianPredictor(field, schedule, "eps")
+    process = setflow.Diffusion(
+        model, schedule, setflow.RK4(60), parameterization="eps", event_shape=(2,), t1=t1
+    )(None, mask=torch.ones(1, 3))
+    noise = torch.randn(1, 3, 2)
+    expected = model.transported(noise, None, 1.0, t1)
+    got = process.sample(x_source=noise)
+    assert (got - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+class TurningSchedule(LinearSchedule):
+    """alpha = cos, sigma = sin: alpha(1) is 6e-17, not 0."""
+
+    def alpha(self, t):
+        return torch.cos(math.pi / 2 * t)
+
+    def sigma(self, t):
+        return torch.sin(math.pi / 2 * t)
+
+    def drift(self, x, t):
+        rate = -math.pi / 2 * torch.tan(math.pi / 2 * t)
+        return rate.reshape(rate.shape + (1,) * (x.ndim - rate.ndim)) * x
+
+    def diffusion(self, t):
+        return (math.pi * torch.tan(math.pi / 2 * t)).sqrt()
+
+
+@pytest.mark.parametrize("schedule", [LinearSchedule(), TurningSchedule()])
+def test_a_start_that_does_not_determine_the_flow_is_refused(schedule):
+    case = dict(cases((2,)))["lead1"]
+    for predicts, solver in (
+        ("eps", setflow.RK4(20)),
+        ("score", setflow.Heun(20)),
+        ("x0", setflow.EulerMaruyama(20)),
+        ("velocity", setflow.EulerMaruyama(20)),
+    ):
+        process, _ = diffusion(schedule, predicts, solver)
+        with pytest.raises(ValueError, match=r"alpha\(t0 = 1.0\) = 0"):
+            process(None, mask=case.mask).sample()
+    process, _ = diffusion(schedule, "x0", setflow.RK4(20))
+    with pytest.raises(ValueError, match="no guidance"):
+        process(None, mask=case.mask).sample(guidance_fn=lambda x, t, eps: eps)
+    process, model = diffusion(schedule, "x0", setflow.RK4(100))
+    got = process(None, mask=case.mask).sample(x_source=case.x_source)
+    expected = model.transported(case.x_source, case.mask, 1.0, 0.0)
+    torch.testing.assert_close(got, expected, atol=1e-4, rtol=0)
+
+
+def test_learned_ends_are_reached_by_gradients():
+    """Through the base, the flow and the density, also with NaN from guidance in the padding."""
+    schedule = setflow.VESchedule(0.01, 2.0, learned=True).double()
+    mask = torch.tensor([[True, False, True]])
+    model = redraw(setflow.TransformerField(2, hidden=8, layers=1, heads=1)).double()
+    made = setflow.Diffusion(
+        model, schedule, setflow.Heun(4), parameterization="x0", event_shape=(2,)
+    )
+    assert set(dict(schedule.named_parameters())) <= {
+        name.removeprefix("schedule.") for name, _ in made.named_parameters()
+    }
+
+    def guidance(x, t, eps):
+        return eps.masked_fill(~mask[..., None], float("nan"))
+
+    generator = torch.Generator().manual_seed(0)
+    x = made(None, mask=mask).sample(guidance_fn=guidance, generator=generator)
+    density = made(None, mask=mask).log_prob(torch.ones(1, 3, 2))
+    for value in (x.sum(), density.sum()):
+        for gradient in torch.autograd.grad(value, list(schedule.parameters())):
+            assert gradient.isfinite().all()
+            assert gradient.abs().max() > 1e-6
+    assert "scale=2" in repr(made(None, mask=mask).base)
 
 
 def test_bad_diffusions_are_refused():
@@ -583,6 +704,25 @@ def test_bad_diffusions_are_refused():
         setflow.Diffusion(model, schedule, solver, parameterization="eps")(None)
     with pytest.raises(ValueError, match="expected them equal"):
         setflow.Diffusion(model, schedule, solver, parameterization="eps", event_shape=(2, 8))(None)
+    made = setflow.Diffusion(model, schedule, solver, parameterization="eps", event_shape=8)
+    assert made.event_shape == (8,)
+    with pytest.raises(TypeError, match="expected a NoiseSchedule"):
+        setflow.Diffusion(model, "vp", solver, parameterization="eps", event_shape=(8,))
+    base = setflow.StandardNormal((8,))
+    unequal = setflow.Diffusion(
+        model, schedule, solver, parameterization="eps", base=base, event_shape=(7,)
+    )
+    with pytest.raises(ValueError, match=r"event_shape is \(7,\), the base has \(8,\)"):
+        unequal(None)
+    base = setflow.StandardNormal((2, 8))
+    with pytest.raises(ValueError, match="unknown parameterization"):
+        setflow.DiffusionProcess(model, schedule, solver, parameterization="v", base=base)
+    with pytest.raises(ValueError, match="expected them equal"):
+        setflow.DiffusionProcess(model, schedule, solver, parameterization="eps", base=base)
+    with pytest.raises(ValueError, match="expected them equal"):
+        setflow.FlowMatchingProcess(model, base, solver)
+    with pytest.raises(ValueError, match="unknown parameterization"):
+        setflow.ProbabilityFlowField(model, schedule, "v")
     sde = setflow.Diffusion(
         model, schedule, setflow.EulerMaruyama(3), parameterization="eps", event_shape=(8,)
     )

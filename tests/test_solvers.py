@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -99,3 +100,19 @@ def test_steps_must_be_a_positive_integer(steps):
         setflow.Midpoint(steps)
     with pytest.raises(ValueError, match="positive integer, got"):
         setflow.Midpoint(3).integrate(lambda x, t: x, torch.ones(1), t0=0.0, t1=1.0, steps=steps)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_slope_of_another_shape_is_refused(solver):
+    x = torch.ones(4, 3)
+    for f in (lambda x, t: x[..., :1], lambda x, t: x[None]):
+        with pytest.raises(ValueError, match=r"for a state of shape \(4, 3\)"):
+            solver(2).integrate(f, x, 0.0, 1.0)
+    with pytest.raises(ValueError, match=r"returned shape \(4, 1\) for a state of shape \(4,\)"):
+        solver(2).integrate_augmented(lambda x, t: (x, x[..., :1]), x, torch.zeros(4), 0.0, 1.0)
+
+
+def test_times_may_be_positional_and_steps_of_numpy():
+    f, x = ode_problems()["growth"].f, torch.ones(1)
+    by_name = setflow.RK4(5).integrate(f, x, t0=0.0, t1=1.0)
+    assert torch.equal(setflow.RK4(np.int64(5)).integrate(f, x, 0.0, 1.0), by_name)

@@ -1,7 +1,8 @@
 """The one place where a field is called, so that training and use obey the same law.
 
-Padded input is zeroed before the field and padded velocity after it; `t` and `c` arrive expanded to
-the lead shape of `x`; a field that declares `takes_mask` is given the mask.
+Padded input is zeroed before the field and padded velocity after it, and so is the context of
+padded objects and of events without objects; `t` and `c` arrive expanded to the lead shape of `x`;
+a field that declares `takes_mask` is given the mask.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ def call_field(
         field: the field.
         x: the state, with shape `(*lead, *event_shape)`.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+        c: the context, with shape `(*batch, C)`, `(*batch, N, C)` for one row per object, or
+            `(*batch, K, *event_shape[1:])` for channels beside an image.
         mask: boolean mask with shape `(*lead, N)`, or None for all real.
         batch_ndim: how many of the lead dimensions are batch dimensions; None means all.
 
@@ -43,12 +45,12 @@ def call_field(
     """
     event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
     lead, event = split_event(x, event_ndim)
-    objects = event[0] if event_ndim >= 2 else None
     x = zero_padding(x, mask)
     t = expand_time(t, lead, like=x)
-    c = expand_context(c, lead, len(lead) if batch_ndim is None else batch_ndim, objects)
-    if c is not None and c.ndim == len(lead) + 2:
-        c = zero_padding(c, mask)
+    c = expand_context(c, lead, len(lead) if batch_ndim is None else batch_ndim, event)
+    if c is not None and mask is not None:  # what belongs to no object may hold anything
+        per_object = c.ndim > len(lead) + 1 and c.shape[: len(lead) + 1] == mask.shape
+        c = zero_padding(c, mask if per_object else mask.any(-1))
     v: Tensor = field(x, t, c, mask=mask) if declares(field, "takes_mask") else field(x, t, c)
     if v.shape != x.shape:
         raise ValueError(

@@ -64,10 +64,14 @@ class Base(Protocol):
     def event_shape(self) -> tuple[int, ...]: ...
 
     def sample(
-        self, shape: tuple[int, ...] = ..., *, mask: Tensor | None = ..., generator: Any = ...
+        self,
+        sample_shape: tuple[int, ...] = ...,
+        *,
+        mask: Tensor | None = ...,
+        generator: Any = ...,
     ) -> Tensor: ...
 
-    def log_prob(self, x: Tensor, *, mask: Tensor | None = ...) -> Tensor: ...
+    def log_prob(self, value: Tensor, *, mask: Tensor | None = ...) -> Tensor: ...
 
 
 def declares(thing: object, flag: Flag) -> bool:
@@ -82,10 +86,11 @@ def event_ndim_of(field: object, *, at_least: int = 0) -> int:
         ValueError: if the field does not say, or it is fewer than `at_least`.
     """
     event_ndim = getattr(field, "event_ndim", None)
-    if not isinstance(event_ndim, int):
+    if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(
-            f"{type(field).__name__} has no integer attribute event_ndim; set it to the number of "
-            "trailing dimensions that form one event (2 for a set of objects with features)"
+            f"{type(field).__name__} has no integer attribute event_ndim of at least 0, got "
+            f"{event_ndim!r}; set it to the number of trailing dimensions that form one event (2 "
+            "for a set of objects with features)"
         )
     if event_ndim < at_least:
         raise ValueError(

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ __all__ = [
     "coordinates",
     "event_numel",
     "flatten_event",
+    "positive_integer",
     "split_event",
     "unflatten_event",
     "validate_shapes",
@@ -37,6 +40,24 @@ def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
     if isinstance(shape, int):
         return (shape,)
     return tuple(int(size) for size in shape)
+
+
+def positive_integer(value: Any, name: str) -> int:
+    """Return a count, an integer of Python or NumPy, as an integer of Python.
+
+    Arguments:
+        value: the count.
+        name: what it counts, for the error message.
+
+    Raises:
+        ValueError: if it is not a positive integer.
+
+    >>> positive_integer(32, "steps")
+    32
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
 
 
 def event_numel(event_shape: Iterable[int] | int | None) -> int:

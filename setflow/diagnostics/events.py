@@ -173,7 +173,7 @@ def checked_events(
     if mask is not None:
         mask = as_mask(mask, (*lead, event[0])).to(x.device)
     time = expand_time(t, lead, like=x)
-    c = expand_context(c, lead, len(lead), event[0] if event_ndim >= 2 else None)
+    c = expand_context(c, lead, len(lead), event)
     events = Events(zero_padding(x, mask), time, c, mask, event_ndim)
     if not bool(events.occupied.any()):
         raise ValueError(

@@ -60,7 +60,7 @@ def checked_event(
     """
     event_ndim = len(event_shape)
     if mask is not None:
-        mask = as_mask(mask, x.shape[: mask.ndim])
+        mask = as_mask(mask, x.shape[: mask.ndim]).to(x.device)
         event_ndim = x.ndim - mask.ndim + 1
     lead, event = split_event(x, event_ndim)
     per_object = mask is not None and event_shape == event[1:]
@@ -123,12 +123,12 @@ class FactorisedBase:
 
     def sample(
         self,
-        shape: tuple[int, ...] = (),
+        sample_shape: tuple[int, ...] = (),
         *,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots.
+        """Draw with shape `(*sample_shape, *batch_shape, *event_shape)`, zero in padded slots.
 
         Raises:
             ValueError: if a generator is given: torch distributions draw from the global one.
@@ -140,20 +140,30 @@ class FactorisedBase:
             )
         coordinates = self._coordinates
         draw = coordinates.rsample if coordinates.has_rsample else coordinates.sample
-        x = draw(torch.Size(as_tuple(shape)))
+        x = draw(torch.Size(as_tuple(sample_shape)))
         if mask is not None:
             _, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
         return zero_padding(x, mask)
 
-    def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
-        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
+        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
         if mask is not None:  # a value inside the support, whatever that is
-            mean = self._coordinates.mean.detach()
-            inside = torch.where(mean.isfinite(), mean, 0.0).to(x)
-            x = torch.where(over_features(mask, x.ndim), x, inside)
-        log_p: Tensor = self._coordinates.log_prob(x)
+            inside = self._inside().to(value)
+            value = torch.where(over_features(mask, value.ndim), value, inside)
+        log_p: Tensor = self._coordinates.log_prob(value)
         return sum_real(log_p, event_ndim, mask)
+
+    def _inside(self) -> Tensor:
+        """Return a value inside the support of each coordinate."""
+        try:
+            mean = self._coordinates.mean.detach()
+            if bool(mean.isfinite().all()):
+                return mean
+        except NotImplementedError:
+            pass
+        with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they are
+            return self._coordinates.sample()
 
 
 def as_base(base: Base | Distribution) -> Base:

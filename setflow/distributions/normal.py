@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -38,6 +39,8 @@ class IsotropicNormal:
     tensor([0.0177])
     """
 
+    has_rsample: ClassVar[bool] = True
+
     def __init__(
         self,
         event_shape: Iterable[int] | int,
@@ -64,28 +67,32 @@ class IsotropicNormal:
                     f"scale has shape {tuple(scale.shape)}, expected one number; for a scale per "
                     "coordinate use setflow.DiagonalNormal"
                 )
-            if not float(scale) > 0:
-                raise ValueError(f"scale must be positive, got {float(scale)}")
+            if not self._scale > 0:
+                raise ValueError(f"scale must be positive, got {self._scale}")
 
     def __repr__(self) -> str:
         return (
-            f"{type(self).__name__}({self.event_shape}, scale={float(self.scale):g}, "
+            f"{type(self).__name__}({self.event_shape}, scale={self._scale:g}, "
             f"batch_shape={self.batch_shape})"
         )
 
+    @property
+    def _scale(self) -> float:
+        return float(torch.as_tensor(self.scale).detach())
+
     def sample(
         self,
-        shape: Iterable[int] | int = (),
+        sample_shape: Iterable[int] | int = (),
         *,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots.
+        """Draw with shape `(*sample_shape, *batch_shape, *event_shape)`, zero in padded slots.
 
         The draw is differentiable with respect to `scale`.
         """
         x = self.scale * torch.randn(
-            as_tuple(shape) + self.batch_shape + self.event_shape,
+            as_tuple(sample_shape) + self.batch_shape + self.event_shape,
             generator=generator,
             device=mask.device if self.device is None and mask is not None else self.device,
             dtype=self.dtype,
@@ -98,11 +105,32 @@ class IsotropicNormal:
 
     rsample = sample
 
-    def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density in nats of the real coordinates, with the lead shape of `x`.
+    @property
+    def mean(self) -> Tensor:
+        """The mean, with shape `(*batch_shape, *event_shape)`."""
+        shape = self.batch_shape + self.event_shape
+        return torch.zeros(shape, device=self.device, dtype=self.dtype)
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, with shape `(*batch_shape, *event_shape)`."""
+        return torch.ones_like(self.mean) * self.scale**2
+
+    def expand(self, batch_shape: Iterable[int] | int) -> IsotropicNormal:
+        """Return the same distribution for a batch of independent events."""
+        return IsotropicNormal(
+            self.event_shape,
+            self.scale,
+            batch_shape=batch_shape,
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the log-density in nats of the real coordinates, with the lead shape of `value`.
 
         Arguments:
-            x: values with shape `(*lead, *event_shape)`; with a mask and an event shape `(D,)`,
+            value: values with shape `(*lead, *event_shape)`; with a mask and an event shape `(D,)`,
                 `(*lead, N, D)` for any N.
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
 
@@ -110,10 +138,10 @@ class IsotropicNormal:
             ValueError: if shapes do not fit.
         """
         event_ndim, mask = checked_event(
-            self.batch_shape, self.event_shape, x, mask, same_everywhere=True
+            self.batch_shape, self.event_shape, value, mask, same_everywhere=True
         )
-        log_scale = torch.as_tensor(self.scale, dtype=x.dtype, device=x.device).log()
-        z = zero_padding(x, mask) / self.scale
+        log_scale = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device).log()
+        z = zero_padding(value, mask) / self.scale
         return sum_real(-0.5 * z**2 - log_scale - _LOG_SQRT_2PI, event_ndim, mask)
 
 
@@ -171,9 +199,12 @@ class DiagonalNormal:
     tensor([0., 0.])
     """
 
+    has_rsample: ClassVar[bool] = True
+
     def __init__(
-        self, loc: Tensor, scale: Tensor, *, event_ndim: int = 1, validate_args: bool = True
+        self, loc: Tensor, scale: Tensor | float, *, event_ndim: int = 1, validate_args: bool = True
     ) -> None:
+        scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
         if scale.ndim and scale.shape != loc.shape:
             raise ValueError(
                 f"loc has shape {tuple(loc.shape)} and scale {tuple(scale.shape)}; expected equal "
@@ -183,6 +214,7 @@ class DiagonalNormal:
             raise ValueError(f"scale must be positive, got a minimum of {scale.min().item()}")
         self.loc = loc
         self.scale = scale.expand_as(loc)
+        self.event_ndim = event_ndim
         self.batch_shape, self.event_shape = split_event(loc, event_ndim)
 
     def __repr__(self) -> str:
@@ -190,17 +222,17 @@ class DiagonalNormal:
 
     def sample(
         self,
-        shape: Iterable[int] | int = (),
+        sample_shape: Iterable[int] | int = (),
         *,
         mask: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Draw with shape `(*shape, *batch_shape, *event_shape)`, zero in padded slots.
+        """Draw with shape `(*sample_shape, *batch_shape, *event_shape)`, zero in padded slots.
 
         The draw is differentiable with respect to `loc` and `scale`.
         """
         noise = torch.randn(
-            as_tuple(shape) + self.batch_shape + self.event_shape,
+            as_tuple(sample_shape) + self.batch_shape + self.event_shape,
             generator=generator,
             device=self.loc.device,
             dtype=self.loc.dtype,
@@ -211,13 +243,38 @@ class DiagonalNormal:
 
     rsample = sample
 
-    def log_prob(self, x: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density in nats of the real coordinates, with the lead shape of `x`.
+    @property
+    def mean(self) -> Tensor:
+        """The mean, with shape `(*batch_shape, *event_shape)`."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        """The variance of each coordinate, with shape `(*batch_shape, *event_shape)`."""
+        return self.scale**2
+
+    def expand(self, batch_shape: Iterable[int] | int) -> DiagonalNormal:
+        """Return the same distribution for a batch of independent events.
+
+        Raises:
+            ValueError: if its own batch shape does not expand to `batch_shape`.
+        """
+        shape = as_tuple(batch_shape) + self.event_shape
+        try:
+            loc, scale = self.loc.expand(shape), self.scale.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"a batch shape of {self.batch_shape} does not expand to {as_tuple(batch_shape)}"
+            ) from error
+        return DiagonalNormal(loc, scale, event_ndim=self.event_ndim, validate_args=False)
+
+    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the log-density in nats of the real coordinates, with the lead shape of `value`.
 
         Raises:
             ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
                 is a mask.
         """
-        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
-        z = (zero_padding(x, mask) - self.loc) / self.scale
+        event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
+        z = (zero_padding(value, mask) - self.loc) / self.scale
         return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)

@@ -19,7 +19,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from setflow.core.calling import call_field
 from setflow.core.masks import as_mask
 from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import split_event
 
 __all__ = ["DivergenceEstimator", "as_estimator", "differentiable_call"]
 
@@ -94,12 +93,6 @@ class _Callable(DivergenceEstimator):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         divergence = self._estimate(_MaskedField(field, mask), x, t, c)
-        lead, _ = split_event(x, event_ndim_of(field))
-        if tuple(divergence.shape) != lead:
-            raise ValueError(
-                f"the estimator returned a divergence with shape {tuple(divergence.shape)}, "
-                f"expected {lead}: one value per event"
-            )
         return call_field(field, x, t, c, mask), divergence
 
 
@@ -127,9 +120,9 @@ def as_estimator(estimator: Any) -> DivergenceEstimator:
     """
     if isinstance(estimator, DivergenceEstimator):
         return estimator
-    if not callable(estimator):
+    if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(
-            f"estimator must be callable as (field, x, t, c), got {type(estimator).__name__}; "
+            f"estimator must be callable as (field, x, t, c), got {estimator!r}; "
             "use setflow.ExactDivergence() or setflow.HutchinsonDivergence()"
         )
     return _Callable(estimator)
@@ -154,7 +147,8 @@ def differentiable_call(
     with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel([SDPBackend.MATH]):
         x, t = _ordinary(x), _ordinary(t) if isinstance(t, Tensor) else t
         c, mask = (None if value is None else _ordinary(value) for value in (c, mask))
-        state = x if again and x.requires_grad else x.detach().requires_grad_()
+        # a node of its own, since a context may have been computed from x
+        state = x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_()
         yield state, call_field(field, state, t, c, mask), again
 
 

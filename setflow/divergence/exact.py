@@ -75,5 +75,5 @@ def _used_coordinates(mask: Tensor | None, event: tuple[int, ...], numel: int) -
     """Return the flat coordinates that are real in any event."""
     if mask is None:
         return list(range(numel))
-    used = mask.bool().reshape(-1, mask.shape[-1]).any(0)
+    used = mask.bool().reshape(event_numel(mask.shape[:-1]), mask.shape[-1]).any(0)
     return used.repeat_interleave(event_numel(event[1:])).nonzero().flatten().tolist()

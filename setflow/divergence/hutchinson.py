@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import coordinates
+from setflow.core.specs import coordinates, positive_integer
 from setflow.divergence.base import DivergenceEstimator, differentiable_call
 
 __all__ = ["FixedProbeDivergence", "HutchinsonDivergence", "Probe"]
@@ -95,10 +95,8 @@ class HutchinsonDivergence(DivergenceEstimator):
     def __init__(self, probe: Probe = "rademacher", n_probes: int = 1) -> None:
         if probe not in get_args(Probe):
             raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}")
-        if isinstance(n_probes, bool) or not isinstance(n_probes, int) or n_probes < 1:
-            raise ValueError(f"n_probes must be a positive integer, got {n_probes!r}")
         self.probe: Probe = probe
-        self.n_probes = n_probes
+        self.n_probes = positive_integer(n_probes, "n_probes")
 
     def velocity_and_divergence(
         self,

@@ -1,22 +1,27 @@
 """EDM's denoiser: a network with preconditioned input and output that predicts the data.
 
 Notation. x_t = alpha x_0 + sigma eps. With x = x_t / alpha and s = sigma / alpha the denoiser is
-D = c_skip(s) x + c_out(s) F(c_in(s) x, c_noise(s)), F the network; D estimates x_0.
+D = c_skip(s) x + c_out(s) F(c_in(s) x, c_noise(s)), F the network; D estimates x_0. In terms of x_t
+and T = sigma^2 + (alpha sigma_data)^2 it is
+(alpha sigma_data^2 / T) x_t + (sigma sigma_data / sqrt T) F(x_t / sqrt T, c_noise(s)).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from setflow.core.broadcast import align_right, expand_time
+from setflow.core.broadcast import align_coefficient, expand_time
 from setflow.core.calling import call_field
 from setflow.core.masks import zero_padding
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import split_event
 from setflow.fields.base import VectorField
 from setflow.schedules import EDMPreconditioning, NoiseSchedule
+from setflow.schedules.base import check_schedule
 
 __all__ = ["EDMDenoiser"]
+
+_SMALLEST = 1e-12  # alpha, where only the logarithm of sigma / alpha is wanted
 
 
 class EDMDenoiser(VectorField):
@@ -43,6 +48,7 @@ class EDMDenoiser(VectorField):
         self, network: nn.Module, schedule: NoiseSchedule, sigma_data: float = 0.5
     ) -> None:
         super().__init__()
+        check_schedule(schedule)
         self.network = network
         self.schedule = schedule
         self.sigma_data = sigma_data
@@ -69,13 +75,16 @@ class EDMDenoiser(VectorField):
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
         """
         lead, _ = split_event(x, self.event_ndim)
-        t = expand_time(t, lead, like=x)
-        alpha = self.schedule.alpha(t)
-        sigma = self.schedule.sigma(t) / alpha
-        x = zero_padding(x, mask) / align_right(alpha, x.ndim)
-        coefficients = self._preconditioning
-        scaled = align_right(coefficients.c_in(sigma), x.ndim) * x
-        inner = call_field(self.network, scaled, coefficients.c_noise(sigma), c, mask)
-        c_skip = align_right(coefficients.c_skip(sigma), x.ndim)
-        c_out = align_right(coefficients.c_out(sigma), x.ndim)
-        return zero_padding(c_skip * x + c_out * inner, mask)
+        t = self.schedule.regular_time(expand_time(t, lead, like=x))
+        x = zero_padding(x, mask)
+        alpha = align_coefficient(self.schedule.alpha(t), t, x, "alpha")
+        sigma = align_coefficient(self.schedule.sigma(t), t, x, "sigma")
+        # written in x_t = alpha x, so that nothing is divided by an alpha of zero
+        total = sigma**2 + (alpha * self.sigma_data) ** 2
+        noise_level = self.schedule.sigma(t) / self.schedule.alpha(t).clamp(min=_SMALLEST)
+        inner = call_field(
+            self.network, x / total.sqrt(), self._preconditioning.c_noise(noise_level), c, mask
+        )
+        skip = alpha * self.sigma_data**2 / total
+        out = sigma * self.sigma_data / total.sqrt()
+        return zero_padding(skip * x + out * inner, mask)

@@ -19,6 +19,9 @@ class VelocityField(VectorField):
         condition_dim: the number of context features.
         layers: the number of hidden-to-hidden layers.
 
+    Raises:
+        ValueError: if a size is not positive.
+
     >>> sum(p.numel() for p in VelocityField(dim=2, hidden=128).parameters())
     33794
     """
@@ -29,6 +32,11 @@ class VelocityField(VectorField):
         self, dim: int, hidden: int = 128, condition_dim: int = 0, layers: int = 2
     ) -> None:
         super().__init__()
+        if min(dim, hidden) < 1 or min(condition_dim, layers) < 0:
+            raise ValueError(
+                f"sizes must be positive, got dim={dim}, hidden={hidden}, "
+                f"condition_dim={condition_dim}, layers={layers}"
+            )
         self.dim = dim
         self.condition_dim = condition_dim
         stack: list[nn.Module] = [nn.Linear(dim + 1 + condition_dim, hidden), nn.SiLU()]

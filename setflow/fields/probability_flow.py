@@ -18,6 +18,8 @@ from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import split_event
 from setflow.fields.base import VectorField
 from setflow.schedules import NoiseSchedule, Parameterization, convert
+from setflow.schedules.base import check_schedule
+from setflow.schedules.parameterization import check_parameterization
 
 __all__ = ["Guidance", "ProbabilityFlowField"]
 
@@ -37,6 +39,10 @@ class ProbabilityFlowField(VectorField):
         guidance_fn: changes the predicted noise, called as `guidance_fn(x, t, eps)` with `t` of the
             lead shape; None leaves it.
 
+    Raises:
+        TypeError: if `schedule` is not a noise schedule.
+        ValueError: if the parameterisation is unknown.
+
     >>> model, schedule = setflow.VelocityField(dim=2, hidden=16), setflow.VPSchedule()
     >>> field = ProbabilityFlowField(model, schedule, "eps")
     >>> field(torch.randn(8, 2), 0.5).shape
@@ -53,6 +59,8 @@ class ProbabilityFlowField(VectorField):
         guidance_fn: Guidance | None = None,
     ) -> None:
         super().__init__()
+        check_parameterization(parameterization)
+        check_schedule(schedule)
         self.model = model
         self.schedule = schedule
         self.parameterization: Parameterization = parameterization
@@ -91,5 +99,6 @@ class ProbabilityFlowField(VectorField):
                     f"guidance_fn returned shape {tuple(prediction.shape)} for eps of shape "
                     f"{tuple(x.shape)}; expected the same shape"
                 )
+            prediction = zero_padding(prediction, mask)
         v = convert(prediction, x, t, self.schedule, source=source, target="velocity")
         return zero_padding(v, mask)

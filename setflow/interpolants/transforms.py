@@ -30,7 +30,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from setflow.core.broadcast import align_right, expand_time
+from setflow.core.broadcast import align_coefficient, expand_time
 from setflow.core.calling import call_field
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import declares, event_ndim_of
@@ -93,7 +93,7 @@ class ScoreFromNoise(nn.Module):
             ValueError: if a shape does not fit.
         """
         t, mask = _checked_inputs(self.event_ndim, x, t, mask)
-        gamma = _per_event(as_gamma(self.gamma_schedule).gamma(t), t, x)
+        gamma = align_coefficient(as_gamma(self.gamma_schedule).gamma(t), t, x, "gamma")
         gamma = gamma.clamp(min=max(self.eps, torch.finfo(gamma.dtype).tiny))
         return zero_padding(-call_field(self.eta_model, x, t, c, mask) / gamma, mask)
 
@@ -140,7 +140,9 @@ class DriftFromVelocityScore(nn.Module):
     ) -> Tensor:
         """Return the drift, with the shape of `x`; the arguments are those of `ScoreFromNoise`."""
         t, mask = _checked_inputs(self.event_ndim, x, t, mask)
-        product = _per_event(as_gamma(self.gamma_schedule).gamma_gamma_dot(t), t, x)
+        product = align_coefficient(
+            as_gamma(self.gamma_schedule).gamma_gamma_dot(t), t, x, "gamma_gamma_dot"
+        )
         v = call_field(self.velocity_model, x, t, c, mask)
         score = call_field(self.score_model, x, t, c, mask)
         return zero_padding(v - product * score, mask)
@@ -177,7 +179,9 @@ class MirrorVelocityFromScore(nn.Module):
     ) -> Tensor:
         """Return the drift, with the shape of `x`; the arguments are those of `ScoreFromNoise`."""
         t, mask = _checked_inputs(self.event_ndim, x, t, mask)
-        product = _per_event(as_gamma(self.gamma_schedule).gamma_gamma_dot(t), t, x)
+        product = align_coefficient(
+            as_gamma(self.gamma_schedule).gamma_gamma_dot(t), t, x, "gamma_gamma_dot"
+        )
         return zero_padding(-product * call_field(self.score_model, x, t, c, mask), mask)
 
 
@@ -193,12 +197,3 @@ def _checked_inputs(
             )
         mask = as_mask(mask, (*lead, event[0])).to(x.device)
     return expand_time(t, lead, like=x), mask
-
-
-def _per_event(value: Tensor, t: Tensor, x: Tensor) -> Tensor:
-    if value.shape != t.shape:
-        raise ValueError(
-            f"the gamma schedule returned shape {tuple(value.shape)} for times of shape "
-            f"{tuple(t.shape)}; expected one value per time"
-        )
-    return align_right(value, x.ndim)

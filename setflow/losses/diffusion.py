@@ -15,10 +15,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from setflow.core.broadcast import align_right
+from setflow.core.broadcast import align_coefficient
 from setflow.losses.means import Reduction
 from setflow.losses.regression import Events, checked_events, regression_loss
 from setflow.schedules import NoiseSchedule, Parameterization, error_factor
+from setflow.schedules.base import check_schedule
 from setflow.schedules.parameterization import check_parameterization
 from setflow.timesteps import TimeSampling
 
@@ -175,11 +176,13 @@ def denoising_loss(
 ) -> Tensor:
     """Return the loss of checked events; the arguments are those of `diffusion_loss`."""
     check_parameterization(parameterization)
-    x_0, ndim = events.x, events.x.ndim
+    check_schedule(schedule)
+    x_0 = events.x
     smallest = torch.finfo(x_0.dtype).eps
     t = events.times(t, times, generator).clamp(smallest, 1 - smallest)
-    noise = events.noise(noise, "noise", generator)
-    alpha, sigma = align_right(schedule.alpha(t), ndim), align_right(schedule.sigma(t), ndim)
+    noise = events.drawn_noise(generator) if noise is None else events.noise(noise, "noise")
+    alpha = align_coefficient(schedule.alpha(t), t, x_0, "alpha")
+    sigma = align_coefficient(schedule.sigma(t), t, x_0, "sigma")
     x_t = alpha * x_0 + sigma * noise
     scale = None
     # the score is compared as sigma times itself, which is finite where it is not
@@ -191,11 +194,18 @@ def denoising_loss(
     elif parameterization == "score":
         target, scale = -noise, sigma
     else:
-        alpha_dot, sigma_dot = schedule.alpha_dot(t), schedule.sigma_dot(t)
-        target = align_right(alpha_dot, ndim) * x_0 + align_right(sigma_dot, ndim) * noise
+        alpha_dot = align_coefficient(schedule.alpha_dot(t), t, x_0, "alpha_dot")
+        sigma_dot = align_coefficient(schedule.sigma_dot(t), t, x_0, "sigma_dot")
+        target = alpha_dot * x_0 + sigma_dot * noise
     weight = None if times is None else times.weight(t)
     if weighting is not None:
-        on_x_0 = weighting(schedule.snr(t)) / error_factor(t, schedule, compared) ** 2
+        chosen = weighting(schedule.snr(t))
+        if chosen.shape != t.shape:
+            raise ValueError(
+                f"the weighting returned shape {tuple(chosen.shape)}, expected {tuple(t.shape)}: "
+                "one per event"
+            )
+        on_x_0 = chosen / error_factor(t, schedule, compared) ** 2
         weight = on_x_0 if weight is None else weight * on_x_0
     return regression_loss(
         model, x_t, target, t, c, events, weight=weight, reduction=reduction, scale=scale

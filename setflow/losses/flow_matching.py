@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from setflow.core.broadcast import align_right
+from setflow.core.broadcast import align_coefficient
 from setflow.core.protocols import Path
 from setflow.interpolants.gamma import BrownianGamma, GammaSchedule, as_gamma
 from setflow.losses.means import Reduction
@@ -135,7 +135,7 @@ def flow_matching_loss(
 ) -> Tensor:
     """Return the loss of checked events; the arguments are those of `fm_loss`."""
     path = LinearPath() if path is None else path
-    x_source = events.noise(x_source, "x_source", generator)
+    x_source = events.noise(x_source, "x_source")
     t = events.times(t, times, generator)
     return regression_loss(
         field,
@@ -166,14 +166,15 @@ def stochastic_flow_matching_loss(
     """Return the loss of checked events; the arguments are those of `stochastic_fm_loss`."""
     path = LinearPath() if path is None else path
     gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
-    x_source = events.noise(x_source, "x_source", generator)
+    x_source = events.noise(x_source, "x_source")
     t = events.times(t, times, generator, within=gamma.time_range)
-    z = events.noise(z, "z", generator)
-    ndim = events.x.ndim
+    z = events.drawn_noise(generator) if z is None else events.noise(z, "z")
+    amplitude = align_coefficient(gamma.gamma(t), t, z, "gamma")
+    rate = align_coefficient(gamma.gamma_dot(t), t, z, "gamma_dot")
     return regression_loss(
         field,
-        path.sample_xt(events.x, x_source, t) + align_right(gamma.gamma(t), ndim) * z,
-        path.target_ut(events.x, x_source, t) + align_right(gamma.gamma_dot(t), ndim) * z,
+        path.sample_xt(events.x, x_source, t) + amplitude * z,
+        path.target_ut(events.x, x_source, t) + rate * z,
         t,
         c,
         events,

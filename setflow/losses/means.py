@@ -33,7 +33,8 @@ def event_means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
     if mask is None:
         flat = coordinates(errors, event_ndim)
         return flat.sum(-1) / max(1, flat.shape[-1])
-    per_object = zero_padding(errors, mask).flatten(mask.ndim).mean(-1)
+    features = coordinates(zero_padding(errors, mask), errors.ndim - mask.ndim)
+    per_object = features.sum(-1) / max(1, features.shape[-1])
     return per_object.sum(-1) / count_real(mask).clamp(min=1)
 
 

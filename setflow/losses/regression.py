@@ -42,22 +42,28 @@ class Events:
         """The shape in front of the event dimensions."""
         return split_event(self.x, self.event_ndim)[0]
 
-    def noise(self, given: Tensor | None, name: str, generator: torch.Generator | None) -> Tensor:
-        """Return noise of the shape of the events: the given one, checked, or a standard normal.
+    def noise(self, given: Tensor, name: str) -> Tensor:
+        """Return noise, checked, with zeros in padded slots.
 
         Raises:
-            ValueError: if the given noise has another shape.
+            ValueError: if it has not the shape and dtype of the events.
         """
-        if given is None:
-            given = torch.randn(
-                self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device
-            )
-        elif given.shape != self.x.shape:
-            raise ValueError(
-                f"{name} has shape {tuple(given.shape)}, x_target {tuple(self.x.shape)}; "
-                "expected equal shapes, one noise value per coordinate"
-            )
+        for what in ("shape", "dtype"):
+            got, expected = getattr(given, what), getattr(self.x, what)
+            if got != expected:
+                got, expected = (v if what == "dtype" else tuple(v) for v in (got, expected))
+                raise ValueError(
+                    f"{name} has {what} {got}, x_target {expected}; expected equal "
+                    f"{what}s, one noise value per coordinate"
+                )
         return zero_padding(given, self.mask)
+
+    def drawn_noise(self, generator: torch.Generator | None) -> Tensor:
+        """Return standard normal noise of the shape of the events."""
+        noise = torch.randn(
+            self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device
+        )
+        return zero_padding(noise, self.mask)
 
     def times(
         self,
@@ -69,21 +75,19 @@ class Events:
         """Return one time per event: those given, checked, or drawn and mapped to `within`."""
         if t is not None:
             return expand_time(t, self.lead, like=self.x)
-        if sampling is None:
-            t = torch.rand(self.lead, generator=generator, dtype=self.x.dtype, device=self.x.device)
-        else:
-            if self.mask is not None:
-                lengths = count_real(self.mask)
-            else:
-                objects = self.x.shape[-self.event_ndim] if self.event_ndim else 1
-                lengths = torch.full(self.lead, objects, device=self.x.device)
-            t = sampling.sample(
-                self.lead,
-                lengths=lengths,
-                generator=generator,
-                dtype=self.x.dtype,
-                device=self.x.device,
-            )
+        sampling = TimeSampling() if sampling is None else sampling
+        if self.mask is not None:
+            lengths = count_real(self.mask)
+        else:  # a plain vector is one object
+            objects = self.x.shape[-self.event_ndim] if self.event_ndim >= 2 else 1
+            lengths = torch.full(self.lead, objects, device=self.x.device)
+        t = sampling.sample(
+            self.lead,
+            lengths=lengths,
+            generator=generator,
+            dtype=self.x.dtype,
+            device=self.x.device,
+        )
         low, high = within
         return t if within == (0.0, 1.0) else low + (high - low) * t
 
@@ -135,7 +139,20 @@ def regression_loss(
         weight: the weights of the events, with shape `lead`; None weighs all alike.
         reduction: `mean` or `sum` over events, or `none`.
         scale: a factor on the field's output before the comparison, shaped to meet it.
+
+    Raises:
+        ValueError: if a shape is not exactly that of the events: nothing is broadcast.
     """
+    for name, value in (("x_t", x_t), ("target", target)):
+        if value.shape != events.x.shape:
+            raise ValueError(
+                f"the path gave {name} with shape {tuple(value.shape)}, x_target has "
+                f"{tuple(events.x.shape)}; expected equal shapes"
+            )
+    if weight is not None and tuple(weight.shape) != events.lead:
+        raise ValueError(
+            f"the weights have shape {tuple(weight.shape)}, expected {events.lead}: one per event"
+        )
     prediction = call_field(field, x_t, t, c, events.mask)
     if scale is not None:
         prediction = scale * prediction

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from setflow.core.broadcast import align_right
+from setflow.core.broadcast import align_coefficient
 
 __all__ = ["AffinePath", "ProbabilityPath"]
 
@@ -52,11 +52,21 @@ class AffinePath(ProbabilityPath):
         """Return the time derivative of `sigma`, with the shape of `t`."""
 
     def sample_xt(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
-        alpha = align_right(self.alpha(t), x_target.ndim)
-        sigma = align_right(self.sigma(t), x_target.ndim)
+        _check_same_shape(x_target, x_source)
+        alpha = align_coefficient(self.alpha(t), t, x_target, "alpha")
+        sigma = align_coefficient(self.sigma(t), t, x_target, "sigma")
         return alpha * x_target + sigma * x_source
 
     def target_ut(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
-        alpha_dot = align_right(self.alpha_dot(t), x_target.ndim)
-        sigma_dot = align_right(self.sigma_dot(t), x_target.ndim)
+        _check_same_shape(x_target, x_source)
+        alpha_dot = align_coefficient(self.alpha_dot(t), t, x_target, "alpha_dot")
+        sigma_dot = align_coefficient(self.sigma_dot(t), t, x_target, "sigma_dot")
         return alpha_dot * x_target + sigma_dot * x_source
+
+
+def _check_same_shape(x_target: Tensor, x_source: Tensor) -> None:
+    if x_target.shape != x_source.shape:
+        raise ValueError(
+            f"x_source has shape {tuple(x_source.shape)}, x_target {tuple(x_target.shape)}; "
+            "expected equal shapes, one noise value per coordinate"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from setflow.paths.base import AffinePath
-from setflow.schedules.base import NoiseSchedule
+from setflow.schedules.base import NoiseSchedule, check_schedule
 
 __all__ = ["ScheduledPath"]
 
@@ -38,11 +38,7 @@ class ScheduledPath(AffinePath):
     """
 
     def __init__(self, schedule: NoiseSchedule) -> None:
-        if not isinstance(schedule, NoiseSchedule):
-            raise TypeError(
-                f"ScheduledPath got a {type(schedule).__name__}, expected a NoiseSchedule such as "
-                "setflow.VPSchedule()"
-            )
+        check_schedule(schedule)
         self.schedule = schedule
 
     def __repr__(self) -> str:

@@ -5,9 +5,9 @@ integrates the probability flow dx/dt = drift - g^2 score / 2, an SDE solver the
 dx = (drift - g^2 score) dt + g dW (Anderson, "Reverse-time diffusion equation models", 1982), whose
 drift is twice the velocity of the probability flow minus the forward drift.
 
-Where sigma vanishes at t1 the velocity grows like 1 / sqrt(t - t1) for a variance-preserving
-schedule. There the flow is integrated in u with t = t1 + (t0 - t1) u^2, in which it is finite, down
-to the smallest time that the dtype resolves; everywhere else in t.
+Where sigma(0) = 0 the velocity grows like 1 / sqrt(t) for a variance-preserving schedule. There the
+flow is integrated in u with t = u^2, in which it is finite, at the most down to the smallest time
+that the dtype resolves; for other schedules in t.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from setflow.core.broadcast import align_right
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import Base, SDESolver, Solver, declares
 from setflow.core.solving import integrate_sde
+from setflow.core.specs import as_tuple
 from setflow.distributions.base import as_base
 from setflow.distributions.normal import IsotropicNormal
 from setflow.divergence import DivergenceEstimator
@@ -43,7 +44,7 @@ from setflow.processes.lazy import (
     UnconditionalField,
 )
 from setflow.schedules import NoiseSchedule, Parameterization
-from setflow.schedules.base import drift_at, smallest_time
+from setflow.schedules.base import check_schedule, drift_at, smallest_time
 from setflow.schedules.parameterization import check_parameterization
 
 __all__ = ["Diffusion", "DiffusionProcess"]
@@ -86,11 +87,12 @@ class Diffusion(LazyDistribution):
         t0: float = 1.0,
         t1: float = 0.0,
         base: Base | Distribution | LazyDistribution | None = None,
-        event_shape: tuple[int, ...] | None = None,
+        event_shape: Iterable[int] | int | None = None,
         validate_args: bool = True,
     ) -> None:
         super().__init__()
         check_parameterization(parameterization)
+        check_schedule(schedule)
         self.model = model if isinstance(model, LazyField) else UnconditionalField(model)
         self.schedule = schedule
         self.solver = solver
@@ -102,7 +104,7 @@ class Diffusion(LazyDistribution):
             if base is None or isinstance(base, LazyDistribution)
             else UnconditionalDistribution(base)
         )
-        self.event_shape = event_shape
+        self.event_shape = None if event_shape is None else as_tuple(event_shape)
         self.validate_args = validate_args
 
     def forward(self, c: Tensor | None = None, *, mask: Tensor | None = None) -> DiffusionProcess:
@@ -115,11 +117,16 @@ class Diffusion(LazyDistribution):
         Raises:
             ValueError: if neither base nor event shape are known, or the base does not fit.
         """
-        event_ndim = None if self.event_shape is None else len(self.event_shape)
+        event_ndim = self.model.event_ndim
+        if event_ndim is None and self.event_shape is not None and mask is None:
+            event_ndim = len(self.event_shape)
         model = with_event_ndim(self.model(c), event_ndim)
         base = self._default_base(model) if self.base is None else as_base(self.base(c))
-        if self.validate_args:
-            check_event_shape(model, tuple(base.event_shape), mask)
+        if self.validate_args and self.event_shape not in (None, tuple(base.event_shape)):
+            raise ValueError(
+                f"event_shape is {self.event_shape}, the base has {tuple(base.event_shape)}; "
+                "expected them equal, or one of them left out"
+            )
         return DiffusionProcess(
             model,
             self.schedule,
@@ -130,6 +137,7 @@ class Diffusion(LazyDistribution):
             base=base,
             context=c,
             mask=mask,
+            validate_args=self.validate_args,
         )
 
     def _default_base(self, model: nn.Module) -> Base:
@@ -138,9 +146,10 @@ class Diffusion(LazyDistribution):
                 "event_shape is required when base is None; pass event_shape=, the shape of one "
                 "event, or a base"
             )
-        like = next((p for p in model.parameters()), torch.empty(()))
-        sigma = self.schedule.sigma(torch.tensor(self.t0, dtype=like.dtype, device=like.device))
-        return IsotropicNormal(self.event_shape, sigma, device=like.device, dtype=like.dtype)
+        like = next(model.parameters(), None)
+        device, dtype = (None, None) if like is None else (like.device, like.dtype)
+        sigma = self.schedule.sigma(torch.tensor(self.t0, dtype=dtype, device=device))
+        return IsotropicNormal(self.event_shape, sigma, device=device, dtype=dtype)
 
 
 class DiffusionProcess:
@@ -156,6 +165,10 @@ class DiffusionProcess:
         base: the distribution at `t0`.
         context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, or None.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
+        validate_args: check that the base fits the model.
+
+    Raises:
+        ValueError: if the parameterisation is unknown, or the base does not fit.
     """
 
     def __init__(
@@ -170,7 +183,12 @@ class DiffusionProcess:
         base: Base,
         context: Tensor | None = None,
         mask: Tensor | None = None,
+        validate_args: bool = True,
     ) -> None:
+        check_parameterization(parameterization)
+        check_schedule(schedule)
+        if validate_args:
+            check_event_shape(model, tuple(base.event_shape))
         self.model = model
         self.schedule = schedule
         self.solver = solver
@@ -233,7 +251,7 @@ class DiffusionProcess:
 
         t1 = self.t1
         if self._vanishes(t1):  # a solver that evaluates the last time must not divide by zero
-            t1 += (self.t0 - t1) * smallest_time(like.dtype)
+            t1 = max(t1, smallest_time(like.dtype))
         x = integrate_sde(
             self.solver, drift, diffusion, like, t0=self.t0, t1=t1, generator=generator
         )
@@ -285,13 +303,18 @@ class DiffusionProcess:
         )
 
     def _flow(self, guidance_fn: Guidance | None) -> ProbabilityFlowField:
-        needs_alpha = declares(self.solver, "is_sde") or self.parameterization in ("eps", "score")
-        alpha = self.schedule.alpha(torch.tensor(self.t0, dtype=torch.float64))
-        if needs_alpha and alpha.item() == 0:
+        needs_drift = (
+            declares(self.solver, "is_sde")
+            or guidance_fn is not None
+            or self.parameterization in ("eps", "score")
+        )
+        one = torch.ones((), dtype=torch.float64)
+        rate = self.schedule.drift(one, self.t0 * one).detach().abs()
+        if needs_drift and not bool(rate < 1 / smallest_time(torch.float64)):
             raise ValueError(
-                f"alpha(t0 = {self.t0}) = 0, where a prediction of {self.parameterization} does "
-                "not determine the data; start at t0 < 1, or use an ODE solver with a model that "
-                "predicts x0 or the velocity"
+                f"alpha(t0 = {self.t0}) = 0, where neither eps nor the score determine the data "
+                "and the drift is infinite; start at t0 < 1, or use an ODE solver with a model "
+                "that predicts x0 or the velocity, and no guidance"
             )
         return ProbabilityFlowField(self.model, self.schedule, self.parameterization, guidance_fn)
 
@@ -303,24 +326,29 @@ class DiffusionProcess:
         """Return the process of the probability flow, in a time in which it is finite."""
         t0, t1 = self.t0, self.t1
         field: nn.Module = flow
-        if self._vanishes(t1):
-            field = _SquareRootTime(flow, t0, t1)
-            t0, t1 = 1.0, math.sqrt(smallest_time(like.dtype) / abs(t0 - t1))
+        if self._vanishes(0.0):
+            field, smallest = _SquareRootTime(flow), smallest_time(like.dtype)
+            t0, t1 = math.sqrt(max(t0, smallest)), math.sqrt(max(t1, smallest))
         return FlowMatchingProcess(
-            field, self.base, self.solver, t0=t0, t1=t1, context=self.context, mask=self.mask
+            field,
+            self.base,
+            self.solver,
+            t0=t0,
+            t1=t1,
+            context=self.context,
+            mask=self.mask,
+            validate_args=False,  # this process has checked it
         )
 
 
 class _SquareRootTime(VectorField):
-    """A velocity field in the time u, where t = t1 + (t0 - t1) u^2."""
+    """A velocity field in the time u, where t = u^2."""
 
     takes_mask = True
 
-    def __init__(self, field: ProbabilityFlowField, t0: float, t1: float) -> None:
+    def __init__(self, field: ProbabilityFlowField) -> None:
         super().__init__()
         self.field = field
-        self.t0 = t0
-        self.t1 = t1
 
     @property
     def event_ndim(self) -> int:
@@ -329,6 +357,5 @@ class _SquareRootTime(VectorField):
     def forward(
         self, x: Tensor, u: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
-        span = self.t0 - self.t1
-        v: Tensor = self.field(x, self.t1 + span * u**2, c, mask=mask)
-        return align_right(2 * span * u, x.ndim) * v
+        v: Tensor = self.field(x, u**2, c, mask=mask)
+        return align_right(2 * u, x.ndim) * v

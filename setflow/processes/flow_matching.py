@@ -19,7 +19,7 @@ from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim
 from setflow.distributions.base import as_base
 from setflow.divergence import DivergenceEstimator
 from setflow.fields.probability_flow import Guidance
-from setflow.masking import sample_ode, score_events, start_of_sampling
+from setflow.masking import batch_of_context, sample_ode, score_events, start_of_sampling
 from setflow.processes.lazy import (
     LazyDistribution,
     LazyField,
@@ -80,12 +80,16 @@ class FlowMatching(LazyDistribution):
         Raises:
             ValueError: if neither field nor model say `event_ndim`, or the base does not fit it.
         """
-        field = with_event_ndim(self.field(c), self.event_ndim)
-        base = as_base(self.base(c))
-        if self.validate_args:
-            check_event_shape(field, tuple(base.event_shape), mask)
+        event_ndim = self.field.event_ndim if self.event_ndim is None else self.event_ndim
         return FlowMatchingProcess(
-            field, base, self.solver, t0=self.t0, t1=self.t1, context=c, mask=mask
+            with_event_ndim(self.field(c), event_ndim),
+            as_base(self.base(c)),
+            self.solver,
+            t0=self.t0,
+            t1=self.t1,
+            context=c,
+            mask=mask,
+            validate_args=self.validate_args,
         )
 
 
@@ -100,6 +104,10 @@ class FlowMatchingProcess:
         t1: the time of the data.
         context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, or None.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
+        validate_args: check that the base fits the field.
+
+    Raises:
+        ValueError: if the base does not fit.
     """
 
     def __init__(
@@ -112,7 +120,10 @@ class FlowMatchingProcess:
         t1: float = 0.0,
         context: Tensor | None = None,
         mask: Tensor | None = None,
+        validate_args: bool = True,
     ) -> None:
+        if validate_args:
+            check_event_shape(field, tuple(base.event_shape))
         self.field = field
         self.base = base
         self.solver = solver
@@ -216,7 +227,8 @@ def bound_batch_shape(base: Base, context: Tensor | None, mask: Tensor | None) -
         return tuple(mask.shape[:-1])
     if base.batch_shape or context is None:
         return tuple(base.batch_shape)
-    return tuple(context.shape[:-1])
+    event_shape = tuple(base.event_shape)
+    return batch_of_context(context, event_shape, len(event_shape))
 
 
 class _Guided(nn.Module):
@@ -259,7 +271,13 @@ def with_event_ndim(field: nn.Module, event_ndim: int | None) -> nn.Module:
     Raises:
         ValueError: if nobody says it.
     """
-    if getattr(field, "event_ndim", None) is not None:
+    own = getattr(field, "event_ndim", None)
+    if own is not None:
+        if event_ndim not in (None, own):
+            raise ValueError(
+                f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
+                "them equal, or the argument left out"
+            )
         return field
     if event_ndim is None:
         raise ValueError(
@@ -269,19 +287,19 @@ def with_event_ndim(field: nn.Module, event_ndim: int | None) -> nn.Module:
     return _WithEventNdim(field, event_ndim)
 
 
-def check_event_shape(field: nn.Module, event_shape: tuple[int, ...], mask: Tensor | None) -> None:
+def check_event_shape(field: nn.Module, event_shape: tuple[int, ...]) -> None:
     """Check that a base describes the events of a field, or their objects if they are sets.
 
     Raises:
         ValueError: if it does not.
     """
     event_ndim = event_ndim_of(field)
-    per_object = mask is not None and len(event_shape) == event_ndim - 1
+    per_object = event_ndim >= 2 and len(event_shape) == event_ndim - 1
     if len(event_shape) != event_ndim and not per_object:
         raise ValueError(
             f"base.event_shape {event_shape} has {len(event_shape)} dimensions, the field has "
             f"event_ndim={event_ndim}; expected them equal"
-            + ("" if mask is None else ", or the shape of one object")
+            + (", or the shape of one object" if event_ndim >= 2 else "")
         )
 
 

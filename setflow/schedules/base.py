@@ -19,9 +19,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from setflow.core.broadcast import align_right
+from setflow.core.broadcast import align_time
 
-__all__ = ["BoundedSchedule", "NoiseSchedule", "align_time", "drift_at", "smallest_time"]
+__all__ = ["BoundedSchedule", "NoiseSchedule", "check_schedule", "drift_at", "smallest_time"]
 
 
 class NoiseSchedule(ABC):
@@ -147,29 +147,15 @@ def smallest_time(dtype: torch.dtype) -> float:
     return torch.finfo(dtype).eps
 
 
-def align_time(t: Tensor, x: Tensor) -> Tensor:
-    """Return `t` with dimensions of size one appended, so that it meets the events of `x`.
+def check_schedule(schedule: object) -> None:
+    """Raise TypeError unless `schedule` is a noise schedule.
 
-    Arguments:
-        t: the time, a scalar tensor, one with the lead shape of `x`, or one aligned already.
-        x: the state, with shape `(*lead, *event_shape)`.
-
-    Raises:
-        ValueError: if the shape of `t` is not that of the first dimensions of `x`.
-
-    >>> align_time(torch.zeros(8), torch.zeros(8, 30, 3)).shape
-    torch.Size([8, 1, 1])
+    >>> check_schedule(setflow.schedules.VPSchedule())
     """
-    lead = tuple(t.shape)
-    if t.ndim == x.ndim:
-        while lead and lead[-1] == 1:
-            lead = lead[:-1]
-    if lead != x.shape[: len(lead)]:
-        raise ValueError(
-            f"t has shape {tuple(t.shape)} and x {tuple(x.shape)}; expected a scalar t or the lead "
-            f"shape of x: one time per event, for instance {tuple(x.shape[:1])}"
+    if not isinstance(schedule, NoiseSchedule):
+        raise TypeError(
+            f"got {schedule!r} as a schedule, expected a NoiseSchedule such as setflow.VPSchedule()"
         )
-    return align_right(t, x.ndim)
 
 
 def drift_at(schedule: NoiseSchedule, x: Tensor, t: Tensor) -> Tensor:

@@ -22,7 +22,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.schedules.base import NoiseSchedule, align_time, drift_at
+from setflow.core.broadcast import align_time
+from setflow.schedules.base import NoiseSchedule, drift_at
 
 __all__ = ["Parameterization", "check_parameterization", "convert", "error_factor"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from setflow.core.broadcast import align_right
+from setflow.core.broadcast import align_time
 from setflow.schedules.base import BoundedSchedule
 
 __all__ = ["VPSchedule"]
@@ -73,7 +73,7 @@ class VPSchedule(BoundedSchedule):
         return 1 / torch.expm1(self._integral(t))
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        return -0.5 * align_right(self.beta(t), x.ndim) * x
+        return -0.5 * align_time(self.beta(t), x) * x
 
     def diffusion(self, t: Tensor) -> Tensor:
         return self.beta(t).sqrt()

@@ -124,9 +124,9 @@ class Dopri5:
         self,
         f: Callable[[Tensor, Tensor], Tensor],
         x0: Tensor,
-        *,
         t0: float,
         t1: float,
+        *,
         mask: Tensor | None = None,
         event_ndim: int | None = None,
     ) -> Tensor:
@@ -156,9 +156,9 @@ class Dopri5:
         f_aug: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         x0: Tensor,
         logp0: Tensor,
-        *,
         t0: float,
         t1: float,
+        *,
         mask: Tensor | None = None,
         event_ndim: int | None = None,
     ) -> tuple[Tensor, Tensor]:

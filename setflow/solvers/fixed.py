@@ -11,9 +11,11 @@ other events of the batch.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
+
+from setflow.core.specs import positive_integer
 
 __all__ = ["RK4", "Euler", "FixedStepSolver", "Heun", "Midpoint"]
 
@@ -40,7 +42,7 @@ class FixedStepSolver:
     weights: ClassVar[tuple[float, ...]]
 
     def __init__(self, steps: int = 32) -> None:
-        self.steps = _checked_steps(steps)
+        self.steps = positive_integer(steps, "steps")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps})"
@@ -49,7 +51,6 @@ class FixedStepSolver:
         self,
         f: Callable[[Tensor, float], Tensor],
         x0: Tensor,
-        *,
         t0: float,
         t1: float,
         steps: int | None = None,
@@ -71,7 +72,6 @@ class FixedStepSolver:
         f_aug: Callable[[Tensor, float], tuple[Tensor, Tensor]],
         x0: Tensor,
         logp0: Tensor,
-        *,
         t0: float,
         t1: float,
         steps: int | None = None,
@@ -99,13 +99,13 @@ class FixedStepSolver:
         t1: float,
         steps: int | None,
     ) -> _State:
-        count = self.steps if steps is None else _checked_steps(steps)
+        count = self.steps if steps is None else positive_integer(steps, "steps")
         h = (t1 - t0) / count
         for step in range(count):
             slopes: list[_State] = []
             for node, row in zip(self.nodes, self.rows, strict=True):
                 stage = _advance(state, slopes, row, h)
-                slopes.append(f(stage, t0 + (step + node) * h))
+                slopes.append(_checked_slope(f(stage, t0 + (step + node) * h), state))
             state = _advance(state, slopes, self.weights, h)
         return state
 
@@ -120,10 +120,14 @@ def _advance(state: _State, slopes: list[_State], weights: tuple[float, ...], h:
     return tuple(x + step for x, step in zip(state, total, strict=True))
 
 
-def _checked_steps(steps: Any) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"steps must be a positive integer, got {steps!r}")
-    return steps
+def _checked_slope(slope: _State, state: _State) -> _State:
+    for rate, value in zip(slope, state, strict=True):
+        if rate.shape != value.shape:
+            raise ValueError(
+                f"f returned shape {tuple(rate.shape)} for a state of shape "
+                f"{tuple(value.shape)}; expected equal shapes"
+            )
+    return slope
 
 
 class Euler(FixedStepSolver):

@@ -18,7 +18,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from setflow.solvers.fixed import _checked_steps
+from setflow.core.specs import positive_integer
 
 __all__ = ["EulerMaruyama"]
 
@@ -49,7 +49,7 @@ class EulerMaruyama:
     supports_rsample: ClassVar[bool] = True
 
     def __init__(self, steps: int = 64) -> None:
-        self.steps = _checked_steps(steps)
+        self.steps = positive_integer(steps, "steps")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(steps={self.steps})"
@@ -59,10 +59,10 @@ class EulerMaruyama:
         drift: Callable[[Tensor, float], Tensor],
         diffusion: Callable[[float], Tensor | float],
         x0: Tensor,
-        *,
         t0: float,
         t1: float,
         steps: int | None = None,
+        *,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return one draw of x(t1) for x(t0) = `x0`, differentiable with respect to `x0`.
@@ -81,7 +81,7 @@ class EulerMaruyama:
             ValueError: if `steps` is not a positive integer, or drift or diffusion returns a shape
                 that does not fit that of `x0`.
         """
-        count = self.steps if steps is None else _checked_steps(steps)
+        count = self.steps if steps is None else positive_integer(steps, "steps")
         h = (t1 - t0) / count
         x = x0
         for step in range(count):
