@@ -31,7 +31,7 @@ from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import Base, Path, SDESolver, Solver, declares, event_ndim_of
 from setflow.core.solving import integrate, integrate_augmented
 from setflow.core.specs import as_tuple, split_event
-from setflow.distributions.base import as_base, draw_noise
+from setflow.distributions.base import as_base, draw_noise, for_sets
 from setflow.divergence import DivergenceEstimator, ExactDivergence, as_estimator
 from setflow.interpolants.gamma import GammaSchedule
 from setflow.losses.diffusion import Weighting, denoising_loss
@@ -446,6 +446,8 @@ def score_events(
     base = as_base(base)
     if mask is None and objects is not None and len(base.event_shape) == event_ndim - 1:
         mask = torch.ones((*lead, objects), dtype=torch.bool, device=x.device)
+    if objects is not None:
+        base = for_sets(base, objects, event_ndim)
     log_p = base.log_prob(z, mask=mask)
     if tuple(log_p.shape) != lead:
         raise ValueError(

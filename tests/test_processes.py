@@ -281,6 +281,41 @@ def test_a_lazy_field_may_tell_event_ndim():
     torch.testing.assert_close(x, noise * math.e, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["diagonal", "torch"])
+def test_a_base_may_depend_on_the_context_of_a_set(kind):
+    """One distribution for each event, the same for all its objects; NaN stands in the padding."""
+
+    class Base(setflow.LazyDistribution):
+        def forward(self, c=None):
+            loc, scale = c, c.abs() + 0.5
+            if kind == "diagonal":
+                return setflow.DiagonalNormal(loc, scale)
+            return torch.distributions.Independent(torch.distributions.Normal(loc, scale), 1)
+
+    class Still(nn.Module):
+        event_ndim = 2
+
+        def forward(self, x, t, c=None):
+            return torch.zeros_like(x)
+
+    case = dict(cases((3,), context=3))["lead1"]
+    flow = setflow.FlowMatching(Still(), Base(), setflow.Euler(1))
+    process = flow(case.c, mask=case.mask)
+    x = process.sample((4000,))
+    assert x.shape == (4000, 6, 7, 3)
+    assert x[:, ~case.mask].abs().sum() == 0
+    scale = (case.c.abs() + 0.5)[:, None].expand(6, 7, 3)[case.mask]
+    loc = case.c[:, None].expand(6, 7, 3)[case.mask]
+    assert ((x[:, case.mask].mean(0) - loc).abs() < 5 * scale / 4000**0.5).all()
+    assert (x[:, case.mask].std(0) / scale - 1).abs().max() < 0.06
+    garbage = case.x.masked_fill(~case.mask[..., None], float("nan"))
+    got = process.log_prob(torch.stack([garbage, 2 * garbage]))
+    for row, value in zip(got, (case.x, 2 * case.x), strict=True):
+        each = torch.distributions.Normal(case.c[:, None], case.c.abs()[:, None] + 0.5)
+        expected = torch.where(case.mask[..., None], each.log_prob(value), 0.0).sum((-1, -2))
+        torch.testing.assert_close(row, expected)
+
+
 def test_event_ndim_must_be_known():
     class Silent(nn.Module):
         def forward(self, x, t, c=None):

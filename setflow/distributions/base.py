@@ -18,7 +18,15 @@ from setflow.core.masks import as_mask, over_features, zero_padding
 from setflow.core.protocols import Base
 from setflow.core.specs import as_tuple, coordinates, split_event
 
-__all__ = ["FactorisedBase", "as_base", "checked_event", "draw_noise", "sum_real"]
+__all__ = [
+    "EverySlot",
+    "FactorisedBase",
+    "as_base",
+    "checked_event",
+    "draw_noise",
+    "for_sets",
+    "sum_real",
+]
 
 
 def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
@@ -171,6 +179,64 @@ def as_base(base: Base | Distribution) -> Base:
     return FactorisedBase(base) if isinstance(base, Distribution) else base
 
 
+class EverySlot:
+    """A base that differs from event to event, for sets: in each event all slots have its own.
+
+    Arguments:
+        base: describes one object of each event: a batch shape, and the event shape of an object.
+        slots: the number of slots N.
+
+    >>> base = setflow.DiagonalNormal(torch.zeros(4, 3), torch.ones(4, 3))
+    >>> sets = EverySlot(base, slots=30)
+    >>> sets.batch_shape, sets.event_shape
+    ((4,), (30, 3))
+    """
+
+    def __init__(self, base: Base, slots: int) -> None:
+        self._base = base
+        self.batch_shape: tuple[int, ...] = tuple(base.batch_shape)
+        self.event_shape: tuple[int, ...] = (slots, *base.event_shape)
+
+    def sample(
+        self,
+        sample_shape: tuple[int, ...] = (),
+        *,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Draw with shape `(*sample_shape, *batch_shape, *event_shape)`, zero in padded slots."""
+        front = as_tuple(sample_shape)
+        drawn = self._base.sample((*front, self.event_shape[0]), generator=generator)
+        x = drawn.movedim(len(front), len(front) + len(self.batch_shape))
+        return zero_padding(x, mask)
+
+    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        """Return the log-density of the real coordinates of each event, in nats."""
+        lead, _ = split_event(value, len(self.event_shape))
+        if mask is not None:  # in padded slots a value that the base can have
+            with torch.random.fork_rng(devices=[]):
+                inside = self.sample().to(value).detach()
+            value = torch.where(over_features(mask, value.ndim), value, inside)
+        front = len(lead) - len(self.batch_shape)
+        log_p = self._base.log_prob(value.movedim(len(lead), front)).movedim(front, -1)
+        return sum_real(log_p, 1, mask)
+
+
+def for_sets(base: Base, slots: int, event_ndim: int) -> Base:
+    """Return a base with which the verbs can serve sets of `slots` slots.
+
+    A base of one object with a batch shape, so with one distribution for each event, becomes a base
+    of whole events; every other one is returned as it is.
+
+    Arguments:
+        base: the base.
+        slots: the number of slots N.
+        event_ndim: the number of event dimensions of a set.
+    """
+    per_object = len(base.event_shape) == event_ndim - 1
+    return EverySlot(base, slots) if per_object and base.batch_shape else base
+
+
 def draw_noise(
     base: Base | Distribution,
     lead: tuple[int, ...],
@@ -197,15 +263,12 @@ def draw_noise(
         ValueError: if the base's shapes do not fit.
     """
     base = as_base(base)
+    if mask is not None:
+        base = for_sets(base, mask.shape[-1], event_ndim)
     batch = lead[len(lead) - batch_ndim :]
     base_batch, event = tuple(base.batch_shape), tuple(base.event_shape)
     per_object = mask is not None and len(event) == event_ndim - 1
     if per_object and mask is not None:
-        if base_batch:
-            raise ValueError(
-                f"a base that describes one object cannot have a batch shape, got {base_batch}; "
-                "give it the event shape of the whole set"
-            )
         return base.sample(tuple(mask.shape), mask=mask, generator=generator)
     if len(event) != event_ndim or (mask is not None and event[0] != mask.shape[-1]):
         slots = "N" if mask is None else str(mask.shape[-1])
