@@ -78,7 +78,9 @@ class HutchinsonDivergence(DivergenceEstimator):
 
     Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
     splines" (Communications in Statistics 19, 1990); in flows, Grathwohl et al., "FFJORD"
-    (arXiv:1810.01367). In `masked_log_prob` the probes are drawn once per solve.
+    (arXiv:1810.01367). In `masked_log_prob` the probes are drawn once per solve, one number
+    for every slot: with the same generator, longer padding gives other probes to the same objects,
+    and so another estimate. `FixedProbeDivergence` takes the probes themselves.
 
     Arguments:
         probe: `rademacher` (signs, the smaller variance) or `gaussian`.

@@ -53,6 +53,9 @@ __all__ = ["Diffusion", "DiffusionProcess"]
 class Diffusion(LazyDistribution):
     """A diffusion model that is bound to a context by calling it.
 
+    If the ends of the schedule are learned, bind anew for every backward pass: the scale of the
+    default base is computed when the model is bound.
+
     Arguments:
         model: predicts what `parameterization` says, with `forward(x, t, c=None)`; or a `LazyField`
             that returns such a model.
@@ -224,7 +227,8 @@ class DiffusionProcess:
             guidance_fn: changes the predicted noise, called as `guidance_fn(x, t, eps)` with `t` of
                 the lead shape; None leaves it.
             x_source: the state at `t0`, with the shape of the result; None draws it from the base.
-            generator: the random generator for the noise.
+            generator: the random generator for the noise. In the reverse equation every step draws
+                a number for every slot, so that with longer padding the same objects get others.
 
         Returns:
             Samples with shape `sample_shape + batch + event_shape`, zero in padded slots.
