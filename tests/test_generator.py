@@ -253,6 +253,9 @@ EXAMPLES = {
         torch.zeros(3), torch.ones(3), coupling=2.0, path=setflow.CosinePath()
     ),
     "setflow.LinearPath": setflow.LinearPath,
+    "setflow.TimeSampling": lambda: setflow.TimeSampling(
+        "logit_normal", 0.5, 2.0, shift_type="linear", max_len=30, weight_shift=3.0
+    ),
     "setflow.TransformerField": lambda: setflow.TransformerField(
         5, condition_dim=2, hidden=24, layers=3, heads=2, expansion=3
     ),

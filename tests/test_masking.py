@@ -279,7 +279,7 @@ def test_bad_input_of_the_loss(change, error, message):
         ({"mask": torch.full((2, 5), 3)}, ValueError, "holds the value 3"),
         ({"mask": torch.ones(2, 6)}, ValueError, r"event shape \(5, 3\), expected 2 dimensions"),
         ({"base": setflow.StandardNormal((5, 3), batch_shape=(4,))}, ValueError, "batch shape"),
-        ({"base": setflow.StandardNormal((3,), batch_shape=(2,))}, ValueError, "one object"),
+        ({"base": setflow.StandardNormal((3,), batch_shape=(7,))}, ValueError, r"\(7,\), expected"),
         ({"x_source": torch.zeros(2, 4, 3)}, ValueError, "x_source has shape"),
         ({"x_source": torch.zeros(3, 5, 3)}, ValueError, "x_source has shape"),
         ({"c": torch.zeros(3, 1)}, ValueError, "one context row per event"),

@@ -77,10 +77,10 @@ def test_augmented_solve_gives_the_likelihood_of_the_oracle(solver, coupling):
     def f_aug(state, t):
         return field(state, t), divergence(t).expand(6)
 
-    steps = 20_000 if solver is setflow.Euler else 500
+    steps = 4000 if solver is setflow.Euler else 500
     z, integral = solver(steps).integrate_augmented(f_aug, x, torch.zeros(6), t0=0.0, t1=1.0)
     log_p = setflow.StandardNormal((4, 2)).log_prob(z) + integral
-    tolerance = {1: 5e-3, 2: 2e-4, 4: 1e-9}[ORDERS[solver]]
+    tolerance = {1: 2e-2, 2: 2e-4, 4: 1e-9}[ORDERS[solver]]
     torch.testing.assert_close(log_p, field.log_prob(x), atol=tolerance, rtol=0)
     wrong_sign = setflow.StandardNormal((4, 2)).log_prob(z) - integral
     assert (wrong_sign - field.log_prob(x)).abs().min() > 0.1
