@@ -269,7 +269,7 @@ class DiffusionProcess:
         x_source: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """Return samples of the probability flow that are differentiable.
+        """Return samples that are differentiable: by model, schedule, context and base.
 
         Raises:
             NotImplementedError: if the solver does not declare `supports_rsample`.
