@@ -261,6 +261,24 @@ def test_it_works_where_gradients_are_off(mode):
     torch.testing.assert_close(got.clone(), field.log_prob(x, case.mask), atol=1e-6, rtol=0)
 
 
+def test_everything_may_be_made_in_inference_mode():
+    """Tensors that autograd may not save: context, mask and times too; and a torch base."""
+
+    class Conditional(Wavy):
+        def forward(self, x, t, c=None, *, mask=None):
+            return super().forward(x, t, mask=mask) * c[..., None, :]
+
+    case = dict(cases((2,), context=2))["lead1"]
+    base = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(2), 1.0), 1)
+    expected = setflow.masked_log_prob(
+        Conditional(), BASE, setflow.Heun(3), case.x, case.mask, c=case.c
+    )
+    with torch.inference_mode():
+        x, mask, c = case.x.clone(), case.mask.clone(), case.c.clone()
+        got = setflow.masked_log_prob(Conditional(), base, setflow.Heun(3), x, mask, c=c)
+    torch.testing.assert_close(got.clone(), expected.detach(), atol=1e-12, rtol=0)
+
+
 def test_sample_dimensions_share_mask_and_context():
     class Conditional(Wavy):
         def forward(self, x, t, c=None, *, mask=None):

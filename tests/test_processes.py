@@ -551,6 +551,12 @@ def test_without_a_base_noise_has_the_standard_deviation_of_the_schedule():
         drawn = base.sample((4000,), generator=torch.Generator().manual_seed(0))
         sigma = schedule.sigma(torch.tensor(1.0)).item()
         assert drawn.std().item() == pytest.approx(sigma, rel=0.03)
+    field = redraw(setflow.TransformerField(2, hidden=8, layers=1, heads=1)).float()
+    made = setflow.Diffusion(
+        field, SCHEDULES["vp"], setflow.Euler(1), parameterization="x0", event_shape=(2,)
+    )
+    x = made(None, mask=torch.ones(4, 3)).sample()  # in the dtype of the model
+    assert x.dtype == torch.float32
 
 
 def test_a_base_may_be_given():
@@ -739,6 +745,10 @@ def test_bad_diffusions_are_refused():
         setflow.Diffusion(model, schedule, solver, parameterization="eps")(None)
     with pytest.raises(ValueError, match="expected them equal"):
         setflow.Diffusion(model, schedule, solver, parameterization="eps", event_shape=(2, 8))(None)
+    unchecked = setflow.Diffusion(
+        model, schedule, solver, parameterization="eps", event_shape=(2, 8), validate_args=False
+    )
+    assert unchecked(None).event_shape == (2, 8)
     made = setflow.Diffusion(model, schedule, solver, parameterization="eps", event_shape=8)
     assert made.event_shape == (8,)
     with pytest.raises(TypeError, match="expected a NoiseSchedule"):
