@@ -23,8 +23,6 @@ def call_field(
     t: Tensor | float,
     c: Tensor | None = None,
     mask: Tensor | None = None,
-    *,
-    batch_ndim: int | None = None,
 ) -> Tensor:
     """Evaluate a velocity field under the laws of the mask.
 
@@ -32,10 +30,9 @@ def call_field(
         field: the field.
         x: the state, with shape `(*lead, *event_shape)`.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*batch, C)`, `(*batch, N, C)` for one row per object, or
-            `(*batch, K, *event_shape[1:])` for channels beside an image.
+        c: the context, with shape `(*lead, C)`, `(*lead, N, C)` for one row per object, or
+            `(*lead, K, *event_shape[1:])` for channels beside an image.
         mask: boolean mask with shape `(*lead, N)`, or None for all real.
-        batch_ndim: how many of the lead dimensions are batch dimensions; None means all.
 
     Returns:
         The velocity, with the shape of `x`, zero in padded slots.
@@ -47,7 +44,7 @@ def call_field(
     lead, event = split_event(x, event_ndim)
     x = zero_padding(x, mask)
     t = expand_time(t, lead, like=x)
-    c = expand_context(c, lead, len(lead) if batch_ndim is None else batch_ndim, event)
+    c = expand_context(c, lead, len(lead), event)
     if c is not None and mask is not None:  # what belongs to no object may hold anything
         per_object = c.ndim > len(lead) + 1 and c.shape[: len(lead) + 1] == mask.shape
         c = zero_padding(c, mask if per_object else mask.any(-1))

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from setflow.core.protocols import SDESolver, Solver, declares
-from setflow.core.specs import event_numel, split_event
+from setflow.core.specs import event_numel, positive_integer, split_event
 
 __all__ = ["integrate", "integrate_augmented", "integrate_sde"]
 
@@ -40,6 +40,7 @@ def integrate(
     t1: float,
     mask: Tensor | None = None,
     event_ndim: int,
+    steps: int | None = None,
 ) -> Tensor:
     """Return x(t1) for dx/dt = f(x, t) and x(t0) = `x0`, by any ODE solver.
 
@@ -53,10 +54,12 @@ def integrate(
         mask: boolean mask with shape `(*lead, N)`, for a solver that declares `takes_mask`; None
             means all real.
         event_ndim: how many trailing dimensions form one event.
+        steps: the number of steps, for a solver that declares `requires_steps`; None takes the
+            solver's own.
 
     Raises:
-        ValueError: if the solver is one for stochastic equations, needs steps and has none, or
-            returns another shape than that of `x0`.
+        ValueError: if the solver is one for stochastic equations, needs steps and has none, is
+            told steps and takes none, or returns another shape than that of `x0`.
 
     >>> class MySolver:
     ...     def integrate(self, f, x0, t0=0.0, t1=1.0, steps=None):
@@ -64,7 +67,7 @@ def integrate(
     >>> integrate(MySolver(), lambda x, t: 2 * x, torch.ones(3), t0=0.0, t1=1.0, event_ndim=1)
     tensor([3., 3., 3.])
     """
-    options = _options(solver, mask, event_ndim)
+    options = _options(solver, mask, event_ndim, steps)
     x1: Tensor = _untyped(solver).integrate(f, x0, t0=t0, t1=t1, **options)
     return _of_shape(x1, x0, solver)
 
@@ -202,7 +205,9 @@ def _untyped(solver: object) -> Any:
     return solver
 
 
-def _options(solver: object, mask: Tensor | None, event_ndim: int) -> dict[str, Any]:
+def _options(
+    solver: object, mask: Tensor | None, event_ndim: int, steps: int | None = None
+) -> dict[str, Any]:
     if declares(solver, "is_sde"):
         raise ValueError(
             f"{type(solver).__name__} solves stochastic equations (is_sde = True), expected an "
@@ -210,7 +215,12 @@ def _options(solver: object, mask: Tensor | None, event_ndim: int) -> dict[str, 
         )
     options: dict[str, Any] = {}
     if declares(solver, "requires_steps"):
-        options["steps"] = _steps(solver)
+        options["steps"] = _steps(solver) if steps is None else positive_integer(steps, "steps")
+    elif steps is not None:
+        raise ValueError(
+            f"{type(solver).__name__} does not declare requires_steps, so that it cannot be told "
+            f"steps={steps}; leave steps out, and set what the solver has instead"
+        )
     if declares(solver, "takes_mask"):
         options |= {"mask": mask, "event_ndim": event_ndim}
     return options

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.core.calling import call_field
-from setflow.core.protocols import SDESolver, Solver, declares
+from setflow.core.protocols import SDESolver, Solver
 from setflow.core.solving import integrate
 from setflow.diagnostics.events import (
     checked_events,
@@ -148,8 +148,6 @@ def reversibility_error(
     (True, True)
     """
     events = checked_events(field, x, 0.0, c, mask)
-    if steps is not None and not declares(solver, "is_sde"):
-        solver = _InSteps(solver, steps)
 
     def velocity(state: Tensor, t: Any) -> Tensor:
         return call_field(field, state, t, events.c, events.mask)
@@ -157,41 +155,10 @@ def reversibility_error(
     def solve(start: Tensor, first: float, last: float) -> Tensor:
         return integrate(
             solver, velocity, start, t0=first, t1=last, mask=events.mask,
-            event_ndim=events.event_ndim,
+            event_ndim=events.event_ndim, steps=steps,
         )  # fmt: skip
 
     with left_as_it_was(field), torch.no_grad():
         back = solve(solve(events.x, t1, t0), t0, t1)
         norms = norms_of(back - events.x, events)
     return summary_of(norms, events, "mean", "std", "max")
-
-
-class _InSteps:
-    """A solver that is told another number of steps than its own."""
-
-    requires_steps = True
-
-    def __init__(self, solver: Solver | SDESolver, steps: int) -> None:
-        name = type(solver).__name__
-        if not declares(solver, "requires_steps"):
-            raise ValueError(
-                f"{name} does not declare requires_steps, so that it cannot be told steps={steps}; "
-                "leave steps out, and set what the solver has instead"
-            )
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"steps must be a positive integer, got {steps!r}")
-        self.steps = steps
-        self.takes_mask = declares(solver, "takes_mask")
-        self._solver: Any = solver
-
-    def integrate(
-        self,
-        f: Callable[[Tensor, Any], Tensor],
-        x0: Tensor,
-        *,
-        t0: float,
-        t1: float,
-        **options: Any,
-    ) -> Tensor:
-        x1: Tensor = self._solver.integrate(f, x0, t0=t0, t1=t1, **options)
-        return x1
