@@ -32,9 +32,7 @@ from setflow.fields.probability_flow import Guidance, ProbabilityFlowField
 from setflow.masking import start_of_sampling
 from setflow.processes.flow_matching import (
     FlowMatchingProcess,
-    bound_batch_shape,
     check_event_shape,
-    refuse_unless_differentiable,
     with_event_ndim,
 )
 from setflow.processes.lazy import (
@@ -43,6 +41,7 @@ from setflow.processes.lazy import (
     UnconditionalDistribution,
     UnconditionalField,
 )
+from setflow.processes.process import Process
 from setflow.schedules import NoiseSchedule, Parameterization
 from setflow.schedules.base import check_schedule, drift_at, smallest_time
 from setflow.schedules.parameterization import check_parameterization
@@ -155,7 +154,7 @@ class Diffusion(LazyDistribution):
         return IsotropicNormal(self.event_shape, sigma, device=device, dtype=dtype)
 
 
-class DiffusionProcess:
+class DiffusionProcess(Process):
     """A diffusion model bound to a context and a mask; `Diffusion` makes it.
 
     Arguments:
@@ -201,16 +200,6 @@ class DiffusionProcess:
         self.base = base
         self.context = context
         self.mask = None if mask is None else as_mask(mask)
-
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The event shape of the base."""
-        return tuple(self.base.event_shape)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch: that of the mask, else of the base, else of the context."""
-        return bound_batch_shape(self.base, self.context, self.mask)
 
     def sample(
         self,
@@ -260,26 +249,6 @@ class DiffusionProcess:
             self.solver, drift, diffusion, like, t0=self.t0, t1=t1, generator=generator
         )
         return zero_padding(x, start.mask)
-
-    def rsample(
-        self,
-        sample_shape: Iterable[int] | int = (),
-        *,
-        guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return samples that are differentiable: by model, schedule, context and base.
-
-        Raises:
-            NotImplementedError: if the solver does not declare `supports_rsample`.
-            ValueError: if a shape does not fit.
-        """
-        refuse_unless_differentiable(self.solver)
-        with torch.enable_grad():
-            return self.sample(
-                sample_shape, guidance_fn=guidance_fn, x_source=x_source, generator=generator
-            )
 
     def log_prob(
         self,

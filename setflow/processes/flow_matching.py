@@ -19,13 +19,14 @@ from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim
 from setflow.distributions.base import as_base
 from setflow.divergence import DivergenceEstimator
 from setflow.fields.probability_flow import Guidance
-from setflow.masking import batch_of_context, sample_ode, score_events, start_of_sampling
+from setflow.masking import sample_ode, score_events, start_of_sampling
 from setflow.processes.lazy import (
     LazyDistribution,
     LazyField,
     UnconditionalDistribution,
     UnconditionalField,
 )
+from setflow.processes.process import Process
 
 __all__ = ["FlowMatching", "FlowMatchingProcess"]
 
@@ -93,7 +94,7 @@ class FlowMatching(LazyDistribution):
         )
 
 
-class FlowMatchingProcess:
+class FlowMatchingProcess(Process):
     """A flow-matching model bound to a context and a mask; `FlowMatching` makes it.
 
     Arguments:
@@ -132,16 +133,6 @@ class FlowMatchingProcess:
         self.context = context
         self.mask = None if mask is None else as_mask(mask)
 
-    @property
-    def event_shape(self) -> tuple[int, ...]:
-        """The event shape of the base."""
-        return tuple(self.base.event_shape)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch: that of the mask, else of the base, else of the context."""
-        return bound_batch_shape(self.base, self.context, self.mask)
-
     def sample(
         self,
         sample_shape: Iterable[int] | int = (),
@@ -171,26 +162,6 @@ class FlowMatchingProcess:
         )
         return sample_ode(field, self.solver, start, t0=self.t0, t1=self.t1)
 
-    def rsample(
-        self,
-        sample_shape: Iterable[int] | int = (),
-        *,
-        guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        """Return samples that are differentiable with respect to field, context and base.
-
-        Raises:
-            NotImplementedError: if the solver does not declare `supports_rsample`.
-            ValueError: if a shape does not fit.
-        """
-        refuse_unless_differentiable(self.solver)
-        with torch.enable_grad():
-            return self.sample(
-                sample_shape, guidance_fn=guidance_fn, x_source=x_source, generator=generator
-            )
-
     def log_prob(
         self,
         x: Tensor,
@@ -215,20 +186,6 @@ class FlowMatchingProcess:
             self.field, self.base, self.solver, x, self.mask, c=self.context, t0=self.t0,
             t1=self.t1, estimator=estimator, generator=generator,
         )  # fmt: skip
-
-
-def bound_batch_shape(base: Base, context: Tensor | None, mask: Tensor | None) -> tuple[int, ...]:
-    """Return the batch of what is bound: that of the mask, else of the base, else of the context.
-
-    >>> bound_batch_shape(setflow.StandardNormal((8,)), torch.zeros(16, 4), None)
-    (16,)
-    """
-    if mask is not None:
-        return tuple(mask.shape[:-1])
-    if base.batch_shape or context is None:
-        return tuple(base.batch_shape)
-    event_shape = tuple(base.event_shape)
-    return batch_of_context(context, event_shape, len(event_shape))
 
 
 class _Guided(nn.Module):
@@ -300,17 +257,4 @@ def check_event_shape(field: nn.Module, event_shape: tuple[int, ...]) -> None:
             f"base.event_shape {event_shape} has {len(event_shape)} dimensions, the field has "
             f"event_ndim={event_ndim}; expected them equal"
             + (", or the shape of one object" if event_ndim >= 2 else "")
-        )
-
-
-def refuse_unless_differentiable(solver: object) -> None:
-    """Refuse to promise gradients that a solver does not promise.
-
-    Raises:
-        NotImplementedError: if the solver does not declare `supports_rsample`.
-    """
-    if not declares(solver, "supports_rsample"):
-        raise NotImplementedError(
-            f"{type(solver).__name__} does not declare supports_rsample = True, so its samples "
-            "need not be differentiable; use sample, or a solver such as setflow.RK4"
         )
