@@ -18,13 +18,14 @@ Padding is never read: neither loss nor sample depends on what stands there or h
 from setflow import diagnostics, rectified, timesteps
 from setflow.core.batch import SetBatch
 from setflow.distributions import (
+    ConditionalCardinality,
     DiagonalNormal,
     EmpiricalCardinality,
     IsotropicNormal,
     StandardNormal,
     as_base,
 )
-from setflow.divergence import ExactDivergence, HutchinsonDivergence
+from setflow.divergence import ExactDivergence, HutchinsonDivergence, XTraceDivergence
 from setflow.fields import (
     EDMDenoiser,
     FourierFeatures,
@@ -78,6 +79,7 @@ __version__ = "0.1.0"
 __all__ = [
     "RK4",
     "BrownianGamma",
+    "ConditionalCardinality",
     "CosinePath",
     "DiagonalNormal",
     "Diffusion",
@@ -122,6 +124,7 @@ __all__ = [
     "VPSchedule",
     "VectorField",
     "VelocityField",
+    "XTraceDivergence",
     "ZeroGamma",
     "as_base",
     "diagnostics",

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from setflow.data.scaling import Standardizer
-from setflow.distributions.cardinality import EmpiricalCardinality
+from setflow.distributions.cardinality import ConditionalCardinality, EmpiricalCardinality
 from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.transformer import TransformerField
 from setflow.paths.cosine import CosinePath
@@ -25,6 +25,7 @@ from setflow.timesteps import TimeSampling
 __all__ = ["CLASSES", "build", "describe", "init_args_of"]
 
 CLASSES: dict[str, type] = {
+    "setflow.ConditionalCardinality": ConditionalCardinality,
     "setflow.CosinePath": CosinePath,
     "setflow.EmpiricalCardinality": EmpiricalCardinality,
     "setflow.GaussianSetField": GaussianSetField,

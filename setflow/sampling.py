@@ -39,7 +39,7 @@ def sample_to_hdf5(
         out: the file to write.
         events: the number of jets; None takes as many as `like` holds.
         like: a file whose jets give cardinality and context, in order; None draws the cardinality
-            from the model's p(N).
+            from the model's p(N), which a model with conditions does not allow.
         solver: the ODE solver; None takes `Midpoint(steps=50)`.
         seed: the seed of the sample.
         overwrite: replace a file that is there.

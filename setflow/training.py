@@ -53,7 +53,11 @@ def warmup_cosine(step: int, steps: int, warmup: float) -> float:
 
 
 class FlowMatchingModule(LightningModule):
-    """Trains a `SetFlow` by masked flow matching.
+    """Trains a `SetFlow`: its field by masked flow matching and its p(N | c) by likelihood.
+
+    It logs `train_loss` and `val_loss`, the sums of the terms of `SetFlow.loss_terms`, and each
+    term: `train_flow_loss`, `val_flow_loss`, and `train_cardinality_loss`, `val_cardinality_loss`
+    if p(N | c) is trained.
 
     Arguments:
         flow: the model.
@@ -101,14 +105,23 @@ class FlowMatchingModule(LightningModule):
         # a function of (seed, batch, rank), so that a resumed run goes on as if it had not stopped
         seed = hash((torch.initial_seed(), self.current_epoch, batch_idx, self.global_rank))
         generator = torch.Generator(self.device).manual_seed(seed)
-        loss = self.flow.loss(batch, times=self.times, generator=generator)
-        self.log("train_loss", loss, prog_bar=True, batch_size=len(batch))
-        return loss
+        terms = self.flow.loss_terms(batch, times=self.times, generator=generator)
+        return self._logged("train", terms, batch)
 
     def validation_step(self, batch: SetBatch, batch_idx: int) -> None:
         generator = torch.Generator(self.device).manual_seed(_VALIDATION_SEED + batch_idx)
-        loss = self.flow.loss(batch, generator=generator)
-        self.log("val_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
+        terms = self.flow.loss_terms(batch, generator=generator)
+        self._logged("val", terms, batch, sync_dist=True)
+
+    def _logged(
+        self, stage: str, terms: dict[str, Tensor], batch: SetBatch, *, sync_dist: bool = False
+    ) -> Tensor:
+        """Log the sum of the terms and each of them; return the sum."""
+        loss = torch.stack(list(terms.values())).sum()
+        named = {f"{stage}_{name}_loss": term for name, term in terms.items()}
+        self.log(f"{stage}_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=sync_dist)
+        self.log_dict(named, batch_size=len(batch), sync_dist=sync_dist)
+        return loss
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
@@ -214,6 +227,12 @@ def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
 class ExportBestModel(ModelCheckpoint):
     """Checkpoints, and the best weights as a model folder, which appears by rename.
 
+    The best are those with the smallest `val_flow_loss`: the field decides. The sum of both terms
+    would not do: a squared error per coordinate and nats per event have no common scale, and the
+    small network of p(N | c), which is done long before the field, would send the field back to the
+    step where it began to overfit by a hundredth of a nat. `val_cardinality_loss` shows if it
+    overfits by more; then it should be smaller.
+
     The weights that are exported are those that the checkpoint calls the model's: the moving
     average if one is kept.
 
@@ -227,7 +246,7 @@ class ExportBestModel(ModelCheckpoint):
         super().__init__(
             dirpath=self.run / "checkpoints",
             filename="best",
-            monitor="val_loss",
+            monitor="val_flow_loss",
             save_last=True,
             save_on_train_epoch_end=False,
             enable_version_counter=False,

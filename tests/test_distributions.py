@@ -9,8 +9,9 @@ import scipy.stats
 import torch
 
 import setflow
+from laws import redraw
+from setflow.core.counter import philox
 from setflow.distributions import counter_normal, counter_uniform
-from setflow.distributions.counter import philox
 
 
 def test_standard_normal_log_prob_against_scipy():
@@ -237,6 +238,244 @@ def test_cardinality_refuses_what_it_cannot_know():
         cardinality.log_prob(torch.tensor([1.0]))
     with pytest.raises(ValueError, match="at least one event"):
         cardinality.fit(torch.tensor([], dtype=torch.int64))
+
+
+OBJECTS = 8
+EVERY = torch.arange(OBJECTS + 1)
+
+
+def binomial(c, n):
+    """A law p(N | c) that is known: binomial, its log-odds linear in two context features."""
+    logits = 0.4 - c @ torch.tensor([1.0, -0.7], dtype=c.dtype)
+    return torch.distributions.Binomial(OBJECTS, logits=logits).log_prob(n.to(c.dtype))
+
+
+def of_every(log_prob, c):
+    """log p(N | c) of every N, with shape `(OBJECTS + 1, len(c))`."""
+    n = EVERY[:, None].expand(-1, len(c))
+    return log_prob(n, c.expand(len(EVERY), *c.shape))
+
+
+def conditional(seed=3, dim=2, **sizes):
+    return redraw(setflow.ConditionalCardinality(OBJECTS, dim, **sizes), seed)
+
+
+@pytest.fixture(scope="module")
+def learnt():
+    """A model that has learnt the binomial law from 20,000 events, and their numbers."""
+    generator = torch.Generator().manual_seed(0)
+    c = torch.randn(20_000, 2, generator=generator, dtype=torch.float64)
+    chances = of_every(lambda n, c: binomial(c, n), c).exp().T
+    lengths = torch.multinomial(chances, 1, generator=generator)[:, 0]
+    torch.manual_seed(1)
+    model = setflow.ConditionalCardinality(OBJECTS, 2, hidden=32).double().fit(lengths)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    rate = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, total_iters=400)
+    for _ in range(400):
+        rows = torch.randint(len(c), (512,), generator=generator)
+        optimizer.zero_grad()
+        (-model.log_prob(lengths[rows], c[rows]).mean()).backward()
+        optimizer.step()
+        rate.step()
+    return model.requires_grad_(False), lengths
+
+
+def test_a_law_of_the_context_is_learnt(learnt):
+    """The cross-entropy, exact in N, is that of the truth within a percent; p(N) is far off."""
+    model, lengths = learnt
+    c = torch.randn(5000, 2)
+    truth = of_every(lambda n, c: binomial(c, n), c)
+    frequencies = setflow.EmpiricalCardinality(OBJECTS).fit(lengths)
+    entropy, conditional, empirical = (
+        -(truth.exp() * log_p).sum(0).mean().item()
+        for log_p in (truth, of_every(model.log_prob, c), of_every(frequencies.log_prob, c))
+    )
+    assert entropy <= conditional < 1.01 * entropy
+    assert conditional < empirical - 0.3
+
+
+def test_numbers_are_drawn_from_the_law_that_was_learnt(learnt):
+    model, _ = learnt
+    for seed, c in enumerate(torch.tensor([[0.0, 0.0], [1.0, -1.0], [-0.5, 1.0]])):
+        drawn = model.sample(counter_uniform(seed, torch.arange(4000)), c.expand(4000, 2))
+        expected = of_every(lambda n, c: binomial(c, n), c[None])[:, 0].exp()
+        got = torch.bincount(drawn, minlength=OBJECTS + 1) / 4000
+        torch.testing.assert_close(got, expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e6])
+def test_probabilities_sum_to_one_for_every_context(scale):
+    lengths = torch.tensor([0, 3, 3, 5])
+    c = scale * torch.randn(50, 2)
+    for model in (conditional(), setflow.EmpiricalCardinality(OBJECTS).fit(lengths)):
+        log_p = of_every(model.log_prob, c)
+        torch.testing.assert_close(log_p.exp().sum(0), torch.ones(50), atol=1e-12, rtol=0)
+    assert of_every(conditional().log_prob, c).isfinite().all()
+    assert (of_every(conditional().log_prob, c).std(1).max() > 0.1) == bool(scale)
+
+
+def test_the_log_probability_is_the_formula_of_the_docstring():
+    """Lead shapes of 0, 1 and 2 dimensions, one hidden layer and three."""
+    frequencies = torch.tensor([1.0, 0, 0, 2, 0, 1, 0, 0, 0])
+    frequencies = (frequencies + 1 / 9) / 5
+    below = torch.tensor([frequencies[:n].sum() + frequencies[n] / 2 for n in EVERY])
+    for layers, lead in ((1, ()), (2, (4,)), (3, (2, 3))):
+        model = setflow.ConditionalCardinality(OBJECTS, 2, layers=layers)
+        model = redraw(model.fit(torch.tensor([0, 3, 3, 5])))
+        assert sum(isinstance(part, torch.nn.Linear) for part in model.net) == layers + 1
+        c, n = torch.randn(*lead, 2), torch.randint(OBJECTS + 1, lead)
+        hidden = c
+        for part in list(model.net)[:-1:2]:
+            hidden = torch.nn.functional.silu(hidden @ part.weight.T + part.bias)
+        strengths = hidden @ model.net[-1].weight.T
+        logits = model.bias + sum(
+            strengths[..., k - 1, None] * math.sqrt(2) * torch.cos(math.pi * k * below)
+            for k in range(1, 9)
+        )
+        one_hot = torch.nn.functional.one_hot(n, OBJECTS + 1)
+        expected = (logits * one_hot).sum(-1) - logits.exp().sum(-1).log()
+        torch.testing.assert_close(model.log_prob(n, c), expected)
+        assert model.sample(torch.rand(lead), c).shape == lead
+
+
+def test_draws_agree_with_log_prob():
+    """Pearson's chi-squared at fixed contexts; the frequencies of another context are refused."""
+    model, n = conditional(), 20_000
+    fitted = setflow.EmpiricalCardinality(OBJECTS).fit(torch.tensor([0, 3, 3, 5]))
+    contexts = 0.5 * torch.randn(3, 2)
+    for seed, c in enumerate(contexts):
+        for cardinality in (model, fitted):
+            drawn = cardinality.sample(counter_uniform(seed, torch.arange(n)), c.expand(n, 2))
+            observed = torch.bincount(drawn, minlength=OBJECTS + 1)
+            expected = n * of_every(cardinality.log_prob, c[None])[:, 0].exp().detach()
+            assert observed[expected < 1e-9].sum() == 0
+            assert pearson(observed, expected) > 1e-3
+            if cardinality is model:
+                other = n * of_every(model.log_prob, c[None] + 1)[:, 0].exp().detach()
+                assert pearson(observed, other) < 1e-9
+
+
+def pearson(observed, expected):
+    """The p-value of Pearson's chi-squared; numbers that are rare are counted together."""
+    rare = expected < 10
+    cells = [
+        torch.cat([counts[~rare], counts[rare].sum()[None]]) for counts in (observed, expected)
+    ]
+    if cells[1][-1] < 1e-9:
+        cells = [counts[:-1] for counts in cells]
+    return scipy.stats.chisquare(*(counts.double().numpy() for counts in cells)).pvalue
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_event_has_its_number_in_whatever_company(dtype):
+    """Also from float32 weights and under autocast, where a plain product depends on the batch."""
+    model = conditional(hidden=64).to(dtype)
+    uniform, n = counter_uniform(1, torch.arange(64)), torch.randint(OBJECTS + 1, (64,))
+    c = torch.randn(64, 2).to(dtype)
+    drawn, log_p = model.sample(uniform, c), model.log_prob(n, c)
+    for k in range(64):
+        others = torch.where(torch.arange(64)[:, None] == k, c, 100 * torch.randn(64, 2).to(dtype))
+        assert model.sample(uniform, others)[k] == drawn[k]
+        torch.testing.assert_close(model.log_prob(n, others)[k], log_p[k], atol=1e-12, rtol=0)
+        alone = model.log_prob(n[k : k + 1], c[k : k + 1])
+        torch.testing.assert_close(alone[0], log_p[k], atol=1e-12, rtol=0)
+        assert model.sample(uniform[k], c[k]) == drawn[k]
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(model.log_prob(n, c), log_p, atol=1e-12, rtol=0)
+        assert torch.equal(model.sample(uniform, c), drawn)
+    assert log_p.dtype == torch.float64
+    assert drawn.dtype == torch.int64
+
+
+def test_no_number_is_larger_than_the_largest():
+    """At the last quantile, and where rounding leaves the last ones no probability at all."""
+    model = setflow.ConditionalCardinality(OBJECTS, 1)
+    with torch.no_grad():
+        model.bias.copy_(-400.0 * EVERY)  # e^-800 is zero: 0 and 1 are all there is
+    uniform, c = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 1)
+    assert model.sample(uniform, c).tolist() == [0, 0, 1]
+    assert conditional().sample(torch.ones(50), torch.randn(50, 2)).max() <= OBJECTS
+    crossed = torch.rand(3, 4).T
+    assert torch.equal(
+        conditional().sample(crossed, torch.zeros(4, 3, 2)),
+        conditional().sample(crossed.contiguous(), torch.zeros(4, 3, 2)),
+    )
+
+
+def test_training_starts_from_the_frequencies():
+    """One event more, spread evenly over all numbers: none is impossible, none new is likely."""
+    lengths, c = torch.tensor([0, 3, 3, 5]), torch.randn(4, 2)
+    model = conditional().fit(lengths, c)
+    counts = torch.tensor([1, 0, 0, 2, 0, 1, 0, 0, 0])
+    log_p = of_every(model.log_prob, 100 * torch.randn(5, 2)).exp()
+    torch.testing.assert_close(log_p, ((counts + 1 / 9) / 5)[:, None].expand(9, 5))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    (-model.log_prob(torch.tensor([7]), torch.randn(1, 2)).sum()).backward()
+    assert all(part.grad.isfinite().all() for part in model.parameters())
+    assert model.net[-1].weight.grad.abs().min() > 0
+    again = conditional().fit(lengths)  # whatever was there, and without the context
+    for name in ("net.4.weight", "bias", "basis"):
+        assert torch.equal(again.state_dict()[name], before[name])
+    untrained = setflow.ConditionalCardinality(OBJECTS, 2)
+    torch.testing.assert_close(
+        of_every(untrained.log_prob, c).exp(), torch.full((OBJECTS + 1, 4), 1 / (OBJECTS + 1))
+    )
+
+
+def test_frequencies_do_not_depend_on_the_context():
+    lengths, c = torch.tensor([0, 3, 3, 5]), torch.full((4, 2), float("nan"))
+    cardinality = setflow.EmpiricalCardinality(OBJECTS).fit(lengths, c)
+    assert torch.equal(cardinality.log_prob(lengths, c), cardinality.log_prob(lengths))
+    uniform = torch.rand(4)
+    assert torch.equal(cardinality.sample(uniform, c), cardinality.sample(uniform))
+    assert torch.equal(cardinality.log_prob(lengths.to(torch.uint8)), cardinality.log_prob(lengths))
+    calls = (cardinality.fit, cardinality.log_prob, cardinality.sample)
+    for call, of in zip(calls, (lengths, lengths, uniform), strict=True):
+        with pytest.raises(ValueError, match=r"shape \(3, 2\), expected \(4, 'C'\)"):
+            call(of, c[:3])
+
+
+@pytest.mark.parametrize(
+    ("c", "message"),
+    [
+        (None, r"expected a context c with shape \(4, 2\), got none"),
+        (torch.zeros(4, 3), r"got shape \(4, 3\)"),
+        (torch.zeros(2), r"got shape \(2,\)"),
+        (torch.zeros(1, 2), r"got shape \(1, 2\)"),
+        (torch.tensor([[0.0, float("nan")]] + 3 * [[0.0, 0.0]]), "context of 1 of 4 events"),
+        (torch.full((4, 2), float("inf")), "context of 4 of 4 events"),
+    ],
+)
+def test_a_context_that_does_not_fit_is_refused(c, message):
+    model, lengths = conditional(), torch.zeros(4, dtype=torch.int64)
+    for call in (
+        lambda: model.log_prob(lengths, c),
+        lambda: model.sample(torch.rand(4), c),
+        *([] if c is None else [lambda: model.fit(lengths, c)]),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+
+
+def test_conditional_cardinality_refuses_what_it_cannot_know():
+    model, c = conditional(), torch.zeros(1, 2)
+    for length, message in (
+        (torch.tensor([OBJECTS + 1]), r"from 9 to 9, expected \[0, 8\]"),
+        (torch.tensor([-1]), r"expected \[0, 8\]"),
+        (torch.tensor([1.0]), "integers"),
+        (torch.tensor([True]), "integers"),
+    ):
+        for call in (model.log_prob, model.fit):
+            with pytest.raises(ValueError, match=message):
+                call(length, c)
+    with pytest.raises(ValueError, match="at least one event"):
+        model.fit(torch.tensor([], dtype=torch.int64))
+    for name in ("max_objects", "condition_dim", "hidden", "layers"):
+        sizes = {"max_objects": 3, "condition_dim": 2, name: 0}
+        with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
+            setflow.ConditionalCardinality(**sizes)
+    with pytest.raises(ValueError, match="max_objects must be a positive integer"):
+        setflow.EmpiricalCardinality(0)
 
 
 def test_bases_speak_as_torch_distributions_do():

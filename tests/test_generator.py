@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import torch
@@ -14,14 +15,14 @@ from setflow.data import Standardizer
 from setflow.registry import CLASSES, build, describe
 
 
-def _flow(conditions=()):
+def _flow(conditions=(), cardinality=None):
     field = redraw(
         setflow.TransformerField(3, hidden=16, layers=1, heads=2, condition_dim=len(conditions))
     )
     flow = setflow.SetFlow(
         field,
         scaler=Standardizer(3, boxcox={2: 0.0}),
-        cardinality=setflow.EmpiricalCardinality(6),
+        cardinality=cardinality or setflow.EmpiricalCardinality(6),
         conditions=conditions,
     )
     generator = torch.Generator().manual_seed(0)
@@ -29,6 +30,13 @@ def _flow(conditions=()):
     x = torch.rand(200, 6, 3, generator=generator) + 0.1
     c = torch.rand(200, len(conditions), generator=generator) if conditions else None
     return flow.fit_statistics(setflow.SetBatch(x, mask, c))
+
+
+def _flow_of_numbers():
+    """A model whose p(N | c) differs from event to event."""
+    flow = _flow(("pt", "mass"), setflow.ConditionalCardinality(6, 2, hidden=16))
+    redraw(flow.cardinality)
+    return flow
 
 
 SOLVER = setflow.Midpoint(3)
@@ -98,9 +106,126 @@ def test_the_loss_is_that_of_scaled_features():
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("conditions", [(), ("pt",)])
-def test_a_saved_model_comes_back(tmp_path, conditions):
-    flow = _flow(conditions)
+def test_numbers_are_drawn_given_the_scaled_context():
+    """p(N | c) of the model at the scaled context, for two contexts in physical units."""
+    flow = _flow_of_numbers()
+    flow.context_scaler.mean.copy_(torch.tensor([500.0, 80.0]))
+    flow.context_scaler.std.copy_(torch.tensor([100.0, 20.0]))
+    c = torch.tensor([[400.0, 100.0], [600.0, 90.0]]).repeat_interleave(2000, 0)
+    batch = flow.sample(4000, c, 1, solver=setflow.Euler(1))
+    z = torch.tensor([[-1.0, 1.0], [1.0, 0.5]])
+    n = torch.arange(7)[:, None].expand(7, 2)
+    expected = flow.cardinality.log_prob(n, z.expand(7, 2, 2)).exp().T
+    for lengths, chances in zip(batch.lengths.split(2000), expected, strict=True):
+        got = torch.bincount(lengths, minlength=7) / 2000
+        torch.testing.assert_close(got, chances, atol=0.04, rtol=0)
+    assert (expected[0] - expected[1]).abs().max() > 0.2
+    assert batch.x.shape == (4000, 6, 3)
+
+
+def test_batching_and_sharding_change_no_conditional_event():
+    flow = _flow_of_numbers()
+    c = torch.rand(40, 2)
+    whole = flow.sample(40, c, 5, solver=SOLVER)
+    assert len(whole.lengths.unique()) > 3
+    assert_same_events(whole, flow.sample(40, c, 5, solver=SOLVER, batch_size=7))
+    for first in range(0, 40, 8):
+        shard = flow.sample(8, c[first : first + 8], 5, first=first, solver=SOLVER)
+        assert_same_events(whole[first : first + 8], shard)
+    others = torch.where(torch.arange(40)[:, None] == 7, c, c + 1)
+    assert_same_events(whole[7:8], flow.sample(40, others, 5, solver=SOLVER)[7:8])
+
+
+def _events(c=None, events=32):
+    mask = torch.arange(6) < torch.randint(0, 7, (events, 1))
+    mask[0] = False
+    return setflow.SetBatch(torch.rand(events, 6, 3) + 0.1, mask, c)
+
+
+def test_the_loss_is_that_of_the_field_and_of_the_numbers():
+    """The second is the mean over all events, empty ones too; padding does not change it."""
+    flow, batch = _flow_of_numbers(), _events(torch.rand(32, 2))
+    terms = flow.loss_terms(batch, generator=torch.Generator().manual_seed(7))
+    assert list(terms) == ["flow", "cardinality"]
+    loss = flow.loss(batch, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(loss, terms["flow"] + terms["cardinality"])
+    z = (batch.c - flow.context_scaler.mean) / flow.context_scaler.std
+    log_p = flow.cardinality.log_prob(batch.lengths, z)
+    torch.testing.assert_close(terms["cardinality"], -log_p.sum() / 32)
+    longer = setflow.SetBatch(
+        torch.nn.functional.pad(batch.x, (0, 0, 0, 5), value=float("nan")),
+        torch.nn.functional.pad(batch.mask, (0, 5)),
+        batch.c,
+    )
+    torch.testing.assert_close(flow.loss_terms(longer)["cardinality"], terms["cardinality"])
+    assert flow.float().loss(batch.to(torch.float32)).dtype == torch.float32
+    for cardinality in (setflow.EmpiricalCardinality(6), None):
+        flow.cardinality = cardinality
+        alone = flow.loss_terms(batch.to(torch.float32))
+        assert list(alone) == ["flow"]
+
+
+def test_each_part_learns_from_its_own_term():
+    flow, batch = _flow_of_numbers(), _events(torch.rand(32, 2))
+
+    def gradients(names):
+        flow.zero_grad()
+        terms = flow.loss_terms(batch, generator=torch.Generator().manual_seed(7))
+        sum(terms[name] for name in names).backward()
+        return {name: part.grad for name, part in flow.named_parameters()}
+
+    both, field, numbers = map(gradients, (("flow", "cardinality"), ("flow",), ("cardinality",)))
+    for name, gradient in both.items():
+        mine, other = (field, numbers) if name.startswith("field.") else (numbers, field)
+        assert torch.equal(gradient, mine[name]), name
+        assert gradient.abs().max() > 1e-6, name
+        assert other[name] is None, name
+
+
+def test_numbers_are_learnt_with_the_field():
+    """N is 1 or 5, with log-odds 2 c: the loss comes close to the entropy of that law."""
+    generator = torch.Generator().manual_seed(0)
+    c = 300 + 50 * torch.randn(2000, 1, generator=generator)
+    chance = (2 * (c[:, 0] - 300) / 50).sigmoid()
+    lengths = 1 + 4 * torch.bernoulli(chance, generator=generator).long()
+    mask = torch.arange(5) < lengths[:, None]
+    events = setflow.SetBatch(torch.randn(2000, 5, 1, generator=generator), mask, c)
+    torch.manual_seed(0)
+    flow = setflow.SetFlow(
+        setflow.TransformerField(1, condition_dim=1, hidden=8, layers=1, heads=1),
+        cardinality=setflow.ConditionalCardinality(6, 1, hidden=16),
+        features=["x"],
+        conditions=["pt"],
+    ).fit_statistics(events)
+    before = flow.loss_terms(events)["cardinality"].item()
+    optimizer = torch.optim.Adam(flow.parameters(), lr=1e-2)
+    for _ in range(200):
+        rows = torch.randint(2000, (64,), generator=generator)
+        optimizer.zero_grad()
+        flow.loss(events[rows], generator=generator).backward()
+        optimizer.step()
+    entropy = torch.distributions.Bernoulli(chance).entropy().mean().item()
+    after = flow.loss_terms(events)["cardinality"].item()
+    assert before == pytest.approx(math.log(2), abs=0.01)
+    assert after == pytest.approx(entropy, rel=0.04)
+    assert after < before - 0.2
+    lengths = flow.sample(2000, c, 3, solver=setflow.Euler(1)).lengths
+    for side in (chance < 0.3, chance > 0.7):
+        expected = chance[side].mean().item()
+        assert (lengths[side] == 5).double().mean().item() == pytest.approx(expected, abs=0.06)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "cardinality"),
+    [
+        ((), setflow.EmpiricalCardinality(6)),
+        (("pt",), setflow.EmpiricalCardinality(6)),
+        (("pt",), setflow.ConditionalCardinality(6, 1, hidden=8, layers=1)),
+    ],
+)
+def test_a_saved_model_comes_back(tmp_path, conditions, cardinality):
+    flow = _flow(conditions, cardinality)
+    redraw(flow.cardinality)
     c = torch.rand(5, 1) if conditions else None
     folder = flow.save(tmp_path / "model")
     assert sorted(p.name for p in folder.iterdir()) == [
@@ -109,6 +234,7 @@ def test_a_saved_model_comes_back(tmp_path, conditions):
     loaded = setflow.SetFlow.load(folder)
     assert not loaded.training
     assert loaded.conditions == conditions
+    assert type(loaded.cardinality) is type(flow.cardinality)
     for (name, mine), (other, theirs) in zip(
         flow.state_dict().items(), loaded.state_dict().items(), strict=True
     ):
@@ -168,6 +294,19 @@ def _rewrite(folder, change):
         (lambda f: f.update(features=5), "not iterable"),
         (lambda f: f.update(field=None), "has no field"),
         (lambda f: f.update(features=["a", "b"]), "dim=3, but there are 2 names"),
+        (
+            lambda f: f.update(
+                cardinality={
+                    "class_path": "setflow.ConditionalCardinality",
+                    "init_args": {"max_objects": 6, "condition_dim": 2},
+                }
+            ),
+            "condition_dim=2, but there are 0 conditions",
+        ),
+        (
+            lambda f: f["cardinality"].update(class_path="setflow.LinearPath"),
+            "expected one of setflow.ConditionalCardinality, setflow.EmpiricalCardinality",
+        ),
     ],
 )
 def test_a_configuration_that_cannot_be_trusted(tmp_path, change, message):
@@ -247,6 +386,9 @@ def test_a_field_of_ones_own_cannot_be_saved_by_name(tmp_path):
 
 
 EXAMPLES = {
+    "setflow.ConditionalCardinality": lambda: setflow.ConditionalCardinality(
+        7, 2, hidden=8, layers=1
+    ),
     "setflow.CosinePath": setflow.CosinePath,
     "setflow.EmpiricalCardinality": lambda: setflow.EmpiricalCardinality(7),
     "setflow.GaussianSetField": lambda: setflow.GaussianSetField(
@@ -299,3 +441,37 @@ def test_missing_context_and_missing_cardinality():
     bare = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
     with pytest.raises(ValueError, match="no cardinality model"):
         bare.sample(2)
+
+
+@pytest.mark.parametrize(
+    ("conditions", "dim", "message"),
+    [
+        ((), 2, "condition_dim=2, but there are 0 conditions: none; give as many"),
+        (("pt",), 2, "condition_dim=2, but there are 1 conditions: pt"),
+        (("pt", "mass"), 1, "condition_dim=1, but there are 2 conditions: pt, mass"),
+    ],
+)
+def test_a_cardinality_model_that_does_not_fit_the_conditions(conditions, dim, message):
+    field = setflow.TransformerField(3, condition_dim=len(conditions), hidden=8, layers=1, heads=1)
+    cardinality = setflow.ConditionalCardinality(6, dim)
+    with pytest.raises(ValueError, match=message):
+        setflow.SetFlow(field, cardinality=cardinality, conditions=conditions)
+
+
+def test_bad_events_for_a_cardinality_model():
+    flow, c = _flow_of_numbers(), torch.rand(4, 2)
+    broken = torch.where(torch.arange(4)[:, None] == 2, float("nan"), c)
+    longer = setflow.SetBatch(torch.rand(4, 7, 3) + 0.1, torch.ones(4, 7), c)
+    for call, message in (
+        (lambda: flow.loss(_events(broken, 4)), "context of 1 of 4 events holds NaN"),
+        (lambda: flow.sample(4, broken), "context of 1 of 4 events holds NaN"),
+        (
+            lambda: flow.loss(_events(events=4)),
+            r"expected a context c with shape \(4, 2\), got none",
+        ),
+        (lambda: flow.sample(4, c[:, :1]), r"shape \(4, 2\), got shape \(4, 1\)"),
+        (lambda: flow.loss(longer), r"from 7 to 7, expected \[0, 6\]; cut the events"),
+        (lambda: flow.fit_statistics(longer), r"expected \[0, 6\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()

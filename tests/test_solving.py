@@ -254,8 +254,8 @@ def test_shapes_are_checked():
     times = {"t0": 0.0, "t1": 1.0}
     with pytest.raises(ValueError, match=r"Flattens returned shape \(6,\) for a state of shape"):
         integrate(Flattens(), decay, X0, event_ndim=1, **times)
-    with pytest.raises(ValueError, match=r"logp0 has shape \(3, 1\), expected \(3,\)"):
-        integrate_augmented(MySolver(), decay, X0, torch.zeros(3, 1), event_ndim=1, **times)
+    with pytest.raises(ValueError, match=r"logp0 has shape \(2,\), expected \(3,\)"):
+        integrate_augmented(MySolver(), decay, X0, torch.zeros(2), event_ndim=1, **times)
     for rates in (lambda x, t: (x.T, x[:, 0]), lambda x, t: (x, x)):
         with pytest.raises(ValueError, match="f_aug returned shapes"):
             integrate_augmented(MySolver(), rates, X0, torch.zeros(3), event_ndim=1, **times)

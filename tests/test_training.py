@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import setflow
-from setflow.data import read_jets
-from setflow.training import FlowMatchingModule, SetDataModule, warmup_cosine
+from setflow import SetBatch
+from setflow.cli.fit import fit
+from setflow.data import JetWriter, read_jets
+from setflow.training import ExportBestModel, FlowMatchingModule, SetDataModule, warmup_cosine
 
 SAMPLE = str(Path(__file__).resolve().parents[1] / "datasets/pythia-top/heldout.h5")
 
@@ -65,3 +69,138 @@ def test_the_times_of_training_are_those_that_are_asked_for():
     torch.testing.assert_close(got, ((1 + 3 * t) * losses).mean(), atol=1e-10, rtol=0)
     module = FlowMatchingModule(flow, times=times)
     assert module.times is times
+
+
+def _jets(path: Path, jets: int = 300) -> None:
+    """Jets whose number of particles, 1 to 6, grows with their pT."""
+    generator = torch.Generator().manual_seed(0)
+    pt = 1000 + 100 * torch.randn(jets, generator=generator)
+    lengths = (3.5 + (pt - 1000) / 50 + torch.randn(jets, generator=generator)).round()
+    mask = torch.arange(6) < lengths.clamp(1, 6)[:, None]
+    x = torch.rand(jets, 6, 3, generator=generator) + 0.1
+    features = torch.stack([pt, torch.zeros(jets), torch.ones(jets), mask.sum(-1)], -1)
+    with JetWriter(path, objects=6) as writer:
+        writer.write(SetBatch(x, mask), features)
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """The command line of a run of five epochs in which p(N | c) is trained."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    _jets(tmp_path / "jets.h5")
+    arguments = {"field": ("TransformerField", {"dim": 3, "condition_dim": 1, "hidden": 8})}
+    arguments["field"][1].update(layers=1, heads=1)
+    arguments["cardinality"] = ("ConditionalCardinality", {"max_objects": 6, "condition_dim": 1})
+    flow = {
+        name: {"class_path": f"setflow.{cls}", "init_args": init}
+        for name, (cls, init) in arguments.items()
+    }
+    config = {
+        "model": {
+            "flow": {"class_path": "setflow.SetFlow", "init_args": {**flow, "conditions": ["pt"]}},
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}},
+        },
+        "data": {"train": "jets.h5", "max_objects": 6, "batch_size": 32, "val_fraction": 0.2},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 5,
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                    "init_args": {"decay": 0.8},
+                }
+            ],
+        },
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    return ("--config", "config.yaml")
+
+
+def _metrics(run: str) -> list[dict[str, float]]:
+    with (Path("runs") / run / "csv/version_0/metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def test_field_and_numbers_are_trained_together(options):
+    """Both terms are logged beside their sum; the step of the best field is what is exported."""
+    model = fit([*options, "--name", "both"])
+    rows = _metrics("both")
+    for stage in ("train", "val"):
+        logged = [row for row in rows if f"{stage}_loss" in row]
+        assert len(logged) >= 5
+        for row in logged:
+            terms = row[f"{stage}_flow_loss"] + row[f"{stage}_cardinality_loss"]
+            assert row[f"{stage}_loss"] == pytest.approx(terms, rel=1e-6)
+    val = [row for row in rows if "val_loss" in row]
+    assert val[-1]["val_cardinality_loss"] < val[0]["val_cardinality_loss"] - 0.02
+    best = torch.load("runs/both/checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == 1 + min(val, key=lambda row: row["val_flow_loss"])["step"]
+    flow = setflow.SetFlow.load(model)
+    for name, value in flow.state_dict().items():
+        assert torch.equal(value, best["state_dict"][f"flow.{name}"]), name
+    sample = read_jets("jets.h5")
+    log_p = flow.cardinality.log_prob(
+        sample.particles.lengths, flow.context_scaler(sample.context(("pt",))[:, None])[:, 0]
+    )
+    frequencies = setflow.EmpiricalCardinality(6).fit(sample.particles.lengths)
+    assert log_p.mean() > frequencies.log_prob(sample.particles.lengths).mean() + 0.1
+
+
+def test_the_best_step_is_that_of_the_field(options, monkeypatch):
+    """Even where p(N | c) gets worse by more than the field gets better."""
+    terms_of = setflow.SetFlow.loss_terms
+    steps = iter(range(1, 1000))
+
+    def overfitting(self, batch, **arguments):
+        terms = terms_of(self, batch, **arguments)
+        if not self.training:  # one validation batch has all 60 jets
+            step = next(steps)
+            terms = {"flow": terms["flow"] * 0 - step, "cardinality": terms["flow"] * 0 + 2 * step}
+        return terms
+
+    monkeypatch.setattr(setflow.SetFlow, "loss_terms", overfitting)
+    fit([*options, "--name", "over", "--data.batch_size", "240"])
+    best, last = (
+        torch.load(f"runs/over/checkpoints/{name}.ckpt", weights_only=True)["global_step"]
+        for name in ("best", "last")
+    )
+    assert best == last == 5
+
+
+def test_a_resumed_run_has_the_same_numbers(options, monkeypatch):
+    options = (*options, "--trainer.max_epochs", "3")
+    whole = fit([*options, "--name", "whole"])
+    done = ExportBestModel.on_validation_end
+
+    def stop(self, trainer, module):
+        done(self, trainer, module)
+        if trainer.current_epoch == 1:
+            raise RuntimeError("stopped")
+
+    monkeypatch.setattr(ExportBestModel, "on_validation_end", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        fit([*options, "--name", "broken"])
+    monkeypatch.setattr(ExportBestModel, "on_validation_end", done)
+    broken = fit([*options, "--name", "broken", "--resume"])
+    one, other = (setflow.SetFlow.load(model) for model in (whole, broken))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+    c = 1000 + 100 * torch.randn(200, 1)
+    lengths = one.sample(200, c, 1, solver=setflow.Euler(1)).lengths
+    assert torch.equal(lengths, other.sample(200, c, 1, solver=setflow.Euler(1)).lengths)
+
+
+def test_a_model_without_a_trained_p_of_n_logs_the_field_alone(options):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["model"]["flow"]["init_args"]["cardinality"] = {
+        "class_path": "setflow.EmpiricalCardinality",
+        "init_args": {"max_objects": 6},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    fit([*options, "--name", "field", "--trainer.max_epochs", "1"])
+    (row,) = (row for row in _metrics("field") if "val_loss" in row)
+    assert row["val_loss"] == row["val_flow_loss"]
+    assert not any("cardinality" in name for row in _metrics("field") for name in row)

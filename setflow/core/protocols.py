@@ -1,7 +1,8 @@
 """The contracts between rooms, and the one adapter that reads optional attributes.
 
 A *field* is any `nn.Module` with `forward(x, t, c=None)` and the attribute `event_ndim`; if it
-declares `takes_mask = True` it is also given `mask=`. Solvers, paths and bases need to inherit
+declares `takes_mask = True` it is also given `mask=`, and one whose velocity jumps in x declares
+`is_discontinuous = True`, since it has no density. Solvers, paths and bases need to inherit
 nothing. Optional attributes that an object lacks count as False, here and nowhere else.
 """
 
@@ -14,7 +15,15 @@ from torch import Tensor
 
 __all__ = ["Base", "Flag", "Path", "SDESolver", "Solver", "declares", "event_ndim_of"]
 
-Flag = Literal["is_sde", "requires_steps", "supports_rsample", "takes_mask"]
+Flag = Literal[
+    "holds_context",
+    "is_adaptive",
+    "is_discontinuous",
+    "is_sde",
+    "requires_steps",
+    "supports_rsample",
+    "takes_mask",
+]
 
 
 class Path(Protocol):

@@ -10,6 +10,7 @@ What a solver offers it declares as attributes; one that it lacks counts as Fals
 - `requires_steps`: `integrate` is given `steps=solver.steps`;
 - `takes_mask`: `integrate` is also given `mask=` and `event_ndim=`, which an adaptive solver needs
   for a step size per event and an error norm over real coordinates;
+- `is_adaptive`: it chooses its steps by its errors, so that the right-hand side must have no noise;
 - `supports_rsample`: gradients flow through the solve.
 
 A solver with a method `integrate_augmented` integrates the state and its log-density together, each
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from setflow.core.protocols import SDESolver, Solver, declares
-from setflow.core.specs import event_numel, positive_integer, split_event
+from setflow.core.specs import check_accumulated, event_numel, positive_integer, split_event
 
 __all__ = ["integrate", "integrate_augmented", "integrate_sde"]
 
@@ -87,11 +88,12 @@ def integrate_augmented(
 
     Arguments:
         solver: an ODE solver; without a method `integrate_augmented` it is given both as one
-            tensor, with shape `(*lead, numel + 1)` and the wider of the two dtypes.
+            tensor, with shape `(*lead, numel + K)` and the wider of the two dtypes.
         f_aug: returns the velocity, of the shape of `x0`, and the rate of change of the
-            log-density, of the shape `lead`; called with x, in the shape and dtype of `x0`, and t.
+            log-density, of that of `logp0`; called with x, in the shape and dtype of `x0`, and t.
         x0: the state at `t0`, with shape `(*lead, *event_shape)`.
-        logp0: the accumulated value at `t0`, with shape `lead`; may have a wider dtype than `x0`.
+        logp0: the accumulated value at `t0`, with shape `lead`, or `(*lead, K)` for K estimates
+            side by side; may have a wider dtype than `x0`.
         t0: the first time.
         t1: the last time, before or after `t0`.
         mask: boolean mask with shape `(*lead, N)`, for a solver that declares `takes_mask`; None
@@ -111,10 +113,7 @@ def integrate_augmented(
     """
     options = _options(solver, mask, event_ndim)
     lead, event = split_event(x0, event_ndim)
-    if tuple(logp0.shape) != lead:
-        raise ValueError(
-            f"logp0 has shape {tuple(logp0.shape)}, expected {lead}: one log-density per event"
-        )
+    check_accumulated(logp0, lead)
     own = getattr(solver, "integrate_augmented", None)
     if callable(own):
         x1, logp1 = own(f_aug, x0, logp0, t0=t0, t1=t1, **options)
@@ -124,22 +123,23 @@ def integrate_augmented(
             f"{type(solver).__name__} declares takes_mask but has no method integrate_augmented; "
             "give it one, since a mask does not fit a state that is packed with its log-density"
         )
-    numel = event_numel(event)
+    numel, columns = event_numel(event), event_numel(logp0.shape[len(lead) :])
     wide = torch.promote_types(x0.dtype, logp0.dtype)
 
     def pack(x: Tensor, logp: Tensor) -> Tensor:
-        flat = x.reshape(*lead, numel)
-        return torch.cat([flat.to(wide), logp.unsqueeze(-1).to(wide)], -1)  # (*lead, numel + 1)
+        parts = x.reshape(*lead, numel), logp.reshape(*lead, columns)
+        return torch.cat([part.to(wide) for part in parts], -1)  # (*lead, numel + columns)
 
     def unpack(y: Tensor) -> tuple[Tensor, Tensor]:
-        return y[..., :-1].reshape(x0.shape).to(x0.dtype), y[..., -1]
+        x, logp = y[..., :numel], y[..., numel:]
+        return x.reshape(x0.shape).to(x0.dtype), logp.reshape(logp0.shape)
 
     def f_packed(y: Tensor, t: Any) -> Tensor:
         v, rate = f_aug(unpack(y)[0], t)
         if v.shape != x0.shape or rate.shape != logp0.shape:
             raise ValueError(
                 f"f_aug returned shapes {tuple(v.shape)} and {tuple(rate.shape)}, expected "
-                f"{tuple(x0.shape)} and {lead}: a velocity and one rate per event"
+                f"{tuple(x0.shape)} and {tuple(logp0.shape)}: a velocity and the rates of logp0"
             )
         return pack(v, rate)
 

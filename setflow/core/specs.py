@@ -90,6 +90,21 @@ def split_event(x: Tensor, event_ndim: int) -> tuple[tuple[int, ...], tuple[int,
     return tuple(x.shape[:cut]), tuple(x.shape[cut:])
 
 
+def check_accumulated(logp: Tensor, lead: tuple[int, ...]) -> None:
+    """Raise unless `logp` holds one value per event, or several side by side.
+
+    Raises:
+        ValueError: if its shape is neither `lead` nor `(*lead, K)`.
+
+    >>> check_accumulated(torch.zeros(4, 2), (4,))
+    """
+    if tuple(logp.shape[: len(lead)]) != lead or logp.ndim > len(lead) + 1:
+        raise ValueError(
+            f"logp0 has shape {tuple(logp.shape)}, expected {lead}: one log-density per event, or "
+            f"{(*lead, 'K')} for K of them side by side"
+        )
+
+
 def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
     """Collapse the event dimensions into one.
 

@@ -1,4 +1,5 @@
-"""What an estimator of the divergence promises, and how a user's own becomes one.
+"""What an estimator of the divergence promises, how a user's own becomes one, and in which order
+the library's own evaluate the events of a batch.
 
 Notation. The divergence of v(x, t, c) is the sum of d v_i / d x_i over the real coordinates of each
 event. Fields are called at the one junction, which zeroes padded input and padded velocity: rows
@@ -8,19 +9,29 @@ and columns of the Jacobian that belong to padding are zero, so that they add no
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from setflow.core.calling import call_field
-from setflow.core.masks import as_mask
-from setflow.core.protocols import event_ndim_of
+from setflow.core.counter import EventSeeds
+from setflow.core.masks import as_mask, count_real
+from setflow.core.planning import cut_by_length
+from setflow.core.protocols import declares, event_ndim_of
+from setflow.core.specs import event_numel, split_event
 
-__all__ = ["DivergenceEstimator", "as_estimator", "differentiable_call"]
+__all__ = [
+    "Chunk",
+    "DivergenceEstimator",
+    "PlannedDivergence",
+    "StochasticDivergence",
+    "as_estimator",
+    "plan_chunks",
+    "trimmable",
+]
 
 
 class DivergenceEstimator(ABC):
@@ -51,7 +62,8 @@ class DivergenceEstimator(ABC):
         Returns:
             The velocity, with the shape of `x` and zero in padded slots, and the divergence, with
             shape `lead` and zero for an event without objects. Both are differentiable where
-            gradients are enabled.
+            gradients are enabled; the library's own once, computing the evaluation again then
+            instead of keeping it.
         """
 
     def __call__(
@@ -67,14 +79,235 @@ class DivergenceEstimator(ABC):
         return self.velocity_and_divergence(field, x, t, c, mask=mask)[1]
 
     def for_solve(
-        self, x: Tensor, mask: Tensor | None, generator: torch.Generator | None = None
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        generator: torch.Generator | EventSeeds | None = None,
     ) -> DivergenceEstimator:
         """Return the estimator to use in one solve that starts at `x`.
 
         A stochastic estimator draws its probes here, once, so that the solver sees a right-hand
-        side without noise.
+        side without noise; the seeds of the events may be given in place of a generator.
         """
         return self
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Events that are evaluated together, without the columns that none of them needs.
+
+    Arguments:
+        rows: which events of the flattened batch, with shape `(b,)`; None means all, in order.
+        slots: the slots that their real objects come from, in front, with shape `(b, n)`; None
+            keeps all slots in place.
+        mask: which of the `n` are real, with shape `(b, n)`, or None for all.
+    """
+
+    rows: Tensor | None = None
+    slots: Tensor | None = None
+    mask: Tensor | None = None
+
+    def events(self, value: Tensor) -> Tensor:
+        """Take from a tensor with one row per event of the flattened batch."""
+        return value if self.rows is None else value[self.rows]
+
+    def objects(self, value: Tensor) -> Tensor:
+        """Take from a tensor with one row per object, with shape `(B, N, ...)`."""
+        if self.rows is None or self.slots is None:
+            return self.events(value)
+        return value[self.rows[:, None], self.slots]
+
+    def put(self, parts: Tensor, into: Tensor, *, per_object: bool) -> Tensor:
+        """Return `into`, of the flattened batch, with the values of this chunk in their places."""
+        if self.rows is None:
+            return parts
+        if per_object and self.slots is not None:
+            return into.index_put((self.rows[:, None], self.slots), parts)
+        return into.index_put((self.rows,), parts)
+
+
+class PlannedDivergence(DivergenceEstimator):
+    """The estimators of the library: like lengths together, results in the caller's order.
+
+    It belongs to one solve and to the mask that it first meets.
+    """
+
+    _plan: list[Chunk] | None = None
+
+    @abstractmethod
+    def estimates(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None,
+        chunk: Chunk,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the velocity of the events of a chunk and K estimates of its divergence.
+
+        Arguments:
+            field: the field.
+            x: the states, with shape `(b, *event_shape)`, cut to the columns of the chunk.
+            t: the time, a number or a tensor with shape `(b,)`.
+            c: the context, with `b` in front.
+            chunk: the events and their mask.
+
+        Returns:
+            The velocity, with the shape of `x`, and the estimates, with shape `(b, K)`.
+        """
+
+    @abstractmethod
+    def plan(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None,
+        mask: Tensor | None,
+    ) -> list[Chunk]:
+        """Return how to cut a flattened batch; the arguments are those of one evaluation."""
+
+    def velocity_and_divergence(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the velocity and its divergence; see `DivergenceEstimator`."""
+        v, estimates = self.velocity_and_estimates(field, x, t, c, mask=mask)
+        return v, estimates.mean(-1)
+
+    def velocity_and_estimates(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the velocity and K estimates of its divergence, with shape `(*lead, K)`.
+
+        Their mean is the estimate, and its standard error is their standard deviation over the
+        root of K.
+        """
+        event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
+        lead, event = split_event(x, event_ndim)
+        events = event_numel(lead)
+        flat_x = x.reshape(events, *event)
+        flat_t = t.reshape(events) if isinstance(t, Tensor) and t.ndim else t
+        flat_c = None if c is None else c.reshape(events, *c.shape[len(lead) :])
+        flat_mask = None
+        if mask is not None:
+            flat_mask = as_mask(mask, (*lead, event[0])).reshape(events, event[0])
+        per_object = flat_c is not None and _per_object(flat_c, flat_mask)
+        if self._plan is None:
+            self._plan = self.plan(field, flat_x, flat_t, flat_c, flat_mask)
+        v = estimates = None
+        for chunk in self._plan:
+            parts = chunk.objects(flat_x) if event else chunk.events(flat_x)
+            time = chunk.events(flat_t) if isinstance(flat_t, Tensor) and flat_t.ndim else flat_t
+            context = flat_c
+            if flat_c is not None:
+                context = chunk.objects(flat_c) if per_object else chunk.events(flat_c)
+            v_part, part = self.estimates(field, parts, time, context, chunk)
+            if v is None or estimates is None:
+                v = v_part.new_zeros(events, *event)
+                estimates = part.new_zeros(events, part.shape[-1])
+            v = chunk.put(v_part, v, per_object=True)
+            estimates = chunk.put(part, estimates, per_object=False)
+        if v is None or estimates is None:  # no event at all
+            v, estimates = flat_x, flat_x.new_zeros(events, 1)
+        return v.reshape(x.shape), estimates.reshape(*lead, estimates.shape[-1])
+
+
+class StochasticDivergence(DivergenceEstimator):
+    """An estimator whose probes are drawn for the events of a solve.
+
+    Attributes:
+        n_estimates: how many independent estimates are averaged.
+        renews: whether every evaluation draws new ones, which only fixed steps allow.
+    """
+
+    n_estimates: int
+    renews: bool = False
+
+    @abstractmethod
+    def bound(self, x: Tensor, mask: Tensor | None, seeds: EventSeeds) -> PlannedDivergence:
+        """Return the estimator of one solve, with the probes that belong to `seeds`."""
+
+    def for_solve(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        generator: torch.Generator | EventSeeds | None = None,
+    ) -> PlannedDivergence:
+        """Draw the probes for events of the shape of `x`."""
+        if not isinstance(generator, EventSeeds):
+            lead = x.shape[:-2] if mask is None else mask.shape[:-1]
+            generator = EventSeeds.drawn(tuple(lead), x.device, generator)
+        return self.bound(x, mask, generator)
+
+    def velocity_and_divergence(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return velocity and divergence estimated with new probes; see `DivergenceEstimator`."""
+        lead, _ = split_event(x, event_ndim_of(field))
+        solve = self.for_solve(x, mask, EventSeeds.drawn(lead, x.device))
+        return solve.velocity_and_divergence(field, x, t, c, mask=mask)
+
+
+def plan_chunks(
+    field: nn.Module,
+    x: Tensor,
+    mask: Tensor | None,
+    *,
+    overhead: float,
+    largest: Callable[[int], int],
+    repeats: Callable[[int], int] = lambda longest: 1,
+) -> list[Chunk]:
+    """Cut a flattened batch into chunks; `cut_by_length` explains the last three arguments.
+
+    Only a field that takes the mask, in all its parts, gets fewer columns: it obeys the laws of
+    length and order. One that holds a context of the whole batch is not cut at all.
+    """
+    if declares(field, "holds_context"):
+        return [Chunk(None, None, mask)] if len(x) else []
+    slots = x.shape[1] if event_ndim_of(field) > 1 else 1
+    trims = mask is not None and trimmable(field)
+    lengths = count_real(mask).tolist() if trims and mask is not None else [slots] * len(x)
+    groups = cut_by_length(lengths, overhead=overhead, largest=largest, repeats=repeats)
+    chunks = []
+    for group in groups:
+        rows = torch.tensor(group, device=x.device)
+        if mask is None or not trims:
+            chunks.append(Chunk(rows, None, None if mask is None else mask[rows]))
+            continue
+        columns = min(slots, max(1, lengths[group[-1]]))
+        order = mask[rows].logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
+        taken = order[:, :columns]
+        chunks.append(Chunk(rows, taken, mask[rows].gather(1, taken)))
+    whole = len(chunks) == 1 and (chunks[0].slots is None or chunks[0].slots.shape[1] == slots)
+    return [Chunk(None, None, mask)] if whole else chunks
+
+
+def trimmable(field: nn.Module) -> bool:
+    """Return whether every field inside `field` takes the mask, so that padding may be left out."""
+    parts = [part for part in field.modules() if getattr(part, "event_ndim", None) is not None]
+    return all(declares(part, "takes_mask") for part in parts)
+
+
+def _per_object(c: Tensor, mask: Tensor | None) -> bool:
+    return mask is not None and c.ndim > 2 and c.shape[:2] == mask.shape
 
 
 class _Callable(DivergenceEstimator):
@@ -126,32 +359,3 @@ def as_estimator(estimator: Any) -> DivergenceEstimator:
             "use setflow.ExactDivergence() or setflow.HutchinsonDivergence()"
         )
     return _Callable(estimator)
-
-
-@contextmanager
-def differentiable_call(
-    field: nn.Module, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Tensor | None
-) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Evaluate a field so that its velocity can be differentiated, whatever the caller's mode.
-
-    It works under `torch.no_grad()` and `torch.inference_mode()`. Attention runs on PyTorch's plain
-    kernels, since the fused ones can be differentiated only once.
-
-    Yields:
-        The state that the velocity depends on, the velocity, and whether the caller wants the
-        results to be differentiable in turn (`create_graph`).
-    """
-    again = torch.is_grad_enabled()
-    if mask is not None:
-        mask = as_mask(mask, x.shape[: x.ndim - event_ndim_of(field, at_least=2) + 1])
-    with torch.inference_mode(False), torch.enable_grad(), sdpa_kernel([SDPBackend.MATH]):
-        x, t = _ordinary(x), _ordinary(t) if isinstance(t, Tensor) else t
-        c, mask = (None if value is None else _ordinary(value) for value in (c, mask))
-        # a node of its own, since a context may have been computed from x
-        state = x.view_as(x) if again and x.requires_grad else x.detach().requires_grad_()
-        yield state, call_field(field, state, t, c, mask), again
-
-
-def _ordinary(value: Tensor) -> Tensor:
-    """Return a tensor that autograd may save, which one made in inference mode is not."""
-    return value.clone() if value.is_inference() else value

@@ -2,27 +2,142 @@
 
 Notation. J is the Jacobian of the velocity over real coordinates and e a random probe with
 E[e e^T] = I on them and zero on padding; e^T J e has the expectation tr J, and the mean over
-`n_probes` probes a variance that falls with their number.
+`n_probes` probes a variance that falls with their number. With signs as probes the variance of one
+is 2 sum_{i != j} S_ij^2, S the symmetric part of J: the diagonal adds nothing to it.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from setflow.core.counter import EventSeeds, counter_normal, counter_signs
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import coordinates, positive_integer
-from setflow.divergence.base import DivergenceEstimator, differentiable_call
+from setflow.core.specs import event_numel, positive_integer
+from setflow.divergence.base import Chunk, PlannedDivergence, StochasticDivergence, plan_chunks
+from setflow.divergence.linearization import Linearization, linearize, recomputed
 
-__all__ = ["FixedProbeDivergence", "HutchinsonDivergence", "Probe"]
+__all__ = [
+    "FixedProbeDivergence",
+    "HutchinsonDivergence",
+    "Probe",
+    "ProbedDivergence",
+    "draw_probes",
+]
 
 Probe = Literal["rademacher", "gaussian"]
 
+# as for the exact divergence; the passes are few, so that more objects may go together
+_CPU_OVERHEAD, _CPU_OBJECTS = 300, 4096
+_GPU_OVERHEAD, _GPU_OBJECTS = 2**15, 2**20
 
-class FixedProbeDivergence(DivergenceEstimator):
+
+def draw_probes(
+    probe: Probe, count: int, like: Tensor, mask: Tensor | None, seeds: EventSeeds
+) -> Tensor:
+    """Return probes for events, a function of (seed, event, rank among real objects, feature) only.
+
+    Arguments:
+        probe: `rademacher` or `gaussian`.
+        count: how many.
+        like: events with shape `(*lead, *event_shape)`.
+        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+        seeds: the seeds of the events, with shape `lead`.
+
+    Returns:
+        The probes, with shape `(count, *like.shape)` and the dtype of `like`, zero in padding.
+    """
+    lead = tuple(seeds.index.shape)
+    event = tuple(like.shape[len(lead) :])
+    objects, features = (event[0], event[1:]) if len(event) > 1 else (1, event)
+    if mask is None:
+        mask = torch.ones(*lead, objects, dtype=torch.bool, device=like.device)
+    if probe == "rademacher":
+        signs = counter_signs(seeds, mask, features, count)
+        return signs.to(like.dtype).reshape(count, *like.shape)
+    # not from the seed itself, whose normal numbers are the noise of the events of a sample
+    keys = [seeds.at(1 + k).seed for k in range(count)]
+    drawn = [counter_normal(key, seeds.index, mask, features) for key in keys]
+    return torch.stack(drawn).to(like.dtype).reshape(count, *like.shape)
+
+
+class ProbedDivergence(PlannedDivergence):
+    """An estimator of one solve that is made of probes."""
+
+    @abstractmethod
+    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the probes of one evaluation, with shape `(K, *x.shape)`."""
+
+    def velocity_and_estimates(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the velocity and its estimates; see `PlannedDivergence`."""
+        probes = self.probes_of(x, mask).to(x)
+        if mask is not None:
+            real = as_mask(mask, x.shape[: x.ndim - event_ndim_of(field, at_least=2) + 1])
+            probes = zero_padding(probes, real.expand(len(probes), *real.shape))
+        event = x.shape[x.ndim - event_ndim_of(field) :]
+        self._probes = probes.reshape(len(probes), -1, *event).movedim(0, -1)  # (B, *event, K)
+        return super().velocity_and_estimates(field, x, t, c, mask=mask)
+
+    def probes_in(self, chunk: Chunk, like: Tensor) -> Tensor:
+        """Return the probes of the events of a chunk, with shape `(K, *like.shape)`."""
+        probes = chunk.objects(self._probes) if like.ndim > 1 else chunk.events(self._probes)
+        return probes.movedim(-1, 0).to(like.dtype)
+
+    def plan(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None,
+        mask: Tensor | None,
+    ) -> list[Chunk]:
+        on_cpu = x.device.type == "cpu"
+        most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
+        return plan_chunks(
+            field,
+            x,
+            mask,
+            overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
+            largest=lambda n: max(1, most // max(1, n)),
+        )
+
+    def estimates(
+        self, field: nn.Module, x: Tensor, t: Tensor | float, c: Tensor | None, chunk: Chunk
+    ) -> tuple[Tensor, Tensor]:
+        def differentiated(x: Tensor, t: Tensor | float, c: Tensor | None) -> tuple[Tensor, Tensor]:
+            graph = torch.is_grad_enabled()
+            with linearize(field, x, t, c, chunk.mask, create_graph=graph) as lin:
+                estimates = self.traces(lin, self.probes_in(chunk, lin.velocity), chunk)
+                return (lin.velocity if graph else lin.velocity.detach()), estimates
+
+        if not torch.is_grad_enabled():
+            return differentiated(x, t, c)
+        v, estimates = recomputed(differentiated, field, x, t, c, chunk.mask)
+        return v, estimates
+
+    def traces(self, lin: Linearization, probes: Tensor, chunk: Chunk) -> Tensor:
+        """Return K estimates of the trace of each event's Jacobian, with shape `(b, K)`."""
+        return _over_coordinates(lin.pull(probes) * probes).T
+
+
+def _over_coordinates(values: Tensor) -> Tensor:
+    """Sum values with shape `(K, b, *event_shape)` over the event."""
+    return values.reshape(*values.shape[:2], event_numel(values.shape[2:])).sum(-1)
+
+
+class FixedProbeDivergence(ProbedDivergence):
     """The mean of e^T J e over given probes.
 
     Arguments:
@@ -36,55 +151,53 @@ class FixedProbeDivergence(DivergenceEstimator):
     def __init__(self, probes: Tensor) -> None:
         self.probes = probes
 
-    def velocity_and_divergence(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return velocity and estimated divergence; see `DivergenceEstimator`.
+    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the given probes.
 
         Raises:
-            ValueError: if the probes do not have the shape of `x`.
+            ValueError: if they do not have the shape of `x`.
         """
         if self.probes.shape[1:] != x.shape or not len(self.probes):
             raise ValueError(
                 f"probes have shape {tuple(self.probes.shape)}, expected "
                 f"{('n_probes', *x.shape)}: the shape of x behind the number of probes"
             )
-        event_ndim = event_ndim_of(field)
-        with differentiable_call(field, x, t, c, mask) as (state, v, again):
-            total = v.new_zeros(v.shape[: v.ndim - event_ndim])
-            for probe in self.probes if v.requires_grad else ():
-                probe = zero_padding(probe.to(v), None if mask is None else as_mask(mask))
-                (product,) = torch.autograd.grad(
-                    v,
-                    state,
-                    probe,
-                    retain_graph=True,
-                    create_graph=again,
-                    materialize_grads=True,
-                )
-                total = total + coordinates(product * probe, event_ndim).sum(-1)
-            divergence = total / len(self.probes)
-        return (v, divergence) if again else (v.detach(), divergence.detach())
+        return self.probes
 
 
-class HutchinsonDivergence(DivergenceEstimator):
+class _RenewedProbes(ProbedDivergence):
+    """New probes at every evaluation, by its number."""
+
+    def __init__(self, probe: Probe, n_probes: int, seeds: EventSeeds) -> None:
+        self._draw = (probe, n_probes)
+        self._seeds = seeds
+        self._evaluations = 0
+
+    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        self._evaluations += 1
+        seeds = self._seeds.at(_STRIDE * self._evaluations)
+        return draw_probes(*self._draw, x, mask, seeds)
+
+
+_STRIDE = 2**20  # more than the probes of one evaluation
+
+
+class HutchinsonDivergence(StochasticDivergence):
     """An unbiased estimate of the divergence at the price of a few reverse passes.
 
     Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
     splines" (Communications in Statistics 19, 1990); in flows, Grathwohl et al., "FFJORD"
-    (arXiv:1810.01367). In `masked_log_prob` the probes are drawn once per solve, one number
-    for every slot: with the same generator, longer padding gives other probes to the same objects,
-    and so another estimate. `FixedProbeDivergence` takes the probes themselves.
+    (arXiv:1810.01367). In `masked_log_prob` the probes are drawn once per solve and are a function
+    of the generator, the place of the event in the batch, the rank of the object among the real
+    ones and the feature: padding does not change them. `FixedProbeDivergence` takes the probes
+    themselves.
 
     Arguments:
         probe: `rademacher` (signs, the smaller variance) or `gaussian`.
-        n_probes: how many probes to average.
+        n_probes: how many probes to average; two or more for a standard error.
+        renew: draw new probes at every evaluation instead of once per solve. The errors of
+            different times then average out, which is worth many probes; but it is noise to a
+            solver that chooses its steps by its errors, so that only fixed steps are accepted.
 
     Raises:
         ValueError: if `probe` is another word or `n_probes` is not positive.
@@ -94,32 +207,17 @@ class HutchinsonDivergence(DivergenceEstimator):
     tensor([6., 6., 6., 6.])
     """
 
-    def __init__(self, probe: Probe = "rademacher", n_probes: int = 1) -> None:
+    def __init__(
+        self, probe: Probe = "rademacher", n_probes: int = 1, *, renew: bool = False
+    ) -> None:
         if probe not in get_args(Probe):
             raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}")
         self.probe: Probe = probe
-        self.n_probes = positive_integer(n_probes, "n_probes")
+        self.n_probes = self.n_estimates = positive_integer(n_probes, "n_probes")
+        self.renews = renew
 
-    def velocity_and_divergence(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return velocity and divergence estimated with new probes; see `DivergenceEstimator`."""
-        return self.for_solve(x, mask).velocity_and_divergence(field, x, t, c, mask=mask)
-
-    def for_solve(
-        self, x: Tensor, mask: Tensor | None, generator: torch.Generator | None = None
-    ) -> FixedProbeDivergence:
+    def bound(self, x: Tensor, mask: Tensor | None, seeds: EventSeeds) -> ProbedDivergence:
         """Draw the probes for events of the shape of `x`."""
-        shape = (self.n_probes, *x.shape)
-        if self.probe == "gaussian":
-            probes = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        else:
-            signs = torch.randint(2, shape, generator=generator, device=x.device)
-            probes = (2 * signs - 1).to(x.dtype)
-        return FixedProbeDivergence(probes)
+        if self.renews:
+            return _RenewedProbes(self.probe, self.n_probes, seeds)
+        return FixedProbeDivergence(draw_probes(self.probe, self.n_probes, x, mask, seeds))

@@ -29,7 +29,7 @@ from setflow.distributions.normal import IsotropicNormal
 from setflow.divergence import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.fields.probability_flow import Guidance, ProbabilityFlowField
-from setflow.masking import start_of_sampling
+from setflow.masking.start import start_of_sampling
 from setflow.processes.flow_matching import (
     FlowMatchingProcess,
     check_event_shape,

@@ -19,7 +19,9 @@ from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim
 from setflow.distributions.base import as_base
 from setflow.divergence import DivergenceEstimator
 from setflow.fields.probability_flow import Guidance
-from setflow.masking import sample_ode, score_events, start_of_sampling
+from setflow.masking.sampling import sample_ode
+from setflow.masking.scoring import score_events, solve_dtype
+from setflow.masking.start import start_of_sampling
 from setflow.processes.lazy import (
     LazyDistribution,
     LazyField,
@@ -83,7 +85,9 @@ class FlowMatching(LazyDistribution):
         """
         event_ndim = self.field.event_ndim if self.event_ndim is None else self.event_ndim
         return FlowMatchingProcess(
-            with_event_ndim(self.field(c), event_ndim),
+            with_event_ndim(
+                self.field(c), event_ndim, bound=not isinstance(self.field, UnconditionalField)
+            ),
             as_base(self.base(c)),
             self.solver,
             t0=self.t0,
@@ -182,10 +186,11 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
-        return score_events(
+        result = score_events(
             self.field, self.base, self.solver, x, self.mask, c=self.context, t0=self.t0,
-            t1=self.t1, estimator=estimator, generator=generator,
+            t1=self.t1, estimator=estimator, seeds=generator,
         )  # fmt: skip
+        return result.log_prob.to(solve_dtype(x))
 
 
 class _Guided(nn.Module):
@@ -208,22 +213,27 @@ class _Guided(nn.Module):
         return self.guidance_fn(x, t, call_field(self.field, x, t, c, mask))
 
 
-class _WithEventNdim(nn.Module):
-    """A field that does not say its `event_ndim`, with the one that the model was given."""
+class _Declared(nn.Module):
+    """A field with what it does not say itself: its `event_ndim`, or that it is bound to a context.
 
-    def __init__(self, field: nn.Module, event_ndim: int) -> None:
+    A field that was made for a context may hold a row per event, so that its events must stay
+    together and in their order.
+    """
+
+    def __init__(self, field: nn.Module, event_ndim: int, *, bound: bool) -> None:
         super().__init__()
         self.field = field
         self.event_ndim = event_ndim
         self.takes_mask = declares(field, "takes_mask")
+        self.holds_context = bound
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         v: Tensor = self.field(*args, **kwargs)
         return v
 
 
-def with_event_ndim(field: nn.Module, event_ndim: int | None) -> nn.Module:
-    """Return a field that says how many dimensions form one event.
+def with_event_ndim(field: nn.Module, event_ndim: int | None, *, bound: bool = False) -> nn.Module:
+    """Return a field that says how many dimensions form one event, and whether it holds a context.
 
     Raises:
         ValueError: if nobody says it.
@@ -235,13 +245,13 @@ def with_event_ndim(field: nn.Module, event_ndim: int | None) -> nn.Module:
                 f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
                 "them equal, or the argument left out"
             )
-        return field
+        return _Declared(field, own, bound=True) if bound else field
     if event_ndim is None:
         raise ValueError(
             f"event_ndim must be provided or exposed by the field, {type(field).__name__} has "
             "none; pass event_ndim=, the number of trailing dimensions that form one event"
         )
-    return _WithEventNdim(field, event_ndim)
+    return _Declared(field, event_ndim, bound=bound)
 
 
 def check_event_shape(field: nn.Module, event_shape: tuple[int, ...]) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from setflow.core.protocols import Base, SDESolver, Solver, declares
 from setflow.fields.probability_flow import Guidance
-from setflow.masking import batch_of_context
+from setflow.masking.start import batch_of_context
 
 __all__ = ["Process", "bound_batch_shape", "refuse_unless_differentiable"]
 

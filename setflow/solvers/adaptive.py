@@ -6,8 +6,9 @@ from x to x' comes with an estimate e of its error. With the scaled error
     r_i = |e_i| / (atol + rtol max(|x_i|, |x'_i|))
 
 of each coordinate, the step is accepted if the root mean square of r over the *real* coordinates of
-the event is at most 1; a log-density that is integrated along counts with its whole ratio, as the
-larger of the two. The next step is 0.9 r^(-1/5) times this one, at least 0.2 and at most 10 times.
+the event is at most 1; a log-density that is integrated along (the mean, if it is several
+estimates) counts with its whole ratio, as the larger of the two. The next step is 0.9 r^(-1/5)
+times this one, at least 0.2 and at most 10 times.
 
 A mean over all slots would be diluted by padding, and a step size for the whole batch would depend
 on the other events. Here each event steps alone: its result depends neither on its padding nor on
@@ -18,7 +19,7 @@ that has arrived stands still.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -26,10 +27,11 @@ import torch
 from torch import Tensor
 
 from setflow.core.masks import as_mask, count_real, zero_padding
-from setflow.core.specs import event_numel, split_event
+from setflow.core.specs import check_accumulated, event_numel, split_event
 
 __all__ = ["Dopri5", "IntegrationError", "SolveReport"]
 
+_NAMED = 8  # events in an error message
 _FIRST_STEP, _STEP = 2, 6  # evaluations to choose the first step, and for each step
 _ORDER, _SAFETY, _SHRINK, _GROW = 5, 0.9, 0.2, 10.0
 
@@ -40,15 +42,29 @@ class IntegrationError(RuntimeError):
     """A solver cannot reach its tolerance.
 
     Arguments:
-        message: what happened, and what to do.
-        event: the index of the first event that failed, in the lead shape of the state.
-        time: the time that it had reached.
+        solver: which solver.
+        events: the indices of all events that failed, in the lead shape of the state.
+        time: the time that the first of them had reached.
+        reason: where it was to go, why it could not, and what to do.
     """
 
-    def __init__(self, message: str, event: tuple[int, ...], time: float) -> None:
-        super().__init__(message)
-        self.event = event
+    def __init__(
+        self, solver: str, events: Sequence[tuple[int, ...]], time: float, reason: str
+    ) -> None:
+        named = ", ".join(map(str, events[:_NAMED]))
+        more = f" and {len(events) - _NAMED} more" if len(events) > _NAMED else ""
+        super().__init__(
+            f"{solver} cannot take event{'s' if len(events) > 1 else ''} {named}{more} beyond "
+            f"t = {time:.6g} {reason}"
+        )
+        self.solver = solver
+        self.events = tuple(events)
         self.time = time
+        self.reason = reason
+
+    def renamed(self, events: Sequence[tuple[int, ...]]) -> IntegrationError:
+        """Return the same error for events with other indices, in their order."""
+        return IntegrationError(self.solver, events, self.time, self.reason)
 
 
 @dataclass(frozen=True)
@@ -100,6 +116,7 @@ class Dopri5:
     requires_steps: ClassVar[bool] = False
     supports_rsample: ClassVar[bool] = True
     takes_mask: ClassVar[bool] = True
+    is_adaptive: ClassVar[bool] = True
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-6, *, max_nfe: int = 10_000) -> None:
         for name, value in (("rtol", rtol), ("atol", atol)):
@@ -166,9 +183,10 @@ class Dopri5:
 
         Arguments:
             f_aug: returns the velocity, of the shape of `x0`, and the rate of change of the
-                log-density, with shape `lead`; called as `f` is in `integrate`.
+                log-density, of the shape of `logp0`; called as `f` is in `integrate`.
             x0: the state at `t0`, with shape `(*lead, *event_shape)`.
-            logp0: the accumulated value at `t0`, with shape `lead`; may have a wider dtype than
+            logp0: the accumulated value at `t0`, with shape `lead`, or `(*lead, K)` for K estimates
+                side by side, of which the mean keeps the tolerance; may have a wider dtype than
                 `x0`.
             t0: the first time.
             t1: the last time, before or after `t0`.
@@ -236,9 +254,9 @@ class Dopri5:
         if not failed:
             return
         first = failed[0]
-        event = tuple(int(i) for i in torch.unravel_index(torch.tensor(first), lead))
+        indices = (torch.unravel_index(torch.tensor(event), lead) for event in failed)
+        events = [tuple(int(i) for i in index) for index in indices]
         time = control.t[first].item()
-        others = f" (and {len(failed) - 1} more)" if len(failed) > 1 else ""
         if not bool(control.finite[first]):
             reason = (
                 "the velocity is not finite there; look at the field at this time, or end before "
@@ -256,10 +274,7 @@ class Dopri5:
                 "setflow.RK4(100)"
             )
         raise IntegrationError(
-            f"{self!r} cannot take event {event}{others} beyond t = {time:.6g} on the way from "
-            f"{t0:g} to {t1:g}: {reason}",
-            event,
-            time,
+            repr(self), events, time, f"on the way from {t0:g} to {t1:g}: {reason}"
         )
 
 
@@ -283,7 +298,7 @@ class _State:
     lead: tuple[int, ...]
     mask: Tensor | None
     n_real: Tensor  # (B,), real coordinates
-    logp_dtype: torch.dtype | None
+    logp0: Tensor | None
 
     @classmethod
     def of(
@@ -305,39 +320,37 @@ class _State:
                 raise ValueError("a mask needs an object dimension, got event_ndim=0")
             mask = as_mask(mask, (*lead, event[0])).to(x0.device)
             n_real = count_real(mask).reshape(-1) * event_numel(event[1:])
-        if logp0 is not None and tuple(logp0.shape) != lead:
-            raise ValueError(
-                f"logp0 has shape {tuple(logp0.shape)}, expected {lead}: one log-density per event"
-            )
-        logp_dtype = None if logp0 is None else logp0.dtype
-        return cls(tuple(x0.shape), x0.dtype, lead, mask, n_real, logp_dtype)
+        if logp0 is not None:
+            check_accumulated(logp0, lead)
+        return cls(tuple(x0.shape), x0.dtype, lead, mask, n_real, logp0)
 
     @property
     def numel(self) -> int:
         return event_numel(self.shape[len(self.lead) :])
 
     def pack(self, x: Tensor, logp: Tensor | None) -> Tensor:
-        """Return rows with shape `(B, F)`, or `(B, F + 1)` with the log-density last."""
+        """Return rows with shape `(B, F)`, or `(B, F + K)` with the K log-densities last."""
         if tuple(x.shape) != self.shape:
             raise ValueError(
                 f"f returned shape {tuple(x.shape)} for a state of shape {self.shape}; "
                 "a velocity has the shape of its state"
             )
         rows = zero_padding(x, self.mask).reshape(len(self.n_real), self.numel).double()
-        if logp is None:
+        if logp is None or self.logp0 is None:
             return rows
-        if tuple(logp.shape) != self.lead:
+        if logp.shape != self.logp0.shape:
             raise ValueError(
-                f"f_aug returned a rate of shape {tuple(logp.shape)}, expected {self.lead}: "
-                "one per event"
+                f"f_aug returned a rate of shape {tuple(logp.shape)}, expected "
+                f"{tuple(self.logp0.shape)}: that of logp0"
             )
-        return torch.cat([rows, logp.reshape(-1, 1).double()], -1)
+        columns = event_numel(logp.shape[len(self.lead) :])
+        return torch.cat([rows, logp.reshape(len(rows), columns).double()], -1)
 
     def unpack(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
         x = y[:, : self.numel].reshape(self.shape).to(self.dtype)
-        if self.logp_dtype is None:
+        if self.logp0 is None:
             return x, None
-        return x, y[:, -1].reshape(self.lead).to(self.logp_dtype)
+        return x, y[:, self.numel :].reshape(self.logp0.shape).to(self.logp0.dtype)
 
 
 class _Flow:
@@ -407,7 +420,7 @@ class _Control:
         self, t0: Tensor, dt: Tensor, y0: Tensor, step: Any, state: None, stats: Any
     ) -> tuple[Tensor, Tensor, None, Tensor]:
         with torch.no_grad():
-            ratio = self._size(step.error_estimate, torch.maximum(y0.abs(), step.y.abs()))
+            ratio = self._size(step.error_estimate, y0, step.y)
             self.finite = ratio.isfinite()
             accept = ratio <= 1
             factor = (_SAFETY * ratio ** (-1 / _ORDER)).clamp(_SHRINK, _GROW)
@@ -427,8 +440,19 @@ class _Control:
         before: Tensor = self.direction * (t - self.t_end) < 0
         return before
 
-    def _size(self, values: Tensor, y: Tensor) -> Tensor:
-        """Return the norm of values with shape `(B, F)`, scaled by the tolerances at `y`."""
-        scaled = values.abs() / (self.solver.atol + self.solver.rtol * y.abs())
+    def _size(self, values: Tensor, *states: Tensor) -> Tensor:
+        """Return the norm of values with shape `(B, F)`, scaled by the tolerances at the states.
+
+        Of several log-densities side by side the mean counts, which is what they stand for.
+        """
+        largest = torch.stack([self._with_mean(y).abs() for y in states]).amax(0)
+        scaled = self._with_mean(values).abs() / (self.solver.atol + self.solver.rtol * largest)
         size = self.solver._norm(scaled[:, : self.state.numel], self.state.n_real)
-        return size if self.state.logp_dtype is None else torch.maximum(size, scaled[:, -1])
+        return size if self.state.logp0 is None else torch.maximum(size, scaled[:, -1])
+
+    def _with_mean(self, rows: Tensor) -> Tensor:
+        """Return rows with shape `(B, F + 1)`, or as they are if there is no log-density."""
+        if self.state.logp0 is None:
+            return rows
+        x, logp = rows[:, : self.state.numel], rows[:, self.state.numel :]
+        return torch.cat([x, logp.mean(-1, keepdim=True)], -1)
