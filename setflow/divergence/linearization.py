@@ -134,8 +134,8 @@ def linearize(
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(_plain_arithmetic(x.device.type))
-        x, c = _widened(_ordinary(x)), _widened(_ordinary(c))
-        t, mask = _ordinary(t), _ordinary(mask)
+        x, t, c, mask = (_ordinary(value) for value in (_as_wide(x), t, c, mask))
+        c = None if c is None else _as_wide(c, x.dtype)
         original = _uncompiled(field)
         wide = _in_dtype(original, x.dtype)
         compiled = original is not field and wide is original and not create_graph
@@ -169,10 +169,13 @@ def _ordinary(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
 
 
-def _widened(value: Any) -> Any:
-    if isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16):
-        return value.float()
-    return value
+def _as_wide(value: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Return a tensor that is at least as wide as `dtype`."""
+    return value.to(dtype) if _narrower(value, dtype) else value
+
+
+def _narrower(value: Tensor, dtype: torch.dtype) -> bool:
+    return value.is_floating_point() and torch.finfo(value.dtype).bits < torch.finfo(dtype).bits
 
 
 @contextmanager
@@ -193,10 +196,8 @@ def _plain_arithmetic(device: str) -> Iterator[None]:
 
 def _in_dtype(field: nn.Module, dtype: torch.dtype) -> nn.Module:
     """Return a field whose weights are at least as wide as `dtype`, which is that of the state."""
-    bits = torch.finfo(dtype).bits
-    tensors = [*field.named_parameters(), *field.named_buffers()]
-    narrow = any(t.is_floating_point() and torch.finfo(t.dtype).bits < bits for _, t in tensors)
-    return _Widened(field, dtype) if narrow else field
+    tensors = [*field.parameters(), *field.buffers()]
+    return _Widened(field, dtype) if any(_narrower(t, dtype) for t in tensors) else field
 
 
 class _Widened(nn.Module):
@@ -211,7 +212,7 @@ class _Widened(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None, **mask: Any) -> Any:
         weights = {
-            name: value.to(self.dtype) if value.is_floating_point() else value
+            name: _as_wide(value, self.dtype)
             for name, value in [*self.field.named_parameters(), *self.field.named_buffers()]
         }
         return torch.func.functional_call(self.field, weights, (x, t, c), mask)
@@ -241,7 +242,8 @@ def recomputed(
         mask: the mask with which the field is called.
     """
     with torch.enable_grad(), _plain_arithmetic(x.device.type):
-        state, context = _widened(x.detach()), None if c is None else _widened(c.detach())
+        state = _as_wide(x.detach())
+        context = None if c is None else _as_wide(c.detach(), state.dtype)
         time = t.detach() if isinstance(t, Tensor) else t
         wide = _in_dtype(_uncompiled(field), state.dtype)
         leaves = _leaves_of(call_field(wide, state, time, context, mask))
