@@ -391,9 +391,11 @@ def test_no_number_is_larger_than_the_largest():
     """At the last quantile, and where rounding leaves the last ones no probability at all."""
     model = setflow.ConditionalCardinality(OBJECTS, 1)
     with torch.no_grad():
-        model.bias.copy_(-400.0 * EVERY)  # e^-800 is zero: 0 and 1 are all there is
-    uniform, c = torch.tensor([0.0, 0.5, 1.0]), torch.zeros(3, 1)
-    assert model.sample(uniform, c).tolist() == [0, 0, 1]
+        model.bias.copy_(-20.0 * EVERY)  # from e^-40 on, a sum with 1 is 1
+    uniform, c = torch.tensor([0.0, 0.5, 1 - 1e-9, 1.0]), torch.zeros(4, 1)
+    assert model.sample(uniform, c).tolist() == [0, 0, 1, 1]
+    few = setflow.EmpiricalCardinality(OBJECTS).fit(torch.tensor([2, 2, 5]))
+    assert few.sample(torch.tensor([0.0, 0.66, 0.67, 1.0])).tolist() == [2, 2, 5, 5]
     assert conditional().sample(torch.ones(50), torch.randn(50, 2)).max() <= OBJECTS
     crossed = torch.rand(3, 4).T
     assert torch.equal(

@@ -305,7 +305,7 @@ def _rewrite(folder, change):
         ),
         (
             lambda f: f["cardinality"].update(class_path="setflow.LinearPath"),
-            "expected one of setflow.ConditionalCardinality, setflow.EmpiricalCardinality",
+            "expected one of setflow.ConditionalCardinality, setflow.EmpiricalCardinality$",
         ),
     ],
 )

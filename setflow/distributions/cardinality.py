@@ -264,11 +264,10 @@ def _at_quantile(probabilities: Tensor, uniform: Tensor) -> Tensor:
         uniform: numbers in (0, 1), with shape `batch`.
     """
     cumulative = probabilities.cumsum(-1).contiguous()
-    quantile = (uniform[..., None].to(cumulative) * cumulative[..., -1:]).contiguous()
-    drawn = torch.searchsorted(cumulative, quantile, right=True).squeeze(-1)
-    every = torch.arange(probabilities.shape[-1], device=probabilities.device)
-    largest = torch.where(probabilities > 0, every, 0).amax(-1)
-    return torch.minimum(drawn, largest)
+    total = cumulative[..., -1:]
+    # below the total, so that there is an N whose cumulative probability exceeds it
+    quantile = (uniform[..., None].to(total) * total).minimum(total.nextafter(total.new_zeros(())))
+    return torch.searchsorted(cumulative, quantile.contiguous(), right=True).squeeze(-1)
 
 
 def _counts(lengths: Tensor, max_objects: int) -> Tensor:
