@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,6 +68,65 @@ def scipy_log_prob(field: setflow.GaussianSetField, objects: Tensor) -> float:
         mean = np.full(n, field.loc[feature].item())
         total += multivariate_normal(mean, covariance).logpdf(objects[:, feature].numpy())
     return float(total)
+
+
+def small_transformer(dim: int) -> setflow.TransformerField:
+    return setflow.TransformerField(dim, hidden=8, layers=1, heads=2).double()
+
+
+@functools.cache
+def trained_transformer(dim: int) -> setflow.TransformerField:
+    """A transformer after a short training on three objects, left and right of a common centre."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        field = small_transformer(dim)
+    optimizer = torch.optim.Adam(field.parameters(), lr=1e-2)
+    for _ in range(100):
+        centre = torch.randn(128, 1, dim, generator=generator)
+        side = torch.randint(2, (128, 3, 1), generator=generator) * 2 - 1
+        x = 0.5 * centre + 0.7 * side + 0.4 * torch.randn(128, 3, dim, generator=generator)
+        noise = torch.randn(128, 3, dim, generator=generator)
+        optimizer.zero_grad()
+        setflow.masked_fm_loss(field, x, noise, None, generator=generator).backward()
+        optimizer.step()
+    return field.requires_grad_(False)
+
+
+def quadrature(objects: int, nodes: int, *, ordered: bool = False) -> tuple[Tensor, Tensor]:
+    """Points (nodes ** objects, objects) and weights for integrals of densities of real numbers.
+
+    Gauss and Legendre's rule for logistic quantiles; with `ordered` over x_1 < x_2 < ... only, by
+    Duffy's map of the cube onto the simplex of the quantiles.
+    """
+    if objects == 0:
+        return torch.zeros(1, 0), torch.ones(1)
+    node, weight = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(nodes))
+    u = torch.cartesian_prod(*[(node + 1) / 2] * objects).reshape(-1, objects)
+    weights = torch.cartesian_prod(*[weight / 2] * objects).reshape(-1, objects).prod(-1)
+    if ordered:
+        weights = weights * (u ** torch.arange(objects - 1, -1, -1)).prod(-1)
+        u = u.cumprod(-1).flip(-1)
+    return u.logit(), weights / (u * (1 - u)).prod(-1)
+
+
+class ConditionalGaussian(torch.nn.Module):
+    """A `GaussianSetField` whose mean is a linear function of the context."""
+
+    takes_mask = True
+    event_ndim = 2
+
+    def __init__(self, field: setflow.GaussianSetField, slope: Tensor) -> None:
+        super().__init__()
+        self.field = field
+        self.slope = torch.nn.Parameter(slope)  # (D, C)
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        shift = (c @ self.slope.T)[..., None, :]  # (*lead, 1, D)
+        time = t[..., None, None]
+        path = self.field.path
+        moved = x - path.alpha(time) * shift
+        return self.field(moved, t, mask=mask) + path.alpha_dot(time) * shift
 
 
 class GaussianPredictor(torch.nn.Module):

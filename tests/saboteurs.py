@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 import setflow
+from setflow.core.calling import call_field
+from setflow.divergence import DivergenceEstimator
 from setflow.paths import LinearPath
 
 
@@ -149,3 +151,61 @@ def log_prob_over_padding(x: Tensor, *, mask: Tensor | None = None) -> Tensor:
     if mask is not None:
         x = torch.where(mask[..., None], x, x.new_zeros(()))
     return (-0.5 * x**2 - 0.5 * math.log(2 * math.pi)).sum((-1, -2))
+
+
+def scored_sample_with_padding_in_the_base(field, base, solver, mask, **options):
+    """Counts the base's density of every slot of the noise."""
+    x, log_p = setflow.masked_sample(field, base, solver, mask, return_log_prob=True, **options)
+    if mask is None:
+        return x, log_p
+    padded = (~mask).sum(-1) * math.prod(x.shape[mask.ndim :])
+    return x, log_p - 0.5 * math.log(2 * math.pi) * padded
+
+
+def scored_sample_with_the_wrong_sign(field, base, solver, mask, *, x_source, **options):
+    """Collects the divergence on the way from noise to data as on the way back."""
+    x, log_p = setflow.masked_sample(
+        field, base, solver, mask, x_source=x_source, return_log_prob=True, **options
+    )
+    at_the_noise = base.log_prob(x_source, mask=mask.expand(x_source.shape[:-1]))
+    return x, 2 * at_the_noise - log_p
+
+
+class WrongSign(DivergenceEstimator):
+    """The sign that documents of other libraries print."""
+
+    def velocity_and_divergence(self, field, x, t, c=None, *, mask=None):
+        v, divergence = setflow.ExactDivergence().velocity_and_divergence(field, x, t, c, mask=mask)
+        return v, -divergence
+
+
+class CrossObjectTrace(DivergenceEstimator):
+    """Sums d v_i / d x_j over all pairs of objects instead of the diagonal."""
+
+    def velocity_and_divergence(self, field, x, t, c=None, *, mask=None):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            v = call_field(field, x, t, c, mask)
+            total = torch.zeros(x.shape[:-2])
+            for feature in range(x.shape[-1]):
+                out = v[..., feature].sum()
+                (gradient,) = torch.autograd.grad(out, x, retain_graph=True)
+                total = total + gradient[..., feature].sum(-1)
+        return v.detach(), total
+
+
+class NearestNeighbour(nn.Module):
+    """Pulls every object towards its nearest neighbour, and jumps where another becomes nearest."""
+
+    event_ndim = 2
+    takes_mask = True
+
+    def forward(
+        self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        apart = (x[..., :, None, :] - x[..., None, :, :]).square().sum(-1)
+        excluded = torch.eye(x.shape[-2], dtype=torch.bool)
+        if mask is not None:
+            excluded = excluded | ~mask[..., None, :]
+        nearest = apart.masked_fill(excluded, math.inf).argmin(-1)
+        return torch.tanh(x.gather(-2, nearest[..., None].expand_as(x)) - x)

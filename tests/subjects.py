@@ -188,6 +188,30 @@ def estimated_log_prob_of(field: nn.Module) -> Subject:
     return log_prob_of(field, probes=True)
 
 
+def _scored_sample(*arguments: object, **options: object) -> tuple[Tensor, Tensor]:
+    return setflow.masked_sample(*arguments, return_log_prob=True, **options)
+
+
+def scored_sample_of(
+    field: nn.Module, verb: Callable[..., tuple[Tensor, Tensor]] = _scored_sample
+) -> Subject:
+    """A sample and its log-density, from one solve, with probes that follow the objects."""
+
+    def subject(case: Case) -> Outcome:
+        x_source = case.x_source.clone().requires_grad_()
+        base = setflow.StandardNormal(tuple(case.x.shape[case.object_dim + 1 :]))
+        x, log_p = verb(
+            field, base, setflow.Heun(steps=2), case.mask, c=_context(case), x_source=x_source,
+            estimator=FixedProbeDivergence(case.x[None]),
+        )  # fmt: skip
+        both = torch.cat([x.flatten(), log_p.flatten()])
+        outcome = with_gradients(both, field, {"x_source": x_source})
+        per_slot = outcome.per_slot | {"sample": x.detach()}
+        return Outcome({"log_prob": log_p.detach()}, per_slot, outcome.gradients)
+
+    return subject
+
+
 def velocity_of(field: nn.Module) -> Subject:
     """A library field called directly."""
 

@@ -28,7 +28,7 @@ def _blocks(language: str) -> list[str]:
 
 
 def test_the_readme_example_runs(in_repository):
-    example, verbs, process = _blocks("python")
+    example, verbs, process, likelihood = _blocks("python")
     names: dict[str, object] = {}
     exec(example, names)
     new = names["new"]
@@ -51,6 +51,11 @@ def test_the_readme_example_runs(in_repository):
     assert names["x"].shape == (10, 4, 3, 3)
     assert names["log_p"].shape == (10, 4)
     assert names["log_p"].isfinite().all()
+    exec(likelihood, names)
+    terms = names["terms"]
+    torch.testing.assert_close(terms.total, sum(terms[1:5]), atol=1e-9, rtol=0)
+    assert terms.standard_error.shape == (8,)
+    assert (terms.standard_error > 0).all()
 
 
 def test_the_readme_example_has_twelve_lines_of_code():

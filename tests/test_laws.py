@@ -22,6 +22,7 @@ from subjects import (
     log_prob_of,
     loss_of,
     sample_of,
+    scored_sample_of,
     stochastic_loss_of,
     velocity_of,
 )
@@ -103,6 +104,7 @@ VERBS = {
     "reverse equation": diffusion_sample_of(NoiseOfItsObject()),
     "log_prob": log_prob_of,
     "estimated log_prob": estimated_log_prob_of,
+    "scored sample": scored_sample_of,
 }
 
 
@@ -185,7 +187,19 @@ def test_the_judged_fields_mix_objects(name):
         ("length", lambda: velocity_of(redraw(saboteurs.UnmaskedAttention()))),
         ("order", lambda: sample_of(saboteurs.OrderedField())),
         ("order", lambda: log_prob_of(saboteurs.OrderedField())),
-        ("length", lambda: log_prob_of(redraw(saboteurs.UnmaskedAttention()))),
+        # alone it never meets the padding that a longer event brings
+        ("company", lambda: log_prob_of(redraw(saboteurs.UnmaskedAttention()))),
+        ("company", lambda: scored_sample_of(redraw(saboteurs.UnmaskedAttention()))),
+        ("order", lambda: scored_sample_of(saboteurs.OrderedField())),
+        *(
+            (
+                law,
+                lambda: scored_sample_of(
+                    redraw(Pointwise()), saboteurs.scored_sample_with_padding_in_the_base
+                ),
+            )
+            for law in ("length", "emptiness")
+        ),
         (
             "length",
             lambda: log_prob_of(redraw(Pointwise()), saboteurs.log_prob_with_padding_in_the_base),

@@ -211,8 +211,18 @@ class EverySlot:
         return zero_padding(x, mask)
 
     def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
-        """Return the log-density of the real coordinates of each event, in nats."""
+        """Return the log-density of the real coordinates of each event, in nats.
+
+        Raises:
+            ValueError: if the batch shape of the base does not fit.
+        """
         lead, _ = split_event(value, len(self.event_shape))
+        if lead[len(lead) - len(self.batch_shape) :] != self.batch_shape:
+            raise ValueError(
+                f"the base has the batch shape {self.batch_shape} and x the lead shape {lead}; "
+                "expected its last dimensions equal, or a base without batch shape such as "
+                "setflow.StandardNormal((D,))"
+            )
         if mask is not None:  # in padded slots a value that the base can have
             with torch.random.fork_rng(devices=[]):
                 inside = self.sample().to(value).detach()

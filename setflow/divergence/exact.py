@@ -16,7 +16,7 @@ from setflow.divergence.base import (
     plan_chunks,
     trimmable,
 )
-from setflow.divergence.linearization import Linearization, linearize, recomputed
+from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
 
 __all__ = ["ExactDivergence"]
 
@@ -204,14 +204,14 @@ class _PlannedExact(PlannedDivergence):
 
 def _trace(lin: Linearization, used: Tensor, lanes: int) -> Tensor:
     """Return the sum of d v_i / d x_i over the coordinates `used`, with shape `(b,)`."""
-    v = lin.velocity
-    total = v.new_zeros(len(v))
+    x = lin.state
+    total = x.new_zeros(len(x))
     for first in range(0, len(used), lanes):
         some = used[first : first + lanes]
-        row = torch.arange(len(some), device=v.device)
-        vectors = v.new_zeros(len(some), len(v), v[0].numel())
+        row = torch.arange(len(some), device=x.device)
+        vectors = x.new_zeros(len(some), len(x), x[0].numel())
         vectors[row, :, some] = 1
-        products = lin.pull(vectors.reshape(len(some), *v.shape), together=lanes > 1)
+        products = lin.pull(vectors.reshape(len(some), *x.shape), together=lanes > 1)
         total = total + products.reshape(vectors.shape)[row, :, some].sum(0)
     return total
 
@@ -245,7 +245,7 @@ def bytes_saved(
 
     with (
         torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value),
-        linearize(field, x, t, c, mask),
+        linearize(uncompiled(field), x, t, c, mask),
     ):
         pass
     return sum(kept.values())

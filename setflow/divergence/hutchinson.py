@@ -119,7 +119,7 @@ class ProbedDivergence(PlannedDivergence):
         def differentiated(x: Tensor, t: Tensor | float, c: Tensor | None) -> tuple[Tensor, Tensor]:
             graph = torch.is_grad_enabled()
             with linearize(field, x, t, c, chunk.mask, create_graph=graph) as lin:
-                estimates = self.traces(lin, self.probes_in(chunk, lin.velocity), chunk)
+                estimates = self.traces(lin, self.probes_in(chunk, lin.state), chunk)
                 return (lin.velocity if graph else lin.velocity.detach()), estimates
 
         if not torch.is_grad_enabled():

@@ -28,17 +28,23 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from setflow.core.calling import call_field
 from setflow.core.protocols import declares, event_ndim_of
 
-__all__ = ["Linearization", "linearize", "recomputed"]
+__all__ = ["Linearization", "linearize", "recomputed", "uncompiled"]
 
 
 class Linearization(ABC):
     """The velocity at a state, and products with its Jacobian there.
 
-    Attributes:
-        velocity: with shape `(*lead, *event_shape)`, zero in padded slots.
+    Arguments:
+        state: the state, with shape `(*lead, *event_shape)`.
     """
 
-    velocity: Tensor
+    def __init__(self, state: Tensor) -> None:
+        self.state = state
+
+    @property
+    @abstractmethod
+    def velocity(self) -> Tensor:
+        """The velocity, with the shape of the state, zero in padded slots."""
 
     @abstractmethod
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
@@ -57,9 +63,13 @@ class _Eager(Linearization):
     """The graph of one evaluation, walked backwards as often as needed."""
 
     def __init__(self, state: Tensor, velocity: Tensor, *, create_graph: bool) -> None:
-        self.velocity = velocity
-        self._state = state
+        super().__init__(state)
+        self._velocity = velocity
         self._create_graph = create_graph
+
+    @property
+    def velocity(self) -> Tensor:
+        return self._velocity
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
         if not self.velocity.requires_grad or not len(vectors):
@@ -71,7 +81,7 @@ class _Eager(Linearization):
     def _products(self, vectors: Tensor, *, is_grads_batched: bool = False) -> Tensor:
         (products,) = torch.autograd.grad(
             self.velocity,
-            self._state,
+            self.state,
             vectors,
             retain_graph=True,
             create_graph=self._create_graph,
@@ -84,14 +94,23 @@ class _Eager(Linearization):
 class _Compiled(Linearization):
     """Velocity and products as one compiled function, evaluated anew for each set of vectors."""
 
-    def __init__(self, product: Callable[..., tuple[Tensor, Tensor]], *arguments: Any) -> None:
-        self._product = product
-        self._arguments = arguments
-        state = arguments[1]
-        self.velocity = product(*arguments, state.new_zeros(1, *state.shape))[0]
+    def __init__(
+        self, evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], state: Tensor
+    ) -> None:
+        super().__init__(state.contiguous())  # other strides would be compiled again
+        self._evaluate = evaluate
+        self._velocity: Tensor | None = None
+
+    @property
+    def velocity(self) -> Tensor:
+        if self._velocity is None:  # no product was asked for
+            self.pull(self.state.new_zeros(1, *self.state.shape))
+        assert self._velocity is not None
+        return self._velocity
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
-        return self._product(*self._arguments, vectors)[1]
+        self._velocity, products = self._evaluate(self.state, vectors.contiguous())
+        return products
 
 
 def _velocity_and_products(
@@ -136,7 +155,7 @@ def linearize(
         stack.enter_context(_plain_arithmetic(x.device.type))
         x, t, c, mask = (_ordinary(value) for value in (_as_wide(x), t, c, mask))
         c = None if c is None else _as_wide(c, x.dtype)
-        original = _uncompiled(field)
+        original = uncompiled(field)
         wide = _in_dtype(original, x.dtype)
         compiled = original is not field and wide is original and not create_graph
         # the fused kernels can be differentiated once only, and not for many vectors at a time; on
@@ -146,7 +165,8 @@ def linearize(
         if compiled:
             stack.enter_context(torch.no_grad())
             product = field.dynamo_ctx(_velocity_and_products)  # type: ignore[operator]
-            yield _Compiled(product, original, x.detach(), t, c, mask)
+            time = torch.as_tensor(t, dtype=x.dtype, device=x.device)  # a number is compiled in
+            yield _Compiled(lambda x, u: product(original, x, time, c, mask, u), x.detach())
             return
         stack.enter_context(torch.enable_grad())
         # a node of its own, since a context may have been computed from x
@@ -156,7 +176,7 @@ def linearize(
         yield _Eager(state, velocity, create_graph=create_graph)
 
 
-def _uncompiled(field: nn.Module) -> nn.Module:
+def uncompiled(field: nn.Module) -> nn.Module:
     """Return the field that `torch.compile` was given, or the field itself."""
     if "torch._dynamo" not in sys.modules:  # then nothing was compiled
         return field
@@ -245,7 +265,7 @@ def recomputed(
         state = _as_wide(x.detach())
         context = None if c is None else _as_wide(c.detach(), state.dtype)
         time = t.detach() if isinstance(t, Tensor) else t
-        wide = _in_dtype(_uncompiled(field), state.dtype)
+        wide = _in_dtype(uncompiled(field), state.dtype)
         leaves = _leaves_of(call_field(wide, state, time, context, mask))
     apply: Any = _Recomputed.apply  # which carries no types
     outputs: tuple[Tensor, ...] = apply(function, x, t, c, *leaves)
@@ -282,16 +302,18 @@ class _Recomputed(torch.autograd.Function):
             value if value is None else value.detach().requires_grad_(need)
             for value, need in zip((x, t, c), needed, strict=False)
         ]
-        with torch.enable_grad():
+        with torch.enable_grad(), _plain_arithmetic(gradients[0].device.type):
             outputs = ctx.function(inputs[0], ctx.time if t is None else inputs[1], inputs[2])
-        wanted = [v for v, need in zip([*inputs, *leaves], needed, strict=True) if need]
-        pairs = [(out, g) for out, g in zip(outputs, gradients, strict=True) if out.requires_grad]
-        found: Any = [None] * len(wanted)
-        if pairs:
-            found = torch.autograd.grad(
-                [out for out, _ in pairs], wanted, [g for _, g in pairs],
-                retain_graph=True,  # part of the graph may be the caller's
-                allow_unused=True,
-            )  # fmt: skip
+            wanted = [v for v, need in zip([*inputs, *leaves], needed, strict=True) if need]
+            pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
+            found: Any = [None] * len(wanted)
+            if pairs:
+                found = torch.autograd.grad(
+                    [output for output, _ in pairs],
+                    wanted,
+                    [gradient for _, gradient in pairs],
+                    retain_graph=True,  # part of the graph may be the caller's
+                    allow_unused=True,
+                )
         results = iter(found)
         return None, *(next(results) if need else None for need in needed)

@@ -116,10 +116,11 @@ def _left_out(R: Tensor) -> Tensor:
     """
     k = R.shape[-1]
     largest = R.abs().amax((-2, -1), keepdim=True)
-    little = torch.where(largest > 0, largest, 1.0) * torch.finfo(R.dtype).eps * 10
-    eye = torch.eye(k, dtype=R.dtype, device=R.device)
+    little = torch.where(largest > 0, largest, torch.ones_like(largest))
+    little = little.squeeze(-1) * 10 * torch.finfo(R.dtype).eps
     diagonal = R.diagonal(dim1=-2, dim2=-1)
-    regular = R + eye * (torch.where(diagonal < 0, -1.0, 1.0) * little.squeeze(-1))[..., None, :]
+    regular = R + torch.diag_embed(little.expand_as(diagonal).copysign(diagonal))
+    eye = torch.eye(k, dtype=R.dtype, device=R.device)
     inverse = torch.linalg.solve_triangular(regular, eye.expand_as(R), upper=True)
     rows = inverse.mT
     S: Tensor = rows / torch.linalg.vector_norm(rows, dim=-2, keepdim=True)
