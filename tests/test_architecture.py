@@ -40,6 +40,7 @@ FLOORS = {
     "diagnostics": 5,
     "training": 6,
     "sampling": 6,
+    "scoring": 6,
     "plots": 6,
     "report": 6,
     "cli": 7,

@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import setflow
+from setflow import scoring
 from setflow.cli import main
 from setflow.data import read_jets
 
@@ -232,6 +233,71 @@ def test_outputs_are_not_overwritten(model, capsys):
     run("evaluate", "new.h5", "jets.h5", "--out", "report", "--force")
 
 
+@pytest.mark.parametrize(
+    ("options", "solver", "estimator"),
+    [
+        (("--steps", 2), setflow.RK4(2), setflow.ExactDivergence()),
+        (
+            ("--solver", "midpoint", "--steps", 3, "--estimator", "hutchinson", "--seed", 5),
+            setflow.Midpoint(3),
+            setflow.HutchinsonDivergence("rademacher", 8),
+        ),
+        (
+            ("--solver", "dopri5", "--rtol", 1e-3, "--estimator", "hutchinson", "--probes", 2),
+            setflow.Dopri5(1e-3, 1e-4),
+            setflow.HutchinsonDivergence("rademacher", 2),
+        ),
+    ],
+)
+def test_score(model, capsys, options, solver, estimator):
+    run("score", model, "jets.h5", "--out", "scores.h5", "--events", 9, *options)
+    assert capsys.readouterr().out.rstrip().endswith("scores.h5")
+    particles = read_jets("jets.h5", stop=9, max_objects=8).particles
+    seed = 5 if "--seed" in options else 0
+    with torch.no_grad():
+        expected = setflow.SetFlow.load(model).log_prob_terms(
+            particles, solver=solver, estimator=estimator, seed=seed
+        )
+    with h5py.File("scores.h5") as file:
+        assert file["reason"].asstr()[:].tolist() == [""] * 9
+        assert np.array_equal(file["n_objects"], particles.lengths)
+        for name, values in expected._asdict().items():
+            got = file["log_prob" if name == "total" else name][:]
+            np.testing.assert_allclose(got, values, rtol=1e-5, atol=1e-5, err_msg=name)
+        manifest = json.loads((model / "manifest.json").read_text())
+        assert file.attrs["weights_sha256"] == manifest["files"]["weights.safetensors"]
+
+
+def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
+    arguments = ("score", model, "jets.h5", "--out", "scores.h5", "--steps", 1, "--events", 9)
+    run(*arguments[:3], "--out", "whole.h5", *arguments[5:])
+    monkeypatch.setitem(scoring.BLOCK_ROWS, "cpu", 5)
+    with monkeypatch.context() as patch:
+        blocks = iter([setflow.data.screen_jets])
+        patch.setattr(scoring, "screen_jets", lambda *a, **o: next(blocks)(*a, **o))
+        with pytest.raises(StopIteration):
+            run(*arguments)
+    assert "seed was 0, is 1" in fails(capsys, *arguments, "--seed", 1)
+    run(*arguments)
+    assert "9/9" in capsys.readouterr().out
+    with h5py.File("scores.h5") as file, h5py.File("whole.h5") as whole:
+        assert file.attrs["n"] == 9
+        np.testing.assert_allclose(file["log_prob"], whole["log_prob"], rtol=1e-5)
+    before = Path("scores.h5").read_bytes()
+    assert "exists already" in fails(capsys, *arguments)
+    assert Path("scores.h5").read_bytes() == before
+    run(*arguments, "--estimator", "hutchinson", "--force")
+    assert Path("scores.h5").read_bytes() != before
+
+
+def test_steps_bound_an_adaptive_solver(model):
+    run("score", model, "jets.h5", "--out", "scores.h5", "--events", 4, "--solver", "dopri5",
+        "--rtol", 1e-6, "--steps", 1)  # fmt: skip
+    with h5py.File("scores.h5") as file:
+        assert all(reason.startswith("the solver") for reason in file["reason"].asstr()[:])
+        assert file.attrs["solver"] == "Dopri5(rtol=1e-06, atol=1e-07, max_nfe=8)"
+
+
 def test_files_are_the_same_bit_for_bit(model):
     for name in ("one.h5", "two.h5"):
         run("sample", model, "--events", 8, "--out", name, "--steps", 2)
@@ -308,6 +374,10 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
     [
         (("sample", "nowhere", "--events", "3", "--out", "a.h5"), "no model folder"),
         (("sample", "nowhere", "--out", "a.h5", "--device", "gpu"), "expected auto, cpu, cuda"),
+        (("score", "nowhere", "jets.h5", "--out", "a.h5"), "no model folder"),
+        (("score", "nowhere", "jets.h5", "--out", "a.h5", "--probes", "4"), "has no probes"),
+        (("score", "nowhere", "jets.h5", "--out", "a.h5", "--rtol", "1e-4"), "has no tolerance"),
+        (("score", "nowhere", "jets.h5", "--out", "a.h5", "--estimator", "exat"), "exat"),
         (("evaluate", "nowhere.h5", "jets.h5", "--out", "r"), "nowhere.h5"),
         (("evaluate", "config.yaml", "jets.h5", "--out", "r"), "config.yaml"),
         (("dataset", "make", "nowhere", "--jets", "3", "--out", "a.h5"), "nowhere"),
@@ -330,5 +400,6 @@ def test_a_shell_gets_version_help_and_status():
 
     assert setflow.__version__ in shell("--version").stdout
     help_text = shell("--help").stdout
-    assert all(command in help_text for command in ("fit", "sample", "evaluate", "dataset", "demo"))
+    commands = ("fit", "sample", "score", "evaluate", "dataset", "demo")
+    assert all(command in help_text for command in commands)
     assert shell("sample", "nowhere", "--out", "x.h5").returncode == 2

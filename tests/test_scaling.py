@@ -113,3 +113,24 @@ def test_what_lies_below_the_training_sample_is_put_onto_its_smallest_value():
     assert back[0] < x[mask][:, 0].min() - 1  # other features have no bound
     logarithm = Standardizer(3, boxcox={2: 0.0}).fit(x, mask).inverse(low)[0, 0, 2]
     assert 0 < logarithm < x[mask][:, 2].min()
+
+
+@POWERS
+def test_values_that_a_transform_does_not_accept_are_found(power):
+    x, mask = _events()
+    scaler = Standardizer(3, boxcox={2: power}).fit(x, mask)
+    assert not scaler.outside(x, mask).any()
+    bad = x.clone()
+    bad[..., :2] = -1  # features without a transform accept anything
+    bad[0, 0, 2], bad[1, 1, 2], bad[2, 2, 2] = 0.0, -1e-300, torch.nan
+    expected = torch.zeros_like(x, dtype=torch.bool)
+    expected[[0, 1, 2], [0, 1, 2], 2] = True
+    assert torch.equal(scaler.outside(bad), expected)
+    assert torch.equal(scaler.outside(bad, mask), expected & mask[..., None])
+    for row in range(len(x)):  # it finds what `forward` refuses
+        if scaler.outside(bad[row], mask[row]).any():
+            with pytest.raises(ValueError, match="feature 2 has a Box-Cox transform"):
+                scaler(bad[row], mask[row])
+        else:
+            assert scaler(bad[row], mask[row]).isfinite().all()
+    assert not Standardizer(3).outside(bad).any()

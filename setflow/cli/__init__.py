@@ -11,6 +11,7 @@ from yaml import YAMLError
 import setflow
 from setflow import solvers
 from setflow.core.protocols import Solver
+from setflow.divergence import DivergenceEstimator
 
 __all__ = ["main"]
 
@@ -62,11 +63,35 @@ def _parser() -> ArgumentParser:
     sample.add_argument("--solver", default="midpoint", choices=tuple(_SOLVERS))
     sample.add_argument("--steps", type=int, default=50, help="the number of solver steps")
     sample.add_argument("--seed", type=int, default=0)
-    sample.add_argument(
-        "--device", default="auto", help="cpu, cuda, or auto (cuda if there is one)"
-    )
+    _add_device(sample)
     _add_force(sample)
     commands.add_subcommand("sample", sample, help="sample jets into a file")
+
+    score = ArgumentParser(description="Score jets: their log-densities, row for row, as HDF5.")
+    score.add_argument("model", help="the model folder")
+    score.add_argument("data", help="the file of jets")
+    score.add_argument("--out", required=True, help="the file to write")
+    score.add_argument(
+        "--estimator",
+        default="exact",
+        choices=("exact", "hutchinson"),
+        help="of the divergence; hutchinson comes with a standard error",
+    )
+    score.add_argument("--probes", type=int, help="of hutchinson, for each jet (default: 8)")
+    score.add_argument("--solver", default="rk4", choices=(*_SOLVERS, "dopri5"))
+    score.add_argument(
+        "--steps",
+        type=int,
+        help="the number of solver steps (default: 50); of dopri5 the most that a jet may take",
+    )
+    score.add_argument(
+        "--rtol", type=float, help="tolerance of dopri5 (default: 1e-5); atol is a tenth of it"
+    )
+    score.add_argument("--events", type=int, help="score the first jets only; default: all")
+    score.add_argument("--seed", type=int, default=0, help="of the probes")
+    _add_device(score)
+    _add_force(score)
+    commands.add_subcommand("score", score, help="score the jets of a file")
 
     evaluate = ArgumentParser(description="Compare generated jets with reference jets.")
     evaluate.add_argument("generated", help="the file of generated jets")
@@ -97,6 +122,12 @@ def _parser() -> ArgumentParser:
     demo.add_argument("--events", type=int, default=5000, help="how many jets to sample")
     commands.add_subcommand("demo", demo, help="all of it on the shipped sample")
     return parser
+
+
+def _add_device(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, or auto (cuda if there is one)"
+    )
 
 
 def _add_force(parser: ArgumentParser) -> None:
@@ -133,6 +164,43 @@ def _sample(config: Namespace) -> None:
         overwrite=config.force,
     )
     print(path)
+
+
+def _score(config: Namespace) -> None:
+    from setflow.scoring import score_to_hdf5
+
+    estimator, solver = _estimator(config), _score_solver(config)
+    path = score_to_hdf5(
+        setflow.SetFlow.load(config.model, device=_device(config.device)),
+        config.data,
+        config.out,
+        estimator=estimator,
+        solver=solver,
+        events=config.events,
+        seed=config.seed,
+        overwrite=config.force,
+    )
+    print(path)
+
+
+def _estimator(config: Namespace) -> DivergenceEstimator:
+    if config.estimator == "hutchinson":
+        probes = 8 if config.probes is None else config.probes
+        return setflow.HutchinsonDivergence("rademacher", probes)
+    if config.probes is not None:
+        raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
+    return setflow.ExactDivergence()
+
+
+def _score_solver(config: Namespace) -> Solver:
+    if config.solver == "dopri5":
+        # two evaluations choose the first step, and each step takes six
+        limit = {} if config.steps is None else {"max_nfe": 2 + 6 * config.steps}
+        tolerance = () if config.rtol is None else (config.rtol, config.rtol / 10)
+        return solvers.Dopri5(*tolerance, **limit)
+    if config.rtol is not None:
+        raise ValueError(f"{config.solver} has no tolerance; add --solver dopri5")
+    return _solver(config.solver, 50 if config.steps is None else config.steps)
 
 
 def _evaluate(config: Namespace) -> None:
@@ -173,4 +241,10 @@ def _demo(config: Namespace) -> None:
     demo(seed=config.seed, steps=config.steps, events=config.events)
 
 
-_COMMANDS = {"sample": _sample, "evaluate": _evaluate, "dataset": _dataset, "demo": _demo}
+_COMMANDS = {
+    "sample": _sample,
+    "score": _score,
+    "evaluate": _evaluate,
+    "dataset": _dataset,
+    "demo": _demo,
+}

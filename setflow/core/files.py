@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["new_folder", "refuse_existing", "sync"]
+__all__ = ["file_sha256", "new_folder", "refuse_existing", "sync"]
 
 
 def refuse_existing(path: Path, *, overwrite: bool) -> None:
@@ -22,6 +23,12 @@ def refuse_existing(path: Path, *, overwrite: bool) -> None:
             f"{path} exists already; choose another name, or overwrite it with --force "
             "(overwrite=True in Python)"
         )
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's content as hexadecimal digits, read piece by piece."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync(path: Path) -> None:

@@ -20,13 +20,22 @@ from setflow.data.toys import (
 )
 
 if TYPE_CHECKING:
-    from setflow.data.hdf5 import JetHeader, JetSample, JetWriter, read_header, read_jets
+    from setflow.data.hdf5 import (
+        JetHeader,
+        JetSample,
+        JetWriter,
+        ScreenedJets,
+        read_header,
+        read_jets,
+        screen_jets,
+    )
 
 __all__ = [
     "JetHeader",
     "JetSample",
     "JetWriter",
     "LengthBatchSampler",
+    "ScreenedJets",
     "SetBatch",
     "SetDataset",
     "Standardizer",
@@ -39,9 +48,18 @@ __all__ = [
     "sample_ring",
     "sample_spirals",
     "sample_two_clusters",
+    "screen_jets",
 ]
 
-_OF_HDF5 = ("JetHeader", "JetSample", "JetWriter", "read_header", "read_jets")
+_OF_HDF5 = (
+    "JetHeader",
+    "JetSample",
+    "JetWriter",
+    "ScreenedJets",
+    "read_header",
+    "read_jets",
+    "screen_jets",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -5,8 +5,9 @@ order etarel, phirel, ptrel, mask; `jet_features` with shape `(n, 4)` in the ord
 num_particles; optionally `particle_type` `(n, N)` and `event_number` `(n,)`. Files of JetNet, which
 hold the first two and no attributes, open as they are.
 
-Reading believes nothing: a value that cannot be is an error that names file, row and column. What
-stands in a padded slot is not looked at and becomes zero. Writing goes to a temporary file beside
+Reading believes nothing: a value that cannot be is an error that names file, row and column, or,
+for those who need every row in its place, a row left empty with its reason. What stands in a padded
+slot is not looked at and becomes zero. Writing goes to a temporary file beside
 the target, which takes the target's name only once it is whole and on disk: the target is the old
 file or the new one, never half of one. The same content gives the same bytes, however it was cut
 into calls of `write`.
@@ -18,12 +19,12 @@ import difflib
 import math
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -45,7 +46,15 @@ from setflow.data.schema import (
 )
 from setflow.physics.kinematics import delta_phi
 
-__all__ = ["JetHeader", "JetSample", "JetWriter", "read_header", "read_jets"]
+__all__ = [
+    "JetHeader",
+    "JetSample",
+    "JetWriter",
+    "ScreenedJets",
+    "read_header",
+    "read_jets",
+    "screen_jets",
+]
 
 LAYOUT_VERSION = 1
 RESERVED = ("complete", "layout", "layout_version", "n")
@@ -160,6 +169,18 @@ class JetHeader:
     attributes: dict[str, Any]
 
 
+class ScreenedJets(NamedTuple):
+    """Jets of which some could not be read.
+
+    Arguments:
+        sample: all rows that were asked for; a malformed one has no particle and holds zeros.
+        reasons: why a row is malformed, by its position in the sample.
+    """
+
+    sample: JetSample
+    reasons: dict[int, str]
+
+
 def read_header(path: str | os.PathLike[str]) -> JetHeader:
     """Return the header of a file of jets; shapes and completeness are checked, values are not.
 
@@ -192,11 +213,51 @@ def read_jets(
     Raises:
         FileNotFoundError: if there is no such file.
         OSError: if the file is not HDF5, truncated or otherwise broken.
-        ValueError: if it does not have the layout; if a mask is neither 0 nor 1; if a real particle
-            or a jet holds NaN or Inf, or a real particle a phirel outside [-pi, pi); if the rows
-            asked for do not exist.
+        ValueError: if it does not have the layout; if a row is malformed: a mask is neither 0 nor
+            1, a real particle or a jet holds NaN or Inf, a real particle a phirel outside
+            [-pi, pi) or an unknown type; if the rows asked for do not exist.
     """
-    path = Path(path)
+    return _read(Path(path), start, stop, max_objects, malformed=_refuse)
+
+
+def screen_jets(
+    path: str | os.PathLike[str],
+    *,
+    start: int = 0,
+    stop: int | None = None,
+    max_objects: int | None = None,
+) -> ScreenedJets:
+    """Read jets as `read_jets` does, but keep malformed rows in their place, empty, with a reason.
+
+    Arguments:
+        path: the HDF5 file.
+        start: the first row to read.
+        stop: the row to stop before; None reads to the end.
+        max_objects: keep at most so many particles of each jet; see `read_jets`.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if the file is not HDF5, truncated or otherwise broken.
+        ValueError: if it does not have the layout, or the rows asked for do not exist.
+    """
+    reasons: dict[int, str] = {}
+
+    def note(defects: _Defects, path: Path, first: int) -> None:
+        reasons.update({first - start + row: reason for row, reason in defects.items()})
+
+    sample = _read(Path(path), start, stop, max_objects, malformed=note)
+    return ScreenedJets(sample, reasons)
+
+
+def _read(
+    path: Path,
+    start: int,
+    stop: int | None,
+    max_objects: int | None,
+    *,
+    malformed: Callable[[_Defects, Path, int], None],
+) -> JetSample:
+    """Read rows; `malformed` gets the defects, path and first row of each block that has some."""
     if max_objects is not None and max_objects < 1:
         raise ValueError(f"max_objects is {max_objects}, expected at least 1, or None for all")
     with _open(path) as file:
@@ -230,10 +291,17 @@ def read_jets(
                     f"{path}: rows {there.start} to {there.stop} cannot be read, the file is "
                     f"damaged ({error}); fetch or make it again"
                 ) from error
-            values, real = _checked_particles(particles, path, first)
-            _check_jets(jets[here], path, first)
+            defects: _Defects = {}
+            values, real = _checked_particles(particles, defects)
+            _check_jets(jets[here], defects)
             if kind is not None:
-                kind = _checked_types(kind, real, path, first)
+                kind = _checked_types(kind, real, defects)
+            if defects:
+                malformed(defects, path, first)
+                broken = list(defects)
+                values[broken], real[broken], jets[here][broken] = 0, False, 0
+                if kind is not None:
+                    kind[broken] = 0
             if cut is not None:
                 order = np.argsort(np.where(real, -values[..., PT], np.inf), axis=1, kind="stable")
                 order = order[:, :cut]
@@ -414,14 +482,17 @@ class JetWriter:
         features[:, :width, :MASK] = x.numpy()[:, :width]
         features[:, :width, MASK] = mask[:, :width]
         jets = _as_float32(sample.jets.detach().cpu().numpy())
-        _check_finite(features, np.ones(features.shape[:2], np.bool_), "this batch", 0)
-        _check_jets(jets, "this batch", 0)
+        defects: _Defects = {}
+        _check_finite(features, np.ones(features.shape[:2], np.bool_), defects)
+        _check_jets(jets, defects)
         columns: dict[str, NDArray[Any]] = {PARTICLES: features, JETS: jets.copy()}
         if sample.particle_type is not None:
             types = np.zeros((len(mask), self._objects), np.int8)
             given = sample.particle_type.detach().cpu().numpy()
-            types[:, :width] = _checked_types(given, mask, "this batch", 0)[:, :width]
+            types[:, :width] = _checked_types(given, mask, defects)[:, :width]
             columns[TYPES] = types
+        if defects:
+            _refuse(defects, "this batch", 0)
         if sample.event_number is not None:
             columns[EVENTS] = sample.event_number.detach().cpu().numpy().astype(np.int64)
         return columns
@@ -565,68 +636,94 @@ def _as_float32(values: NDArray[Any]) -> NDArray[np.float32]:
         return values.astype(np.float32, copy=False)
 
 
+# --- what a valid row is ---
+
+_Defects = dict[int, str]  # what is wrong with a row of a block, the first that was found
+
+
+def _note(defects: _Defects, wrong: NDArray[np.bool_], describe: Callable[..., str]) -> None:
+    """Add a reason for each row, the first dimension of `wrong`, that holds something wrong.
+
+    Arguments:
+        defects: the reasons so far; a row that has one keeps it.
+        wrong: which entries are wrong.
+        describe: returns the reason, called with the index of a row's first wrong entry.
+    """
+    for row in np.flatnonzero(wrong.any(axis=tuple(range(1, wrong.ndim)))).tolist():
+        if row not in defects:
+            defects[row] = describe(row, *np.argwhere(wrong[row])[0].tolist())
+
+
+def _refuse(defects: _Defects, path: Path | str, first: int) -> None:
+    row = min(defects)
+    raise ValueError(f"{path}: row {first + row}, {defects[row]}")
+
+
 def _checked_particles(
-    particles: NDArray[Any], path: Path, first: int
+    particles: NDArray[Any], defects: _Defects
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the features `(b, N, 3)`, zero in padded slots, and the mask `(b, N)`."""
     flags = particles[..., MASK]
-    wrong = ~((flags == 0) | (flags == 1))
-    if wrong.any():
-        row, slot = (int(k) for k in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{path}: row {first + row}, particle {slot}, column 'mask' holds {flags[row, slot]}, "
-            "expected 1 (real) or 0 (padding)"
-        )
+    _note(
+        defects,
+        ~((flags == 0) | (flags == 1)),
+        lambda row, slot: (
+            f"particle {slot}, column 'mask' holds {flags[row, slot]}, expected 1 (real) or 0 "
+            "(padding)"
+        ),
+    )
     real = flags == 1
     values = _as_float32(np.where(real[..., None], particles[..., :MASK], 0))
-    _check_finite(values, real, path, first)
+    _check_finite(values, real, defects)
     phi = particles[..., PHI]
     pi = phi.dtype.type(math.pi)
     with np.errstate(invalid="ignore"):
         outside = real & ~((-pi <= phi) & (phi < pi))
-    if outside.any():
-        row, slot = (int(k) for k in np.argwhere(outside)[0])
-        raise ValueError(
-            f"{path}: row {first + row}, particle {slot}, column 'phirel' holds {phi[row, slot]}, "
-            "expected radians in [-pi, pi); wrap the angles"
-        )
+    _note(
+        defects,
+        outside,
+        lambda row, slot: (
+            f"particle {slot}, column 'phirel' holds {phi[row, slot]}, expected radians in "
+            "[-pi, pi); wrap the angles"
+        ),
+    )
     edge = np.float32(math.pi)  # what float64 calls just below pi, float32 may round to pi
     values[..., PHI][values[..., PHI] >= edge] = -edge
     return values, real
 
 
-def _check_finite(
-    values: NDArray[np.float32], real: NDArray[np.bool_], path: Path | str, first: int
-) -> None:
-    wrong = real[..., None] & ~np.isfinite(values)
-    if wrong.any():
-        row, slot, column = (int(k) for k in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{path}: row {first + row}, particle {slot}, column "
-            f"'{PARTICLE_FEATURES[column].name}' holds {values[row, slot, column]} though the "
-            "particle is real; expected a finite value"
-        )
+def _check_finite(values: NDArray[np.float32], real: NDArray[np.bool_], defects: _Defects) -> None:
+    _note(
+        defects,
+        real[..., None] & ~np.isfinite(values),
+        lambda row, slot, column: (
+            f"particle {slot}, column '{PARTICLE_FEATURES[column].name}' holds "
+            f"{values[row, slot, column]} though the particle is real; expected a finite value"
+        ),
+    )
 
 
-def _check_jets(jets: NDArray[np.float32], path: Path | str, first: int) -> None:
-    wrong = ~np.isfinite(jets)
-    if wrong.any():
-        row, column = (int(k) for k in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{path}: row {first + row} of {JETS}, column '{JET_FEATURES[column].name}' holds "
-            f"{jets[row, column]}; expected a finite value"
-        )
+def _check_jets(jets: NDArray[np.float32], defects: _Defects) -> None:
+    _note(
+        defects,
+        ~np.isfinite(jets),
+        lambda row, column: (
+            f"column '{JET_FEATURES[column].name}' of {JETS} holds {jets[row, column]}; expected "
+            "a finite value"
+        ),
+    )
 
 
 def _checked_types(
-    types: NDArray[Any], real: NDArray[np.bool_], path: Path | str, first: int
+    types: NDArray[Any], real: NDArray[np.bool_], defects: _Defects
 ) -> NDArray[np.int8]:
     """Return the codes with 0 in padded slots."""
-    wrong = real & ~((types > 0) & (types < len(PARTICLE_TYPES)))
-    if wrong.any():
-        row, slot = (int(k) for k in np.argwhere(wrong)[0])
-        raise ValueError(
-            f"{path}: row {first + row}, particle {slot} of {TYPES} holds {types[row, slot]}, "
-            f"expected a code from 1 to {len(PARTICLE_TYPES) - 1}"
-        )
+    _note(
+        defects,
+        real & ~((types > 0) & (types < len(PARTICLE_TYPES))),
+        lambda row, slot: (
+            f"particle {slot} of {TYPES} holds {types[row, slot]}, expected a code from 1 to "
+            f"{len(PARTICLE_TYPES) - 1}"
+        ),
+    )
     return np.where(real, types, 0).astype(np.int8)

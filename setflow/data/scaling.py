@@ -134,6 +134,27 @@ class Standardizer(nn.Module):
         log_slope = torch.stack(columns, -1) - self.std.log().to(x.dtype)
         return zero_padding(log_slope, mask).sum((-2, -1), dtype=torch.float64).to(x.dtype)
 
+    def outside(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Return where a real object's value is one that its transform does not accept.
+
+        Arguments:
+            x: physical features, with shape `(*batch, N, dim)`.
+            mask: which objects are real, with shape `(*batch, N)`; None means all.
+
+        Returns:
+            A boolean tensor with the shape of `x`.
+
+        >>> Standardizer(2, boxcox={1: 0.0}).outside(torch.tensor([[0.0, 0.0], [-1.0, 1.0]]))
+        tensor([[False,  True],
+                [False, False]])
+        """
+        mask = self._checked(x, mask)
+        safe = self._safe(x, mask)
+        outside = torch.zeros_like(x, dtype=torch.bool)
+        for index in self.boxcox:
+            outside[..., index] = ~(safe[..., index] > 0)
+        return outside
+
     def _checked(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         if x.ndim < 2 or x.shape[-1] != self.dim:
             raise ValueError(
@@ -148,12 +169,12 @@ class Standardizer(nn.Module):
     def _require_positive(self, x: Tensor) -> None:
         if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
             return
-        for index in self.boxcox:
-            if not bool((x[..., index] > 0).all()):
-                raise ValueError(
-                    f"feature {index} has a Box-Cox transform and holds values that are not "
-                    "positive; check the mask, or leave the feature out of boxcox"
-                )
+        outside = self.outside(x)
+        if bool(outside.any()):
+            raise ValueError(
+                f"feature {int(outside.nonzero()[0, -1])} has a Box-Cox transform and holds values "
+                "that are not positive; check the mask, or leave the feature out of boxcox"
+            )
 
     def _transform(self, x: Tensor) -> Tensor:
         if not self.boxcox:

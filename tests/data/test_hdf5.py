@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 
 import setflow.data
 from setflow.core.batch import SetBatch
-from setflow.data.hdf5 import JetSample, JetWriter, read_header, read_jets
+from setflow.data.hdf5 import JetSample, JetWriter, read_header, read_jets, screen_jets
 from setflow.data.schema import JET_UNITS, RELATIVE_JET_UNITS
 
 PI32 = float(np.float32(math.pi))
@@ -308,7 +309,7 @@ def test_a_real_particle_that_is_not_finite(
 def test_a_jet_that_is_not_finite(jetnet: Callable[..., Path]) -> None:
     _, jets = _contents(jetnet())
     jets[2, 2] = np.nan
-    with pytest.raises(ValueError, match="row 2 of jet_features, column 'mass' holds nan"):
+    with pytest.raises(ValueError, match="row 2, column 'mass' of jet_features holds nan"):
         read_jets(jetnet(jet_features=jets))
 
 
@@ -383,6 +384,85 @@ def test_a_file_that_says_it_was_not_finished(tmp_path: Path) -> None:
         file.attrs["layout_version"] = 2
     with pytest.raises(ValueError, match="has layout version 2, this release reads up to 1"):
         read_jets(path)
+
+
+# --- what is screened ----------------------------------------------------------------------------
+
+MALFORMED = {  # dataset, index within a row, value
+    "mask": ("particle_features", (2, 3), 0.5),
+    "mask is nan": ("particle_features", (2, 3), np.nan),
+    "etarel": ("particle_features", (0, 0), np.inf),
+    "phirel": ("particle_features", (0, 1), 4.0),
+    "ptrel": ("particle_features", (1, 2), np.nan),
+    "pt": ("jet_features", (0,), np.nan),
+    "num_particles": ("jet_features", (3,), -np.inf),
+    "type": ("particle_type", (1,), 9),
+}
+
+
+@pytest.mark.parametrize("kind", MALFORMED)
+def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    path = tmp_path / "a.h5"
+    sample = _sample(2100, objects=200)  # chunks of 256 rows
+    sample.particles.mask[:, :2] = True
+    x = torch.where(sample.particles.mask[..., None], sample.particles.x, 0.0)
+    x[:, :2] = 0.1
+    sample.particle_type[:, :2] = 1
+    _write(path, replace(sample, particles=SetBatch(x, sample.particles.mask)))
+    clean = read_jets(path)
+    key, index, value = MALFORMED[kind]
+    bad = [3, 255, 256, 1000, 2099]
+    with h5py.File(path, "r+") as file:
+        for row in bad:
+            file[key][row, *index] = value
+    screened = screen_jets(path, start=2)
+    assert sorted(screened.reasons) == [row - 2 for row in bad]
+    with pytest.raises(ValueError, match="row 3, ") as caught:
+        read_jets(path)
+    assert str(caught.value) == f"{path}: row 3, {screened.reasons[1]}"
+    good = torch.tensor([row for row in range(2, 2100) if row not in bad])
+    empty = torch.tensor(bad)
+    for start, got in ((2, screened.sample), (999, screen_jets(path, start=999).sample)):
+        some = good[good >= start]
+        assert torch.equal(got.particles.x[some - start], clean.particles.x[some])
+        assert torch.equal(got.particles.mask[some - start], clean.particles.mask[some])
+        assert torch.equal(got.jets[some - start], clean.jets[some])
+        assert torch.equal(got.particle_type[some - start], clean.particle_type[some])
+        there = empty[empty >= start] - start
+        assert not got.particles.mask[there].any()
+        for values in (got.particles.x, got.jets, got.particle_type):
+            assert (values[there] == 0).all()
+        assert torch.equal(got.event_number, clean.event_number[start:])
+
+
+def test_screening_a_clean_file_is_reading_it(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.h5", _sample(50, objects=12))
+    for options in ({}, {"start": 3, "stop": 40}, {"max_objects": 5}):
+        screened, read = screen_jets(path, **options), read_jets(path, **options)
+        assert screened.reasons == {}
+        assert torch.equal(screened.sample.particles.x, read.particles.x)
+        assert torch.equal(screened.sample.particles.mask, read.particles.mask)
+        assert torch.equal(screened.sample.jets, read.jets)
+    with pytest.raises(ValueError, match=r"holds 50 jets, rows 0 to 51 were asked for"):
+        screen_jets(path, stop=51)
+
+
+def test_a_row_has_the_reason_that_is_found_first(jetnet: Callable[..., Path]) -> None:
+    particles, jets = _contents(jetnet())
+    particles[2, 0, 0], particles[2, 1, 3], jets[2, 0], jets[4, 1] = np.nan, 7, np.nan, np.nan
+    path = jetnet(particle_features=particles, jet_features=jets)
+    reasons = screen_jets(path).reasons
+    assert list(reasons) == [2, 4]
+    assert reasons[2] == "particle 1, column 'mask' holds 7.0, expected 1 (real) or 0 (padding)"
+    assert reasons[4] == "column 'eta' of jet_features holds nan; expected a finite value"
+
+
+def test_a_file_without_the_layout_is_not_screened(jetnet: Callable[..., Path]) -> None:
+    with pytest.raises(ValueError, match="no dataset 'jet_features'"):
+        screen_jets(jetnet(jet_features=None))
 
 
 # --- writing -------------------------------------------------------------------------------------
@@ -539,7 +619,7 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
             x[1, 2, column] = value
             with pytest.raises(ValueError, match=f"row 1, particle 2, column '{name}' holds nan"):
                 writer.write(SetBatch(x, particles.mask), jets)
-        with pytest.raises(ValueError, match="row 0 of jet_features, column 'eta' holds inf"):
+        with pytest.raises(ValueError, match="row 0, column 'eta' of jet_features holds inf"):
             writer.write(particles, torch.tensor([[1.0, torch.inf, 1.0, 1.0]] * 2))
         with pytest.raises(ValueError, match=r"mask of shape \(3,\), expected \(b, M\)"):
             writer.write(particles[0], jets[0])
