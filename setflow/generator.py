@@ -366,6 +366,7 @@ class SetFlow(nn.Module):
                 f"is event {int(bad.nonzero()[0])}; leave them out"
             )
         z = self.scaler(batch.x, batch.mask)
+        z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         c = self._scaled_context(batch.c, n)
         lengths = batch.lengths
         if isinstance(first, int):

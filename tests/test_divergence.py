@@ -260,3 +260,28 @@ def test_errors():
         setflow.ExactDivergence()(nn.Linear(3, 3), x, 0.5)
     with pytest.raises(TypeError, match="estimator must be callable"):
         as_estimator(setflow.ExactDivergence)
+
+
+@pytest.mark.parametrize("slots", [0, 1, 3])
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        setflow.ExactDivergence(),
+        setflow.HutchinsonDivergence("gaussian", n_probes=2, renew=True),
+        setflow.XTraceDivergence(8),
+    ],
+)
+def test_few_slots_few_objects_and_no_event_at_all(estimator, slots):
+    field = Sets().double()
+    for x in (torch.randn(4, slots, 3), torch.randn(0, slots, 3), torch.randn(slots, 3)):
+        lead = x.shape[:-2]
+        none = torch.zeros(*lead, slots, dtype=torch.bool)
+        v, divergence = estimator.velocity_and_divergence(field, x, 0.5, mask=none)
+        assert torch.equal(v, torch.zeros_like(x))
+        assert torch.equal(divergence, torch.zeros(lead))
+        v, divergence = estimator.velocity_and_divergence(field, x, 0.5)
+        assert divergence.shape == lead
+        if slots * 3 <= 4:  # no more coordinates than probes of XTrace
+            exact = setflow.ExactDivergence()(field, x, 0.5)
+            if not isinstance(estimator, setflow.HutchinsonDivergence):
+                torch.testing.assert_close(divergence, exact, atol=1e-12, rtol=0)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from setflow.core.counter import EventSeeds, counter_normal, counter_signs
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import event_numel, positive_integer
+from setflow.core.specs import event_numel, positive_integer, split_event
 from setflow.divergence.base import Chunk, PlannedDivergence, StochasticDivergence, plan_chunks
 from setflow.divergence.linearization import Linearization, linearize, recomputed
 
@@ -86,8 +86,9 @@ class ProbedDivergence(PlannedDivergence):
         if mask is not None:
             real = as_mask(mask, x.shape[: x.ndim - event_ndim_of(field, at_least=2) + 1])
             probes = zero_padding(probes, real.expand(len(probes), *real.shape))
-        event = x.shape[x.ndim - event_ndim_of(field) :]
-        self._probes = probes.reshape(len(probes), -1, *event).movedim(0, -1)  # (B, *event, K)
+        lead, event = split_event(x, event_ndim_of(field))
+        flat = probes.reshape(len(probes), event_numel(lead), *event)
+        self._probes = flat.movedim(0, -1)  # (B, *event, K)
         return super().velocity_and_estimates(field, x, t, c, mask=mask)
 
     def probes_in(self, chunk: Chunk, like: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from setflow.core.counter import EventSeeds
-from setflow.core.specs import positive_integer
+from setflow.core.specs import event_numel, positive_integer
 from setflow.divergence.base import Chunk, PlannedDivergence, StochasticDivergence
 from setflow.divergence.hutchinson import ProbedDivergence, draw_probes
 from setflow.divergence.linearization import Linearization
@@ -73,7 +73,8 @@ class _Sketch(ProbedDivergence):
 
     def traces(self, lin: Linearization, probes: Tensor, chunk: Chunk) -> Tensor:
         k, events = probes.shape[:2]
-        flat = probes.reshape(k, events, -1)
+        numel = event_numel(probes.shape[2:])
+        flat = probes.reshape(k, events, numel)
         real = torch.ones_like(flat[0]) if chunk.mask is None else _real(chunk.mask, flat)
         d = real.sum(-1)  # (b,)
         small = d <= k
@@ -85,9 +86,12 @@ class _Sketch(ProbedDivergence):
 
         def times(columns: Tensor) -> Tensor:
             pulled = lin.pull(columns.permute(2, 0, 1).reshape(probes.shape))
-            return pulled.reshape(k, events, -1).permute(1, 2, 0)
+            return pulled.reshape(k, events, numel).permute(1, 2, 0)
 
         Y = times(W)
+        exact = (W * Y).sum((-2, -1))[:, None].expand(events, k)
+        if bool(small.all()):
+            return exact
         # the estimate is unbiased for the derivative, too, if the basis is held fixed
         Q, R = torch.linalg.qr(Y.detach())
         Q = Q * real[..., None]
@@ -100,12 +104,11 @@ class _Sketch(ProbedDivergence):
         norm = outside.square().sum(-2)
         products = (outside * (Y - Z @ X)).sum(-2)
         scale = (d[:, None] - k + 1) / norm.clamp(min=torch.finfo(norm.dtype).tiny)
-        exact = (W * Y).sum((-2, -1))[:, None].expand(events, k)
         return torch.where(small[:, None], exact, inside + scale * products)
 
 
 def _real(mask: Tensor, like: Tensor) -> Tensor:
-    per_object = like.shape[-1] // mask.shape[-1]
+    per_object = like.shape[-1] // max(1, mask.shape[-1])
     return mask.repeat_interleave(per_object, -1).to(like.dtype)
 
 
