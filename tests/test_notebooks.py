@@ -17,7 +17,11 @@ SHORT = {  # what the short form of each sets its constants to
         "STEPS": 40, "BATCH": 256, "SAMPLES": 100, "FINE": 20, "GRID": 40, "FRAMES": 2,
     },
     "02_masked_sets": {"STEPS": 20, "EVENTS": 20, "SCORED": 10},
+    "03_likelihood": {
+        "STEPS": 20, "JETS": 200, "HELD": 40, "SOLVE": 2, "SAMPLES": 300, "GROUPS": 4, "REPEATS": 1,
+    },
 }  # fmt: skip
+NEEDS = {"03_likelihood": ("pythia8mc", "fastjet")}  # to simulate its jets
 
 
 @pytest.fixture(params=SHORT)
@@ -32,6 +36,8 @@ def _code(notebook):
 def test_a_notebook_runs_and_ends_in_a_figure_of_merit(notebook, monkeypatch):
     """Every cell as it is, with smaller constants; the assertion at the end is the same."""
     name, notebook = notebook
+    for package in NEEDS.get(name, ()):
+        pytest.importorskip(package, reason="simulating jets needs `pip install 'setflow[pythia]'`")
     monkeypatch.setitem(os.environ, "JUPYTER_PLATFORM_DIRS", "1")
     for constant, value in SHORT[name].items():
         pattern = re.compile(rf"^{constant} = [\d_]+", flags=re.MULTILINE)
