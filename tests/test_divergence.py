@@ -285,3 +285,14 @@ def test_few_slots_few_objects_and_no_event_at_all(estimator, slots):
             exact = setflow.ExactDivergence()(field, x, 0.5)
             if not isinstance(estimator, setflow.HutchinsonDivergence):
                 torch.testing.assert_close(divergence, exact, atol=1e-12, rtol=0)
+
+
+def test_estimators_say_what_they_are():
+    for text in (
+        "ExactDivergence()",
+        "ExactDivergence(max_dim=9, memory=1024, batched=False)",
+        "HutchinsonDivergence('gaussian', n_probes=8, renew=True)",
+        "HutchinsonDivergence('rademacher', n_probes=1)",
+        "XTraceDivergence(n_products=6)",
+    ):
+        assert repr(eval(f"setflow.{text}")) == text

@@ -18,7 +18,7 @@ SHORT = {  # what the short form of each sets its constants to
     },
     "02_masked_sets": {"STEPS": 20, "EVENTS": 20, "SCORED": 10},
     "03_likelihood": {
-        "STEPS": 20, "JETS": 200, "HELD": 40, "SOLVE": 2, "SAMPLES": 300, "GROUPS": 4, "REPEATS": 1,
+        "STEPS": 20, "JETS": 100, "HELD": 30, "SOLVE": 2, "SAMPLES": 200, "GROUPS": 3, "REPEATS": 1,
     },
 }  # fmt: skip
 NEEDS = {"03_likelihood": ("pythia8mc", "fastjet")}  # to simulate its jets

@@ -77,7 +77,11 @@ def _parser() -> ArgumentParser:
         choices=("exact", "hutchinson"),
         help="of the divergence; hutchinson comes with a standard error",
     )
-    score.add_argument("--probes", type=int, help="of hutchinson, for each jet (default: 8)")
+    score.add_argument(
+        "--probes",
+        type=int,
+        help="of hutchinson (default: 8); new at every evaluation unless the solver is dopri5",
+    )
     score.add_argument("--solver", default="rk4", choices=(*_SOLVERS, "dopri5"))
     score.add_argument(
         "--steps",
@@ -186,7 +190,8 @@ def _score(config: Namespace) -> None:
 def _estimator(config: Namespace) -> DivergenceEstimator:
     if config.estimator == "hutchinson":
         probes = 8 if config.probes is None else config.probes
-        return setflow.HutchinsonDivergence("rademacher", probes)
+        fixed = config.solver in _SOLVERS  # then new probes cost nothing and are worth many
+        return setflow.HutchinsonDivergence("rademacher", probes, renew=fixed)
     if config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
     return setflow.ExactDivergence()

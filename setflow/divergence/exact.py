@@ -68,6 +68,11 @@ class ExactDivergence(DivergenceEstimator):
         self.memory = memory
         self.batched = batched
 
+    def __repr__(self) -> str:
+        given = {"max_dim": self.max_dim, "memory": self.memory, "batched": self.batched}
+        text = (f"{name}={value}" for name, value in given.items() if value is not None)
+        return f"ExactDivergence({', '.join(text)})"
+
     def velocity_and_divergence(
         self,
         field: nn.Module,

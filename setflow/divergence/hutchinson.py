@@ -217,6 +217,10 @@ class HutchinsonDivergence(StochasticDivergence):
         self.n_probes = self.n_estimates = positive_integer(n_probes, "n_probes")
         self.renews = renew
 
+    def __repr__(self) -> str:
+        renew = ", renew=True" if self.renews else ""
+        return f"HutchinsonDivergence({self.probe!r}, n_probes={self.n_probes}{renew})"
+
     def bound(self, x: Tensor, mask: Tensor | None, seeds: EventSeeds) -> ProbedDivergence:
         """Draw the probes for events of the shape of `x`."""
         if self.renews:

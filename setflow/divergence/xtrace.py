@@ -57,6 +57,9 @@ class XTraceDivergence(StochasticDivergence):
         self.n_products = n_products
         self.n_estimates = n_products // 2
 
+    def __repr__(self) -> str:
+        return f"XTraceDivergence(n_products={self.n_products})"
+
     def bound(self, x: Tensor, mask: Tensor | None, seeds: EventSeeds) -> PlannedDivergence:
         """Draw the probes for events of the shape of `x`."""
         return _Sketch(draw_probes("gaussian", self.n_estimates, x, mask, seeds))
