@@ -30,7 +30,7 @@ lint: $(STAMP)
 
 # as many processes as cores, each with one thread: tests are many small things
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal -p no:benchmark
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --benchmark-disable
 
 bench: $(STAMP)
 	$(BIN)/pytest tests/bench -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only \

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -351,7 +352,8 @@ class SetFlow(nn.Module):
         Raises:
             ValueError: if features, context or the numbers of objects do not fit or are not finite,
                 or as `masked_log_prob`.
-            IntegrationError: if an adaptive solver does not reach its tolerance; it names the rows.
+            IntegrationError: if an adaptive solver does not reach its tolerance; it names the rows
+                that failed first.
         """
         n = len(batch)
         if batch.mask.ndim != 2 or batch.x.shape[2:] != (len(self.features),):
@@ -369,8 +371,15 @@ class SetFlow(nn.Module):
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         c = self._scaled_context(batch.c, n)
         lengths = batch.lengths
-        if isinstance(first, int):
-            first = torch.arange(first, first + n, device=z.device)
+        if c is not None and not bool(c[lengths > 0].isfinite().all()):
+            row = int((~c.isfinite().all(-1) & (lengths > 0)).nonzero()[0])
+            raise ValueError(f"the context of event {row} is not finite; leave it out")
+        index = _event_index(first, n).to(z.device)
+        scaling = self.scaler.log_det(batch.x.double(), batch.mask)
+        ordering = torch.lgamma(lengths.double() + 1)
+        cardinality = torch.zeros_like(ordering)
+        if self.cardinality is not None:
+            cardinality = self.cardinality.log_prob(lengths, c)
         solver = RK4(steps=50) if solver is None else solver
         base = StandardNormal((len(self.features),))
         parts, order = [], lengths.argsort(stable=True)
@@ -382,12 +391,12 @@ class SetFlow(nn.Module):
                     score_events(
                         self.field, base, solver, part.x, part.mask,
                         c=None if c is None else c[rows].to(z), t0=1.0, t1=0.0,
-                        estimator=estimator, seeds=EventSeeds(seed, first[rows]),
+                        estimator=estimator, seeds=EventSeeds(seed, index[rows]),
                         with_error=tells_error(estimator),
                     )
                 )  # fmt: skip
             except IntegrationError as error:
-                events = [(int(rows[event[0]]),) for event in error.events]
+                events = sorted((int(rows[event[0]]),) for event in error.events)
                 raise error.renamed(events) from error
         back = order.argsort()
         objects, standard_error = (
@@ -397,11 +406,6 @@ class SetFlow(nn.Module):
                 [part.standard_error for part in parts],
             )
         )
-        scaling = self.scaler.log_det(batch.x.double(), batch.mask)
-        ordering = torch.lgamma(lengths.double() + 1)
-        cardinality = torch.zeros_like(objects)
-        if self.cardinality is not None:
-            cardinality = self.cardinality.log_prob(lengths, c)
         total = objects + scaling + ordering + cardinality
         return LogDensity(total, objects, scaling, ordering, cardinality, standard_error)
 
@@ -554,6 +558,18 @@ class SetFlow(nn.Module):
             return None
         scaled: Tensor = self.context_scaler(self._context(c, n)[:, None])
         return scaled[:, 0]
+
+
+def _event_index(first: int | Tensor, n: int) -> Tensor:
+    """Return the indices of `n` events, given that of the first or all of them."""
+    if not isinstance(first, Tensor):
+        return torch.arange(operator.index(first), operator.index(first) + n)
+    if tuple(first.shape) != (n,) or first.is_floating_point() or first.dtype == torch.bool:
+        raise ValueError(
+            f"first has shape {tuple(first.shape)} and dtype {first.dtype}, expected an integer, "
+            f"or {(n,)} integers: the index of each event"
+        )
+    return first
 
 
 def _sha256(content: bytes) -> str:

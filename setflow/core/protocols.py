@@ -11,9 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["Base", "Flag", "Path", "SDESolver", "Solver", "declares", "event_ndim_of"]
+__all__ = [
+    "Base",
+    "Flag",
+    "Path",
+    "SDESolver",
+    "Solver",
+    "declares",
+    "event_ndim_of",
+    "part_that_declares",
+]
 
 Flag = Literal[
     "holds_context",
@@ -86,6 +95,14 @@ class Base(Protocol):
 def declares(thing: object, flag: Flag) -> bool:
     """Return whether `thing` declares `flag`; what it does not declare is False."""
     return bool(getattr(thing, flag, False))
+
+
+def part_that_declares(field: nn.Module, flag: Flag) -> nn.Module | None:
+    """Return the first part of a field, itself included, that declares `flag`, or None.
+
+    So a property that a wrapper cannot take away needs no wrapper to pass it on.
+    """
+    return next((part for part in field.modules() if declares(part, flag)), None)
 
 
 def event_ndim_of(field: object, *, at_least: int = 0) -> int:

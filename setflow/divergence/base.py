@@ -20,7 +20,7 @@ from setflow.core.calling import call_field
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask, count_real
 from setflow.core.planning import cut_by_length
-from setflow.core.protocols import declares, event_ndim_of
+from setflow.core.protocols import declares, event_ndim_of, part_that_declares
 from setflow.core.specs import event_numel, split_event
 
 __all__ = [
@@ -133,6 +133,7 @@ class PlannedDivergence(DivergenceEstimator):
     """
 
     _plan: list[Chunk] | None = None
+    columns = 1  # how many estimates stand side by side
 
     @abstractmethod
     def estimates(
@@ -203,6 +204,8 @@ class PlannedDivergence(DivergenceEstimator):
         flat_mask = None
         if mask is not None:
             flat_mask = as_mask(mask, (*lead, event[0])).reshape(events, event[0])
+            if torch.is_grad_enabled():  # the backward pass uses it again
+                flat_mask = flat_mask.clone()
         per_object = flat_c is not None and _per_object(flat_c, flat_mask)
         if self._plan is None:
             self._plan = self.plan(field, flat_x, flat_t, flat_c, flat_mask)
@@ -220,7 +223,7 @@ class PlannedDivergence(DivergenceEstimator):
             v = chunk.put(v_part, v, per_object=True)
             estimates = chunk.put(part, estimates, per_object=False)
         if v is None or estimates is None:  # no event at all
-            v, estimates = flat_x, flat_x.new_zeros(events, 1)
+            v, estimates = torch.zeros_like(flat_x), flat_x.new_zeros(events, self.columns)
         return v.reshape(x.shape), estimates.reshape(*lead, estimates.shape[-1])
 
 
@@ -228,11 +231,13 @@ class StochasticDivergence(DivergenceEstimator):
     """An estimator whose probes are drawn for the events of a solve.
 
     Attributes:
-        n_estimates: how many independent estimates are averaged.
+        n_estimates: how many estimates are averaged.
+        independent: whether they are independent, so that their spread tells a standard error.
         renews: whether every evaluation draws new ones, which only fixed steps allow.
     """
 
     n_estimates: int
+    independent: bool = True
     renews: bool = False
 
     @abstractmethod
@@ -280,7 +285,7 @@ def plan_chunks(
     Only a field that takes the mask, in all its parts, gets fewer columns: it obeys the laws of
     length and order. One that holds a context of the whole batch is not cut at all.
     """
-    if declares(field, "holds_context"):
+    if part_that_declares(field, "holds_context"):
         return [Chunk(None, None, mask)] if len(x) else []
     slots = x.shape[1] if event_ndim_of(field) > 1 else 1
     trims = mask is not None and trimmable(field)

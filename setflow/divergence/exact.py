@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import count_real
-from setflow.core.protocols import event_ndim_of
+from setflow.core.protocols import event_ndim_of, part_that_declares
 from setflow.core.specs import event_numel
 from setflow.divergence.base import (
     Chunk,
@@ -130,7 +130,8 @@ class _PlannedExact(PlannedDivergence):
             return [Chunk(None, None, mask)] if len(x) else []
         self._memory = self._options.memory or _default_memory(x.device)
         widest = 0 if lengths is None else int(lengths.argmax())
-        one = slice(widest, widest + 1)
+        whole = part_that_declares(field, "holds_context") is not None
+        one = slice(None) if whole else slice(widest, widest + 1)
         trimmed = lengths is not None and trimmable(field)
         self._saved = bytes_saved(
             field,
@@ -139,6 +140,8 @@ class _PlannedExact(PlannedDivergence):
             None if c is None else c[one],
             None if mask is None else mask[one],
         )
+        if whole:
+            self._saved //= len(x)
         if trimmed:  # columns of padding are not kept
             self._saved = self._saved * max(1, longest) // slots
         self._longest = max(1, longest if trimmed else slots)

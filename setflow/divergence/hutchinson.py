@@ -18,7 +18,13 @@ from setflow.core.counter import EventSeeds, counter_normal, counter_signs
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import event_numel, positive_integer, split_event
-from setflow.divergence.base import Chunk, PlannedDivergence, StochasticDivergence, plan_chunks
+from setflow.divergence.base import (
+    Chunk,
+    DivergenceEstimator,
+    PlannedDivergence,
+    StochasticDivergence,
+    plan_chunks,
+)
 from setflow.divergence.linearization import Linearization, linearize, recomputed
 
 __all__ = [
@@ -89,12 +95,8 @@ class ProbedDivergence(PlannedDivergence):
         lead, event = split_event(x, event_ndim_of(field))
         flat = probes.reshape(len(probes), event_numel(lead), *event)
         self._probes = flat.movedim(0, -1)  # (B, *event, K)
+        self.columns = len(probes)
         return super().velocity_and_estimates(field, x, t, c, mask=mask)
-
-    def probes_in(self, chunk: Chunk, like: Tensor) -> Tensor:
-        """Return the probes of the events of a chunk, with shape `(K, *like.shape)`."""
-        probes = chunk.objects(self._probes) if like.ndim > 1 else chunk.events(self._probes)
-        return probes.movedim(-1, 0).to(like.dtype)
 
     def plan(
         self,
@@ -117,10 +119,13 @@ class ProbedDivergence(PlannedDivergence):
     def estimates(
         self, field: nn.Module, x: Tensor, t: Tensor | float, c: Tensor | None, chunk: Chunk
     ) -> tuple[Tensor, Tensor]:
+        # taken now: when a backward pass computes again, other probes may be the current ones
+        probes = chunk.objects(self._probes) if x.ndim > 1 else chunk.events(self._probes)
+
         def differentiated(x: Tensor, t: Tensor | float, c: Tensor | None) -> tuple[Tensor, Tensor]:
             graph = torch.is_grad_enabled()
             with linearize(field, x, t, c, chunk.mask, create_graph=graph) as lin:
-                estimates = self.traces(lin, self.probes_in(chunk, lin.state), chunk)
+                estimates = self.traces(lin, probes.movedim(-1, 0).to(lin.state.dtype), chunk)
                 return (lin.velocity if graph else lin.velocity.detach()), estimates
 
         if not torch.is_grad_enabled():
@@ -138,7 +143,22 @@ def _over_coordinates(values: Tensor) -> Tensor:
     return values.reshape(*values.shape[:2], event_numel(values.shape[2:])).sum(-1)
 
 
-class FixedProbeDivergence(ProbedDivergence):
+class _GivenProbes(ProbedDivergence):
+    """Probes that are the same at every evaluation of a solve."""
+
+    def __init__(self, probes: Tensor) -> None:
+        self._given = probes
+
+    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        if self._given.shape[1:] != x.shape or not len(self._given):
+            raise ValueError(
+                f"probes have shape {tuple(self._given.shape)}, expected "
+                f"{('n_probes', *x.shape)}: the shape of x behind the number of probes"
+            )
+        return self._given
+
+
+class FixedProbeDivergence(DivergenceEstimator):
     """The mean of e^T J e over given probes.
 
     Arguments:
@@ -152,18 +172,30 @@ class FixedProbeDivergence(ProbedDivergence):
     def __init__(self, probes: Tensor) -> None:
         self.probes = probes
 
-    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the given probes.
+    def velocity_and_divergence(
+        self,
+        field: nn.Module,
+        x: Tensor,
+        t: Tensor | float,
+        c: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Return velocity and estimated divergence; see `DivergenceEstimator`.
 
         Raises:
-            ValueError: if they do not have the shape of `x`.
+            ValueError: if the probes do not have the shape of `x`.
         """
-        if self.probes.shape[1:] != x.shape or not len(self.probes):
-            raise ValueError(
-                f"probes have shape {tuple(self.probes.shape)}, expected "
-                f"{('n_probes', *x.shape)}: the shape of x behind the number of probes"
-            )
-        return self.probes
+        return self.for_solve(x, mask).velocity_and_divergence(field, x, t, c, mask=mask)
+
+    def for_solve(
+        self,
+        x: Tensor,
+        mask: Tensor | None,
+        generator: torch.Generator | EventSeeds | None = None,
+    ) -> PlannedDivergence:
+        """Return the estimator that plans the events of one solve once."""
+        return _GivenProbes(self.probes)
 
 
 class _RenewedProbes(ProbedDivergence):
@@ -225,4 +257,4 @@ class HutchinsonDivergence(StochasticDivergence):
         """Draw the probes for events of the shape of `x`."""
         if self.renews:
             return _RenewedProbes(self.probe, self.n_probes, seeds)
-        return FixedProbeDivergence(draw_probes(self.probe, self.n_probes, x, mask, seeds))
+        return _GivenProbes(draw_probes(self.probe, self.n_probes, x, mask, seeds))

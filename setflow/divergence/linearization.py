@@ -18,7 +18,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -169,6 +169,7 @@ def linearize(
             yield _Compiled(lambda x, u: product(original, x, time, c, mask, u), x.detach())
             return
         stack.enter_context(torch.enable_grad())
+        stack.enter_context(_as_written())
         # a node of its own, since a context may have been computed from x
         tracked = create_graph and x.requires_grad
         state = x.view_as(x) if tracked else x.detach().requires_grad_()
@@ -182,6 +183,14 @@ def uncompiled(field: nn.Module) -> nn.Module:
         return field
     original: nn.Module = getattr(field, "_orig_mod", field)
     return original
+
+
+def _as_written() -> AbstractContextManager[Any]:
+    """Run compiled parts of a field as they are written: compiled, they run backwards only once."""
+    if "torch._dynamo" not in sys.modules:
+        return nullcontext()
+    stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
+    return stance
 
 
 def _ordinary(value: Any) -> Any:
@@ -201,7 +210,11 @@ def _narrower(value: Tensor, dtype: torch.dtype) -> bool:
 @contextmanager
 def _plain_arithmetic(device: str) -> Iterator[None]:
     """Leave autocast and the short formats of matrix products."""
-    products = [torch.backends.mkldnn.matmul, torch.backends.cuda.matmul]  # type: ignore[attr-defined]
+    backends: Any = torch.backends  # its parts carry no types
+    products = [
+        *(backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn),
+        *(backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn),
+    ]
     before = [product.fp32_precision for product in products]
     short = [pair for pair in zip(products, before, strict=True) if pair[1] in ("tf32", "bf16")]
     try:
@@ -215,9 +228,10 @@ def _plain_arithmetic(device: str) -> Iterator[None]:
 
 
 def _in_dtype(field: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a field whose weights are at least as wide as `dtype`, which is that of the state."""
+    """Return a field whose weights autograd may save and are as wide as the state, or wider."""
     tensors = [*field.parameters(), *field.buffers()]
-    return _Widened(field, dtype) if any(_narrower(t, dtype) for t in tensors) else field
+    unfit = any(_narrower(t, dtype) or t.is_inference() for t in tensors)
+    return _Widened(field, dtype) if unfit else field
 
 
 class _Widened(nn.Module):
@@ -232,7 +246,7 @@ class _Widened(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None, **mask: Any) -> Any:
         weights = {
-            name: _as_wide(value, self.dtype)
+            name: _as_wide(_ordinary(value), self.dtype)
             for name, value in [*self.field.named_parameters(), *self.field.named_buffers()]
         }
         return torch.func.functional_call(self.field, weights, (x, t, c), mask)
@@ -261,7 +275,7 @@ def recomputed(
         c: the context.
         mask: the mask with which the field is called.
     """
-    with torch.enable_grad(), _plain_arithmetic(x.device.type):
+    with torch.enable_grad(), _plain_arithmetic(x.device.type), _as_written():
         state = _as_wide(x.detach())
         context = None if c is None else _as_wide(c.detach(), state.dtype)
         time = t.detach() if isinstance(t, Tensor) else t
@@ -294,8 +308,13 @@ class _Recomputed(torch.autograd.Function):
         return function(x, t, c)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "divergences and log-densities are differentiable once, and create_graph=True asks "
+                "for a second time; leave it out, or give an estimator of your own that keeps its "
+                "graph"
+            )
         x, t, c, *leaves = ctx.saved_tensors
         needed = ctx.needs_input_grad[1:]
         inputs = [

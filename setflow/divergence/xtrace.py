@@ -34,6 +34,8 @@ class XTraceDivergence(StochasticDivergence):
     the same price has the smaller variance, because it takes the diagonal exactly; so it is with
     fields that were trained on jets (`notebooks/03_likelihood.ipynb` shows both).
 
+    The estimates that it averages share their sketch, so that their spread tells no standard error.
+
     Arguments:
         n_products: how many reverse passes an evaluation may take, an even number of at least 4:
             half of them for the sketch.
@@ -56,6 +58,7 @@ class XTraceDivergence(StochasticDivergence):
             )
         self.n_products = n_products
         self.n_estimates = n_products // 2
+        self.independent = False  # they share the sketch
 
     def __repr__(self) -> str:
         return f"XTraceDivergence(n_products={self.n_products})"

@@ -86,7 +86,8 @@ def masked_sample(
         x_source: the noise, with the shape of the result; None draws it from `base`.
         estimator: of the divergence, where the log-density is asked for; None is exact.
         generator: the random generator for the noise, and for the probes of a stochastic estimator.
-        return_log_prob: return the log-density of the samples, too, from the same solve.
+        return_log_prob: return the log-density of the samples, too, from the same solve; `base`
+            must then be the distribution of the noise at `t0`, also where `x_source` is given.
 
     Returns:
         Samples with shape `sample_shape + batch + event_shape`, zero in padded slots; with

@@ -13,7 +13,14 @@ from torch.distributions import Distribution
 from setflow.core.broadcast import context_shape, expand_context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask, zero_padding
-from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.core.protocols import (
+    Base,
+    SDESolver,
+    Solver,
+    declares,
+    event_ndim_of,
+    part_that_declares,
+)
 from setflow.core.solving import integrate_augmented
 from setflow.core.specs import split_event
 from setflow.distributions.base import as_base, for_sets
@@ -124,7 +131,8 @@ def masked_log_prob(
     that are narrower are widened. So `x.double()` gives the density in double precision.
 
     Arguments:
-        field: the velocity field, as in `masked_fm_loss`; continuous in x.
+        field: the velocity field, as in `masked_fm_loss`; continuous in x, and without random parts
+            (dropout only in evaluation mode).
         base: the distribution at `t0`, such as `StandardNormal((D,))`.
         solver: an ODE solver with `integrate(f, x0, *, t0, t1)`.
         x: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
@@ -183,14 +191,15 @@ def sample_and_score(
         ValueError: as `masked_log_prob`.
     """
     lead, _ = split_event(start.x, start.event_ndim)
-    z = _scorable(field, solver, start.x, start.mask)
+    z = _scorable(field, solver, start.x, start.mask, start.c)
     log_p = _base_log_prob(base, z, start.mask, start.event_ndim, lead)
     x, collected = _collect_divergence(
         field, solver, z, start.mask, start.c, t0, t1, estimator, generator, columns=False
     )
     # carried from t0 to t1 the integral has the other sign
     return SampleWithLogProb(
-        zero_padding(x, start.mask).to(start.x.dtype), (log_p - collected).to(z.dtype)
+        zero_padding(x, start.mask).to(start.x.dtype),
+        (log_p - collected).to(solve_dtype(start.x)),
     )
 
 
@@ -228,7 +237,7 @@ def score_events(
             )
         mask = mask.expand(*lead, event[0])
     c = _expand_over_samples(c, lead, event, None if mask is None else len(batch))
-    x = _scorable(field, solver, zero_padding(x, mask), mask)
+    x = _scorable(field, solver, zero_padding(x, mask), mask, c)
     z, collected = _collect_divergence(
         field, solver, x, mask, c, t1, t0, estimator, seeds, columns=with_error
     )
@@ -236,7 +245,9 @@ def score_events(
     error = torch.full_like(log_p, torch.nan)
     if collected.ndim > len(lead):
         count = collected.shape[-1]
-        error = collected.std(-1) / math.sqrt(count) if count > 1 else torch.zeros_like(log_p)
+        error = torch.zeros_like(log_p)
+        if count > 1 and collected.numel():
+            error = collected.std(-1) / math.sqrt(count)
         collected = collected.mean(-1)
     return LogProbEstimate(log_p + collected, error)
 
@@ -249,12 +260,16 @@ def solve_dtype(x: Tensor) -> torch.dtype:
 def tells_error(estimator: object) -> bool:
     """Return whether an estimator (None is exact) tells the standard error of its divergence."""
     if isinstance(estimator, StochasticDivergence):
-        return estimator.n_estimates > 1
+        return estimator.independent and estimator.n_estimates > 1
     return estimator is None or isinstance(estimator, ExactDivergence)
 
 
 def _scorable(
-    field: nn.Module, solver: Solver | SDESolver, x: Tensor, mask: Tensor | None
+    field: nn.Module,
+    solver: Solver | SDESolver,
+    x: Tensor,
+    mask: Tensor | None,
+    c: Tensor | None,
 ) -> Tensor:
     """Return events, zero in padding, in the dtype of a solve that collects the divergence.
 
@@ -262,10 +277,10 @@ def _scorable(
         ValueError: if they, the field or the solver have no density.
     """
     refuse_sde(solver, "a log-density")
-    jumps = [part for part in field.modules() if declares(part, "is_discontinuous")]
-    if jumps:
+    jumping = part_that_declares(field, "is_discontinuous")
+    if jumping is not None:
         raise ValueError(
-            f"{type(jumps[0]).__name__} declares is_discontinuous: its velocity jumps in x, and "
+            f"{type(jumping).__name__} declares is_discontinuous: its velocity jumps in x, and "
             "the divergence misses what the jumps do to the density, so that the number would be "
             "wrong though it looks right; make the field continuous (edge weights that fall to "
             "zero at the border of a neighbourhood) or use it for sampling only"
@@ -279,7 +294,21 @@ def _scorable(
             f"x[{', '.join(map(str, bad))}]{where} is not finite, so that it has no density; "
             "leave such events out, or mark the object as padding in the mask"
         )
-    return x.to(solve_dtype(x))
+    if c is not None and not bool(_used_context(c, mask).isfinite().all()):
+        raise ValueError(
+            "the context c of an event with real objects holds NaN or infinity; leave such events "
+            "out"
+        )
+    widest = [p.dtype for p in field.parameters() if p.dtype == torch.float64]
+    return x.to(widest[0] if widest else solve_dtype(x))
+
+
+def _used_context(c: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the context, zero where it belongs to padding or to an event without objects."""
+    if mask is None:
+        return c
+    per_object = c.ndim > mask.ndim and c.shape[: mask.ndim] == mask.shape
+    return zero_padding(c, mask if per_object else mask.any(-1))
 
 
 def _collect_divergence(

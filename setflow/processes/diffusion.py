@@ -122,7 +122,9 @@ class Diffusion(LazyDistribution):
         event_ndim = self.model.event_ndim
         if event_ndim is None and self.event_shape is not None and mask is None:
             event_ndim = len(self.event_shape)
-        model = with_event_ndim(self.model(c), event_ndim)
+        model = with_event_ndim(
+            self.model(c), event_ndim, bound=not isinstance(self.model, UnconditionalField)
+        )
         base = self._default_base(model) if self.base is None else as_base(self.base(c))
         if self.validate_args and self.event_shape not in (None, tuple(base.event_shape)):
             raise ValueError(

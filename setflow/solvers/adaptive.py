@@ -43,7 +43,8 @@ class IntegrationError(RuntimeError):
 
     Arguments:
         solver: which solver.
-        events: the indices of all events that failed, in the lead shape of the state.
+        events: the indices of the events that failed first, in the lead shape of the state; the
+            solve ends with them, so that others might have followed.
         time: the time that the first of them had reached.
         reason: where it was to go, why it could not, and what to do.
     """
@@ -61,6 +62,9 @@ class IntegrationError(RuntimeError):
         self.events = tuple(events)
         self.time = time
         self.reason = reason
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.solver, self.events, self.time, self.reason)
 
     def renamed(self, events: Sequence[tuple[int, ...]]) -> IntegrationError:
         """Return the same error for events with other indices, in their order."""
@@ -280,7 +284,8 @@ class Dopri5:
 
 def _torchode() -> Any:
     try:
-        import torchode
+        with torch.inference_mode(False):  # its constants are made when it is imported
+            import torchode
     except ImportError as error:
         raise ImportError(
             "adaptive solvers need torchode, which is not installed; "
