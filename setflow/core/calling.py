@@ -14,7 +14,7 @@ from setflow.core.masks import zero_padding
 from setflow.core.protocols import declares, event_ndim_of
 from setflow.core.specs import split_event
 
-__all__ = ["call_field"]
+__all__ = ["call_field", "has_row_per_object", "zero_unused_context"]
 
 
 def call_field(
@@ -45,9 +45,8 @@ def call_field(
     x = zero_padding(x, mask)
     t = expand_time(t, lead, like=x)
     c = expand_context(c, lead, len(lead), event)
-    if c is not None and mask is not None:  # what belongs to no object may hold anything
-        per_object = c.ndim > len(lead) + 1 and c.shape[: len(lead) + 1] == mask.shape
-        c = zero_padding(c, mask if per_object else mask.any(-1))
+    if c is not None:
+        c = zero_unused_context(c, mask)
     v: Tensor = field(x, t, c, mask=mask) if declares(field, "takes_mask") else field(x, t, c)
     if v.shape != x.shape:
         raise ValueError(
@@ -55,3 +54,18 @@ def call_field(
             f"{tuple(x.shape)}; a velocity has the shape of its state"
         )
     return zero_padding(v, mask)
+
+
+def has_row_per_object(c: Tensor, mask: Tensor | None) -> bool:
+    """Return whether a context has one row per object of the mask, not one per event."""
+    return mask is not None and c.ndim > mask.ndim and c.shape[: mask.ndim] == mask.shape
+
+
+def zero_unused_context(c: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the context, zero where it belongs to padding or to an event without objects.
+
+    What belongs to no object may hold anything.
+    """
+    if mask is None:
+        return c
+    return zero_padding(c, mask if has_row_per_object(c, mask) else mask.any(-1))

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import call_field
+from setflow.core.calling import call_field, has_row_per_object
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask, count_real
 from setflow.core.planning import cut_by_length
@@ -206,7 +206,7 @@ class PlannedDivergence(DivergenceEstimator):
             flat_mask = as_mask(mask, (*lead, event[0])).reshape(events, event[0])
             if torch.is_grad_enabled():  # the backward pass uses it again
                 flat_mask = flat_mask.clone()
-        per_object = flat_c is not None and _per_object(flat_c, flat_mask)
+        per_object = flat_c is not None and has_row_per_object(flat_c, flat_mask)
         if self._plan is None:
             self._plan = self.plan(field, flat_x, flat_t, flat_c, flat_mask)
         v = estimates = None
@@ -309,10 +309,6 @@ def trimmable(field: nn.Module) -> bool:
     """Return whether every field inside `field` takes the mask, so that padding may be left out."""
     parts = [part for part in field.modules() if getattr(part, "event_ndim", None) is not None]
     return all(declares(part, "takes_mask") for part in parts)
-
-
-def _per_object(c: Tensor, mask: Tensor | None) -> bool:
-    return mask is not None and c.ndim > 2 and c.shape[:2] == mask.shape
 
 
 class _Callable(DivergenceEstimator):

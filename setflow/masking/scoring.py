@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.core.broadcast import context_shape, expand_context
+from setflow.core.calling import zero_unused_context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import (
@@ -294,21 +295,13 @@ def _scorable(
             f"x[{', '.join(map(str, bad))}]{where} is not finite, so that it has no density; "
             "leave such events out, or mark the object as padding in the mask"
         )
-    if c is not None and not bool(_used_context(c, mask).isfinite().all()):
+    if c is not None and not bool(zero_unused_context(c, mask).isfinite().all()):
         raise ValueError(
             "the context c of an event with real objects holds NaN or infinity; leave such events "
             "out"
         )
     widest = [p.dtype for p in field.parameters() if p.dtype == torch.float64]
     return x.to(widest[0] if widest else solve_dtype(x))
-
-
-def _used_context(c: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the context, zero where it belongs to padding or to an event without objects."""
-    if mask is None:
-        return c
-    per_object = c.ndim > mask.ndim and c.shape[: mask.ndim] == mask.shape
-    return zero_padding(c, mask if per_object else mask.any(-1))
 
 
 def _collect_divergence(
