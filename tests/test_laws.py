@@ -182,8 +182,9 @@ def test_the_judged_fields_mix_objects(name):
             "content",
             lambda: sample_of(redraw(Pointwise()), saboteurs.sample_starts_from_garbage),
         ),
-        ("length", lambda: loss_of(redraw(saboteurs.UnmaskedAttention()))),
-        ("length", lambda: sample_of(redraw(saboteurs.UnmaskedAttention()))),
+        # the verbs leave padding out where they can: it comes with a longer event in the batch
+        ("company", lambda: loss_of(redraw(saboteurs.UnmaskedAttention()))),
+        ("company", lambda: sample_of(redraw(saboteurs.UnmaskedAttention()))),
         ("length", lambda: velocity_of(redraw(saboteurs.UnmaskedAttention()))),
         ("order", lambda: sample_of(saboteurs.OrderedField())),
         ("order", lambda: log_prob_of(saboteurs.OrderedField())),

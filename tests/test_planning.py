@@ -1,4 +1,4 @@
-"""Plans of like lengths: every event once, no group too large, and no cheaper cut."""
+"""Plans of like lengths: every event once, no group too large, no cheaper cut, equal results."""
 
 from __future__ import annotations
 
@@ -6,8 +6,14 @@ from itertools import pairwise, permutations
 
 import pytest
 import torch
+from torch import nn
 
-from setflow.core.planning import cut_by_length
+import setflow
+from laws import LAWS, cases, redraw
+from setflow.core import planning
+from setflow.core.calling import call_field
+from setflow.core.planning import cut_by_length, planned
+from subjects import Pointwise, loss_of, sample_of
 
 
 def cost(groups, lengths, overhead, repeats):
@@ -67,3 +73,135 @@ def test_no_event_and_equal_events():
     assert cut_by_length([0, 0], overhead=1, largest=lambda n: 9) == [[0, 1]]
     assert cut_by_length([5, 5, 5], overhead=1, largest=lambda n: 2) == [[0, 1], [2]]
     assert cut_by_length([5, 5], overhead=1, largest=lambda n: 0) == [[0], [1]]
+
+
+# --- fields ---
+
+
+class Counting(nn.Module):
+    """A field that records what it is evaluated on, behind another."""
+
+    event_ndim = 2
+    takes_mask = True
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+        self.seen: list[torch.Tensor] = []
+        self.slots = 0
+
+    def forward(self, x, t, c=None, *, mask):
+        self.seen.append(x.detach()[mask])
+        self.slots += mask.numel()
+        return self.field(x, t, c, mask=mask)
+
+
+@pytest.fixture
+def no_overhead(monkeypatch):
+    """Without overhead every length stands alone: the most that a plan can do."""
+    monkeypatch.setattr(planning, "_CPU_OVERHEAD", 0)
+
+
+def _context_set(lead):
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.rand(*lead, 4, generator=generator) > 0.5
+    return setflow.SetBatch(torch.randn(*lead, 4, 2, generator=generator), mask)
+
+
+KINDS = {
+    "no context": ({}, lambda case: None),
+    "event": ({"condition_dim": 2}, lambda case: case.x[..., 0, :2]),
+    "object": ({"object_condition_dim": 2}, lambda case: case.x_source[..., :2]),
+    "set": ({"set_condition_dim": 2}, lambda case: _context_set(case.t.shape)),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_planned_field_gives_what_the_field_gives(kind, no_overhead):
+    options, context_of = KINDS[kind]
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2, **options)).double()
+    for name, case in cases():
+        spy = Counting(field)
+        whole = planned(spy, case.mask)
+        assert whole is not spy
+        c, x = context_of(case), case.x.clone().requires_grad_()
+        expected = call_field(field, x, case.t, c, case.mask)
+        got = call_field(whole, x, case.t, c, case.mask)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=name)
+        gradients = [torch.autograd.grad(v.square().sum(), x)[0] for v in (got, expected)]
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-10, msg=name)
+        # every real object once, and no slot but one for each event without objects
+        seen, real = torch.cat(spy.seen), case.x[case.mask]
+        assert len(seen) == len(real)
+        torch.testing.assert_close(seen.sum(0), real.sum(0))
+        empty = int((~case.mask.any(-1)).sum())
+        assert spy.slots == len(real) + empty
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("verb", [loss_of, sample_of])
+def test_verbs_keep_the_law_however_their_batches_are_cut(verb, law, no_overhead):
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2)).double()
+    for name, case in cases():
+        if law != "emptiness" or name != "lead0":
+            LAWS[law](verb(field), case)
+
+
+def test_the_real_mix_of_sizes_costs_its_real_objects():
+    lengths = torch.randint(30, 151, (512,), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(150) < lengths[:, None]
+    spy = Counting(setflow.GaussianSetField(torch.zeros(3), torch.ones(3)))
+    base, solver = setflow.StandardNormal((3,)), setflow.Midpoint(steps=1)
+    setflow.masked_sample(spy, base, solver, mask)
+    real = int(mask.sum())
+    assert spy.slots <= 2 * 1.08 * real  # two evaluations, and some padding within a group
+    spy = Counting(spy.field)
+    x = torch.randn(512, 150, 3)
+    setflow.masked_fm_loss(spy, x, torch.randn_like(x), mask)
+    assert spy.slots <= 1.08 * real
+
+
+class PerSlot(Pointwise):
+    """A field that takes no mask."""
+
+
+def test_what_may_not_be_cut_is_left_whole():
+    mask = torch.arange(6) < torch.tensor([[1], [6], [3]])
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
+    assert planned(field, None) is field
+    assert planned(field, torch.ones(3, 6, dtype=torch.bool)) is field
+    assert planned(field, mask[:0]) is field
+    plain = PerSlot()
+    assert planned(plain, mask) is plain
+    field.holds_context = True
+    assert planned(field, mask) is field
+    del field.holds_context
+    assert planned(field, mask) is not field
+    seen = []
+    torch.vmap(lambda row: (seen.append(planned(field, row) is field), row)[1])(mask)
+    assert seen == [True]
+
+
+def test_guidance_meets_the_whole_batch_and_the_field_its_plan(no_overhead):
+    mask = torch.arange(6) < torch.tensor([[1], [6], [3]])
+    rows = torch.randn(3, 1, 3)  # one for each event, in order
+    spy = Counting(setflow.GaussianSetField(torch.zeros(3), torch.ones(3), coupling=1.0))
+    x_source = torch.randn(3, 6, 3)
+    arguments = {"guidance_fn": lambda x, t, v: v + rows, "x_source": x_source}
+    models = [
+        setflow.FlowMatching(spy, setflow.StandardNormal((3,)), setflow.Euler(steps=1)),
+        setflow.Diffusion(
+            spy, setflow.VPSchedule(), setflow.Euler(1), parameterization="x0", event_shape=(3,)
+        ),
+    ]
+    for model in models:
+        spy.slots = 0
+        x = model(None, mask=mask).sample(**arguments)
+        assert spy.slots == int(mask.sum())
+        alone = [
+            model(None, mask=mask[k : k + 1]).sample(
+                guidance_fn=lambda x, t, v, k=k: v + rows[k], x_source=x_source[k : k + 1]
+            )
+            for k in range(3)
+        ]
+        torch.testing.assert_close(x, torch.cat(alone))

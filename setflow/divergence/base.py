@@ -10,27 +10,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import call_field, has_row_per_object
+from setflow.core.calling import call_field
 from setflow.core.counter import EventSeeds
-from setflow.core.masks import as_mask, count_real
-from setflow.core.planning import cut_by_length
-from setflow.core.protocols import declares, event_ndim_of, part_that_declares
+from setflow.core.masks import as_mask
+from setflow.core.planning import Chunk, FlatEvents
+from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import event_numel, split_event
 
 __all__ = [
-    "Chunk",
     "DivergenceEstimator",
     "PlannedDivergence",
     "StochasticDivergence",
     "as_estimator",
-    "plan_chunks",
-    "trimmable",
 ]
 
 
@@ -90,40 +86,6 @@ class DivergenceEstimator(ABC):
         side without noise; the seeds of the events may be given in place of a generator.
         """
         return self
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Events that are evaluated together, without the columns that none of them needs.
-
-    Arguments:
-        rows: which events of the flattened batch, with shape `(b,)`; None means all, in order.
-        slots: the slots that their real objects come from, in front, with shape `(b, n)`; None
-            keeps all slots in place.
-        mask: which of the `n` are real, with shape `(b, n)`, or None for all.
-    """
-
-    rows: Tensor | None = None
-    slots: Tensor | None = None
-    mask: Tensor | None = None
-
-    def events(self, value: Tensor) -> Tensor:
-        """Take from a tensor with one row per event of the flattened batch."""
-        return value if self.rows is None else value[self.rows]
-
-    def objects(self, value: Tensor) -> Tensor:
-        """Take from a tensor with one row per object, with shape `(B, N, ...)`."""
-        if self.rows is None or self.slots is None:
-            return self.events(value)
-        return value[self.rows[:, None], self.slots]
-
-    def put(self, parts: Tensor, into: Tensor, *, per_object: bool) -> Tensor:
-        """Return `into`, of the flattened batch, with the values of this chunk in their places."""
-        if self.rows is None:
-            return parts
-        if per_object and self.slots is not None:
-            return into.index_put((self.rows[:, None], self.slots), parts)
-        return into.index_put((self.rows,), parts)
 
 
 class PlannedDivergence(DivergenceEstimator):
@@ -198,32 +160,23 @@ class PlannedDivergence(DivergenceEstimator):
         event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
         lead, event = split_event(x, event_ndim)
         events = event_numel(lead)
-        flat_x = x.reshape(events, *event)
-        flat_t = t.reshape(events) if isinstance(t, Tensor) and t.ndim else t
-        flat_c = None if c is None else c.reshape(events, *c.shape[len(lead) :])
-        flat_mask = None
         if mask is not None:
-            flat_mask = as_mask(mask, (*lead, event[0])).reshape(events, event[0])
+            mask = as_mask(mask, (*lead, event[0]))
             if torch.is_grad_enabled():  # the backward pass uses it again
-                flat_mask = flat_mask.clone()
-        per_object = flat_c is not None and has_row_per_object(flat_c, flat_mask)
+                mask = mask.clone()
+        flat = FlatEvents.of(x, t, c, mask, event_ndim)
         if self._plan is None:
-            self._plan = self.plan(field, flat_x, flat_t, flat_c, flat_mask)
+            self._plan = self.plan(field, flat.x, flat.t, flat.c, flat.mask)
         v = estimates = None
         for chunk in self._plan:
-            parts = chunk.objects(flat_x) if event else chunk.events(flat_x)
-            time = chunk.events(flat_t) if isinstance(flat_t, Tensor) and flat_t.ndim else flat_t
-            context = flat_c
-            if flat_c is not None:
-                context = chunk.objects(flat_c) if per_object else chunk.events(flat_c)
-            v_part, part = self.estimates(field, parts, time, context, chunk)
+            v_part, part = self.estimates(field, *flat.taken(chunk), chunk)
             if v is None or estimates is None:
                 v = v_part.new_zeros(events, *event)
                 estimates = part.new_zeros(events, part.shape[-1])
             v = chunk.put(v_part, v, per_object=True)
             estimates = chunk.put(part, estimates, per_object=False)
         if v is None or estimates is None:  # no event at all
-            v, estimates = torch.zeros_like(flat_x), flat_x.new_zeros(events, self.columns)
+            v, estimates = torch.zeros_like(flat.x), flat.x.new_zeros(events, self.columns)
         return v.reshape(x.shape), estimates.reshape(*lead, estimates.shape[-1])
 
 
@@ -269,46 +222,6 @@ class StochasticDivergence(DivergenceEstimator):
         lead, _ = split_event(x, event_ndim_of(field))
         solve = self.for_solve(x, mask, EventSeeds.drawn(lead, x.device))
         return solve.velocity_and_divergence(field, x, t, c, mask=mask)
-
-
-def plan_chunks(
-    field: nn.Module,
-    x: Tensor,
-    mask: Tensor | None,
-    *,
-    overhead: float,
-    largest: Callable[[int], int],
-    repeats: Callable[[int], int] = lambda longest: 1,
-) -> list[Chunk]:
-    """Cut a flattened batch into chunks; `cut_by_length` explains the last three arguments.
-
-    Only a field that takes the mask, in all its parts, gets fewer columns: it obeys the laws of
-    length and order. One that holds a context of the whole batch is not cut at all.
-    """
-    if part_that_declares(field, "holds_context"):
-        return [Chunk(None, None, mask)] if len(x) else []
-    slots = x.shape[1] if event_ndim_of(field) > 1 else 1
-    trims = mask is not None and trimmable(field)
-    lengths = count_real(mask).tolist() if trims and mask is not None else [slots] * len(x)
-    groups = cut_by_length(lengths, overhead=overhead, largest=largest, repeats=repeats)
-    chunks = []
-    for group in groups:
-        rows = torch.tensor(group, device=x.device)
-        if mask is None or not trims:
-            chunks.append(Chunk(rows, None, None if mask is None else mask[rows]))
-            continue
-        columns = min(slots, max(1, lengths[group[-1]]))
-        order = mask[rows].logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
-        taken = order[:, :columns]
-        chunks.append(Chunk(rows, taken, mask[rows].gather(1, taken)))
-    whole = len(chunks) == 1 and (chunks[0].slots is None or chunks[0].slots.shape[1] == slots)
-    return [Chunk(None, None, mask)] if whole else chunks
-
-
-def trimmable(field: nn.Module) -> bool:
-    """Return whether every field inside `field` takes the mask, so that padding may be left out."""
-    parts = [part for part in field.modules() if getattr(part, "event_ndim", None) is not None]
-    return all(declares(part, "takes_mask") for part in parts)
 
 
 class _Callable(DivergenceEstimator):

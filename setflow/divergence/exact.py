@@ -7,14 +7,12 @@ from torch import Tensor, nn
 
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import count_real
+from setflow.core.planning import Chunk, plan_chunks, trimmable
 from setflow.core.protocols import event_ndim_of, part_that_declares
 from setflow.core.specs import event_numel
 from setflow.divergence.base import (
-    Chunk,
     DivergenceEstimator,
     PlannedDivergence,
-    plan_chunks,
-    trimmable,
 )
 from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
 

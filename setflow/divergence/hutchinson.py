@@ -16,14 +16,13 @@ from torch import Tensor, nn
 
 from setflow.core.counter import EventSeeds, counter_normal, counter_signs
 from setflow.core.masks import as_mask, zero_padding
+from setflow.core.planning import Chunk, plan_chunks
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import event_numel, positive_integer, split_event
 from setflow.divergence.base import (
-    Chunk,
     DivergenceEstimator,
     PlannedDivergence,
     StochasticDivergence,
-    plan_chunks,
 )
 from setflow.divergence.linearization import Linearization, linearize, recomputed
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from setflow.core.counter import EventSeeds
+from setflow.core.planning import Chunk
 from setflow.core.specs import event_numel, positive_integer
-from setflow.divergence.base import Chunk, PlannedDivergence, StochasticDivergence
+from setflow.divergence.base import PlannedDivergence, StochasticDivergence
 from setflow.divergence.hutchinson import ProbedDivergence, draw_probes
 from setflow.divergence.linearization import Linearization
 

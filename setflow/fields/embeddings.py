@@ -11,7 +11,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FourierFeatures", "FourierTime"]
+__all__ = ["EventEmbedding", "FourierFeatures", "FourierTime"]
+
+_TIME_FEATURES = 32
 
 
 class FourierFeatures(nn.Module):
@@ -117,6 +119,40 @@ class FourierTime(nn.Module):
         """Return the features of `t`, with shape `(*t.shape, features)`."""
         angle = t[..., None] * self.frequencies
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
+
+
+class EventEmbedding(nn.Module):
+    """One vector per event from its time, its number of objects and its context.
+
+    Arguments:
+        condition_dim: the number of context features per event.
+        features: the length of the vector.
+
+    >>> EventEmbedding(2, 64)(torch.rand(8), torch.full((8,), 30.0), torch.randn(8, 2)).shape
+    torch.Size([8, 64])
+    """
+
+    def __init__(self, condition_dim: int, features: int) -> None:
+        super().__init__()
+        self.time = FourierTime(_TIME_FEATURES)
+        self.net = nn.Sequential(
+            nn.Linear(_TIME_FEATURES + 1 + condition_dim, features),
+            nn.SiLU(),
+            nn.Linear(features, features),
+            nn.SiLU(),
+        )
+
+    def forward(self, t: Tensor, n: Tensor, c: Tensor | None) -> Tensor:
+        """Return the vectors, with shape `(*lead, features)`.
+
+        Arguments:
+            t: the time, with shape `lead`.
+            n: the number of real objects, with shape `lead`.
+            c: the context, with shape `(*lead, condition_dim)`, or None if that is 0.
+        """
+        parts = [self.time(t), n.log1p()[..., None]]
+        embedded: Tensor = self.net(torch.cat(parts if c is None else [*parts, c], dim=-1))
+        return embedded
 
 
 def _half_of(features: int) -> int:

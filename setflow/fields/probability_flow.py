@@ -65,6 +65,7 @@ class ProbabilityFlowField(VectorField):
         self.schedule = schedule
         self.parameterization: Parameterization = parameterization
         self.guidance_fn = guidance_fn
+        self.holds_context = guidance_fn is not None  # it may hold a row per event
 
     @property
     def event_ndim(self) -> int:

@@ -3,11 +3,13 @@
 Notation. An event has N slots with D features. Each object is one token; in front of them stands
 one global token, which every object sees and which sees every object, so that no row of the
 attention is empty, not even in an event without objects. Time, context and the number of real
-objects form one conditioning vector per event, which acts by adaptive layer norm.
+objects form one conditioning vector per event, which acts by adaptive layer norm. A context set of
+M objects becomes M + 1 tokens, to which the objects attend.
 """
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -16,18 +18,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from setflow.core.masks import count_real, zero_padding
-from setflow.core.specs import event_numel
-from setflow.fields.base import VectorField, checked_inputs
-from setflow.fields.embeddings import FourierTime
+from setflow.core.batch import SetBatch
+from setflow.core.masks import count_real
+from setflow.fields.base import SetField, SetInputs
+from setflow.fields.embeddings import EventEmbedding
+from setflow.fields.pairs import PairFeatures
 
 __all__ = ["TransformerField"]
 
-_TIME_FEATURES = 32
 _NORM_EPS = 1e-6
+_PAIR_WIDTH = 32
 
 
-class TransformerField(VectorField):
+class TransformerField(SetField):
     """A transformer velocity field: masked attention between the real objects of an event.
 
     Pre-norm transformer (Vaswani et al., arXiv:1706.03762) with adaptive layer norm whose gates
@@ -36,16 +39,29 @@ class TransformerField(VectorField):
     global token. A gain per feature, a function of the condition, passes the state on to the
     velocity, which for normal data would be all of it. The velocity is zero before training.
 
+    A context with a row per object is added to the objects' embedding; the objects of a context set
+    are attended to in every block, behind a gate, and one learned token stands among them, so that
+    a context set may be empty.
+
     Arguments:
         dim: the number of features of one object.
         condition_dim: the number of context features per event.
+        object_condition_dim: the number of context features per object, see `SetField`.
+        set_condition_dim: the number of features of the objects of a context set, see `SetField`.
         hidden: the width, a multiple of `heads`.
         layers: the number of blocks.
         heads: the number of attention heads.
         expansion: the width of the feed-forward layer in units of `hidden`.
+        qk_norm: normalise queries and keys of each head by their root mean square, so that
+            attention cannot saturate (Henry et al., "Query-Key Normalization for Transformers",
+            arXiv:2010.04245, with a learned gain per feature).
+        pair_features: features of pairs of particles, a learned function of which is added to the
+            attention of all blocks (Qu et al., "Particle Transformer for Jet Tagging",
+            arXiv:2202.03772); None leaves that out.
 
     Raises:
-        ValueError: if a size is not positive, or `hidden` is not a multiple of `heads`.
+        ValueError: if a size is not positive, `hidden` is not a multiple of `heads`, or kinds of
+            context exclude each other.
 
     >>> field = TransformerField(3, hidden=32, layers=2, heads=4)
     >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
@@ -53,121 +69,183 @@ class TransformerField(VectorField):
     torch.Size([8, 30, 3])
     """
 
-    takes_mask = True
-    event_ndim = 2
-
     def __init__(
         self,
         dim: int,
         *,
         condition_dim: int = 0,
+        object_condition_dim: int = 0,
+        set_condition_dim: int = 0,
         hidden: int = 128,
         layers: int = 4,
         heads: int = 8,
         expansion: int = 2,
+        qk_norm: bool = False,
+        pair_features: PairFeatures | None = None,
     ) -> None:
-        super().__init__()
-        if min(dim, hidden, layers, heads, expansion) < 1 or condition_dim < 0:
+        super().__init__(
+            dim,
+            condition_dim=condition_dim,
+            object_condition_dim=object_condition_dim,
+            set_condition_dim=set_condition_dim,
+        )
+        if min(hidden, layers, heads, expansion) < 1:
             raise ValueError(
-                f"sizes must be positive, got dim={dim}, hidden={hidden}, layers={layers}, "
-                f"heads={heads}, expansion={expansion}, condition_dim={condition_dim}"
+                f"sizes must be positive, got hidden={hidden}, layers={layers}, heads={heads}, "
+                f"expansion={expansion}"
             )
         if hidden % heads:
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
-        self.dim = dim
-        self.condition_dim = condition_dim
+        if pair_features is not None and max(pair_features.columns) >= dim:
+            raise ValueError(
+                f"pair_features takes the columns {pair_features.columns}, expected columns of the "
+                f"{dim} features of an object, counted from 0"
+            )
         self.hidden = hidden
         self.layers = layers
         self.heads = heads
         self.expansion = expansion
+        self.qk_norm = qk_norm
+        self.pair_features = pair_features
         self.embed = nn.Linear(dim, hidden)
+        if object_condition_dim:
+            self.embed_context = nn.Linear(object_condition_dim, hidden)
         self.global_token = nn.Parameter(0.02 * torch.randn(hidden))
-        self.time = FourierTime(_TIME_FEATURES)
-        self.condition = nn.Sequential(
-            nn.Linear(_TIME_FEATURES + 1 + condition_dim, hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, hidden),
-            nn.SiLU(),
+        event_features = condition_dim
+        if set_condition_dim:
+            event_features += 1  # how many objects the context has
+            self.context_set = _ContextTokens(set_condition_dim, hidden)
+        self.condition = EventEmbedding(event_features, hidden)
+        if pair_features is not None:
+            self.pair_bias = nn.Sequential(
+                nn.Linear(PairFeatures.features, _PAIR_WIDTH),
+                nn.SiLU(),
+                _zero_linear(_PAIR_WIDTH, heads),
+            )
+        self.blocks = nn.ModuleList(
+            _Block(hidden, heads, expansion, qk_norm=qk_norm, cross=set_condition_dim > 0)
+            for _ in range(layers)
         )
-        self.blocks = nn.ModuleList(_Block(hidden, heads, expansion) for _ in range(layers))
         self.final_modulation = _zero_linear(hidden, 2 * hidden)
         self.out = _zero_linear(hidden, dim)
         self.skip = _zero_linear(hidden, dim)
 
-    def forward(
-        self,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> Tensor:
-        """Return the velocity.
-
-        Arguments:
-            x: the state, with shape `(*lead, N, dim)`.
-            t: the time, a number or a tensor with shape `lead`.
-            c: the context, with shape `(*lead, condition_dim)`.
-            mask: boolean mask with shape `(*lead, N)`, or None for all real.
-
-        Returns:
-            The velocity, with the shape of `x`, zero in padded slots.
-
-        Raises:
-            ValueError: if a shape does not fit.
-        """
-        lead, time, mask = checked_inputs(
-            self, x, t, c, mask, features=(self.dim,), condition_dim=self.condition_dim
-        )
-        slots, events = x.shape[-2], event_numel(lead)
-        if mask is None:
-            attend, n = None, time.new_full((events,), float(slots))
-        else:
-            flat_mask = mask.reshape(events, slots)
-            n = count_real(flat_mask).to(time.dtype)
-            attend = F.pad(flat_mask, (1, 0), value=True)[:, None, None, :]
-        parts = [self.time(time.reshape(events)), n.log1p()[:, None]]
-        if c is not None:
-            parts.append(c.reshape(events, self.condition_dim))
-        condition = self.condition(torch.cat(parts, dim=-1))  # (events, hidden)
-
-        flat = zero_padding(x, mask).reshape(events, slots, self.dim)
-        h = self.embed(flat)
+    def velocity(self, inputs: SetInputs) -> Tensor:
+        """Return the velocity of a flat batch of events; see `SetField`."""
+        x, c, events = inputs.x, inputs.c, len(inputs.x)
+        context = None
+        if inputs.c_set is not None:
+            context = self.context_set(inputs.c_set)
+            count = count_real(inputs.c_set.mask).to(x.dtype).log1p()[:, None]
+            c = count if c is None else torch.cat([count, c], dim=-1)
+        condition = self.condition(inputs.t, inputs.n, c)  # (events, hidden)
+        h = self.embed(x)
+        if inputs.c_object is not None:
+            h = h + self.embed_context(inputs.c_object)
         h = torch.cat([self.global_token.to(h.dtype).expand(events, 1, -1), h], dim=1)
+        attend = self._attend(x, inputs.mask)
         with _attention_backends(x):
             for block in self.blocks:
-                h = block(h, condition, attend)  # (events, 1 + slots, hidden)
+                h = block(h, condition, attend, context)  # (events, 1 + slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
-        v = self.out(_modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * flat
-        return zero_padding(v.reshape(x.shape), mask)
+        v: Tensor = self.out(_modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * x
+        return v
+
+    def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Return what each token may attend to, or a bias; the global token is always there."""
+        real = None
+        if mask is not None:
+            real = F.pad(mask, (1, 0), value=True)[:, None, None, :]
+        if self.pair_features is None:
+            return real
+        bias = self.pair_bias(self.pair_features(x)).permute(0, 3, 1, 2)
+        bias = F.pad(bias, (1, 0, 1, 0))  # (events, heads, 1 + slots, 1 + slots)
+        return bias if real is None else bias.masked_fill(~real, -math.inf)
+
+
+class _ContextTokens(nn.Module):
+    """The objects of a context set as tokens, behind one that is always there."""
+
+    def __init__(self, features: int, hidden: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(
+            nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, hidden), nn.LayerNorm(hidden)
+        )
+        self.empty = nn.Parameter(0.02 * torch.randn(hidden))
+
+    def forward(self, context: SetBatch) -> tuple[Tensor, Tensor]:
+        tokens = self.net(context.x)
+        first = self.empty.to(tokens.dtype).expand(len(tokens), 1, -1)
+        real = F.pad(context.mask, (1, 0), value=True)[:, None, None, :]
+        return torch.cat([first, tokens], dim=1), real  # (events, 1 + M, hidden)
 
 
 class _Block(nn.Module):
-    """Attention and a feed-forward layer, each behind an adaptive layer norm with a gate."""
+    """Attention and a feed-forward layer, each behind an adaptive layer norm with a gate.
 
-    def __init__(self, hidden: int, heads: int, expansion: int) -> None:
+    With `cross`, attention to the tokens of a context stands between the two.
+    """
+
+    def __init__(
+        self, hidden: int, heads: int, expansion: int, *, qk_norm: bool, cross: bool
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.modulation = _zero_linear(hidden, 6 * hidden)
+        self.modulation = _zero_linear(hidden, (9 if cross else 6) * hidden)
         self.qkv = nn.Linear(hidden, 3 * hidden)
+        self.heads = _Heads(hidden, heads, qk_norm=qk_norm)
         self.project = nn.Linear(hidden, hidden)
         self.up = nn.Linear(hidden, expansion * hidden)
         self.down = nn.Linear(expansion * hidden, hidden)
+        if cross:
+            self.cross_q = nn.Linear(hidden, hidden)
+            self.cross_kv = nn.Linear(hidden, 2 * hidden)
+            self.cross_heads = _Heads(hidden, heads, qk_norm=qk_norm)
+            self.cross_project = nn.Linear(hidden, hidden)
 
-    def forward(self, h: Tensor, condition: Tensor, attend: Tensor | None) -> Tensor:
-        modulation: Tensor = self.modulation(condition)[:, None]  # (events, 1, 6 hidden)
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
-        h = h + gate_a * self._attention(_modulate(h, shift_a, scale_a), attend)
-        fed: Tensor = self.down(F.gelu(self.up(_modulate(h, shift_f, scale_f))))
-        return torch.addcmul(h, gate_f, fed)
+    def forward(
+        self,
+        h: Tensor,
+        condition: Tensor,
+        attend: Tensor | None,
+        context: tuple[Tensor, Tensor] | None,
+    ) -> Tensor:
+        modulation: Tensor = self.modulation(condition)[:, None]  # (events, 1, 6 or 9 hidden)
+        parts = modulation.chunk(6 if context is None else 9, dim=-1)
+        q, k, v = self.qkv(_modulate(h, *parts[0:2])).chunk(3, dim=-1)
+        h = h + parts[2] * self.project(self.heads(q, k, v, attend))
+        if context is not None:
+            tokens, real = context
+            k, v = self.cross_kv(tokens).chunk(2, dim=-1)
+            q = self.cross_q(_modulate(h, *parts[6:8]))
+            h = h + parts[8] * self.cross_project(self.cross_heads(q, k, v, real))
+        fed: Tensor = self.down(F.gelu(self.up(_modulate(h, *parts[3:5]))))
+        return torch.addcmul(h, parts[5], fed)
 
-    def _attention(self, h: Tensor, attend: Tensor | None) -> Tensor:
-        events, tokens, hidden = h.shape
-        qkv = self.qkv(h).reshape(events, tokens, 3, self.heads, hidden // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (events, heads, tokens, hidden / heads)
+
+class _Heads(nn.Module):
+    """Scaled dot-product attention of several heads."""
+
+    def __init__(self, hidden: int, heads: int, *, qk_norm: bool) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norms = None
+        if qk_norm:
+            width = hidden // heads
+            self.norms = nn.ModuleList(nn.RMSNorm(width, eps=_NORM_EPS) for _ in range(2))
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
+        """Return the mixed values; tokens with shape `(events, tokens, hidden)`."""
+        shape = q.shape
+        q, k, v = (
+            part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in (q, k, v)
+        )  # (events, heads, tokens, hidden / heads)
+        if self.norms is not None:
+            of_q, of_k = self.norms
+            q, k = of_q(q).to(v.dtype), of_k(k).to(v.dtype)
+        if attend is not None and attend.is_floating_point():
+            attend = attend.to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
-        projected: Tensor = self.project(mixed.transpose(1, 2).reshape(events, tokens, hidden))
-        return projected
+        return mixed.transpose(1, 2).reshape(shape)
 
 
 def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

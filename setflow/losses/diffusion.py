@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.core.broadcast import align_coefficient
+from setflow.core.calling import Context
 from setflow.losses.means import Reduction
 from setflow.losses.regression import Events, checked_events, regression_loss
 from setflow.schedules import NoiseSchedule, Parameterization, error_factor
@@ -109,7 +110,7 @@ def diffusion_loss(
     x_target: Tensor,
     schedule: NoiseSchedule,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     parameterization: Parameterization = "eps",
     noise: Tensor | None = None,
@@ -134,7 +135,8 @@ def diffusion_loss(
         x_target: data, with shape `(*lead, *event_shape)`.
         schedule: the noise schedule.
         t: times, a number or a tensor with shape `lead`; None draws them.
-        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         parameterization: `eps`, `score`, `x0` or `velocity`.
         noise: standard normal noise, with the shape of `x_target`; None draws it.
         weighting: a function of the signal-to-noise ratio that weighs the squared error of x_0,
@@ -165,7 +167,7 @@ def denoising_loss(
     events: Events,
     schedule: NoiseSchedule,
     t: Tensor | float | None,
-    c: Tensor | None,
+    c: Context | None,
     *,
     parameterization: Parameterization,
     noise: Tensor | None,

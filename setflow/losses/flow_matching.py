@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.core.broadcast import align_coefficient
+from setflow.core.calling import Context
 from setflow.core.protocols import Path
 from setflow.interpolants.gamma import BrownianGamma, GammaSchedule, as_gamma
 from setflow.losses.means import Reduction
@@ -25,7 +26,7 @@ def fm_loss(
     x_target: Tensor,
     x_source: Tensor,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     path: Path | None = None,
     times: TimeSampling | None = None,
@@ -43,7 +44,8 @@ def fm_loss(
         x_target: data, with shape `(*lead, *event_shape)`.
         x_source: noise, with the shape of `x_target`.
         t: times, a number or a tensor with shape `lead`; None draws them.
-        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         path: the path between data and noise; None takes `LinearPath`.
         times: the density of the times and their weight; None takes uniform times and no weight.
         reduction: `mean` or `sum` over events, or `none`.
@@ -73,7 +75,7 @@ def stochastic_fm_loss(
     x_target: Tensor,
     x_source: Tensor,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     path: Path | None = None,
     gamma: GammaSchedule | None = None,
@@ -94,7 +96,8 @@ def stochastic_fm_loss(
         x_target: data, with shape `(*lead, *event_shape)`.
         x_source: noise, with the shape of `x_target`.
         t: times, a number or a tensor with shape `lead`; None draws them.
-        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         path: the path between data and noise; None takes `LinearPath`.
         gamma: the amplitude of the noise on the path; None takes `BrownianGamma`.
         z: that noise, with the shape of `x_target`; None draws it.
@@ -126,7 +129,7 @@ def flow_matching_loss(
     events: Events,
     x_source: Tensor,
     t: Tensor | float | None,
-    c: Tensor | None,
+    c: Context | None,
     *,
     path: Path | None,
     times: TimeSampling | None,
@@ -154,7 +157,7 @@ def stochastic_flow_matching_loss(
     events: Events,
     x_source: Tensor,
     t: Tensor | float | None,
-    c: Tensor | None,
+    c: Context | None,
     *,
     path: Path | None,
     gamma: GammaSchedule | None,

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from setflow.core.broadcast import expand_time
-from setflow.core.calling import call_field
+from setflow.core.calling import Context, call_field, with_plain_context
 from setflow.core.masks import as_mask, count_real, zero_padding
+from setflow.core.planning import planned
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import split_event
 from setflow.losses.means import Reduction, event_means, reduce_events
@@ -120,7 +121,7 @@ def regression_loss(
     x_t: Tensor,
     target: Tensor,
     t: Tensor,
-    c: Tensor | None,
+    c: Context | None,
     events: Events,
     *,
     weight: Tensor | None,
@@ -134,7 +135,8 @@ def regression_loss(
         x_t: where it is evaluated, with the shape of the events.
         target: what it should return there, with the shape of the events.
         t: times, with shape `lead`.
-        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         events: the events.
         weight: the weights of the events, with shape `lead`; None weighs all alike.
         reduction: `mean` or `sum` over events, or `none`.
@@ -153,7 +155,8 @@ def regression_loss(
         raise ValueError(
             f"the weights have shape {tuple(weight.shape)}, expected {events.lead}: one per event"
         )
-    prediction = call_field(field, x_t, t, c, events.mask)
+    field, c = with_plain_context(field, c)
+    prediction = call_field(planned(field, events.mask), x_t, t, c, events.mask)
     if scale is not None:
         prediction = scale * prediction
     errors = zero_padding(prediction - target, events.mask) ** 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from setflow.core.calling import Context
 from setflow.core.protocols import Path
 from setflow.interpolants.gamma import GammaSchedule
 from setflow.losses.diffusion import Weighting, denoising_loss
@@ -23,7 +24,7 @@ def masked_fm_loss(
     x_source: Tensor,
     mask: Tensor | None,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     path: Path | None = None,
     times: TimeSampling | None = None,
@@ -43,7 +44,8 @@ def masked_fm_loss(
         x_source: noise, with the shape of `x_target`.
         mask: which slots are real, with shape `(*lead, N)`; boolean, or 0 and 1; None means all.
         t: times, a number or a tensor with shape `lead`; None draws them, one per event.
-        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         path: the path between data and noise; None takes `LinearPath`.
         times: the density of the times, which may depend on the number of real objects, and the
             weight of the events, also of those whose `t` is given; None takes uniform times and no
@@ -75,7 +77,7 @@ def masked_stochastic_fm_loss(
     x_source: Tensor,
     mask: Tensor | None,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     path: Path | None = None,
     gamma: GammaSchedule | None = None,
@@ -107,7 +109,7 @@ def masked_diffusion_loss(
     schedule: NoiseSchedule,
     mask: Tensor | None,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     parameterization: Parameterization = "eps",
     noise: Tensor | None = None,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from setflow.core.calling import Context, with_plain_context
 from setflow.core.masks import zero_padding
 from setflow.core.protocols import Base, SDESolver, Solver, event_ndim_of
 from setflow.core.solving import integrate
@@ -27,7 +28,7 @@ def masked_sample(
     mask: Tensor | None,
     *,
     sample_shape: Iterable[int] | int = (),
-    c: Tensor | None = None,
+    c: Context | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     x_source: Tensor | None = None,
@@ -45,7 +46,7 @@ def masked_sample(
     mask: Tensor | None,
     *,
     sample_shape: Iterable[int] | int = (),
-    c: Tensor | None = None,
+    c: Context | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     x_source: Tensor | None = None,
@@ -62,7 +63,7 @@ def masked_sample(
     mask: Tensor | None,
     *,
     sample_shape: Iterable[int] | int = (),
-    c: Tensor | None = None,
+    c: Context | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     x_source: Tensor | None = None,
@@ -80,7 +81,8 @@ def masked_sample(
         mask: which slots are real, with shape `(*batch, N)`; None means all, and the batch is then
             that of the base or, if that is empty, of `x_source` or of the context `(*batch, C)`.
         sample_shape: the shape of independent samples in front of the batch.
-        c: context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+        c: context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         t0: the time of the noise; below 1 with noised data as `x_source` for partial diffusion.
         t1: the time of the data.
         x_source: the noise, with the shape of the result; None draws it from `base`.
@@ -105,6 +107,7 @@ def masked_sample(
     torch.Size([4, 2, 30, 3])
     """
     event_ndim_of(field, at_least=2)
+    field, c = with_plain_context(field, c)
     start = start_of_sampling(field, base, mask, sample_shape, c, x_source, generator)
     if return_log_prob:
         return sample_and_score(

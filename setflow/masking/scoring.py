@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.core.broadcast import context_shape, expand_context
-from setflow.core.calling import zero_unused_context
+from setflow.core.calling import Context, with_plain_context, zero_unused_context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.protocols import (
@@ -80,7 +80,7 @@ def masked_log_prob(
     x: Tensor,
     mask: Tensor | None,
     *,
-    c: Tensor | None = None,
+    c: Context | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
@@ -97,7 +97,7 @@ def masked_log_prob(
     x: Tensor,
     mask: Tensor | None,
     *,
-    c: Tensor | None = None,
+    c: Context | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
@@ -113,7 +113,7 @@ def masked_log_prob(
     x: Tensor,
     mask: Tensor | None,
     *,
-    c: Tensor | None = None,
+    c: Context | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
@@ -139,7 +139,8 @@ def masked_log_prob(
         x: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
         mask: which slots are real, with shape `(*batch, N)`, where `batch` are the last dimensions
             of `lead`; boolean, or 0 and 1; None means all.
-        c: context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+        c: context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         t0: the time of the noise.
         t1: the time of the data.
         estimator: of the divergence; None is exact. A callable `(field, x, t, c)` will do.
@@ -167,6 +168,7 @@ def masked_log_prob(
     True
     """
     event_ndim_of(field, at_least=2)
+    field, c = with_plain_context(field, c)
     result = score_events(
         field, base, solver, x, mask, c=c, t0=t0, t1=t1, estimator=estimator, seeds=generator,
         with_error=return_standard_error,

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from setflow.core.broadcast import context_shape, expand_context
 from setflow.core.calling import call_field
 from setflow.core.masks import as_mask, zero_padding
+from setflow.core.planning import planned
 from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim_of
 from setflow.core.specs import as_tuple, split_event
 from setflow.distributions.base import as_base, draw_noise
@@ -37,8 +38,12 @@ class Start:
     event_ndim: int
 
     def velocity(self, field: nn.Module) -> Callable[[Tensor, Any], Tensor]:
-        """Bind mask and context to a field; the result is v(x, t) for a solver."""
-        return lambda x, t: call_field(field, x, t, self.c, self.mask)
+        """Bind mask and context to a field; the result is v(x, t) for a solver.
+
+        Events of like length are evaluated together; the plan is made here, once for a solve.
+        """
+        whole = planned(field, self.mask)
+        return lambda x, t: call_field(whole, x, t, self.c, self.mask)
 
 
 def start_of_sampling(

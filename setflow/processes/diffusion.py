@@ -20,7 +20,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.core.broadcast import align_right
+from setflow.core.calling import Context, with_plain_context
 from setflow.core.masks import as_mask, zero_padding
+from setflow.core.planning import planned
 from setflow.core.protocols import Base, SDESolver, Solver, declares
 from setflow.core.solving import integrate_sde
 from setflow.core.specs import as_tuple
@@ -109,11 +111,12 @@ class Diffusion(LazyDistribution):
         self.event_shape = None if event_shape is None else as_tuple(event_shape)
         self.validate_args = validate_args
 
-    def forward(self, c: Tensor | None = None, *, mask: Tensor | None = None) -> DiffusionProcess:
+    def forward(self, c: Context | None = None, *, mask: Tensor | None = None) -> DiffusionProcess:
         """Bind the model.
 
         Arguments:
-            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
+                a `SetBatch` for another set per event.
             mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
 
         Raises:
@@ -167,7 +170,7 @@ class DiffusionProcess(Process):
         t0: the time of the noise.
         t1: the time of the data.
         base: the distribution at `t0`.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, or None.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
         validate_args: check that the base fits the model.
 
@@ -185,7 +188,7 @@ class DiffusionProcess(Process):
         t0: float = 1.0,
         t1: float = 0.0,
         base: Base,
-        context: Tensor | None = None,
+        context: Context | None = None,
         mask: Tensor | None = None,
         validate_args: bool = True,
     ) -> None:
@@ -193,14 +196,13 @@ class DiffusionProcess(Process):
         check_schedule(schedule)
         if validate_args:
             check_event_shape(model, tuple(base.event_shape))
-        self.model = model
+        self.model, self.context = with_plain_context(model, context)
         self.schedule = schedule
         self.solver = solver
         self.parameterization: Parameterization = parameterization
         self.t0 = t0
         self.t1 = t1
         self.base = base
-        self.context = context
         self.mask = None if mask is None else as_mask(mask)
 
     def sample(
@@ -227,10 +229,10 @@ class DiffusionProcess(Process):
         Raises:
             ValueError: if a shape does not fit, or the prediction does not determine the flow.
         """
-        flow = self._flow(guidance_fn)
         start = start_of_sampling(
-            flow, self.base, self.mask, sample_shape, self.context, x_source, generator
+            self.model, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
+        flow = self._flow(guidance_fn, start.mask)
         if not declares(self.solver, "is_sde"):
             return self._along(flow, start.x).sample(sample_shape, x_source=start.x)
         velocity, like = start.velocity(flow), start.x
@@ -277,7 +279,9 @@ class DiffusionProcess(Process):
             x, estimator=estimator, generator=generator
         )
 
-    def _flow(self, guidance_fn: Guidance | None) -> ProbabilityFlowField:
+    def _flow(
+        self, guidance_fn: Guidance | None, mask: Tensor | None = None
+    ) -> ProbabilityFlowField:
         needs_drift = (
             declares(self.solver, "is_sde")
             or guidance_fn is not None
@@ -291,7 +295,9 @@ class DiffusionProcess(Process):
                 "and the drift is infinite; start at t0 < 1, or use an ODE solver with a model "
                 "that predicts x0 or the velocity, and no guidance"
             )
-        return ProbabilityFlowField(self.model, self.schedule, self.parameterization, guidance_fn)
+        # guidance sees the whole batch, the model events of like length
+        model = self.model if guidance_fn is None else planned(self.model, mask)
+        return ProbabilityFlowField(model, self.schedule, self.parameterization, guidance_fn)
 
     def _vanishes(self, t: float) -> bool:
         """Return whether there is no noise at time `t`."""

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from setflow.core.calling import call_field
+from setflow.core.calling import Context, call_field, with_plain_context
 from setflow.core.masks import as_mask
+from setflow.core.planning import planned
 from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim_of
 from setflow.distributions.base import as_base
 from setflow.divergence import DivergenceEstimator
@@ -72,12 +73,13 @@ class FlowMatching(LazyDistribution):
         self.validate_args = validate_args
 
     def forward(
-        self, c: Tensor | None = None, *, mask: Tensor | None = None
+        self, c: Context | None = None, *, mask: Tensor | None = None
     ) -> FlowMatchingProcess:
         """Bind the model.
 
         Arguments:
-            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object.
+            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
+                a `SetBatch` for another set per event.
             mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
 
         Raises:
@@ -107,7 +109,7 @@ class FlowMatchingProcess(Process):
         solver: the ODE solver.
         t0: the time of the noise.
         t1: the time of the data.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, or None.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
         validate_args: check that the base fits the field.
 
@@ -123,18 +125,17 @@ class FlowMatchingProcess(Process):
         *,
         t0: float = 1.0,
         t1: float = 0.0,
-        context: Tensor | None = None,
+        context: Context | None = None,
         mask: Tensor | None = None,
         validate_args: bool = True,
     ) -> None:
         if validate_args:
             check_event_shape(field, tuple(base.event_shape))
-        self.field = field
+        self.field, self.context = with_plain_context(field, context)
         self.base = base
         self.solver = solver
         self.t0 = t0
         self.t1 = t1
-        self.context = context
         self.mask = None if mask is None else as_mask(mask)
 
     def sample(
@@ -160,10 +161,12 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
-        field = self.field if guidance_fn is None else _Guided(self.field, guidance_fn)
         start = start_of_sampling(
-            field, self.base, self.mask, sample_shape, self.context, x_source, generator
+            self.field, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
+        field = self.field
+        if guidance_fn is not None:
+            field = _Guided(planned(field, start.mask), guidance_fn)
         return sample_ode(field, self.solver, start, t0=self.t0, t1=self.t1)
 
     def log_prob(
@@ -194,9 +197,10 @@ class FlowMatchingProcess(Process):
 
 
 class _Guided(nn.Module):
-    """A velocity field behind a guidance function."""
+    """A velocity field behind a guidance function, which may hold a row per event."""
 
     takes_mask = True
+    holds_context = True
 
     def __init__(self, field: nn.Module, guidance_fn: Guidance) -> None:
         super().__init__()

@@ -9,9 +9,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import Distribution
 
+from setflow.core.calling import Context
 from setflow.core.protocols import Base
 
 __all__ = ["LazyDistribution", "LazyField", "UnconditionalDistribution", "UnconditionalField"]
@@ -21,7 +22,7 @@ class LazyDistribution(nn.Module, ABC):
     """Returns a distribution when it is called with a context."""
 
     @abstractmethod
-    def forward(self, c: Tensor | None = None) -> Any:
+    def forward(self, c: Context | None = None) -> Any:
         """Return the distribution for the context `c`, with shape `(*batch, C)`, or None."""
 
 
@@ -34,7 +35,7 @@ class LazyField(nn.Module, ABC):
         return None
 
     @abstractmethod
-    def forward(self, c: Tensor | None = None) -> nn.Module:
+    def forward(self, c: Context | None = None) -> nn.Module:
         """Return the field for the context `c`, with shape `(*batch, C)`, or None."""
 
 
@@ -53,7 +54,7 @@ class UnconditionalDistribution(LazyDistribution):
         super().__init__()
         self._dist = dist
 
-    def forward(self, c: Tensor | None = None) -> Base | Distribution:
+    def forward(self, c: Context | None = None) -> Base | Distribution:
         return self._dist
 
 
@@ -76,5 +77,5 @@ class UnconditionalField(LazyField):
     def event_ndim(self) -> int | None:
         return getattr(self._field, "event_ndim", None)
 
-    def forward(self, c: Tensor | None = None) -> nn.Module:
+    def forward(self, c: Context | None = None) -> nn.Module:
         return self._field

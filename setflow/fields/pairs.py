@@ -1,0 +1,98 @@
+"""Features of pairs of particles, for a field that looks at two of them at a time.
+
+Notation. Massless particles a and b have rapidities y, angles phi and transverse momenta pT:
+
+    Delta R^2 = (y_a - y_b)^2 + (phi_a - phi_b)^2,       kT = min(pT_a, pT_b) Delta R,
+    z = min(pT_a, pT_b) / (pT_a + pT_b),   m^2 = 2 pT_a pT_b (cosh(y_a - y_b) - cos(phi_a - phi_b)).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from setflow.physics.kinematics import delta_phi
+
+__all__ = ["PairFeatures"]
+
+_RESOLUTION = 0.01  # in Delta R; nearer pairs look alike, so that logarithms stay smooth
+
+
+class PairFeatures(nn.Module):
+    """ln Delta R, ln kT, ln z and ln m^2 of each pair of particles.
+
+    Qu et al., "Particle Transformer for Jet Tagging" (arXiv:2202.03772), who add a function of them
+    to the attention of a classifier. They are functions of the state x_t here, noise and all:
+    symmetric in the two particles, and smooth where two of them meet (Delta R^2 and m^2 / (pT_a
+    pT_b) are enlarged by 1e-4).
+
+    The state is scaled; its features are taken back by an affine map, so that `loc` and `scale` are
+    mean and standard deviation of a `Standardizer`. The third is the logarithm of pT then (or its
+    like: a Box-Cox transform with small lambda).
+
+    Arguments:
+        columns: which features of the state are rapidity, angle in radians and ln pT.
+        loc: the mean of each before scaling.
+        scale: the standard deviation of each before scaling, positive.
+
+    Raises:
+        ValueError: if there are not three of each, or a scale is not positive.
+
+    >>> PairFeatures()(torch.randn(8, 30, 3)).shape
+    torch.Size([8, 30, 30, 4])
+    """
+
+    features = 4
+
+    def __init__(
+        self,
+        columns: Sequence[int] = (0, 1, 2),
+        loc: Sequence[float] = (0.0, 0.0, 0.0),
+        scale: Sequence[float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        super().__init__()
+        self.columns = tuple(columns)
+        self.loc = tuple(loc)
+        self.scale = tuple(scale)
+        if {len(self.columns), len(self.loc), len(self.scale)} != {3}:
+            raise ValueError(
+                f"got columns={self.columns}, loc={self.loc}, scale={self.scale}; expected three "
+                "of each: rapidity, angle, ln pT"
+            )
+        if min(self.scale) <= 0 or min(self.columns) < 0:
+            raise ValueError(
+                f"scales must be positive and columns not negative, got scale={self.scale}, "
+                f"columns={self.columns}"
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the features of all pairs, with shape `(*lead, N, N, 4)`.
+
+        Arguments:
+            x: the state, with shape `(*lead, N, D)`.
+
+        Raises:
+            ValueError: if `x` has fewer features than a column asks for.
+        """
+        if x.ndim < 2 or x.shape[-1] <= max(self.columns):
+            raise ValueError(
+                f"PairFeatures got x with shape {tuple(x.shape)}, expected (*lead, N, D) with "
+                f"the columns {self.columns}"
+            )
+        y, phi, log_pt = (
+            loc + scale * x[..., column]
+            for column, loc, scale in zip(self.columns, self.loc, self.scale, strict=True)
+        )
+        dy = y[..., :, None] - y[..., None, :]
+        dphi = delta_phi(phi[..., :, None], phi[..., None, :])
+        log_a, log_b = log_pt[..., :, None], log_pt[..., None, :]
+        softer = torch.minimum(log_a, log_b)
+        log_delta = 0.5 * (dy**2 + dphi**2 + _RESOLUTION**2).log()
+        log_z = softer - torch.logaddexp(log_a, log_b)
+        # cosh - 1 and 1 - cos by half angles: nothing cancels for near pairs
+        opening = 2 * ((0.5 * dy).sinh() ** 2 + (0.5 * dphi).sin() ** 2)
+        log_m2 = math.log(2) + log_a + log_b + (opening + 0.5 * _RESOLUTION**2).log()
+        return torch.stack([log_delta, softer + log_delta, log_z, log_m2], dim=-1)
