@@ -16,7 +16,10 @@ from torch import Tensor
 
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import ConditionalCardinality, EmpiricalCardinality
+from setflow.fields.epic import EPiCField
 from setflow.fields.gaussian import GaussianSetField
+from setflow.fields.graph import GraphField
+from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
 from setflow.paths.cosine import CosinePath
 from setflow.paths.linear import LinearPath
@@ -27,9 +30,12 @@ __all__ = ["CLASSES", "build", "describe", "init_args_of"]
 CLASSES: dict[str, type] = {
     "setflow.ConditionalCardinality": ConditionalCardinality,
     "setflow.CosinePath": CosinePath,
+    "setflow.EPiCField": EPiCField,
     "setflow.EmpiricalCardinality": EmpiricalCardinality,
     "setflow.GaussianSetField": GaussianSetField,
+    "setflow.GraphField": GraphField,
     "setflow.LinearPath": LinearPath,
+    "setflow.PairFeatures": PairFeatures,
     "setflow.TimeSampling": TimeSampling,
     "setflow.TransformerField": TransformerField,
     "setflow.data.Standardizer": Standardizer,
@@ -50,7 +56,8 @@ def describe(thing: object) -> dict[str, Any]:
     if name is None:
         raise TypeError(
             f"{type(thing).__name__} cannot be written to a model file; expected one of "
-            f"{', '.join(CLASSES)}. A field of one's own is saved with torch.save(state_dict)"
+            f"{', '.join(CLASSES)}. The weights of a field of your own go to a file by "
+            "safetensors.torch.save_file(field.state_dict(), name)"
         )
     arguments = {key: _plain(getattr(thing, key)) for key in _parameters(type(thing))}
     return {"class_path": name, "init_args": arguments}

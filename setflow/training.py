@@ -134,7 +134,7 @@ class FlowMatchingModule(LightningModule):
 
 
 class SetDataModule(LightningDataModule):
-    """Jets from files of the JetNet layout, in memory, in batches of similar length.
+    """Jets from files of the JetNet layout, in memory, in random batches.
 
     Arguments:
         train: the training file.
@@ -205,8 +205,9 @@ class SetDataModule(LightningDataModule):
 
     def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[SetBatch]:
         assert events is not None
+        # random batches: the loss itself evaluates like lengths together
         sampler = LengthBatchSampler(
-            events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed
+            events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed, window=1
         )
         return DataLoader(SetDataset(events), sampler=sampler, batch_size=None)
 

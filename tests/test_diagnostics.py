@@ -575,11 +575,11 @@ class Normed(nn.Module):
         return self.norm(x.flatten(0, -2)).reshape(x.shape)
 
 
-def test_a_batch_norm_breaks_laws_in_training_and_none_in_use_and_is_left_as_it_was():
+def test_a_batch_norm_breaks_laws_in_training_and_its_own_in_use_and_is_left_as_it_was():
     field, x = Normed(), normal(4, 6, 3)
     before = {name: value.clone() for name, value in field.state_dict().items()}
     broken = diagnostics.broken_laws(field, x, None)
-    assert "company" in {law.name for law in broken}
+    assert {"company", "same law"} <= {law.name for law in broken}
     assert diagnostics.company_error(field, x, None, 0.5)["max"] > 1e-2
     diagnostics.field_stats(field, x, 0.5)
     diagnostics.divergence_stats(field, x, 0.5)
@@ -587,7 +587,43 @@ def test_a_batch_norm_breaks_laws_in_training_and_none_in_use_and_is_left_as_it_
     assert field.training
     for name, value in field.state_dict().items():
         assert torch.equal(value, before[name]), name
-    assert diagnostics.broken_laws(field.eval(), x, None) == []
+    (law,) = diagnostics.broken_laws(field.eval(), x, None)
+    assert law.name == "same law"
+    assert not any(part.training for part in field.modules())
+    for name, value in field.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+class Moody(Pointwise):
+    """Softens what it gives when it is used."""
+
+    def forward(self, x, t, c=None):
+        v = super().forward(x, t, c)
+        return v if self.training else 0.9 * v
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_field_that_is_another_in_use_than_in_training_breaks_the_same_law(training):
+    x = normal(4, 6, 3)
+    field = Moody().train(training)
+    field.net[0].train(not training)
+    (law,) = diagnostics.broken_laws(field, x, None)
+    assert law.name == "same law"
+    assert law.error > 1e-3
+    assert [part.training for part in field.modules()].count(training) == 4  # of 5
+
+
+def test_noise_in_training_is_not_judged_and_takes_nothing_from_the_generators():
+    class Dropout(Moody):
+        def forward(self, x, t, c=None):
+            return nn.functional.dropout(super().forward(x, t, c), 0.5, self.training)
+
+    state = torch.get_rng_state()
+    generator = torch.Generator().manual_seed(0)
+    field = Dropout().eval()
+    torch.set_rng_state(state)
+    assert diagnostics.broken_laws(field, normal(4, 6, 3), None, generator=generator) == []
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_field_that_cannot_be_judged_is_refused():
@@ -640,6 +676,239 @@ def test_broken_law_says_what_and_by_how_much():
     assert (law.name, law.error, law.advice) == ("order", 0.25, "use no positions")
 
 
+# --- contexts of three kinds ---
+
+CONTEXT_MASK = torch.tensor([[1, 0, 1], [1, 1, 1], [0, 0, 0], [0, 1, 0]], dtype=torch.bool)
+
+
+def context_sets(mask: Tensor = CONTEXT_MASK, lead: tuple[int, ...] = (4,)) -> setflow.SetBatch:
+    """Another set for each set of MASK, of two features, with NaN in their padding."""
+    x = torch.where(mask[..., None], normal(4, 3, 2, seed=7), math.nan)
+    return setflow.SetBatch(
+        x.reshape(*lead, 3, 2), mask.reshape(*lead, 3), normal(*lead, 2, seed=8)
+    )
+
+
+def total(c: setflow.SetBatch) -> Tensor:
+    return torch.where(c.mask[..., None], c.x, 0.0).sum(-2)
+
+
+def mean(c: setflow.SetBatch) -> Tensor:
+    return total(c) / c.mask.sum(-1, keepdim=True).clamp(min=1)
+
+
+class Reader(nn.Module):
+    """Pushes every object by what it reads from the context."""
+
+    event_ndim = 2
+
+    def __init__(self, read):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.7))
+        self.read = read
+
+    def forward(self, x, t, c=None):
+        return torch.tanh(x + self.weight * self.read(c))
+
+
+def directions(c: setflow.SetBatch) -> Tensor:
+    return (c.x / c.x.norm(dim=-1, keepdim=True)).sum(-2)
+
+
+CONTEXTS = {  # what is read from the context, and the laws that this breaks
+    "row": (lambda c: c[..., None, :], "row", set()),
+    "row, centred on the batch": (lambda c: (c - c.mean(0))[..., None, :], "row", {"company"}),
+    "row, divided by itself": (lambda c: (c / c.abs())[..., None, :], "row", {"emptiness"}),
+    "objects": (lambda c: c + c.sum(-2, keepdim=True), "objects", set()),
+    "objects, mean over slots": (lambda c: c.mean(-2, keepdim=True), "objects", {"length"}),
+    "objects, by position": (lambda c: c.cumsum(-2), "objects", {"order"}),
+    "objects, divided by itself": (lambda c: c / c.abs(), "objects", {"content", "emptiness"}),
+    "set": (lambda c: (mean(c) + c.c)[..., None, :], "set", set()),
+    "set, mean over slots": (lambda c: c.x.mean(-2, keepdim=True), "set", {"length"}),
+    "set, by position": (
+        lambda c: (torch.arange(c.x.shape[-2]) * c.x.mT).sum(-1)[..., None, :], "set", {"order"}
+    ),
+    "set, the first slots": (
+        lambda c: c.x[..., :1, :] * c.mask[..., :1, None], "set", {"order"}
+    ),
+    "set, directions": (
+        lambda c: directions(c)[..., None, :], "set", {"content", "emptiness"}
+    ),
+    "set, 0 / 0 without objects": (
+        lambda c: (total(c) / c.mask.sum(-1, keepdim=True))[..., None, :], "set", {"emptiness"}
+    ),
+    "set, centred on the batch": (
+        lambda c: (mean(c) - mean(c).mean(0))[..., None, :], "set", {"company"}
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONTEXTS)
+@pytest.mark.parametrize("lead", [(4,), (2, 2)])
+def test_broken_laws_are_named_with_contexts_of_every_kind(name, lead):
+    read, kind, expected = CONTEXTS[name]
+    c = {
+        "row": normal(*lead, 2, seed=5),
+        "objects": sets(6).reshape(*lead, 5, 2),
+        "set": context_sets(lead=lead),
+    }[kind]
+    x, mask = sets().reshape(*lead, 5, 2), MASK.reshape(*lead, 5)
+    broken = diagnostics.broken_laws(Reader(read), x, mask, c=c)
+    assert {law.name for law in broken} == expected
+
+
+@pytest.mark.parametrize("kind", ["objects", "set"])
+def test_a_transformer_breaks_no_law_with_contexts_of_other_kinds(kind):
+    sizes, c = {
+        "objects": ({"object_condition_dim": 2}, sets(6)),
+        "set": ({"set_condition_dim": 2, "condition_dim": 2}, context_sets()),
+    }[kind]
+    field = redraw(setflow.TransformerField(2, hidden=8, layers=1, heads=2, **sizes))
+    assert diagnostics.broken_laws(field, sets(), MASK, c=c) == []
+    assert jumps(field, sets(), MASK, c=c)["max"] < 1e-8
+
+
+def test_a_context_set_without_objects_is_legal():
+    mask = CONTEXT_MASK.clone()
+    mask[0] = False  # the set of MASK has three objects
+    read = CONTEXTS["set"][0]
+    assert diagnostics.broken_laws(Reader(read), sets(), MASK, c=context_sets(mask)) == []
+    divides = Reader(CONTEXTS["set, 0 / 0 without objects"][0])
+    with pytest.raises(ValueError, match=r"not finite.* 3 real objects"):
+        diagnostics.broken_laws(divides, sets(), MASK, c=context_sets(mask))
+
+
+def test_the_errors_of_a_context_set_by_numbers():
+    c, x = context_sets(), torch.zeros(4, 5, 2)
+    sums = torch.where(c.mask[..., None], c.x, 0.0).sum(1)
+    mean_over_slots = Field(lambda x, t, c: c.x.mean(-2, keepdim=True).expand_as(x))
+    got = diagnostics.length_error(mean_over_slots, x, MASK, 0.5, c)
+    check(got, [sums[k].abs().max().item() / 6 for k in OCCUPIED], "mean", "max")
+
+    total = Field(lambda x, t, c: c.x.sum(-2, keepdim=True).expand_as(x))
+    got = diagnostics.padding_leakage(total, x, MASK, 0.5, c, fillings=(2.0,))
+    got.pop("padded")
+    check(got, [2.0 * (~c.mask[k]).sum().item() for k in OCCUPIED], "mean", "max")
+    assert diagnostics.permutation_error(total, x, MASK, 0.5, c)["max"] < 1e-14
+
+    two = setflow.SetBatch(normal(4, 2, 2), torch.ones(4, 2))
+    first = Field(lambda x, t, c: c.x[..., :1, :].expand_as(x))
+    got = diagnostics.permutation_error(first, x, MASK, 0.5, two)  # the identity is never drawn
+    apart = (two.x[:, 0] - two.x[:, 1]).abs().amax(-1)
+    check(got, [apart[k].item() for k in OCCUPIED], "mean", "max")
+
+
+def test_statistics_take_a_context_set():
+    c, x = context_sets(), sets()
+    field = Field(lambda x, t, c: x * total(c)[..., None, :])
+    factors = total(c)
+    norms = [(x[k][MASK[k]] * factors[k]).norm().item() for k in OCCUPIED]
+    check(diagnostics.field_stats(field, x, 0.5, c, mask=MASK), norms, "mean", "std", "min", "max")
+    traces = [MASK[k].sum().item() * factors[k].sum().item() for k in OCCUPIED]
+    for estimator in (None, setflow.HutchinsonDivergence()):  # exact where the matrix is diagonal
+        got = diagnostics.divergence_stats(field, x, 0.5, c, mask=MASK, estimator=estimator)
+        check(got, traces, "mean", "std", "min", "max")
+    kicks = GROWTH[setflow.Euler](-factors) * GROWTH[setflow.Euler](factors) - 1
+    errors = [(x[k][MASK[k]] * kicks[k]).norm().item() for k in OCCUPIED]
+    got = diagnostics.reversibility_error(field, setflow.Euler(1), x, c=c, mask=MASK)
+    check(got, errors, "mean", "std", "max")
+    assert diagnostics.company_error(field, x, MASK, 0.5, c)["max"] < 1e-14
+    over_batch = Field(lambda x, t, c: x * total(c).mean(0))
+    assert diagnostics.company_error(over_batch, x, MASK, 0.5, c)["max"] > 0.1
+
+
+# --- jumps ---
+
+
+class Faded(saboteurs.NearestNeighbour):
+    """Pulls towards the nearest neighbour, not at all where another one is as near."""
+
+    def forward(self, x, t, c=None, *, mask=None):
+        apart = (x[..., :, None, :] - x[..., None, :, :]).square().sum(-1)
+        excluded = torch.eye(x.shape[-2], dtype=torch.bool)
+        if mask is not None:
+            excluded = excluded | ~mask[..., None, :]
+        apart = apart.masked_fill(excluded, math.inf)
+        first, second = apart.topk(2, largest=False).values.unbind(-1)
+        weight = torch.where(second.isfinite(), 1 - first / second, 1.0)
+        return weight[..., None] * super().forward(x, t, c, mask=mask)
+
+
+def jumps(field, x, mask=None, t=0.5, c=None, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return diagnostics.continuity_error(field, x, t, c, mask=mask, generator=generator)
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (2, 2)])
+def test_continuity_error_is_the_height_of_a_step(lead):
+    """Of height 2 (1 + k) in event k, on a slope."""
+    x = torch.zeros(*lead, 1, dtype=torch.float64)
+    heights = 1 + torch.arange(x.numel()).to(x).reshape(lead)
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    edge = 0.4 * direction
+    field = Field(lambda x, t, c: 0.1 * x + t[..., None] * torch.sign(x - edge), 1)
+    got = jumps(field, x, t=heights)
+    check(got, (2 * heights).flatten().tolist(), "mean", "max", atol=1e-10)
+    beyond = Field(lambda x, t, c: torch.sign(x - 3 * edge), 1)  # where no line ends
+    assert jumps(beyond, x, t=heights)["max"] == 0
+
+
+def test_what_is_left_of_a_slope_is_its_length():
+    x = sets().double()
+    direction = torch.randn(x.shape, generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    length = 2.0 ** math.floor(math.log2(torch.finfo(x.dtype).eps ** 0.75))
+    slopes = [1e3 * (direction[k][MASK[k]]).abs().max().item() * length for k in OCCUPIED]
+    got = jumps(Field(lambda x, t, c: 1e3 * x), x, MASK)
+    assert got["mean"].item() == pytest.approx(sum(slopes) / 3, rel=1e-2)
+    assert got["max"].item() == pytest.approx(max(slopes), rel=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_a_hard_graph_is_told_from_continuous_fields(dtype):
+    case = dict(cases())["lead1"]
+    x, t = case.x.to(dtype), case.t.to(dtype)
+    limit = {torch.float64: 1e-8, torch.float32: 1e-2}[dtype]
+    assert jumps(saboteurs.NearestNeighbour(), x, case.mask, t)["mean"] > 0.3
+    continuous = [
+        Faded(),
+        redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=2)).to(dtype),
+        redraw(Pointwise()).to(dtype),
+        setflow.GaussianSetField(torch.zeros(3, dtype=dtype), torch.ones(3, dtype=dtype)),
+        Field(lambda x, t, c: torch.tanh(100 * x)),
+    ]
+    for field in continuous:
+        assert 0 < jumps(field, x, case.mask, t)["max"] < limit, type(field).__name__
+    mlp = redraw(setflow.VelocityField(3, hidden=16)).to(dtype)
+    assert 0 < jumps(mlp, x.flatten(0, 1), t=0.5)["max"] < limit
+
+
+def test_a_jump_needs_a_third_object():
+    """Of two, each is the other's nearest neighbour for ever; padding is no neighbour."""
+    field, x = saboteurs.NearestNeighbour(), sets().double()
+    two = MASK & (MASK.cumsum(-1) <= 2)
+    assert jumps(field, x, two)["max"] < 1e-10
+    assert jumps(field, x, MASK)["max"] > 0.1
+
+
+def test_continuity_error_draws_by_its_generator_and_counts_nan_as_infinite():
+    field, x = redraw(Pointwise()), normal(4, 5, 3)
+    assert jumps(field, x) == jumps(field, x) != jumps(field, x, seed=1)
+    assert jumps(Field(lambda x, t, c: (x - 10).sqrt()), x)["max"] == math.inf
+    normed = Normed()
+    before = {name: value.clone() for name, value in normed.state_dict().items()}
+    diagnostics.continuity_error(normed, x, 0.5)
+    for name, value in normed.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_continuity_error_holds_contexts_still():
+    c = context_sets()
+    steps = Field(lambda x, t, c: torch.sign(total(c))[..., None, :] + 0 * x)
+    assert jumps(steps, sets(), MASK, c=c)["max"] == 0
+    moved = Field(lambda x, t, c: torch.sign(x + 0 * total(c)[..., None, :]))
+    assert jumps(moved, sets(), MASK, c=c)["max"] == 2
+
+
 # --- what is refused ---
 
 
@@ -681,3 +950,7 @@ def test_errors():
         diagnostics.broken_laws(field, x[2:], MASK[2:])
     with pytest.raises(ValueError, match="coarser rounding would hide"):
         diagnostics.broken_laws(field, x.bfloat16(), None)
+    with pytest.raises(ValueError, match="coarser rounding would hide"):
+        diagnostics.continuity_error(field, x.bfloat16(), 0.5)
+    with pytest.raises(ValueError, match=r"mask of shape \(4, 3\), expected \(2, 'M'\)"):
+        diagnostics.length_error(field, x[:2], None, 0.5, context_sets())

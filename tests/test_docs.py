@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 from pathlib import Path
@@ -9,12 +11,14 @@ from pathlib import Path
 import nbformat
 import pytest
 import torch
+import yaml
 from nbclient import NotebookClient
 
 import setflow
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+FIELDS = (ROOT / "docs/fields.md").read_text()
 
 
 @pytest.fixture
@@ -56,6 +60,38 @@ def test_the_readme_example_runs(in_repository):
     torch.testing.assert_close(terms.total, sum(terms[1:5]), atol=1e-9, rtol=0)
     assert terms.standard_error.shape == (8,)
     assert (terms.standard_error > 0).all()
+
+
+def test_the_page_on_fields_runs_and_prints_what_it_says(in_repository, monkeypatch, tmp_path):
+    (tmp_path / "datasets").symlink_to(ROOT / "datasets")
+    monkeypatch.chdir(tmp_path)  # the page saves a field
+    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", FIELDS, re.DOTALL)
+    assert len(blocks) == FIELDS.count("```python")
+    names: dict[str, object] = {}
+    for code, expected in blocks:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+        assert printed.getvalue() == expected, code
+    field, again = names["DeepSets"](3), names["again"]
+    assert field.state_dict().keys() == again.state_dict().keys()
+    assert names["log_p"].isfinite().all()
+
+
+def test_the_page_on_fields_shows_a_field_in_twenty_lines():
+    (block,) = re.findall(r"class DeepSets.*?```", FIELDS, re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) - 1 <= 20
+
+
+def test_the_page_on_fields_names_what_is_there_and_every_law():
+    for name in re.findall(r"^\| `(\w+)` \| [a-z ]+,? ", FIELDS, re.MULTILINE):
+        if name.endswith("Field"):
+            assert hasattr(setflow.fields, name), name
+    for name in re.findall(r"`setflow\.fields\.(\w+)`", FIELDS):
+        assert hasattr(setflow.fields, name), name
+    broken = ", ".join(re.findall(r"^\w+ breaks: (.*)", FIELDS, re.MULTILINE)).split(", ")
+    laws = {"content", "length", "order", "agreement", "emptiness", "same law", "company"}
+    assert set(broken) == laws | {"no law"}
 
 
 def test_the_readme_example_has_twelve_lines_of_code():
@@ -110,3 +146,24 @@ def test_the_quickstart_notebook_runs(tmp_path):
         if "image/png" in output.get("data", {})
     ]
     assert images, "the notebook draws no picture"
+
+
+CONFIGURED = sorted(path.parent.name for path in (ROOT / "models").glob("*/config.yaml"))
+
+
+@pytest.mark.parametrize("name", CONFIGURED)
+def test_a_configuration_builds_the_model_of_its_card(name):
+    """Also every family of fields that a user can name has one."""
+    config = yaml.safe_load((ROOT / "models" / name / "config.yaml").read_text())
+    flow = setflow.SetFlow.from_node(config["model"]["flow"])
+    card = (ROOT / "models" / name / "README.md").read_text()
+    parameters = sum(parameter.numel() for parameter in flow.field.parameters())
+    assert f"{parameters:,} parameters" in card.replace("\n", " ")
+    assert config["name"] == name
+    assert config["data"]["max_objects"] == flow.cardinality.max_objects
+
+
+def test_every_family_has_a_configuration():
+    text = "".join((ROOT / "models" / name / "config.yaml").read_text() for name in CONFIGURED)
+    for family in ("TransformerField", "EPiCField", "GraphField"):
+        assert f"setflow.{family}" in text

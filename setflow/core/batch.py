@@ -124,3 +124,54 @@ class SetBatch:
         if self.mask.ndim != 2:
             raise ValueError(f"to_ragged needs one batch dimension, got {self.mask.ndim - 1}")
         return [event[real] for event, real in zip(self.x, self.mask, strict=True)]
+
+    @classmethod
+    def from_pyg(cls, data: Any, *, length: int | None = None) -> SetBatch:
+        """Pad the graphs of torch-geometric to one length; their edges are not read.
+
+        Arguments:
+            data: a `torch_geometric.data.Batch`, or a `Data` for one event, with the objects as
+                `x`, shape `(sum of N_i, ...)`, and, if there is one, the context as `c`, shape
+                `(graphs, C)`.
+            length: the number of slots; None takes the longest event's.
+
+        Raises:
+            ValueError: if there is no `x`, `c` has another shape, or an event exceeds `length`.
+        """
+        x, ptr = data.get("x"), data.get("ptr")
+        if x is None:
+            raise ValueError(f"from_pyg got {data}, expected the objects as `x`")
+        if ptr is None and data.get("batch") is not None:
+            raise ValueError(
+                f"from_pyg got {data}, which has `batch` but not `ptr`; build it with "
+                "torch_geometric.data.Batch.from_data_list"
+            )
+        lengths = [len(x)] if ptr is None else ptr.diff().tolist()
+        return cls.from_ragged(x.split(lengths), data.get("c"), length=length)
+
+    def to_pyg(self) -> Any:
+        """Return a `torch_geometric.data.Batch` of graphs without edges, one for each event.
+
+        Its `x` holds the real objects of all events, with shape `(sum of N_i, ...)`, and `batch`
+        and `ptr` tell whose they are; `c` is the context, with shape `(graphs, C)`, if there is
+        one. Events without objects stay.
+
+        Raises:
+            ValueError: if there is not one batch dimension, or no event.
+
+        >>> batch = SetBatch.from_ragged([torch.ones(2, 3), torch.ones(0, 3)], torch.ones(2, 1))
+        >>> batch.to_pyg()
+        DataBatch(x=[2, 3], c=[2, 1], batch=[2], ptr=[3])
+        """
+        from torch_geometric.data import Batch, Data  # takes its time
+
+        if self.mask.ndim != 2 or not len(self):
+            raise ValueError(
+                f"to_pyg needs one batch dimension with at least one event, got the batch shape "
+                f"{tuple(self.mask.shape[:-1])}"
+            )
+        graphs = [Data(x=x) for x in self.to_ragged()]
+        if self.c is not None:
+            for row, graph in enumerate(graphs):
+                graph.c = self.c[row : row + 1]
+        return Batch.from_data_list(graphs)

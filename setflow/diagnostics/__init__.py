@@ -1,9 +1,10 @@
-"""Diagnostics of a velocity field: how large it is, whether its flow inverts, which law it breaks.
+"""Diagnostics of a velocity field: its size, whether its flow inverts, jumps and broken laws.
 
 A field is measured as the verbs call it, in the mode that it is in (`field.eval()` first, to judge
 it as it is used), and left as it was.
 """
 
+from setflow.diagnostics.continuity import continuity_error
 from setflow.diagnostics.laws import (
     company_error,
     length_error,
@@ -17,6 +18,7 @@ __all__ = [
     "BrokenLaw",
     "broken_laws",
     "company_error",
+    "continuity_error",
     "divergence_stats",
     "field_stats",
     "length_error",

@@ -9,7 +9,8 @@ mean and its largest value over the events that have real objects.
 - order: permuting the objects permutes the velocity (`permutation_error`);
 - company: what else is in the batch cannot matter (`company_error`).
 
-`broken_laws` gives the verdict on these and on agreement and emptiness, gradients included.
+`broken_laws` gives the verdict on these and on agreement, emptiness and sameness in training and
+use, gradients included.
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from setflow.core.calling import Context
 from setflow.core.masks import zero_padding
 from setflow.diagnostics.events import (
     bare_velocity_of,
     checked_events,
-    draw_permutation,
     largest_of,
     left_as_it_was,
     summary_of,
@@ -39,7 +40,7 @@ def padding_leakage(
     x: Tensor,
     mask: Tensor | None,
     t: Tensor | float,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     fillings: Sequence[float] = (1e30, math.inf, math.nan),
 ) -> dict[str, Tensor]:
@@ -56,7 +57,8 @@ def padding_leakage(
         mask: which slots are real, with shape `(*lead, N)`; some must be padded.
         t: the time, a number or a tensor with shape `lead`.
         c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object, whose
-            padded rows are filled too.
+            padded rows are filled too; or a `SetBatch` for another set per event, whose padding is
+            filled too.
         fillings: what to fill the padding with, in turn. A finite number shows the size of a leak.
 
     Returns:
@@ -94,11 +96,12 @@ def length_error(
     x: Tensor,
     mask: Tensor | None,
     t: Tensor | float,
-    c: Tensor | None = None,
+    c: Context | None = None,
 ) -> dict[str, Tensor]:
     """Return how much the velocity changes when every event is padded to twice as many slots.
 
-    This is the law of length, for the field as the verbs call it. The error of an event is the
+    This is the law of length, for the field as the verbs call it. A context set is padded to twice
+    as many slots, too. The error of an event is the
     largest absolute change over its coordinates; infinite if it is not finite.
 
     Arguments:
@@ -106,7 +109,8 @@ def length_error(
         x: the states, with shape `(*lead, N, ...)`; padded slots may hold anything.
         mask: which slots are real, with shape `(*lead, N)`; None means all.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
 
     Returns:
         `mean` and `max` of the errors, each a scalar.
@@ -120,7 +124,7 @@ def length_error(
     """
     events = checked_events(field, x, t, c, mask, sets_only=True)
     with left_as_it_was(field), torch.no_grad():
-        longer = velocity_of(field, events.padded(events.slots))
+        longer = velocity_of(field, events.padded_to(2 * events.slots, 2 * events.context_slots))
         change = longer.narrow(events.lead_ndim, 0, events.slots) - velocity_of(field, events)
     return summary_of(largest_of(change, events), events, "mean", "max")
 
@@ -130,15 +134,16 @@ def permutation_error(
     x: Tensor,
     mask: Tensor | None,
     t: Tensor | float,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     generator: torch.Generator | None = None,
 ) -> dict[str, Tensor]:
     """Return how far the velocity of permuted objects is from the permuted velocity.
 
     This is the law of order, for the field as the verbs call it: v(P x) = P v(x), where the slots
-    are permuted together with the mask and the rows of a context per object. One random permutation
-    is drawn for all events, never the identity. The error of an event is the largest absolute
+    are permuted together with the mask and the rows of a context per object, and the slots of a
+    context set by themselves. One random permutation is drawn for all events, never the identity.
+    The error of an event is the largest absolute
     difference over its coordinates; infinite if it is not finite.
 
     Arguments:
@@ -146,7 +151,8 @@ def permutation_error(
         x: the states, with shape `(*lead, N, ...)`, N at least 2; padded slots may hold anything.
         mask: which slots are real, with shape `(*lead, N)`; None means all.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         generator: the random generator for the permutation.
 
     Returns:
@@ -165,11 +171,11 @@ def permutation_error(
             f"x has shape {tuple(x.shape)} with one slot per event, expected at least two: one "
             "object has no order"
         )
-    order = draw_permutation(events.slots, x, generator)
-    dim = events.lead_ndim
+    shuffled, order = events.shuffled(generator)
     with left_as_it_was(field), torch.no_grad():
-        permuted = velocity_of(field, events.reordered(order))
-        difference = permuted - velocity_of(field, events).index_select(dim, order)
+        permuted = velocity_of(field, shuffled)
+        expected = velocity_of(field, events).index_select(events.lead_ndim, order)
+        difference = permuted - expected
     return summary_of(largest_of(difference, events), events, "mean", "max")
 
 
@@ -178,7 +184,7 @@ def company_error(
     x: Tensor,
     mask: Tensor | None,
     t: Tensor | float,
-    c: Tensor | None = None,
+    c: Context | None = None,
 ) -> dict[str, Tensor]:
     """Return how far the velocity of an event in its batch is from that of the event alone.
 
@@ -193,7 +199,8 @@ def company_error(
         mask: which slots are real, with shape `(*lead, N)`; None means all, and serves events of
             any shape.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
 
     Returns:
         `mean` and `max` of the errors, each a scalar.

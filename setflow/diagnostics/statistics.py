@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import call_field
+from setflow.core.calling import Context, call_field, with_plain_context
 from setflow.core.protocols import SDESolver, Solver
 from setflow.core.solving import integrate
 from setflow.diagnostics.events import (
@@ -31,7 +31,7 @@ def field_stats(
     field: nn.Module,
     x: Tensor,
     t: Tensor | float,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     mask: Tensor | None = None,
 ) -> dict[str, Tensor]:
@@ -41,7 +41,8 @@ def field_stats(
         field: the velocity field.
         x: the states, with shape `(*lead, *event_shape)`; padded slots may hold anything.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         mask: which slots are real, with shape `(*lead, N)`; None means all. The norm is over real
             coordinates, and events without objects are left out.
 
@@ -65,7 +66,7 @@ def divergence_stats(
     field: nn.Module,
     x: Tensor,
     t: Tensor | float,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     mask: Tensor | None = None,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
@@ -77,11 +78,13 @@ def divergence_stats(
         field: the velocity field.
         x: the states, with shape `(*lead, *event_shape)`; padded slots may hold anything.
         t: the time, a number or a tensor with shape `lead`.
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         mask: which slots are real, with shape `(*lead, N)`; None means all. The divergence is over
             real coordinates, and events without objects are left out.
         estimator: of the divergence; None is exact. A callable `(field, x, t, c)` will do; it is
-            called with gradients enabled.
+            called with gradients enabled, and of a context set it gets one row per event and a
+            field that takes it so.
         generator: the random generator for the probes of a stochastic estimator.
 
     Returns:
@@ -100,7 +103,8 @@ def divergence_stats(
     estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
     with left_as_it_was(field), torch.set_grad_enabled(users_own):
         estimate = estimator.for_solve(events.x, events.mask, generator)
-        divergence = estimate(field, events.x, events.t, events.c, mask=events.mask)
+        field, row = with_plain_context(field, events.c)
+        divergence = estimate(field, events.x, events.t, row, mask=events.mask)
     return summary_of(divergence.detach(), events, "mean", "std", "min", "max")
 
 
@@ -111,7 +115,7 @@ def reversibility_error(
     t0: float = 1.0,
     t1: float = 0.0,
     *,
-    c: Tensor | None = None,
+    c: Context | None = None,
     mask: Tensor | None = None,
     steps: int | None = None,
 ) -> dict[str, Tensor]:
@@ -128,7 +132,8 @@ def reversibility_error(
         x: data, with shape `(*lead, *event_shape)`; padded slots may hold anything.
         t0: the time of the noise.
         t1: the time of the data, from which the way to `t0` and back starts.
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         mask: which slots are real, with shape `(*lead, N)`; None means all. Events without objects
             are left out.
         steps: the number of steps each way; None takes the solver's own.

@@ -7,7 +7,11 @@ Notation. The laws, by name:
 - order: permuting the objects together with the mask permutes the velocity;
 - agreement: an all-real mask gives what no mask gives;
 - emptiness: an event without objects gives 0, never NaN, also in gradients;
+- same law: a field is in use what it was in training (the verbs do their part of this law, the same
+  masking around every call, for any field; this is the field's part);
 - company: what else is in the batch cannot matter.
+
+Content, length and order hold for the objects of a context set, too, by its own mask.
 
 Each is judged on what a field gives for a batch of events (an *outcome*): the velocity and the
 gradients of its summed squares with respect to states and parameters.
@@ -21,14 +25,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from setflow.core.calling import Context
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import event_numel, split_event
 from setflow.diagnostics.events import (
     Events,
     checked_events,
-    draw_permutation,
     joined,
     left_as_it_was,
+    refuse_coarse_dtypes,
     velocity_of,
 )
 
@@ -42,15 +47,18 @@ _ADVICE = {
     "content": "the field or its derivative is not finite at the zeros that the verbs put into "
     "padding; guard divisions, roots and logarithms there, or take the mask and select",
     "length": "padded slots take part in a sum, a mean or an attention; declare takes_mask = True "
-    "and leave them out by the mask that is then given as mask=",
+    "and leave them out by the mask that is then given as mask=, those of a context set by its own",
     "order": "an object's velocity depends on the slot in which it stands; use no positions, no "
     "sequence layers and no sum(mask) first slots, but sums, means or attention over objects",
     "agreement": "without a mask the field does something else than with an all-real one; let "
     "mask=None stand for torch.ones(x.shape[:-1], dtype=torch.bool)",
     "emptiness": "an event without objects makes velocity or gradients NaN for all of the batch; "
     "divide by the number of objects with clamp(min=1), and let no row of an attention be empty",
+    "same law": "in training mode the velocity is not that of field.eval(), so that what is used "
+    "was never trained; replace batch norm by layer norm, and let nothing but dropout (not "
+    "judged) depend on self.training",
     "company": "an event's velocity depends on the others in its batch; replace batch norm by "
-    "layer norm, or judge the field as it is used, after field.eval()",
+    "layer norm, and take no mean over events",
 }
 
 
@@ -59,7 +67,8 @@ class BrokenLaw:
     """A law of the mask that a field breaks.
 
     Arguments:
-        name: the law: `content`, `length`, `order`, `agreement`, `emptiness` or `company`.
+        name: the law: `content`, `length`, `order`, `agreement`, `emptiness`, `same law` or
+            `company`.
         error: by how much, relative to the larger of 1 and the largest value that should be met;
             infinite if something is not finite.
         advice: what is commonly wrong, and what to do.
@@ -81,7 +90,7 @@ def broken_laws(
     x: Tensor,
     mask: Tensor | None,
     t: Tensor | float | None = None,
-    c: Tensor | None = None,
+    c: Context | None = None,
     *,
     generator: torch.Generator | None = None,
 ) -> list[BrokenLaw]:
@@ -89,9 +98,10 @@ def broken_laws(
 
     The field is called as the verbs call it, on the real objects of the events given: alone and
     together, with padding (NaN) behind them and without, in another order, beside an event without
-    objects, with an all-real mask and with none. Velocities are compared, and the gradients of
-    their summed squares with respect to states and parameters: a field that is NaN in an empty
-    event, say, is zeroed there, but spoils the gradient of the whole batch.
+    objects, with an all-real mask and with none, in training mode and in evaluation mode (unless it
+    draws noise there). Velocities are compared, and the gradients of their summed squares with
+    respect to states and parameters: a field that is NaN in an empty event, say, is zeroed there,
+    but spoils the gradient of the whole batch.
 
     Errors are relative to the larger of 1 and the largest value of the event. The tolerance is
     1e-10 in float64 and 1e-5 in float32, or ten times what the field makes of its states when these
@@ -99,7 +109,8 @@ def broken_laws(
     judged in float64.
 
     What the bare field does with padding, without the guard of the verbs, is another question, for
-    `padding_leakage`.
+    `padding_leakage`; whether it jumps in x, which no law of the mask forbids, one for
+    `continuity_error`.
 
     Arguments:
         field: the velocity field, with `event_ndim` of at least 2; draw its parameters anew if its
@@ -107,12 +118,13 @@ def broken_laws(
         x: the states, with shape `(*lead, N, ...)`; a few tens of events do, of different sizes.
         mask: which slots are real, with shape `(*lead, N)`; None means all.
         t: the time, a number or a tensor with shape `lead`; None spreads them over (0, 1).
-        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+        c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
         generator: the random generator for the permutation.
 
     Returns:
         One `BrokenLaw`, with name, error and advice, for each law that is broken, in the order
-        content, length, order, agreement, emptiness, company.
+        content, length, order, agreement, emptiness, same law, company.
 
     Raises:
         ValueError: if shapes do not fit, fewer than two events have real objects, the dtype is
@@ -128,11 +140,7 @@ def broken_laws(
         number = event_numel(lead)
         t = ((torch.arange(number, device=x.device) + 0.5) / max(1, number)).reshape(lead)
     events = checked_events(field, x, t, c, mask, sets_only=True).flat()
-    if x.dtype not in _TOLERANCES:
-        raise ValueError(
-            f"x has dtype {x.dtype}, expected torch.float64 or torch.float32: coarser rounding "
-            "would hide a broken law; convert x and field"
-        )
+    refuse_coarse_dtypes(x)
     with left_as_it_was(field):
         singles = [event.compacted() for event in events.singly() if bool(event.occupied.all())]
         tolerance = _tolerance(field, singles)
@@ -189,9 +197,10 @@ def _law_errors(
     """Return the error of each law, from events without padding."""
     longest = max(singles, key=lambda event: event.slots)
     slots = 2 * longest.slots + 1
-    padded = [event.padded(slots - event.slots) for event in singles]
+    context_slots = 2 * max(event.context_slots for event in singles) + 1
+    padded = [event.padded_to(slots, context_slots) for event in singles]
     batch = joined(padded)
-    order = draw_permutation(slots, batch.x, generator)
+    shuffled, order = batch.shuffled(generator)
 
     expected = [_outcome(field, event) for event in singles]
     together = _outcome(field, batch)
@@ -199,7 +208,7 @@ def _law_errors(
     beside_empty = [_outcome(field, joined([longest, empty])), _outcome(field, empty)]
     unmasked = [_outcome(field, replace(event, mask=None)) for event in singles]
     alone = [_outcome(field, event) for event in padded]
-    reordered = _outcome(field, batch.reordered(order))
+    reordered = _outcome(field, shuffled)
 
     def worst(got: list[_Outcome], wanted: list[_Outcome]) -> float:
         return max(mine.distance(theirs) for mine, theirs in zip(got, wanted, strict=True))
@@ -215,8 +224,24 @@ def _law_errors(
         "order": reordered.distance(together.reordered(order)),
         "agreement": worst(unmasked, expected),
         "emptiness": unless_finite(beside_empty),
+        "same law": _distance_of_modes(field, batch, together),
         "company": worst(mates, [o.event(0) for o in alone]),
     }
+
+
+def _distance_of_modes(field: nn.Module, batch: Events, outcome: _Outcome) -> float:
+    """Return how far the outcome is from that in the other mode; 0 if that one draws noise."""
+    modes = [(part, part.training) for part in field.modules()]
+    devices = [batch.x.device] if batch.x.is_cuda else []
+    with left_as_it_was(field), torch.random.fork_rng(devices):
+        field.train(not field.training)
+        try:
+            other, again = _outcome(field, batch), _outcome(field, batch)
+        finally:
+            for part, training in modes:
+                part.training = training
+    is_random = again.distance(other) > _TOLERANCES[batch.x.dtype]
+    return 0.0 if is_random else other.distance(outcome)
 
 
 @dataclass(frozen=True)

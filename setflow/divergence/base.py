@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import call_field
+from setflow.core.calling import Context, call_field, with_plain_context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask
 from setflow.core.planning import Chunk, FlatEvents
@@ -42,7 +42,7 @@ class DivergenceEstimator(ABC):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -52,7 +52,8 @@ class DivergenceEstimator(ABC):
             field: the field.
             x: the state, with shape `(*lead, *event_shape)`.
             t: the time, a number or a tensor with shape `lead`.
-            c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
+            c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+                `SetBatch` for another set per event.
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
 
         Returns:
@@ -67,7 +68,7 @@ class DivergenceEstimator(ABC):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> Tensor:
@@ -135,7 +136,7 @@ class PlannedDivergence(DivergenceEstimator):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -148,7 +149,7 @@ class PlannedDivergence(DivergenceEstimator):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -158,6 +159,7 @@ class PlannedDivergence(DivergenceEstimator):
         root of K.
         """
         event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
+        field, c = with_plain_context(field, c)
         lead, event = split_event(x, event_ndim)
         events = event_numel(lead)
         if mask is not None:
@@ -214,7 +216,7 @@ class StochasticDivergence(DivergenceEstimator):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -235,7 +237,7 @@ class _Callable(DivergenceEstimator):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from setflow.core.calling import Context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import count_real
 from setflow.core.planning import Chunk, plan_chunks, trimmable
@@ -76,7 +77,7 @@ class ExactDivergence(DivergenceEstimator):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

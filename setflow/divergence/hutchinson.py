@@ -14,6 +14,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from setflow.core.calling import Context
 from setflow.core.counter import EventSeeds, counter_normal, counter_signs
 from setflow.core.masks import as_mask, zero_padding
 from setflow.core.planning import Chunk, plan_chunks
@@ -82,7 +83,7 @@ class ProbedDivergence(PlannedDivergence):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
@@ -176,7 +177,7 @@ class FixedProbeDivergence(DivergenceEstimator):
         field: nn.Module,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,8 @@ class TransformerField(SetField):
             )
         if hidden % heads:
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
+        if pair_features is not None and not isinstance(pair_features, PairFeatures):
+            raise TypeError(f"pair_features must be PairFeatures or None, got {pair_features!r}")
         if pair_features is not None and max(pair_features.columns) >= dim:
             raise ValueError(
                 f"pair_features takes the columns {pair_features.columns}, expected columns of the "
@@ -228,20 +230,18 @@ class _Heads(nn.Module):
     def __init__(self, hidden: int, heads: int, *, qk_norm: bool) -> None:
         super().__init__()
         self.heads = heads
-        self.norms = None
-        if qk_norm:
-            width = hidden // heads
-            self.norms = nn.ModuleList(nn.RMSNorm(width, eps=_NORM_EPS) for _ in range(2))
+        self.gains = nn.Parameter(torch.ones(2, hidden // heads)) if qk_norm else None
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
-        """Return the mixed values; tokens with shape `(events, tokens, hidden)`."""
+        """Return the mixed values, with the shape of `q`: `(events, tokens, hidden)`."""
         shape = q.shape
-        q, k, v = (
-            part.reshape(*part.shape[:2], self.heads, -1).transpose(1, 2) for part in (q, k, v)
-        )  # (events, heads, tokens, hidden / heads)
-        if self.norms is not None:
-            of_q, of_k = self.norms
-            q, k = of_q(q).to(v.dtype), of_k(k).to(v.dtype)
+        split = (self.heads, shape[-1] // self.heads)
+        q, k, v = (part.reshape(*part.shape[:2], *split).transpose(1, 2) for part in (q, k, v))
+        if self.gains is not None:
+            q, k = (
+                F.rms_norm(part, split[1:], gain.to(part.dtype), eps=_NORM_EPS)
+                for part, gain in zip((q, k), self.gains, strict=True)
+            )
         if attend is not None and attend.is_floating_point():
             attend = attend.to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)

@@ -1,0 +1,192 @@
+"""Deep sets with a global vector, whose cost is linear in the number of objects.
+
+Notation. The objects of an event have rows h with shape `(E, N, hidden)`, the event a global vector
+g with shape `(E, latent)` and a condition e: its time, number of real objects and context. A layer
+pools the rows into g and hands g to each of them; all its linear maps also take e. What a map makes
+of g and e is one vector per event, computed once and added to every row.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from setflow.fields.base import SetField, SetInputs
+from setflow.fields.embeddings import FourierTime
+
+__all__ = ["EPiCField"]
+
+_TIME_FEATURES = 32
+_SUM_SCALE = 0.01  # as published: the sum over 100 objects counts as much as their mean
+
+
+class EPiCField(SetField):
+    """A deep-sets velocity field: objects meet in a global vector, at a cost linear in N.
+
+    Equivariant point cloud layers (Buhmann, Kasieczka and Thaler, "EPiC-GAN: Equivariant Point
+    Cloud Generation for Particle Jets", arXiv:2301.08128) as the velocity of a flow (Buhmann et
+    al., "EPiC-ly Fast Particle Cloud Generation with Flow-Matching and Diffusion",
+    arXiv:2310.00049), in their sizes: 561,432 parameters for 3 features against 561,330. What
+    differs: SiLU, so that the velocity has a continuous derivative; residuals that are added behind
+    the activation; no weight normalisation, and no activation on the output; the number of real
+    objects beside the time; a gain per feature, a function of the condition, that passes the state
+    on to the velocity. The velocity is zero before training.
+
+    Arguments:
+        dim: the number of features of one object.
+        condition_dim: the number of context features per event.
+        object_condition_dim: the number of context features per object; excludes `condition_dim`.
+        hidden: the width of the rows of the objects.
+        latent: the length of the global vector.
+        layers: how many times objects and global vector exchange.
+
+    Raises:
+        ValueError: if a size is not positive, or both kinds of context are asked for.
+
+    >>> field = EPiCField(3, hidden=32, layers=2)
+    >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
+    >>> field(x, torch.rand(8), mask=mask).shape
+    torch.Size([8, 30, 3])
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        *,
+        condition_dim: int = 0,
+        object_condition_dim: int = 0,
+        hidden: int = 128,
+        latent: int = 10,
+        layers: int = 6,
+    ) -> None:
+        super().__init__(
+            dim, condition_dim=condition_dim, object_condition_dim=object_condition_dim
+        )
+        if min(hidden, latent, layers) < 1:
+            raise ValueError(
+                f"sizes must be positive, got hidden={hidden}, latent={latent}, layers={layers}"
+            )
+        self.hidden = hidden
+        self.latent = latent
+        self.layers = layers
+        condition = _TIME_FEATURES + 1 + condition_dim
+        own = object_condition_dim + hidden
+        self.time = FourierTime(_TIME_FEATURES)
+        self.embed = _RowLinear(object_condition_dim + dim, condition, hidden)
+        self.embed_update = _RowLinear(own, condition, hidden)
+        self.pooled = nn.Linear(2 * hidden + condition, hidden)
+        self.pooled_update = nn.Linear(hidden + condition, latent)
+        self.blocks = nn.ModuleList(_Layer(own, hidden, latent, condition) for _ in range(layers))
+        self.out = _RowLinear(own, condition, dim)
+        self.skip = nn.Linear(condition, dim)
+        for parameter in (*self.out.parameters(), *self.skip.parameters()):
+            nn.init.zeros_(parameter)
+
+    def velocity(self, inputs: SetInputs) -> Tensor:
+        """Return the velocity of a flat batch of events; see `SetField`."""
+        x, e = inputs.x, self._condition(inputs)
+        own = () if inputs.c_object is None else (inputs.c_object,)
+        h = F.silu(self.embed((*own, x), (e,)))
+        h = F.silu(self.embed_update((*own, h), (e,)) + h)
+        state = _State(h, h.new_zeros(len(h), self.hidden))
+        g = F.silu(self.pooled(torch.cat([state.pooled(inputs), e], dim=-1)))
+        g = F.silu(self.pooled_update(torch.cat([g, e], dim=-1)))
+        for block in self.blocks:
+            state, g = block(state, g, e, inputs, own)
+        out: Tensor = self.out((*own, state.h), (state.shift, e))
+        return torch.addcmul(out, self.skip(e)[:, None], x)
+
+    def _condition(self, inputs: SetInputs) -> Tensor:
+        parts = [self.time(inputs.t), inputs.n.log1p()[:, None]]
+        return torch.cat(parts if inputs.c is None else [*parts, inputs.c], dim=-1)
+
+
+class _State(NamedTuple):
+    """The rows of the objects, as what each has of its own and what all of an event have alike.
+
+    Attributes:
+        h: the own part, with shape `(E, N, hidden)`.
+        shift: what is to be added to every row of an event, with shape `(E, hidden)`.
+    """
+
+    h: Tensor
+    shift: Tensor
+
+    def pooled(self, inputs: SetInputs) -> Tensor:
+        """Return the mean and the scaled sum over real objects, with shape `(E, 2 hidden)`."""
+        if inputs.mask is None:
+            total = self.h.sum(1)
+        else:  # padded rows are finite, made of zeros alone: a product leaves them out safely
+            total = (inputs.mask[:, None].to(self.h.dtype) @ self.h).squeeze(1)
+        n = inputs.n[:, None]
+        total = total + n * self.shift
+        return torch.cat([total / n.clamp(min=1), _SUM_SCALE * total], dim=-1)
+
+
+class _Layer(nn.Module):
+    """One exchange: the objects renew the global vector, and it renews the objects."""
+
+    def __init__(self, own: int, hidden: int, latent: int, condition: int) -> None:
+        super().__init__()
+        self.pooled = nn.Linear(2 * hidden + latent + condition, hidden)
+        self.pooled_update = nn.Linear(hidden + condition, latent)
+        self.local = _RowLinear(own, latent + condition, hidden)
+        self.local_update = _RowLinear(own, condition, hidden)
+
+    def forward(
+        self, state: _State, g: Tensor, e: Tensor, inputs: SetInputs, own: tuple[Tensor, ...]
+    ) -> tuple[_State, Tensor]:
+        u = F.silu(self.pooled(torch.cat([state.pooled(inputs), g, e], dim=-1)))
+        g = g + self.pooled_update(torch.cat([u, e], dim=-1))
+        rows = F.silu(self.local((*own, state.h), (state.shift, g, e)))
+        h = self.local_update.added_to(state.h, (*own, rows))
+        return _State(h, state.shift + self.local_update.of_event((e,))), g
+
+
+class _RowLinear(nn.Module):
+    """A linear map of rows that hold first what an object has, then what its event has.
+
+    The rows are never joined: the first columns of the weight meet the objects, the last the event,
+    once. What all objects of an event have alike in their last own features may stand before the
+    features of the event instead.
+
+    Arguments:
+        own: the number of features of an object.
+        event: the number of features of its event.
+        outputs: the number of outputs.
+    """
+
+    def __init__(self, own: int, event: int, outputs: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(own + event, outputs)
+
+    def forward(self, objects: tuple[Tensor, ...], event: tuple[Tensor, ...]) -> Tensor:
+        """Return the map of all rows, with shape `(E, N, outputs)`.
+
+        Arguments:
+            objects: the features of the objects, with shapes `(E, N, ...)`.
+            event: those of their events, with shapes `(E, ...)`.
+        """
+        rows = _joined(objects)
+        return F.linear(rows, self._columns_of(rows)) + self.of_event(event)[:, None]
+
+    def of_event(self, event: tuple[Tensor, ...]) -> Tensor:
+        """Return the share of the event and the bias, with shape `(E, outputs)`."""
+        row = _joined(event)
+        return F.linear(row, self.linear.weight[:, -row.shape[-1] :], self.linear.bias)
+
+    def added_to(self, total: Tensor, objects: tuple[Tensor, ...]) -> Tensor:
+        """Return `total` plus the share of the objects, in one pass over memory."""
+        rows = _joined(objects)
+        weight = self._columns_of(rows).t()
+        return torch.addmm(total.flatten(0, 1), rows.flatten(0, 1), weight).reshape(total.shape)
+
+    def _columns_of(self, rows: Tensor) -> Tensor:
+        return self.linear.weight[:, : rows.shape[-1]]
+
+
+def _joined(parts: tuple[Tensor, ...]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)

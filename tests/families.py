@@ -1,0 +1,88 @@
+"""The families of fields on sets, small: one entry serves the laws, the contract and the totals.
+
+A family is a function from the number of features to a field, and the options of the cases that it
+is judged on (`laws.cases`): how long a context row of the event or of its objects is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+import setflow
+from setflow.core.calling import with_plain_context
+from setflow.fields import PairFeatures
+
+__all__ = ["FAMILIES", "Family", "takes_rows"]
+
+CONTEXT_SLOTS, CONTEXT_FEATURES = 4, 2
+
+
+def takes_rows(field: nn.Module, context: int = 0) -> nn.Module:
+    """Return a field of context sets as one whose context is a row: objects, mask, own context."""
+    own = torch.zeros(1, context) if context else None
+    blank = torch.zeros(1, CONTEXT_SLOTS, CONTEXT_FEATURES)
+    return with_plain_context(field, setflow.SetBatch(blank, torch.ones(1, CONTEXT_SLOTS), own))[0]
+
+
+_ROW = CONTEXT_SLOTS * (CONTEXT_FEATURES + 1)
+
+
+def _transformer(dim: int, **options: Any) -> setflow.TransformerField:
+    return setflow.TransformerField(dim, hidden=8, layers=2, heads=2, **options)
+
+
+def _epic(dim: int, **options: Any) -> setflow.EPiCField:
+    return setflow.EPiCField(dim, hidden=8, latent=4, layers=2, **options)
+
+
+def _graph(dim: int, k: int | None = 2, **options: Any) -> setflow.GraphField:
+    return setflow.GraphField(dim, hidden=8, layers=2, messages=8, k=k, **options)
+
+
+@dataclass(frozen=True)
+class Family:
+    make: Callable[[int], nn.Module]
+    cases: dict[str, int] = field(default_factory=dict)
+
+
+FAMILIES = {
+    "transformer": Family(_transformer),
+    "transformer, context": Family(lambda d: _transformer(d, condition_dim=2), {"context": 2}),
+    "transformer, object context": Family(
+        lambda d: _transformer(d, object_condition_dim=2, qk_norm=True), {"object_context": 2}
+    ),
+    "transformer, context set": Family(
+        lambda d: takes_rows(_transformer(d, set_condition_dim=CONTEXT_FEATURES)),
+        {"context": _ROW},
+    ),
+    "transformer, context set with context": Family(
+        lambda d: takes_rows(
+            _transformer(d, set_condition_dim=CONTEXT_FEATURES, condition_dim=2, qk_norm=True), 2
+        ),
+        {"context": _ROW + 2},
+    ),
+    "transformer, pairs": Family(
+        lambda d: _transformer(d, pair_features=PairFeatures(columns=[0, min(1, d - 1), d - 1]))
+    ),
+    "epic": Family(_epic),
+    "epic, context": Family(lambda d: _epic(d, condition_dim=2), {"context": 2}),
+    "epic, object context": Family(
+        lambda d: _epic(d, object_condition_dim=2), {"object_context": 2}
+    ),
+    "graph": Family(_graph),
+    "graph, edgeconv": Family(
+        lambda d: _graph(d, k=1, aggregation="edgeconv", condition_dim=2, coordinates=[0]),
+        {"context": 2},
+    ),
+    "graph, complete": Family(
+        lambda d: _graph(d, k=None, object_condition_dim=2), {"object_context": 2}
+    ),
+    "graph, fixed": Family(
+        lambda d: _graph(d, object_condition_dim=2, graph_from="context"), {"object_context": 2}
+    ),
+}
