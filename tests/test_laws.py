@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import saboteurs
 import setflow
+from families import FAMILIES
 from laws import LAWS, cases, law_content, law_same, redraw, to_device
 from subjects import (
     NoiseOfItsObject,
@@ -35,7 +37,11 @@ def _gaussian(coupling: float, *features: int) -> setflow.GaussianSetField:
     return setflow.GaussianSetField(loc, scale, coupling=coupling)
 
 
-# name: (field, features, options of the cases)
+def _of_family(name: str) -> tuple[torch.nn.Module, tuple[int], dict[str, int]]:
+    return redraw(FAMILIES[name].make(3)), (3,), FAMILIES[name].cases
+
+
+# name: (field, features, options of the cases); `test_fields` judges all families called directly
 FIELDS = {
     "transformer": lambda: (
         redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=2)),
@@ -47,6 +53,8 @@ FIELDS = {
         (3,),
         {"context": 2},
     ),
+    "epic": functools.partial(_of_family, "epic"),
+    "graph": functools.partial(_of_family, "graph"),
     "gaussian": lambda: (_gaussian(0.0, 3), (3,), {}),
     "coupled gaussian": lambda: (_gaussian(2.0, 3), (3,), {}),
     "coupled gaussian, 3-D events": lambda: (_gaussian(2.0, 2, 2), (2, 2), {}),

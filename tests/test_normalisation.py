@@ -16,6 +16,7 @@ from torch import nn
 
 import saboteurs
 import setflow
+from families import FAMILIES as SET_FIELDS
 from laws import redraw
 from problems import (
     ConditionalGaussian,
@@ -50,6 +51,22 @@ def shrunk(field):
     return field.double()
 
 
+def slow_epic(dim):
+    """Weights and frequencies that a rule of few points resolves, though objects still meet."""
+    field = redraw(setflow.EPiCField(dim, hidden=16, latent=4, layers=1))
+    field.time.frequencies.mul_(0.1)
+    with torch.no_grad():
+        for parameter in field.parameters():
+            parameter.mul_(0.8)
+    return field.double()
+
+
+def near(dim, **options):
+    """A graph on which each of three objects hears the nearer one, unless told otherwise."""
+    options = {"hidden": 8, "layers": 1, "messages": 8, "k": 1} | options
+    return shrunk(redraw(setflow.GraphField(dim, **options)))
+
+
 # one entry for each family: dim -> field
 FAMILIES = {
     "gaussian": lambda dim: gaussian_field(0.0, features=dim),
@@ -57,6 +74,14 @@ FAMILIES = {
     "mlp per object": lambda dim: PerObject(redraw(setflow.VelocityField(dim, hidden=8)).double()),
     "transformer": lambda dim: shrunk(redraw(small_transformer(dim))),
     "trained transformer": trained_transformer,
+    "transformer, pairs": lambda dim: shrunk(redraw(SET_FIELDS["transformer, pairs"].make(dim))),
+    "transformer, normalised": lambda dim: shrunk(
+        redraw(setflow.TransformerField(dim, hidden=8, layers=1, heads=2, qk_norm=True), seed=4)
+    ),
+    "epic": slow_epic,
+    "graph, attention": lambda dim: near(dim, aggregation="attention"),
+    "graph, edgeconv": lambda dim: near(dim, aggregation="edgeconv"),
+    "graph, complete": lambda dim: near(dim, k=None),
 }
 
 

@@ -119,7 +119,7 @@ class _State(NamedTuple):
         """Return the mean and the scaled sum over real objects, with shape `(E, 2 hidden)`."""
         if inputs.mask is None:
             total = self.h.sum(1)
-        else:  # padded rows are finite, made of zeros alone: a product leaves them out safely
+        else:  # padded rows are finite, since their input was selected away: a product will do
             total = (inputs.mask[:, None].to(self.h.dtype) @ self.h).squeeze(1)
         n = inputs.n[:, None]
         total = total + n * self.shift
