@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from setflow.fields.base import SetField, SetInputs
 from setflow.fields.embeddings import EventEmbedding
-from setflow.fields.transformer import _NORM_EPS, _modulate, _zero_linear
+from setflow.fields.modulation import NORM_EPS, modulate, zero_linear
 
 if TYPE_CHECKING:
     from setflow.fields.message_passing import Edges
@@ -119,9 +119,9 @@ class GraphField(SetField):
         self.blocks = nn.ModuleList(
             _Block(hidden, features, messages, expansion, heads) for _ in range(layers)
         )
-        self.final_modulation = _zero_linear(hidden, 2 * hidden)
-        self.out = _zero_linear(hidden, dim)
-        self.skip = _zero_linear(hidden, dim)
+        self.final_modulation = zero_linear(hidden, 2 * hidden)
+        self.out = zero_linear(hidden, dim)
+        self.skip = zero_linear(hidden, dim)
 
     def _check_coordinates(self) -> None:
         if self.graph_from not in ("state", "context"):
@@ -153,7 +153,7 @@ class GraphField(SetField):
         for block in self.blocks:
             h = block(h, features, condition, edges, share)  # (events, slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
-        v: Tensor = self.out(_modulate(h, shift, scale)) + self.skip(condition)[:, None] * x
+        v: Tensor = self.out(modulate(h, shift, scale)) + self.skip(condition)[:, None] * x
         return v
 
     def _edges(self, inputs: SetInputs) -> Edges:
@@ -187,7 +187,7 @@ class _Block(nn.Module):
         from setflow.fields.message_passing import WeightedMessages
 
         super().__init__()
-        self.modulation = _zero_linear(hidden, 6 * hidden)
+        self.modulation = zero_linear(hidden, 6 * hidden)
         self.receive = WeightedMessages(hidden + features, messages, heads)
         self.project = nn.Linear(messages, hidden)
         self.whole = nn.Linear(hidden, hidden, bias=False)
@@ -199,10 +199,10 @@ class _Block(nn.Module):
     ) -> Tensor:
         modulation: Tensor = self.modulation(condition)[:, None]  # (events, 1, 6 hidden)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
-        nodes = torch.cat([_modulate(h, shift_a, scale_a), features], dim=-1)
+        nodes = torch.cat([modulate(h, shift_a, scale_a), features], dim=-1)
         received = self.project(self.receive(nodes.flatten(0, 1), edges))
         h = torch.addcmul(h, gate_a, received.reshape(h.shape))
-        normed = F.layer_norm(h, h.shape[-1:], eps=_NORM_EPS)
+        normed = F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
         shift_f = shift_f + self.whole(share @ normed)
         fed: Tensor = self.down(F.gelu(self.up(torch.addcmul(shift_f, normed, 1 + scale_f))))
         return torch.addcmul(h, gate_f, fed)

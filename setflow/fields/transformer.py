@@ -22,11 +22,11 @@ from setflow.core.batch import SetBatch
 from setflow.core.masks import count_real
 from setflow.fields.base import SetField, SetInputs
 from setflow.fields.embeddings import EventEmbedding
+from setflow.fields.modulation import NORM_EPS, modulate, zero_linear
 from setflow.fields.pairs import PairFeatures
 
 __all__ = ["TransformerField"]
 
-_NORM_EPS = 1e-6
 _PAIR_WIDTH = 32
 
 
@@ -122,15 +122,15 @@ class TransformerField(SetField):
             self.pair_bias = nn.Sequential(
                 nn.Linear(PairFeatures.features, _PAIR_WIDTH),
                 nn.SiLU(),
-                _zero_linear(_PAIR_WIDTH, heads),
+                zero_linear(_PAIR_WIDTH, heads),
             )
         self.blocks = nn.ModuleList(
             _Block(hidden, heads, expansion, qk_norm=qk_norm, cross=set_condition_dim > 0)
             for _ in range(layers)
         )
-        self.final_modulation = _zero_linear(hidden, 2 * hidden)
-        self.out = _zero_linear(hidden, dim)
-        self.skip = _zero_linear(hidden, dim)
+        self.final_modulation = zero_linear(hidden, 2 * hidden)
+        self.out = zero_linear(hidden, dim)
+        self.skip = zero_linear(hidden, dim)
 
     def velocity(self, inputs: SetInputs) -> Tensor:
         """Return the velocity of a flat batch of events; see `SetField`."""
@@ -150,7 +150,7 @@ class TransformerField(SetField):
             for block in self.blocks:
                 h = block(h, condition, attend, context)  # (events, 1 + slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
-        v: Tensor = self.out(_modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * x
+        v: Tensor = self.out(modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * x
         return v
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
@@ -192,7 +192,7 @@ class _Block(nn.Module):
         self, hidden: int, heads: int, expansion: int, *, qk_norm: bool, cross: bool
     ) -> None:
         super().__init__()
-        self.modulation = _zero_linear(hidden, (9 if cross else 6) * hidden)
+        self.modulation = zero_linear(hidden, (9 if cross else 6) * hidden)
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.heads = _Heads(hidden, heads, qk_norm=qk_norm)
         self.project = nn.Linear(hidden, hidden)
@@ -213,14 +213,14 @@ class _Block(nn.Module):
     ) -> Tensor:
         modulation: Tensor = self.modulation(condition)[:, None]  # (events, 1, 6 or 9 hidden)
         parts = modulation.chunk(6 if context is None else 9, dim=-1)
-        q, k, v = self.qkv(_modulate(h, *parts[0:2])).chunk(3, dim=-1)
+        q, k, v = self.qkv(modulate(h, *parts[0:2])).chunk(3, dim=-1)
         h = h + parts[2] * self.project(self.heads(q, k, v, attend))
         if context is not None:
             tokens, real = context
             k, v = self.cross_kv(tokens).chunk(2, dim=-1)
-            q = self.cross_q(_modulate(h, *parts[6:8]))
+            q = self.cross_q(modulate(h, *parts[6:8]))
             h = h + parts[8] * self.cross_project(self.cross_heads(q, k, v, real))
-        fed: Tensor = self.down(F.gelu(self.up(_modulate(h, *parts[3:5]))))
+        fed: Tensor = self.down(F.gelu(self.up(modulate(h, *parts[3:5]))))
         return torch.addcmul(h, parts[5], fed)
 
 
@@ -239,25 +239,13 @@ class _Heads(nn.Module):
         q, k, v = (part.reshape(*part.shape[:2], *split).transpose(1, 2) for part in (q, k, v))
         if self.gains is not None:
             q, k = (
-                F.rms_norm(part, split[1:], gain.to(part.dtype), eps=_NORM_EPS)
+                F.rms_norm(part, split[1:], gain.to(part.dtype), eps=NORM_EPS)
                 for part, gain in zip((q, k), self.gains, strict=True)
             )
         if attend is not None and attend.is_floating_point():
             attend = attend.to(q.dtype)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
         return mixed.transpose(1, 2).reshape(shape)
-
-
-def _modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    normed = F.layer_norm(h, h.shape[-1:], eps=_NORM_EPS)
-    return torch.addcmul(shift, normed, 1 + scale)
-
-
-def _zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
 
 
 def _attention_backends(x: Tensor) -> AbstractContextManager[None]:
