@@ -266,3 +266,29 @@ def test_what_does_not_fit_is_refused(name):
         refused("expected", c=c[:1])
         refused("expected", c=c[..., None, :] if c.ndim == 2 else c[:, 0])
         refused("takes none", c=setflow.SetBatch(torch.zeros(6, 2, 1), torch.ones(6, 2)))
+
+
+@pytest.mark.parametrize(
+    "field", [setflow.GaussianSetField(torch.zeros(3), torch.ones(3)), setflow.VelocityField(3)]
+)
+def test_a_context_set_is_refused_by_other_fields_too(field):
+    x = torch.zeros(6, 4, 3) if field.event_ndim == 2 else torch.zeros(6, 3)
+    context = setflow.SetBatch(torch.zeros(6, 2, 1), torch.ones(6, 2))
+    with pytest.raises(ValueError, match="got a SetBatch as context but takes none"):
+        field(x, 0.5, context)
+    with pytest.raises(ValueError, match="got a SetBatch as context but takes none"):
+        setflow.fm_loss(field, x, x, c=context)
+
+
+def test_ensembles_of_weights():
+    """`vmap` over one parameter alone: nothing may be written into what is not mapped."""
+    field, case = field_of("graph"), cases_of("graph")["lead1"]
+    for key, value in field.named_parameters():
+        weights = torch.stack([value, 2 * value]).detach()
+
+        def one(weight, key=key):
+            return functional_call(field, {key: weight}, (case.x, case.t), {"mask": case.mask})
+
+        with torch.no_grad():
+            torch.testing.assert_close(vmap(one)(weights)[0], one(weights[0]))
+        torch.testing.assert_close(vmap(one)(weights)[1], one(weights[1]))

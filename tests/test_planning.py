@@ -7,6 +7,8 @@ from itertools import pairwise, permutations
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 import setflow
 from laws import LAWS, cases, redraw
@@ -165,7 +167,7 @@ class PerSlot(Pointwise):
     """A field that takes no mask."""
 
 
-def test_what_may_not_be_cut_is_left_whole():
+def test_what_may_not_be_cut_is_left_whole(no_overhead):
     mask = torch.arange(6) < torch.tensor([[1], [6], [3]])
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
     assert planned(field, None) is field
@@ -205,3 +207,38 @@ def test_guidance_meets_the_whole_batch_and_the_field_its_plan(no_overhead):
             for k in range(3)
         ]
         torch.testing.assert_close(x, torch.cat(alone))
+
+
+def test_gradients_of_each_event_pass_through_a_verb():
+    """`vmap` over `grad` wraps the mask twice; and what records a mask keeps its batch whole."""
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2)).double()
+    case = dict(cases())["lead1"]
+
+    def loss(x, mask, t):
+        rows = (x[None], torch.ones_like(x)[None], mask[None], t[None])
+        return setflow.masked_fm_loss(field, *rows)
+
+    with sdpa_kernel([SDPBackend.MATH]):
+        together = torch.vmap(torch.func.grad(loss))(case.x, case.mask, case.t)
+        one_by_one = [
+            torch.func.grad(loss)(*event) for event in zip(case.x, case.mask, case.t, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.stack(one_by_one), rtol=0, atol=1e-10)
+    assert together[case.mask].abs().max() > 1e-3
+    seen = []
+    with FlopCounterMode(display=False):
+        seen.append(planned(field, case.mask))
+    seen.append(planned(field, case.mask.to("meta")))
+    assert all(whole is field for whole in seen)
+
+
+def test_nothing_is_moved_where_nothing_is_gained():
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
+    mask = torch.ones(64, 30, dtype=torch.bool)
+    mask[3, 29] = False
+    assert planned(field, mask) is field
+    mask[3, 0] = False  # a hole: objects are moved together, events stay where they are
+    spy = Counting(field)
+    x = torch.randn(64, 30, 3)
+    call_field(planned(spy, mask), x, 0.5, None, mask)
+    torch.testing.assert_close(spy.seen[0], x[mask])

@@ -62,9 +62,22 @@ def test_pair_features_are_smooth_where_particles_meet():
     assert steps < 1.1 * (0.1 / 4000) / 0.01  # at most one unit of the logarithm in 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pair_features_are_finite_for_distant_particles(dtype):
+    """cosh overflows there; ln m^2 becomes ln pT + ln pT + |dy|."""
+    x = torch.tensor([[0.0, 0.0, 1.0], [1000.0, 0.0, 2.0], [-1000.0, 3.0, -1.0]], dtype=dtype)
+    features = PairFeatures()(x)
+    assert features.isfinite().all()
+    torch.testing.assert_close(features[0, 1, 3], torch.tensor(1003.0, dtype=dtype))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        {"scale": (math.nan, 1.0, 1.0)},
+        {"loc": (0.0, math.inf, 0.0)},
+        {"columns": (0, 0, 1)},
+        {"columns": (0, 1, 1.5)},
         {"columns": (0, 1)},
         {"loc": (0.0,)},
         {"scale": (1.0, 0.0, 1.0)},
@@ -72,7 +85,7 @@ def test_pair_features_are_smooth_where_particles_meet():
     ],
 )
 def test_bad_pair_features_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"expected three|must be positive"):
+    with pytest.raises(ValueError, match=r"expected three|must be (positive|finite|three)"):
         PairFeatures(**arguments)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -195,7 +196,7 @@ def _without_padding(
     chunks = []
     for group in groups:
         rows = torch.tensor(group, device=mask.device)
-        columns = min(mask.shape[1], max(1, lengths[group[-1]]))
+        columns = min(mask.shape[1], max(1, *(lengths[index] for index in group)))
         slots = order[rows, :columns]
         chunks.append(Chunk(rows, slots, mask[rows].gather(1, slots)))
     return chunks
@@ -211,9 +212,10 @@ def planned(field: nn.Module, mask: Tensor | None) -> nn.Module:
     """Return a field that evaluates events of like length together, without their padding.
 
     It gives what the field gives, for states with this mask. A field that does not take the mask in
-    all its parts, or holds a context of the whole batch, comes back as it is; and so it does where
-    the mask is not known yet, inside `torch.compile` and `vmap`, or where nothing is to be gained.
-    Looking at the mask costs one synchronisation of a GPU.
+    all its parts, or declares `holds_context`, comes back as it is; and so it does where the mask
+    cannot be read, inside `torch.compile`, `vmap`, a tracer or the capture of a CUDA graph, or
+    where nothing is to be gained. Reading it costs one synchronisation of a GPU. A field that keeps
+    something with a row for each event must declare it: events change their places.
 
     Arguments:
         field: the field.
@@ -223,7 +225,7 @@ def planned(field: nn.Module, mask: Tensor | None) -> nn.Module:
     >>> x, mask = torch.randn(64, 300, 2), torch.arange(300) < torch.randint(301, (64, 1))
     >>> v = planned(field, mask)(x, torch.rand(64), mask=mask)
     """
-    if mask is None or not mask.numel() or torch.compiler.is_compiling() or _is_batched(mask):
+    if mask is None or not mask.numel() or not _is_readable(mask):
         return field
     if not trimmable(field) or part_that_declares(field, "holds_context"):
         return field
@@ -236,8 +238,11 @@ def planned(field: nn.Module, mask: Tensor | None) -> nn.Module:
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
         largest=lambda n: objects // max(1, n),
     )
-    if min(lengths) == flat.shape[1]:
-        return field
+    if len(groups) == 1:  # in the caller's order
+        groups = [list(range(len(lengths)))]
+        gaps = flat[:, 1:] & ~flat[:, :-1]
+        if max(lengths) == flat.shape[1] and not bool(gaps.any()):
+            return field
     return _Planned(field, flat, _without_padding(flat, lengths, groups))
 
 
@@ -270,7 +275,16 @@ class _Planned(nn.Module):
         return torch.cat(parts).index_select(0, self._source).reshape(x.shape)
 
 
-def _is_batched(mask: Tensor) -> bool:
-    """Return whether `torch.vmap` maps over the mask, so that its values cannot be read."""
-    batched: bool = torch._C._functorch.is_batchedtensor(mask)  # there is no public question
-    return batched
+def _is_readable(mask: Tensor) -> bool:
+    """Return whether the values of a mask are at hand, and what they decide is not recorded."""
+    if torch.compiler.is_compiling() or mask.is_meta:
+        return False
+    # no public function asks for transforms, tracers and fake tensors
+    functorch: Any = torch._C._functorch
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    while functorch.is_functorch_wrapped_tensor(mask):
+        if functorch.is_batchedtensor(mask):
+            return False
+        mask = functorch.get_unwrapped(mask)
+    return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from setflow.core.batch import SetBatch
 from setflow.core.broadcast import expand_time
+from setflow.core.calling import Context
 from setflow.core.masks import as_mask, count_real, zero_padding
 from setflow.core.specs import event_numel, split_event
 
@@ -109,7 +110,7 @@ class SetField(VectorField):
         self,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | SetBatch | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> Tensor:
@@ -137,12 +138,13 @@ class SetField(VectorField):
         """Return the velocity with shape `(E, N, dim)`; padded slots may hold anything finite."""
 
     def _checked(
-        self, x: Tensor, t: Tensor | float, c: Tensor | SetBatch | None, mask: Tensor | None
+        self, x: Tensor, t: Tensor | float, c: Context | None, mask: Tensor | None
     ) -> SetInputs:
         row, c_object, c_set = self._parts_of(c, x)
         lead, time, mask = checked_inputs(
             self, x, t, row, mask, features=(self.dim,), condition_dim=self.condition_dim
         )
+        assert not isinstance(row, SetBatch)
         events, slots = event_numel(lead), x.shape[-2]
         if c_set is not None:
             c_set = self._flat_set(c_set, lead)
@@ -160,17 +162,12 @@ class SetField(VectorField):
         )
 
     def _parts_of(
-        self, c: Tensor | SetBatch | None, x: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, SetBatch | None]:
+        self, c: Context | None, x: Tensor
+    ) -> tuple[Context | None, Tensor | None, SetBatch | None]:
         """Return the context of the event, of its objects and the context set."""
         name = type(self).__name__
         if isinstance(c, SetBatch):
-            if not self.set_condition_dim:
-                raise ValueError(
-                    f"{name} got a SetBatch as context but takes none; build it with "
-                    f"set_condition_dim={c.x.shape[-1]}, if it has that argument"
-                )
-            return c.c, None, c
+            return (c.c, None, c) if self.set_condition_dim else (c, None, None)
         if self.set_condition_dim:
             got = "none" if c is None else f"a tensor with shape {tuple(c.shape)}"
             raise ValueError(f"{name} takes a context set: expected a SetBatch as c, got {got}")
@@ -201,7 +198,7 @@ def checked_inputs(
     field: VectorField,
     x: Tensor,
     t: Tensor | float,
-    c: Tensor | None,
+    c: Context | None,
     mask: Tensor | None,
     *,
     features: tuple[int, ...],
@@ -222,6 +219,11 @@ def checked_inputs(
         ValueError: if anything has another shape.
     """
     name = type(field).__name__
+    if isinstance(c, SetBatch):
+        raise ValueError(
+            f"{name} got a SetBatch as context but takes none; setflow.TransformerField does, with "
+            f"set_condition_dim={c.x.shape[-1]}"
+        )
     lead, event = split_event(x, field.event_ndim)
     cut = len(event) - len(features)
     if event[cut:] != features:
@@ -233,8 +235,9 @@ def checked_inputs(
         raise ValueError(f"{name} got no context, expected c with shape {(*lead, condition_dim)}")
     if c is not None and not condition_dim:
         raise ValueError(
-            f"{name} got a context with shape {tuple(c.shape)} but takes none; "
-            f"build it with condition_dim={c.shape[-1] if c.ndim else 1}"
+            f"{name} got a context with shape {tuple(c.shape)} but takes none; build it with "
+            f"{'condition_dim' if c.ndim <= len(lead) + 1 else 'object_condition_dim'}="
+            f"{c.shape[-1] if c.ndim else 1}"
         )
     if c is not None and tuple(c.shape) != (*lead, condition_dim):
         raise ValueError(

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from setflow.core.specs import positive_integer
 from setflow.fields.base import SetField, SetInputs
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate, zero_linear
@@ -103,6 +104,8 @@ class GraphField(SetField):
             raise ValueError(f"aggregation={aggregation!r}, expected 'attention' or 'edgeconv'")
         if aggregation == "attention" and messages % _HEADS:
             raise ValueError(f"messages={messages} must be a multiple of {_HEADS}, the heads")
+        if k is not None:
+            positive_integer(k, "k")
         self.hidden = hidden
         self.layers = layers
         self.messages = messages

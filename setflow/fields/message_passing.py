@@ -89,8 +89,14 @@ class WeightedMessages(MessagePassing):  # type: ignore[misc]
         self, sender_j: Tensor, receiver: Tensor, edge: Tensor, weight: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Return the messages, each times its strength, and the strengths, a column per head."""
-        forget = not torch.is_grad_enabled()  # these are the largest tensors: reuse their memory
-        ends = sender_j.view(edge.shape).add_(edge).add_(receiver[:, None])
+        # these are the largest tensors: use their memory again, where no transform forbids it
+        ours = is_compiling() or torch._C._functorch.maybe_current_level() is None
+        forget = ours and not torch.is_grad_enabled()
+        sender = sender_j.view(edge.shape)
+        if ours:
+            ends = sender.add_(edge).add_(receiver[:, None])
+        else:
+            ends = sender + edge + receiver[:, None]
         messages = F.silu(ends, inplace=forget)  # (nodes, k, messages)
         strength = weight[..., None]
         if self.heads:

@@ -62,11 +62,14 @@ class PairFeatures(nn.Module):
                 f"got columns={self.columns}, loc={self.loc}, scale={self.scale}; expected three "
                 "of each: rapidity, angle, ln pT"
             )
-        if min(self.scale) <= 0 or min(self.columns) < 0:
-            raise ValueError(
-                f"scales must be positive and columns not negative, got scale={self.scale}, "
-                f"columns={self.columns}"
-            )
+        if not all(0 < scale < math.inf for scale in self.scale):
+            raise ValueError(f"scales must be positive and finite, got {self.scale}")
+        if not all(map(math.isfinite, self.loc)):
+            raise ValueError(f"loc must be finite, got {self.loc}")
+        if len(set(self.columns)) < 3 or any(
+            not isinstance(column, int) or column < 0 for column in self.columns
+        ):
+            raise ValueError(f"columns must be three different integers from 0, got {self.columns}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of all pairs, with shape `(*lead, N, N, 4)`.
@@ -92,7 +95,11 @@ class PairFeatures(nn.Module):
         softer = torch.minimum(log_a, log_b)
         log_delta = 0.5 * (dy**2 + dphi**2 + _RESOLUTION**2).log()
         log_z = softer - torch.logaddexp(log_a, log_b)
-        # cosh - 1 and 1 - cos by half angles: nothing cancels for near pairs
-        opening = 2 * ((0.5 * dy).sinh() ** 2 + (0.5 * dphi).sin() ** 2)
-        log_m2 = math.log(2) + log_a + log_b + (opening + 0.5 * _RESOLUTION**2).log()
+        # cosh dy - cos dphi, by half angles, so that nothing cancels for near pairs, and times
+        # exp(-|dy|), so that nothing overflows for distant ones
+        shrink = dy.abs().neg()
+        opening = 0.5 * shrink.expm1() ** 2 + shrink.exp() * (
+            2 * (0.5 * dphi).sin() ** 2 + 0.5 * _RESOLUTION**2
+        )
+        log_m2 = math.log(2) + log_a + log_b - shrink + opening.log()
         return torch.stack([log_delta, softer + log_delta, log_z, log_m2], dim=-1)

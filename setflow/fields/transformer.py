@@ -43,6 +43,10 @@ class TransformerField(SetField):
     are attended to in every block, behind a gate, and one learned token stands among them, so that
     a context set may be empty.
 
+    PyTorch differentiates its fused attention in reverse and once: for forward mode, second
+    derivatives and `vmap` over events call the field inside `torch.nn.attention.sdpa_kernel`
+    with `SDPBackend.MATH`. The divergences of the library do so by themselves.
+
     Arguments:
         dim: the number of features of one object.
         condition_dim: the number of context features per event.
@@ -261,4 +265,5 @@ def _attention_backends(x: Tensor) -> AbstractContextManager[None]:
         SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
         SDPBackend.MATH: cuda.math_sdp_enabled(),
     }
-    return sdpa_kernel([backend for backend, enabled in allowed.items() if enabled])
+    kept = [backend for backend, enabled in allowed.items() if enabled]
+    return sdpa_kernel(kept) if kept else nullcontext()

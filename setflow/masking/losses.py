@@ -39,7 +39,8 @@ def masked_fm_loss(
 
     Arguments:
         field: the velocity field, with `forward(x, t, c=None)` and `event_ndim` of at least 2; one
-            that declares `takes_mask = True` is also given `mask=`.
+            that declares `takes_mask = True` is also given `mask=`, and may be called with the
+            events in another order and without their padding, unless it declares `holds_context`.
         x_target: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
         x_source: noise, with the shape of `x_target`.
         mask: which slots are real, with shape `(*lead, N)`; boolean, or 0 and 1; None means all.

@@ -109,7 +109,8 @@ class FlowMatchingProcess(Process):
         solver: the ODE solver.
         t0: the time of the noise.
         t1: the time of the data.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
+            kept as one row per event if it is a `SetBatch`.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
         validate_args: check that the base fits the field.
 
