@@ -4,14 +4,27 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
+RESULTS := tests/bench/results
+SPEEDS := -o python_files='bench_*.py' -o python_functions='bench_*'
 
-.PHONY: demo test lint bench clean help
+# run the second argument and keep what it says, below what it ran on, in the file of results that
+# the first names
+kept = @mkdir -p $(RESULTS); \
+	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
+	status=$$?; cat $(RESULTS)/$(1); exit $$status
+
+.PHONY: demo test lint bench quality test-scatter test-cuda bench-cuda clean help
 
 help:
-	@echo "make demo   train, sample, evaluate and plot on real jets (about six minutes)"
-	@echo "make test   lint, type-check and test"
-	@echo "make lint   ruff and mypy"
-	@echo "make bench  speeds, as ratios within one run"
+	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
+	@echo "make test          lint, type-check and test"
+	@echo "make lint          ruff and mypy"
+	@echo "make bench         speeds on a CPU, as ratios within one run (hours; TRIAL=1: minutes)"
+	@echo "make quality       train the families of fields at equal cost and compare (hours)"
+	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
+	@echo "make test-cuda     all tests on a CUDA device"
+	@echo "make bench-cuda    speeds on a CUDA device, and shares of its peak"
+	@echo "bench, quality, test-scatter, test-cuda and bench-cuda keep what they find in $(RESULTS)"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("setflow needs Python 3.11 or newer, got %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -33,9 +46,32 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --benchmark-disable
 
 bench: $(STAMP)
-	$(BIN)/pytest tests/bench -o python_files='bench_*.py' -o python_functions='bench_*' --benchmark-only \
-		--benchmark-group-by=group --benchmark-columns=min,median,max,rounds \
-		--benchmark-sort=name
+	$(BIN)/pytest tests/bench --ignore tests/bench/bench_cuda.py $(SPEEDS) --benchmark-only \
+		--benchmark-columns=min,median,max,rounds --benchmark-sort=name \
+		$(if $(TRIAL),--trial,--keep $(RESULTS))
+
+quality: $(STAMP)
+	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --jets 50000 --seed 100 --out runs/quality/top50k.h5
+	for field in deepsets epic graph transformer transformer-qknorm; do \
+		OMP_NUM_THREADS=1 $(BIN)/python tests/bench/quality.py train $$field \
+			--data runs/quality/top50k.h5 --out runs/quality || exit; done
+	$(call kept,quality.md,$(BIN)/python tests/bench/quality.py table --out runs/quality)
+
+# the sdist of torch-scatter imports torch while it is built
+test-scatter: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel
+	$(BIN)/python -m pip install --disable-pip-version-check --no-build-isolation torch-scatter
+	$(call kept,torch-scatter.log,$(BIN)/pytest tests/test_graph.py -rsp)
+
+test-cuda: $(STAMP) cuda-device
+	$(call kept,test-cuda.log,$(BIN)/pytest --device cuda -rs --benchmark-disable)
+
+bench-cuda: $(STAMP) cuda-device
+	$(BIN)/pytest tests/bench/bench_cuda.py $(SPEEDS) -rs --keep $(RESULTS)
+
+.PHONY: cuda-device
+cuda-device: $(STAMP)
+	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device, or torch %s does not know it" % torch.__version__)'
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache

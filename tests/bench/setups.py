@@ -1,0 +1,64 @@
+"""What speeds are measured on: real multiplicities, fields of the claimed sizes, plain twins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import setflow
+from bench.machine import REPOSITORY
+from setflow.data import SetBatch, Standardizer, read_jets
+
+SLOTS = 150
+
+FIELDS: dict[str, Callable[[], nn.Module]] = {
+    "TransformerField (128 x 4)": lambda: setflow.TransformerField(3),
+    "GraphField (128 x 4, k = 16)": lambda: setflow.GraphField(3, coordinates=[0, 1]),
+    "EPiCField (6 x 128, latent 10)": lambda: setflow.EPiCField(3),
+}
+
+
+class Sizes(NamedTuple):
+    """How large a measurement of sampling is."""
+
+    events: int
+    steps: int
+
+
+def top_jets(events: int) -> SetBatch:
+    """Return simulated top jets in the order of their file, scaled, padded to 150 slots."""
+    jets = read_jets(REPOSITORY / "datasets/pythia-top/train.h5", stop=events).particles
+    x, mask = jets.x.float(), jets.mask
+    x = Standardizer(3, boxcox={2: 0.0}).float().fit(x, mask)(x, mask)
+    missing = SLOTS - mask.shape[1]
+    return SetBatch(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
+
+
+def awake(field: nn.Module) -> nn.Module:
+    """Return a field with its gates open: one that is still zero mixes nothing."""
+    with torch.no_grad():
+        for weight in field.parameters():
+            weight.add_(0.02 * torch.randn_like(weight))
+    return field
+
+
+class Padded(nn.Module):
+    """The plain reference: a field that holds its mask and is evaluated on all slots at once.
+
+    It does not declare that it takes a mask, so that no plan is made for it.
+    """
+
+    event_ndim = 2
+
+    def __init__(self, field: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.field = field
+        self.mask = mask
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
+        v: Tensor = self.field(x, t, c, mask=self.mask)
+        return v
