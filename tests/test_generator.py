@@ -390,16 +390,40 @@ EXAMPLES = {
         7, 2, hidden=8, layers=1
     ),
     "setflow.CosinePath": setflow.CosinePath,
+    "setflow.EPiCField": lambda: setflow.EPiCField(
+        4, object_condition_dim=2, hidden=24, latent=5, layers=3
+    ),
     "setflow.EmpiricalCardinality": lambda: setflow.EmpiricalCardinality(7),
     "setflow.GaussianSetField": lambda: setflow.GaussianSetField(
         torch.zeros(3), torch.ones(3), coupling=2.0, path=setflow.CosinePath()
     ),
+    "setflow.GraphField": lambda: setflow.GraphField(
+        4,
+        object_condition_dim=2,
+        hidden=24,
+        layers=3,
+        messages=6,
+        expansion=3,
+        k=5,
+        coordinates=[1],
+        graph_from="context",
+        aggregation="edgeconv",
+    ),
     "setflow.LinearPath": setflow.LinearPath,
+    "setflow.PairFeatures": lambda: setflow.PairFeatures((2, 0, 1), (0.5, 0, 1), (1, 2, 3)),
     "setflow.TimeSampling": lambda: setflow.TimeSampling(
         "logit_normal", 0.5, 2.0, shift_type="linear", max_len=30, weight_shift=3.0
     ),
     "setflow.TransformerField": lambda: setflow.TransformerField(
-        5, condition_dim=2, hidden=24, layers=3, heads=2, expansion=3
+        5,
+        condition_dim=2,
+        set_condition_dim=3,
+        hidden=24,
+        layers=3,
+        heads=2,
+        expansion=3,
+        qk_norm=True,
+        pair_features=setflow.PairFeatures((2, 0, 1)),
     ),
     "setflow.data.Standardizer": lambda: Standardizer(4, boxcox={1: 0.0, 3: 0.3}),
 }

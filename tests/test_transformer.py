@@ -76,7 +76,6 @@ def test_pair_features_are_finite_for_distant_particles(dtype):
     [
         {"scale": (math.nan, 1.0, 1.0)},
         {"loc": (0.0, math.inf, 0.0)},
-        {"columns": (0, 0, 1)},
         {"columns": (0, 1, 1.5)},
         {"columns": (0, 1)},
         {"loc": (0.0,)},
@@ -85,7 +84,7 @@ def test_pair_features_are_finite_for_distant_particles(dtype):
     ],
 )
 def test_bad_pair_features_are_refused(arguments):
-    with pytest.raises(ValueError, match=r"expected three|must be (positive|finite|three)"):
+    with pytest.raises(ValueError, match=r"expected three|must be (positive|finite|integers)"):
         PairFeatures(**arguments)
 
 

@@ -66,10 +66,8 @@ class PairFeatures(nn.Module):
             raise ValueError(f"scales must be positive and finite, got {self.scale}")
         if not all(map(math.isfinite, self.loc)):
             raise ValueError(f"loc must be finite, got {self.loc}")
-        if len(set(self.columns)) < 3 or any(
-            not isinstance(column, int) or column < 0 for column in self.columns
-        ):
-            raise ValueError(f"columns must be three different integers from 0, got {self.columns}")
+        if any(not isinstance(column, int) or column < 0 for column in self.columns):
+            raise ValueError(f"columns must be integers from 0, got {self.columns}")
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of all pairs, with shape `(*lead, N, N, 4)`.
