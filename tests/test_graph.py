@@ -323,7 +323,7 @@ def derivatives(field, x, t, mask, vectors):
 
 @pytest.mark.parametrize("aggregation", ["attention", "edgeconv"])
 def test_torch_scatter_gives_the_same_numbers(aggregation, monkeypatch):
-    pytest.importorskip("torch_scatter", reason="torch-scatter is not installed: make scatter")
+    pytest.importorskip("torch_scatter", reason="torch-scatter is not installed: make test-scatter")
     import torch_geometric.typing
     from torch_geometric.utils import _segment
 

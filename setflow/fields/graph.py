@@ -166,7 +166,7 @@ class GraphField(SetField):
         positions = inputs.x if self.graph_from == "state" else inputs.c_object
         assert positions is not None
         if self.coordinates is not None:
-            positions = positions[..., list(self.coordinates)]
+            positions = torch.stack([positions[..., k] for k in self.coordinates], dim=-1)
         if torch.finfo(positions.dtype).bits < 32:
             positions = positions.float()
         sender, exists, squared, weight = _neighbours(positions, inputs.mask, self.k)
