@@ -22,7 +22,7 @@ from setflow.core.masks import count_real
 from setflow.core.protocols import declares, event_ndim_of, part_that_declares
 from setflow.core.specs import event_numel, split_event
 
-__all__ = ["Chunk", "FlatEvents", "cut_by_length", "plan_chunks", "planned", "trimmable"]
+__all__ = ["Chunk", "FlatEvents", "Plan", "cut_by_length", "plan_events", "planned", "trimmable"]
 
 _MOST_LENGTHS = 64  # distinct lengths that are told apart
 # objects in one evaluation, and what an evaluation costs besides them, in objects
@@ -107,13 +107,57 @@ class Chunk:
             return self.events(value)
         return value[self.rows[:, None], self.slots]
 
-    def put(self, parts: Tensor, into: Tensor, *, per_object: bool) -> Tensor:
-        """Return `into`, of the flattened batch, with the values of this chunk in their places."""
-        if self.rows is None:
-            return parts
-        if per_object and self.slots is not None:
-            return into.index_put((self.rows[:, None], self.slots), parts)
-        return into.index_put((self.rows,), parts)
+
+class Plan:
+    """Chunks of a flattened batch, and the way of their results back into the caller's order.
+
+    Arguments:
+        chunks: chunks that hold each event once.
+        slots: how many slots an event of the batch has.
+    """
+
+    def __init__(self, chunks: Sequence[Chunk], slots: int) -> None:
+        self.chunks = chunks
+        self._rows: Tensor | None = None  # where each event stands among those of all chunks
+        self._places: Tensor | None = None  # the same of each slot, where columns are left out
+        rows = [chunk.rows for chunk in chunks if chunk.rows is not None]
+        if not rows:
+            return
+        self._rows = torch.cat(rows).argsort()
+        if any(chunk.slots is None for chunk in chunks):
+            return
+        slot = torch.arange(len(self._rows) * slots, device=self._rows.device).reshape(-1, slots)
+        taken = torch.cat([chunk.objects(slot).flatten() for chunk in chunks])
+        self._places = torch.full_like(slot, len(taken))  # behind the last stands a zero
+        self._places.view(-1)[taken] = torch.arange(len(taken), device=slot.device)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the batch is evaluated at once, as it is."""
+        return len(self.chunks) < 2 and self._rows is None
+
+    def events(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return rows that were computed chunk by chunk, with shape `(B, ...)`.
+
+        Arguments:
+            parts: for each chunk a tensor with one row per event of it.
+        """
+        if self._rows is None:
+            return parts[0]
+        return torch.cat(list(parts)).index_select(0, self._rows)
+
+    def objects(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return values per object, with shape `(B, N, ...)`, zero in columns that were left out.
+
+        Arguments:
+            parts: for each chunk a tensor of the shape of its states.
+        """
+        if self._places is None:
+            return self.events(parts)
+        rows = [part.flatten(0, 1) for part in parts]
+        rows.append(rows[0].new_zeros(1, *rows[0].shape[1:]))
+        found = torch.cat(rows).index_select(0, self._places.flatten())
+        return found.reshape(*self._places.shape, *found.shape[1:])
 
 
 @dataclass(frozen=True)
@@ -159,33 +203,41 @@ class FlatEvents:
         return x, t, chunk.objects(self.c) if per_object else chunk.events(self.c)
 
 
-def plan_chunks(
+def plan_events(
     field: nn.Module,
-    x: Tensor,
+    like: Tensor,
     mask: Tensor | None,
     *,
     overhead: float,
     largest: Callable[[int], int],
     repeats: Callable[[int], int] = lambda longest: 1,
-) -> list[Chunk]:
-    """Cut a flattened batch into chunks; `cut_by_length` explains the last three arguments.
+) -> Plan:
+    """Plan the evaluation of a flattened batch.
 
     Only a field that takes the mask, in all its parts, gets fewer columns: it obeys the laws of
     length and order. One that holds a context of the whole batch is not cut at all.
+
+    Arguments:
+        field: the field.
+        like: a tensor of the shape of the states, `(B, *event_shape)`; its values are not read.
+        mask: boolean mask with shape `(B, N)`, or None for all real.
+        overhead: as `cut_by_length` takes it.
+        largest: as `cut_by_length` takes it.
+        repeats: as `cut_by_length` takes it.
     """
+    slots = like.shape[1] if event_ndim_of(field) > 1 else 1
+    whole = Plan([Chunk(None, None, mask)] if len(like) else [], slots)
     if part_that_declares(field, "holds_context"):
-        return [Chunk(None, None, mask)] if len(x) else []
-    slots = x.shape[1] if event_ndim_of(field) > 1 else 1
+        return whole
     trims = mask is not None and trimmable(field)
-    lengths = count_real(mask).tolist() if trims and mask is not None else [slots] * len(x)
+    lengths = count_real(mask).tolist() if trims and mask is not None else [slots] * len(like)
     groups = cut_by_length(lengths, overhead=overhead, largest=largest, repeats=repeats)
+    if len(groups) < 2 and max(lengths, default=slots) == slots:
+        return whole
     if mask is not None and trims:
-        chunks = _without_padding(mask, lengths, groups)
-    else:
-        rows = [torch.tensor(group, device=x.device) for group in groups]
-        chunks = [Chunk(row, None, None if mask is None else mask[row]) for row in rows]
-    whole = len(chunks) == 1 and (chunks[0].slots is None or chunks[0].slots.shape[1] == slots)
-    return [Chunk(None, None, mask)] if whole else chunks
+        return Plan(_without_padding(mask, lengths, groups), slots)
+    rows = [torch.tensor(group, device=like.device) for group in groups]
+    return Plan([Chunk(row, None, None if mask is None else mask[row]) for row in rows], slots)
 
 
 def _without_padding(
@@ -225,25 +277,19 @@ def planned(field: nn.Module, mask: Tensor | None) -> nn.Module:
     >>> x, mask = torch.randn(64, 300, 2), torch.arange(300) < torch.randint(301, (64, 1))
     >>> v = planned(field, mask)(x, torch.rand(64), mask=mask)
     """
-    if mask is None or not mask.numel() or not _is_readable(mask):
-        return field
-    if not trimmable(field) or part_that_declares(field, "holds_context"):
+    if mask is None or not mask.numel() or not _is_readable(mask) or not trimmable(field):
         return field
     flat = mask.reshape(-1, mask.shape[-1])
-    lengths = count_real(flat).tolist()
     on_cpu = mask.device.type == "cpu"
     objects = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
-    groups = cut_by_length(
-        lengths,
+    plan = plan_events(
+        field,
+        flat,
+        flat,
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
         largest=lambda n: objects // max(1, n),
     )
-    if len(groups) == 1:  # in the caller's order
-        groups = [list(range(len(lengths)))]
-        gaps = flat[:, 1:] & ~flat[:, :-1]
-        if max(lengths) == flat.shape[1] and not bool(gaps.any()):
-            return field
-    return _Planned(field, flat, _without_padding(flat, lengths, groups))
+    return field if plan.is_whole else _Planned(field, plan)
 
 
 class _Planned(nn.Module):
@@ -251,28 +297,19 @@ class _Planned(nn.Module):
 
     takes_mask = True
 
-    def __init__(self, field: nn.Module, mask: Tensor, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, field: nn.Module, plan: Plan) -> None:
         super().__init__()
         self.field = field
         self.event_ndim = event_ndim_of(field)
-        self._chunks = chunks
-        # where each slot's velocity stands among those of all chunks; behind the last stands a zero
-        slot = torch.arange(mask.numel(), device=mask.device).reshape(mask.shape)
-        places = torch.cat([chunk.objects(slot).flatten() for chunk in chunks])
-        self._source = torch.full_like(slot.flatten(), len(places))
-        self._source[places] = torch.arange(len(places), device=mask.device)
+        self._plan = plan
 
     def forward(
         self, x: Tensor, t: Tensor, c: Context | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         field, c = with_plain_context(self.field, c)
         flat = FlatEvents.of(x, t, c, mask, self.event_ndim)
-        parts = []
-        for chunk in self._chunks:
-            v = call_field(field, *flat.taken(chunk), chunk.mask)
-            parts.append(v.flatten(0, 1))
-        parts.append(parts[0].new_zeros(1, *parts[0].shape[1:]))
-        return torch.cat(parts).index_select(0, self._source).reshape(x.shape)
+        parts = [call_field(field, *flat.taken(chunk), chunk.mask) for chunk in self._plan.chunks]
+        return self._plan.objects(parts).reshape(x.shape)
 
 
 def _is_readable(mask: Tensor) -> bool:

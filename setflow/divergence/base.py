@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from setflow.core.calling import Context, call_field, with_plain_context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import as_mask
-from setflow.core.planning import Chunk, FlatEvents
+from setflow.core.planning import Chunk, FlatEvents, Plan
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import event_numel, split_event
 
@@ -95,7 +95,7 @@ class PlannedDivergence(DivergenceEstimator):
     It belongs to one solve and to the mask that it first meets.
     """
 
-    _plan: list[Chunk] | None = None
+    _plan: Plan | None = None
     columns = 1  # how many estimates stand side by side
 
     @abstractmethod
@@ -128,7 +128,7 @@ class PlannedDivergence(DivergenceEstimator):
         t: Tensor | float,
         c: Tensor | None,
         mask: Tensor | None,
-    ) -> list[Chunk]:
+    ) -> Plan:
         """Return how to cut a flattened batch; the arguments are those of one evaluation."""
 
     def velocity_and_divergence(
@@ -166,19 +166,14 @@ class PlannedDivergence(DivergenceEstimator):
             mask = as_mask(mask, (*lead, event[0]))
             if torch.is_grad_enabled():  # the backward pass uses it again
                 mask = mask.clone()
+        if not events:
+            return torch.zeros_like(x), x.new_zeros(*lead, self.columns)
         flat = FlatEvents.of(x, t, c, mask, event_ndim)
         if self._plan is None:
             self._plan = self.plan(field, flat.x, flat.t, flat.c, flat.mask)
-        v = estimates = None
-        for chunk in self._plan:
-            v_part, part = self.estimates(field, *flat.taken(chunk), chunk)
-            if v is None or estimates is None:
-                v = v_part.new_zeros(events, *event)
-                estimates = part.new_zeros(events, part.shape[-1])
-            v = chunk.put(v_part, v, per_object=True)
-            estimates = chunk.put(part, estimates, per_object=False)
-        if v is None or estimates is None:  # no event at all
-            v, estimates = torch.zeros_like(flat.x), flat.x.new_zeros(events, self.columns)
+        found = [self.estimates(field, *flat.taken(chunk), chunk) for chunk in self._plan.chunks]
+        v = self._plan.objects([v for v, _ in found])
+        estimates = self._plan.events([part for _, part in found])
         return v.reshape(x.shape), estimates.reshape(*lead, estimates.shape[-1])
 
 

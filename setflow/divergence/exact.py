@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from setflow.core.calling import Context
 from setflow.core.counter import EventSeeds
 from setflow.core.masks import count_real
-from setflow.core.planning import Chunk, plan_chunks, trimmable
+from setflow.core.planning import Chunk, Plan, plan_events, trimmable
 from setflow.core.protocols import event_ndim_of, part_that_declares
 from setflow.core.specs import event_numel
 from setflow.divergence.base import (
@@ -112,21 +112,21 @@ class _PlannedExact(PlannedDivergence):
         t: Tensor | float,
         c: Tensor | None,
         mask: Tensor | None,
-    ) -> list[Chunk]:
+    ) -> Plan:
         event_ndim = event_ndim_of(field)
         event = x.shape[1:]
         per_object = event_numel(event[1:]) if event_ndim > 1 else event_numel(event)
         slots = x.shape[1] if event_ndim > 1 else 1
         lengths = None if mask is None else count_real(mask)
-        longest = slots if lengths is None else int(lengths.max()) if len(x) else 0
+        longest = slots if lengths is None else int(lengths.max())
         max_dim = self._options.max_dim
         if max_dim is not None and longest * per_object > max_dim:
             raise ValueError(
                 f"an event has {longest * per_object} coordinates, more than max_dim={max_dim}; "
                 "raise it, or use setflow.HutchinsonDivergence()"
             )
-        if not len(x) or not x.numel():
-            return [Chunk(None, None, mask)] if len(x) else []
+        if not x.numel():
+            return Plan([Chunk(None, None, mask)], slots)
         self._memory = self._options.memory or _default_memory(x.device)
         widest = 0 if lengths is None else int(lengths.argmax())
         whole = part_that_declares(field, "holds_context") is not None
@@ -150,7 +150,7 @@ class _PlannedExact(PlannedDivergence):
             fits = int(self._memory / (self._bytes(n) * (1 + _WORKING)))
             return max(1, min(fits, (_CPU_OBJECTS if on_cpu else _GPU_OBJECTS) // max(1, n)))
 
-        return plan_chunks(
+        return plan_events(
             field,
             x,
             mask,

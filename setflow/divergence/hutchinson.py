@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from setflow.core.calling import Context
 from setflow.core.counter import EventSeeds, counter_normal, counter_signs
 from setflow.core.masks import as_mask, zero_padding
-from setflow.core.planning import Chunk, plan_chunks
+from setflow.core.planning import Chunk, Plan, plan_events
 from setflow.core.protocols import event_ndim_of
 from setflow.core.specs import event_numel, positive_integer, split_event
 from setflow.divergence.base import (
@@ -105,10 +105,10 @@ class ProbedDivergence(PlannedDivergence):
         t: Tensor | float,
         c: Tensor | None,
         mask: Tensor | None,
-    ) -> list[Chunk]:
+    ) -> Plan:
         on_cpu = x.device.type == "cpu"
         most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
-        return plan_chunks(
+        return plan_events(
             field,
             x,
             mask,
