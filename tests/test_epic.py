@@ -73,7 +73,7 @@ def row_map(layer, *parts):
 def written_out(field, x, t, c, c_object):
     """The velocity of the n real objects x of one event, object by object."""
     n, objects = len(x), range(len(x))
-    e = torch.cat([field.time(t), torch.tensor([math.log(1 + n)]), c])
+    e = torch.cat([field.condition.time(t), torch.tensor([math.log(1 + n)]), c])
 
     def pooled(h):
         total = sum(h, torch.zeros(field.hidden))

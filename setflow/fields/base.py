@@ -8,7 +8,7 @@ per event with its own objects (`SetBatch`), which may in turn have a row per ev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -18,7 +18,9 @@ from setflow.core.calling import Context
 from setflow.core.masks import as_mask, count_real, zero_padding
 from setflow.core.specs import event_numel, split_event
 
-__all__ = ["SetField", "SetInputs", "VectorField", "checked_inputs"]
+__all__ = ["SetField", "SetInputs", "VectorField", "checked_inputs", "zeroed"]
+
+_Module = TypeVar("_Module", bound=nn.Module)
 
 
 class VectorField(nn.Module, ABC):
@@ -246,3 +248,10 @@ def checked_inputs(
     if mask is not None:
         mask = as_mask(mask, (*lead, event[0])).to(x.device)
     return lead, expand_time(t, lead, like=x), mask
+
+
+def zeroed(module: _Module) -> _Module:
+    """Return a module with all its weights zero: what it adds to a field comes with training."""
+    for weight in module.parameters():
+        nn.init.zeros_(weight)
+    return module

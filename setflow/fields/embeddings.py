@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-__all__ = ["EventEmbedding", "FourierFeatures", "FourierTime"]
+__all__ = ["EventEmbedding", "EventFeatures", "FourierFeatures", "FourierTime"]
 
 _TIME_FEATURES = 32
 
@@ -121,8 +121,38 @@ class FourierTime(nn.Module):
         return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+class EventFeatures(nn.Module):
+    """What all objects of an event have alike: its time, its number of objects and its context.
+
+    Arguments:
+        condition_dim: the number of context features per event.
+
+    Attributes:
+        features: the number of features, Fourier features of the time and log(1 + N) among them.
+
+    >>> EventFeatures(2)(torch.rand(8), torch.full((8,), 30.0), torch.randn(8, 2)).shape
+    torch.Size([8, 35])
+    """
+
+    def __init__(self, condition_dim: int) -> None:
+        super().__init__()
+        self.time = FourierTime(_TIME_FEATURES)
+        self.features = _TIME_FEATURES + 1 + condition_dim
+
+    def forward(self, t: Tensor, n: Tensor, c: Tensor | None) -> Tensor:
+        """Return the features, with shape `(*lead, features)`.
+
+        Arguments:
+            t: the time, with shape `lead`.
+            n: the number of real objects, with shape `lead`.
+            c: the context, with shape `(*lead, condition_dim)`, or None if that is 0.
+        """
+        parts = [self.time(t), n.log1p()[..., None]]
+        return torch.cat(parts if c is None else [*parts, c], dim=-1)
+
+
 class EventEmbedding(nn.Module):
-    """One vector per event from its time, its number of objects and its context.
+    """One vector per event, learned from its `EventFeatures`.
 
     Arguments:
         condition_dim: the number of context features per event.
@@ -134,24 +164,17 @@ class EventEmbedding(nn.Module):
 
     def __init__(self, condition_dim: int, features: int) -> None:
         super().__init__()
-        self.time = FourierTime(_TIME_FEATURES)
+        self.event = EventFeatures(condition_dim)
         self.net = nn.Sequential(
-            nn.Linear(_TIME_FEATURES + 1 + condition_dim, features),
+            nn.Linear(self.event.features, features),
             nn.SiLU(),
             nn.Linear(features, features),
             nn.SiLU(),
         )
 
     def forward(self, t: Tensor, n: Tensor, c: Tensor | None) -> Tensor:
-        """Return the vectors, with shape `(*lead, features)`.
-
-        Arguments:
-            t: the time, with shape `lead`.
-            n: the number of real objects, with shape `lead`.
-            c: the context, with shape `(*lead, condition_dim)`, or None if that is 0.
-        """
-        parts = [self.time(t), n.log1p()[..., None]]
-        embedded: Tensor = self.net(torch.cat(parts if c is None else [*parts, c], dim=-1))
+        """Return the vectors, with shape `(*lead, features)`; see `EventFeatures`."""
+        embedded: Tensor = self.net(self.event(t, n, c))
         return embedded
 
 

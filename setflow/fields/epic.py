@@ -14,12 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from setflow.fields.base import SetField, SetInputs
-from setflow.fields.embeddings import FourierTime
+from setflow.fields.base import SetField, SetInputs, zeroed
+from setflow.fields.embeddings import EventFeatures
 
 __all__ = ["EPiCField"]
 
-_TIME_FEATURES = 32
 _SUM_SCALE = 0.01  # as published: the sum over 100 objects counts as much as their mean
 
 
@@ -72,22 +71,20 @@ class EPiCField(SetField):
         self.hidden = hidden
         self.latent = latent
         self.layers = layers
-        condition = _TIME_FEATURES + 1 + condition_dim
+        self.condition = EventFeatures(condition_dim)
+        condition = self.condition.features
         own = object_condition_dim + hidden
-        self.time = FourierTime(_TIME_FEATURES)
         self.embed = _RowLinear(object_condition_dim + dim, condition, hidden)
         self.embed_update = _RowLinear(own, condition, hidden)
         self.pooled = nn.Linear(2 * hidden + condition, hidden)
         self.pooled_update = nn.Linear(hidden + condition, latent)
         self.blocks = nn.ModuleList(_Layer(own, hidden, latent, condition) for _ in range(layers))
-        self.out = _RowLinear(own, condition, dim)
-        self.skip = nn.Linear(condition, dim)
-        for parameter in (*self.out.parameters(), *self.skip.parameters()):
-            nn.init.zeros_(parameter)
+        self.out = zeroed(_RowLinear(own, condition, dim))
+        self.skip = zeroed(nn.Linear(condition, dim))
 
     def velocity(self, inputs: SetInputs) -> Tensor:
         """Return the velocity of a flat batch of events; see `SetField`."""
-        x, e = inputs.x, self._condition(inputs)
+        x, e = inputs.x, self.condition(inputs.t, inputs.n, inputs.c)
         own = () if inputs.c_object is None else (inputs.c_object,)
         h = F.silu(self.embed((*own, x), (e,)))
         h = F.silu(self.embed_update((*own, h), (e,)) + h)
@@ -98,10 +95,6 @@ class EPiCField(SetField):
             state, g = block(state, g, e, inputs, own)
         out: Tensor = self.out((*own, state.h), (state.shift, e))
         return torch.addcmul(out, self.skip(e)[:, None], x)
-
-    def _condition(self, inputs: SetInputs) -> Tensor:
-        parts = [self.time(inputs.t), inputs.n.log1p()[:, None]]
-        return torch.cat(parts if inputs.c is None else [*parts, inputs.c], dim=-1)
 
 
 class _State(NamedTuple):

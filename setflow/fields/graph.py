@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setflow.core.specs import positive_integer
-from setflow.fields.base import SetField, SetInputs
+from setflow.fields.base import SetField, SetInputs, zeroed
 from setflow.fields.embeddings import EventEmbedding
-from setflow.fields.modulation import NORM_EPS, modulate, zero_linear
+from setflow.fields.modulation import NORM_EPS, modulate
 
 if TYPE_CHECKING:
     from setflow.fields.message_passing import Edges
@@ -122,9 +122,9 @@ class GraphField(SetField):
         self.blocks = nn.ModuleList(
             _Block(hidden, features, messages, expansion, heads) for _ in range(layers)
         )
-        self.final_modulation = zero_linear(hidden, 2 * hidden)
-        self.out = zero_linear(hidden, dim)
-        self.skip = zero_linear(hidden, dim)
+        self.final_modulation = zeroed(nn.Linear(hidden, 2 * hidden))
+        self.out = zeroed(nn.Linear(hidden, dim))
+        self.skip = zeroed(nn.Linear(hidden, dim))
 
     def _check_coordinates(self) -> None:
         if self.graph_from not in ("state", "context"):
@@ -190,7 +190,7 @@ class _Block(nn.Module):
         from setflow.fields.message_passing import WeightedMessages
 
         super().__init__()
-        self.modulation = zero_linear(hidden, 6 * hidden)
+        self.modulation = zeroed(nn.Linear(hidden, 6 * hidden))
         self.receive = WeightedMessages(hidden + features, messages, heads)
         self.project = nn.Linear(messages, hidden)
         self.whole = nn.Linear(hidden, hidden, bias=False)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-__all__ = ["NORM_EPS", "modulate", "zero_linear"]
+__all__ = ["NORM_EPS", "modulate"]
 
 NORM_EPS = 1e-6
 """What is added to a variance before the root."""
@@ -21,11 +21,3 @@ def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Return the rows normalised, times 1 + `scale`, plus `shift`."""
     normed = F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
     return torch.addcmul(shift, normed, 1 + scale)
-
-
-def zero_linear(inputs: int, outputs: int) -> nn.Linear:
-    """Return a linear layer that gives zero before it is trained."""
-    linear = nn.Linear(inputs, outputs)
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

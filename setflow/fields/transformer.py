@@ -20,9 +20,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from setflow.core.batch import SetBatch
 from setflow.core.masks import count_real
-from setflow.fields.base import SetField, SetInputs
+from setflow.fields.base import SetField, SetInputs, zeroed
 from setflow.fields.embeddings import EventEmbedding
-from setflow.fields.modulation import NORM_EPS, modulate, zero_linear
+from setflow.fields.modulation import NORM_EPS, modulate
 from setflow.fields.pairs import PairFeatures
 
 __all__ = ["TransformerField"]
@@ -126,15 +126,15 @@ class TransformerField(SetField):
             self.pair_bias = nn.Sequential(
                 nn.Linear(PairFeatures.features, _PAIR_WIDTH),
                 nn.SiLU(),
-                zero_linear(_PAIR_WIDTH, heads),
+                zeroed(nn.Linear(_PAIR_WIDTH, heads)),
             )
         self.blocks = nn.ModuleList(
             _Block(hidden, heads, expansion, qk_norm=qk_norm, cross=set_condition_dim > 0)
             for _ in range(layers)
         )
-        self.final_modulation = zero_linear(hidden, 2 * hidden)
-        self.out = zero_linear(hidden, dim)
-        self.skip = zero_linear(hidden, dim)
+        self.final_modulation = zeroed(nn.Linear(hidden, 2 * hidden))
+        self.out = zeroed(nn.Linear(hidden, dim))
+        self.skip = zeroed(nn.Linear(hidden, dim))
 
     def velocity(self, inputs: SetInputs) -> Tensor:
         """Return the velocity of a flat batch of events; see `SetField`."""
@@ -196,7 +196,7 @@ class _Block(nn.Module):
         self, hidden: int, heads: int, expansion: int, *, qk_norm: bool, cross: bool
     ) -> None:
         super().__init__()
-        self.modulation = zero_linear(hidden, (9 if cross else 6) * hidden)
+        self.modulation = zeroed(nn.Linear(hidden, (9 if cross else 6) * hidden))
         self.qkv = nn.Linear(hidden, 3 * hidden)
         self.heads = _Heads(hidden, heads, qk_norm=qk_norm)
         self.project = nn.Linear(hidden, hidden)

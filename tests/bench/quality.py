@@ -12,17 +12,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from machine import REPOSITORY, described
 from torch import Tensor, nn
 
 import setflow
@@ -33,7 +32,6 @@ from setflow.optimizers import Muon
 from setflow.report import compare
 from setflow.training import FlowMatchingModule, SetDataModule
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
 OBJECTS, BATCH, SAMPLES, SOLVER_STEPS = 30, 128, 5000, 25
 
@@ -121,9 +119,7 @@ def train(name: str, *, data: Path, seed: int, steps: int, jets: int, out: Path)
         "train_cpu_seconds": cpu_seconds,
         "sample_cpu_seconds": sampling,
         "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-        "date": datetime.now(UTC).date().isoformat(),
+        "machine": described(),
         "metrics": {
             metric: {"value": result.value, "floor": result.floor, "spread": result.floor_spread}
             for metric, result in report.metrics.items()
