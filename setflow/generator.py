@@ -96,8 +96,8 @@ class SetFlow(nn.Module):
         context_scaler: the scaling of the context; None takes a `Standardizer` if there is one.
 
     Raises:
-        ValueError: if the field does not take sets, or the number of features or conditions
-            differs.
+        ValueError: if the field does not take sets or takes a context per object or a context set,
+            or the number of features or conditions differs.
 
     >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2),
     ...                cardinality=setflow.EmpiricalCardinality(30))
@@ -134,6 +134,13 @@ class SetFlow(nn.Module):
                 raise ValueError(
                     f"{name} has dim={dim}, but there are {count} names: features "
                     f"{', '.join(self.features)}; conditions {', '.join(self.conditions) or 'none'}"
+                )
+        for option in ("object_condition_dim", "set_condition_dim"):
+            if getattr(field, option, 0):
+                raise ValueError(
+                    f"field has {option}={getattr(field, option)}, but a SetFlow has one context "
+                    "row per event; give such contexts to the verbs, setflow.masked_fm_loss and "
+                    "setflow.masked_sample"
                 )
         asked = 0 if cardinality is None else cardinality.condition_dim
         if asked not in (0, len(self.conditions)):
@@ -217,6 +224,7 @@ class SetFlow(nn.Module):
             # first: its checks wait for the device, which has nothing queued yet
             log_p = self.cardinality.log_prob(batch.lengths, c)
         z = self.scaler(batch.x, batch.mask)
+        z = z.to(next(self.field.parameters(), z).dtype)
         noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         flow = masked_fm_loss(
             self.field, z, noise, batch.mask, t, c, path=self.path, times=times,

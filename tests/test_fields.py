@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from torch.func import functional_call, jvp, vjp, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 import setflow
 from families import FAMILIES
 from laws import LAWS, Case, cases, redraw, to_device
+from setflow.fields import transformer
 from setflow.registry import build, describe
 from subjects import velocity_of
 
@@ -85,7 +85,7 @@ def test_the_context_is_heard_and_time_too(name):
 
 @ALL
 def test_forward_and_reverse_mode_agree_with_differences(name, device):
-    """Along two directions, together and one by one; attention by its plain kernels."""
+    """Along two directions, together and one by one."""
     field, case = field_of(name).to(device), to_device(cases_of(name)["lead1"], device)
     generator = torch.Generator().manual_seed(1)
     u, w = (torch.randn(case.x.shape, generator=generator).to(case.x) for _ in range(2))
@@ -94,22 +94,21 @@ def test_forward_and_reverse_mode_agree_with_differences(name, device):
     def f(x):
         return velocity(field, case, x)
 
-    with sdpa_kernel([SDPBackend.MATH]):
-        v, forward = jvp(f, (case.x,), (u,))
-        step = 1e-6
-        difference = (f(case.x + step * u) - f(case.x - step * u)) / (2 * step)
-        scale = forward.abs().max().item()
-        torch.testing.assert_close(forward, difference, rtol=0, atol=1e-6 * scale)
-        _, pull = vjp(f, case.x)
-        back = pull(w)[0]
-        torch.testing.assert_close((w * forward).sum(), (back * u).sum(), rtol=1e-9, atol=1e-9)
-        assert (back[~case.mask] == 0).all()
-        several = torch.stack([u, w, u - w])
-        together = vmap(lambda vector: jvp(f, (case.x,), (vector,))[1])(several)
-        torch.testing.assert_close(together[0], forward)
-        torch.testing.assert_close(together[0] - together[1], together[2])
-        reverse = vmap(lambda vector: pull(vector)[0])(several)
-        torch.testing.assert_close(reverse[1], back)
+    v, forward = jvp(f, (case.x,), (u,))
+    step = 1e-6
+    difference = (f(case.x + step * u) - f(case.x - step * u)) / (2 * step)
+    scale = forward.abs().max().item()
+    torch.testing.assert_close(forward, difference, rtol=0, atol=1e-6 * scale)
+    _, pull = vjp(f, case.x)
+    back = pull(w)[0]
+    torch.testing.assert_close((w * forward).sum(), (back * u).sum(), rtol=1e-9, atol=1e-9)
+    assert (back[~case.mask] == 0).all()
+    several = torch.stack([u, w, u - w])
+    together = vmap(lambda vector: jvp(f, (case.x,), (vector,))[1])(several)
+    torch.testing.assert_close(together[0], forward)
+    torch.testing.assert_close(together[0] - together[1], together[2])
+    reverse = vmap(lambda vector: pull(vector)[0])(several)
+    torch.testing.assert_close(reverse[1], back)
     assert v.isfinite().all()
     assert (forward[~case.mask] == 0).all()
     assert forward[real.expand_as(forward)].abs().max() > 1e-3
@@ -125,8 +124,7 @@ def test_events_one_by_one_are_events_together(name):
         return field(x, t, c, mask=mask)
 
     arguments = (case.x, case.t, case.mask) + (() if c is None else (c,))
-    with sdpa_kernel([SDPBackend.MATH]):  # the fused kernel has no batching rule and warns
-        got = vmap(one)(*arguments)
+    got = vmap(one)(*arguments)
     torch.testing.assert_close(got, velocity(field, case), rtol=0, atol=1e-10)
 
 
@@ -145,6 +143,43 @@ def test_it_compiles_as_one_graph(name, backend):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-10)
     gradients = [torch.autograd.grad(v.square().sum(), x)[0] for v in (got, expected)]
     torch.testing.assert_close(*gradients, rtol=1e-9, atol=1e-9)
+
+
+def test_choosing_the_kernels_of_a_gpu_breaks_no_graph(monkeypatch):
+    choose = transformer._attention_backends
+    monkeypatch.setattr(transformer, "_attention_backends", lambda on_cuda: choose(True))
+    field, case = field_of("transformer"), cases_of("transformer")["lead1"]
+    torch.compiler.reset()
+    compiled = torch.compile(field, fullgraph=True, backend="eager")
+    torch.testing.assert_close(velocity(compiled, case), velocity(field, case), rtol=0, atol=1e-10)
+
+
+@ALL
+def test_other_dtypes_are_taken_or_refused(name):
+    """A context of NumPy's float64 is rounded to the state's; a state is not."""
+    field = field_of(name, dtype=torch.float32)
+    wide, case = cases_of(name)["lead1"], cases_of(name, torch.float32)["lead1"]
+    expected = velocity(field, case)
+    context = {part: getattr(wide, part) for part in ("c", "c_object", "t")}
+    torch.testing.assert_close(velocity(field, replace(case, **context)), expected)
+    with pytest.raises(ValueError, match=r"x with dtype torch.float64, but its weights have"):
+        velocity(field, wide)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_in_another_dtype_is_the_same_from_its_file(name, dtype, tmp_path):
+    flow = setflow.SetFlow(redraw(FAMILIES[name].make(3)).float(), features=["a", "b", "c"])
+    flow.field.to(dtype)
+    batch = setflow.SetBatch(torch.randn(4, 5, 3), torch.rand(4, 5) > 0.3)
+    flow.loss(batch).backward()
+    flow.save(tmp_path / "model")
+    again = setflow.SetFlow.load(tmp_path / "model")
+    got, expected = (
+        each.sample(4, seed=1, lengths=batch.lengths, solver=setflow.Midpoint(2))
+        for each in (again, flow)
+    )
+    assert torch.equal(got.x, expected.x)
 
 
 @ALL
@@ -173,6 +208,8 @@ def test_gradients_are_finite_and_reach_every_weight(name):
     x[1] = x[1, :1]  # all objects of this event in one place
     x[5, 4] = x[5, 5]
     x.requires_grad_()
+    if case.c is not None:
+        case = replace(case, c=case.c.masked_fill(~case.mask.any(-1)[..., None], float("nan")))
     value = velocity(field, case, x).square().sum()
     named = dict(field.named_parameters())
     *gradients, of_x = torch.autograd.grad(value, [*named.values(), x])

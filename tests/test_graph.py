@@ -4,6 +4,7 @@ and back to torch-geometric. The contract of every field is in `test_fields.py`.
 from __future__ import annotations
 
 import math
+import shutil
 import subprocess
 import sys
 
@@ -251,6 +252,22 @@ def test_ties_and_heaps_do_not_depend_on_the_order(k):
         torch.testing.assert_close(field(x[:, order], 0.3), v[:, order], rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # of inductor's own imports
+def test_compiled_neighbours_are_those_of_batches_of_any_shape():
+    """With a size of min(k + 1, N), dynamic, inductor once read beyond the end."""
+    torch.compiler.reset()
+    compiled = torch.compile(_neighbours, fullgraph=True, dynamic=True)
+    generator = torch.Generator().manual_seed(1)
+    for events, slots in [(6, 9), (9, 5)]:
+        x = torch.randn(events, slots, 2, generator=generator)
+        mask = torch.rand(events, slots, generator=generator) > 0.3
+        got, expected = compiled(x, mask, 3), _neighbours(x, mask, 3)
+        exists = expected[1]
+        for ours, theirs in zip(got, expected, strict=True):
+            torch.testing.assert_close(ours[exists], theirs[exists])
+
+
 def test_distances_keep_their_digits_in_short_arithmetic():
     """Far from the origin, where bfloat16 cannot tell the objects apart."""
     x = 100 + torch.randn(2, 9, 3).float()
@@ -278,6 +295,7 @@ def test_distances_keep_their_digits_in_short_arithmetic():
         ({"graph_from": "context"}, "object_condition_dim=0"),
         ({"coordinates": [3]}, "counted from 0 to 2"),
         ({"coordinates": [-1]}, "counted from 0 to 2"),
+        ({"coordinates": [0.0, 1.0]}, "counted from 0 to 2"),
         ({"coordinates": [1, 1]}, "different columns"),
         ({"coordinates": []}, "different columns"),
         (

@@ -26,6 +26,7 @@ from problems import (
     trained_transformer,
 )
 from setflow.data import Standardizer
+from setflow.fields import FourierTime
 
 SOLVER = setflow.RK4(steps=6)
 
@@ -54,7 +55,7 @@ def shrunk(field):
 def slow_epic(dim):
     """Weights and frequencies that a rule of few points resolves, though objects still meet."""
     field = redraw(setflow.EPiCField(dim, hidden=16, latent=4, layers=1))
-    field.time.frequencies.mul_(0.1)
+    field.condition.time.turns = (0.025, 0.8)
     with torch.no_grad():
         for parameter in field.parameters():
             parameter.mul_(0.8)
@@ -85,6 +86,26 @@ FAMILIES = {
 }
 
 
+class Given(nn.Module):
+    """A field on three objects, given one context for all events, and a hole in their mask."""
+
+    event_ndim = 2
+
+    def __init__(self, field, context=0, object_context=0):
+        super().__init__()
+        self.field = field
+        generator = torch.Generator().manual_seed(5)
+        shape = (4, object_context) if object_context else (context,)
+        self.c = torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def forward(self, x, t, c=None):
+        hole = torch.full_like(x[..., :1, :], math.nan)
+        slots = torch.cat([x[..., :1, :], hole, x[..., 1:, :]], dim=-2)
+        mask = torch.tensor([True, False, True, True]).expand(slots.shape[:-1])
+        c = self.c.expand(*x.shape[:-2], *self.c.shape)
+        return self.field(slots, t, c, mask=mask)[..., [0, 2, 3], :]
+
+
 def sampled(field, dim, events=2000):
     """Samples of three objects, which tell where the density is."""
     noise = torch.randn(events, 3, dim, generator=torch.Generator().manual_seed(1))
@@ -93,9 +114,9 @@ def sampled(field, dim, events=2000):
         return setflow.masked_sample(field, base, solver, None, x_source=noise)
 
 
-def total_on_the_line(field, nodes, estimator=None):
-    """The integral of the set density of three objects over x1 < x2 < x3."""
-    points, weights = quadrature(3, nodes, ordered=True)
+def total_on_the_line(field, nodes, estimator=None, *, ordered=True):
+    """The integral of the set density of three objects over x1 < x2 < x3, or of theirs over all."""
+    points, weights = quadrature(3, nodes, ordered=ordered)
     deviation, mean = torch.std_mean(sampled(field, 1, 500))
     scale = deviation * math.sqrt(3) / math.pi  # of the logistic distribution that is as broad
     with torch.no_grad():
@@ -103,7 +124,8 @@ def total_on_the_line(field, nodes, estimator=None):
             field, setflow.StandardNormal((1,)), SOLVER, (mean + scale * points)[..., None], None,
             estimator=estimator,
         )  # fmt: skip
-    return (weights * scale**3 * (log_p + math.log(6)).exp()).sum().item()
+    orders = 6 if ordered else 1
+    return (weights * scale**3 * orders * log_p.exp()).sum().item()
 
 
 def ratios_in_the_plane(field, estimator=None):
@@ -125,6 +147,18 @@ def ratios_in_the_plane(field, estimator=None):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_total_probability_on_the_line(family):
     assert total_on_the_line(FAMILIES[family](1), nodes=14) == pytest.approx(1, abs=4e-3)
+
+
+@pytest.mark.parametrize("family", [name for name in SET_FIELDS if SET_FIELDS[name].cases])
+def test_total_probability_given_a_context(family):
+    field = shrunk(redraw(SET_FIELDS[family].make(1)))
+    for part in field.modules():
+        if isinstance(part, FourierTime):
+            part.turns = (0.025, 0.8)
+    options = SET_FIELDS[family].cases
+    alike = "object_context" not in options  # else each object has a density of its own
+    total = total_on_the_line(Given(field, **options), nodes=14, ordered=alike)
+    assert total == pytest.approx(1, abs=4e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

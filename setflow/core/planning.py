@@ -3,7 +3,7 @@
 Notation. An evaluation of b events costs w(n) (o + b n) where n is the largest number of objects
 among them, o an overhead in units of the cost of one object, and w(n) how often the evaluation is
 repeated (once for a velocity, once per coordinate for an exact divergence). Events are sorted by
-length and cut where the sum of the costs is least; the order within the result is told by indices,
+length and cut where the sum of the costs is least, not into pieces of one cost; the order within the result is told by indices,
 so that the caller's order is kept. By the laws of length, order and company no result depends on
 it.
 """
@@ -236,7 +236,7 @@ def plan_events(
         return whole
     if mask is not None and trims:
         return Plan(_without_padding(mask, lengths, groups), slots)
-    rows = [torch.tensor(group, device=like.device) for group in groups]
+    rows = _rows(groups, like.device)
     return Plan([Chunk(row, None, None if mask is None else mask[row]) for row in rows], slots)
 
 
@@ -246,12 +246,17 @@ def _without_padding(
     """Return chunks with the real objects of their events in front, in as few columns as fit."""
     order = mask.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
     chunks = []
-    for group in groups:
-        rows = torch.tensor(group, device=mask.device)
+    for group, rows in zip(groups, _rows(groups, mask.device), strict=True):
         columns = min(mask.shape[1], max(1, *(lengths[index] for index in group)))
         slots = order[rows, :columns]
         chunks.append(Chunk(rows, slots, mask[rows].gather(1, slots)))
     return chunks
+
+
+def _rows(groups: Sequence[Sequence[int]], device: torch.device) -> Sequence[Tensor]:
+    """Return the groups as tensors, sent to the device in one piece."""
+    together = torch.tensor([index for group in groups for index in group], device=device)
+    return torch.split(together, [len(group) for group in groups])
 
 
 def trimmable(field: nn.Module) -> bool:

@@ -187,7 +187,7 @@ def uncompiled(field: nn.Module) -> nn.Module:
 
 def _as_written() -> AbstractContextManager[Any]:
     """Run compiled parts of a field as they are written: compiled, they run backwards only once."""
-    if "torch._dynamo" not in sys.modules:
+    if "torch._dynamo" not in sys.modules or torch.compiler.is_compiling():
         return nullcontext()
     stance: AbstractContextManager[Any] = torch.compiler.set_stance("force_eager")
     return stance

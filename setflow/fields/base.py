@@ -10,11 +10,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from setflow.core.batch import SetBatch
 from setflow.core.broadcast import expand_time
-from setflow.core.calling import Context
+from setflow.core.calling import Context, zero_unused_context
 from setflow.core.masks import as_mask, count_real, zero_padding
 from setflow.core.specs import event_numel, split_event
 
@@ -149,9 +150,12 @@ class SetField(VectorField):
         assert not isinstance(row, SetBatch)
         events, slots = event_numel(lead), x.shape[-2]
         if c_set is not None:
-            c_set = self._flat_set(c_set, lead)
+            c_set = self._flat_set(c_set, lead, x.dtype)
         if c_object is not None:
-            c_object = zero_padding(c_object, mask).reshape(events, slots, c_object.shape[-1])
+            c_object = zero_padding(c_object.to(x.dtype), mask)
+            c_object = c_object.reshape(events, slots, c_object.shape[-1])
+        if row is not None:
+            row = zero_unused_context(row.to(x.dtype), mask)
         flat = None if mask is None else mask.reshape(events, slots)
         return SetInputs(
             zero_padding(x, mask).reshape(events, slots, self.dim),
@@ -183,7 +187,7 @@ class SetField(VectorField):
             )
         return None, c, None
 
-    def _flat_set(self, c_set: SetBatch, lead: tuple[int, ...]) -> SetBatch:
+    def _flat_set(self, c_set: SetBatch, lead: tuple[int, ...], dtype: torch.dtype) -> SetBatch:
         """Return a context set, checked, with zeros in padded slots and one dimension in front."""
         slots, events = c_set.mask.shape[-1], event_numel(lead)
         expected = (*lead, slots, self.set_condition_dim)
@@ -192,7 +196,7 @@ class SetField(VectorField):
                 f"{type(self).__name__} got a context set with x of shape {tuple(c_set.x.shape)}, "
                 f"expected {expected}"
             )
-        x = zero_padding(c_set.x, c_set.mask)
+        x = zero_padding(c_set.x.to(dtype), c_set.mask)
         return SetBatch(x.reshape(events, *expected[-2:]), c_set.mask.reshape(events, slots))
 
 
@@ -218,7 +222,7 @@ def checked_inputs(
         condition_dim: the number of context features.
 
     Raises:
-        ValueError: if anything has another shape.
+        ValueError: if anything has another shape, or the weights have another dtype than `x`.
     """
     name = type(field).__name__
     if isinstance(c, SetBatch):
@@ -227,6 +231,12 @@ def checked_inputs(
             f"set_condition_dim={c.x.shape[-1]}"
         )
     lead, event = split_event(x, field.event_ndim)
+    own = next(field.parameters(), x).dtype
+    if own != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{name} got x with dtype {x.dtype}, but its weights have {own}; convert one of them, "
+            "x.to(dtype) or field.to(dtype)"
+        )
     cut = len(event) - len(features)
     if event[cut:] != features:
         raise ValueError(

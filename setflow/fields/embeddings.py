@@ -101,6 +101,9 @@ class FourierTime(nn.Module):
     Arguments:
         features: the number of features, even.
 
+    Attributes:
+        turns: the lowest and the highest frequency.
+
     Raises:
         ValueError: if `features` is odd or not positive.
 
@@ -108,17 +111,20 @@ class FourierTime(nn.Module):
     torch.Size([8, 32])
     """
 
-    frequencies: Tensor
+    turns = (0.25, 8.0)
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        turns = torch.logspace(math.log2(0.25), math.log2(8.0), _half_of(features), base=2.0)
-        self.register_buffer("frequencies", 2 * math.pi * turns, persistent=False)
+        self._rows = _half_of(features)
 
     def forward(self, t: Tensor) -> Tensor:
-        """Return the features of `t`, with shape `(*t.shape, features)`."""
-        angle = t[..., None] * self.frequencies
-        return torch.cat([angle.sin(), angle.cos()], dim=-1)
+        """Return the features of `t`, with shape `(*t.shape, features)` and the dtype of `t`."""
+        lowest, highest = (math.log2(turns) for turns in self.turns)
+        # no buffer, which a change of the weights' dtype would round; short formats know no phases
+        wide = torch.promote_types(t.dtype, torch.float32)
+        turns = torch.logspace(lowest, highest, self._rows, base=2.0, dtype=wide, device=t.device)
+        angle = t[..., None] * (2 * math.pi * turns)
+        return torch.cat([angle.sin(), angle.cos()], dim=-1).to(t.dtype)
 
 
 class EventFeatures(nn.Module):

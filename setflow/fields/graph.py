@@ -138,7 +138,8 @@ class GraphField(SetField):
         chosen = self.coordinates
         if chosen is None:
             return
-        if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(columns)):
+        known = all(type(k) is int and 0 <= k < columns for k in chosen)
+        if not chosen or not known or len(set(chosen)) < len(chosen):
             raise ValueError(
                 f"coordinates={chosen}, expected different columns of the {self.graph_from}, "
                 f"counted from 0 to {columns - 1}"
@@ -233,7 +234,9 @@ def _neighbours(
         sender = torch.arange(slots, device=positions.device).expand(events, slots, slots)
         return sender, pairs, _squared_distances(positions), pairs.to(positions.dtype)
     apart = _squared_distances(positions.detach()).masked_fill(~pairs, math.inf)
-    nearest = apart.topk(min(k + 1, slots), largest=False).indices  # (events, slots, k + 1)
+    # with min(k + 1, slots) for it, inductor reads beyond the end where shapes are dynamic
+    most = k + 1 if k < slots else slots
+    nearest = apart.topk(most, largest=False).indices  # (events, slots, k + 1)
     exists = pairs.gather(-1, nearest)
     index = nearest.flatten(1)[..., None].expand(-1, -1, columns)
     ends = positions.gather(1, index).reshape(*nearest.shape, columns)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from setflow.core.batch import SetBatch
@@ -43,9 +44,10 @@ class TransformerField(SetField):
     are attended to in every block, behind a gate, and one learned token stands among them, so that
     a context set may be empty.
 
-    PyTorch differentiates its fused attention in reverse and once: for forward mode, second
-    derivatives and `vmap` over events call the field inside `torch.nn.attention.sdpa_kernel`
-    with `SDPBackend.MATH`. The divergences of the library do so by themselves.
+    PyTorch differentiates its fused attention once, in reverse. Under forward mode and the
+    transforms of `torch.func` the field takes the plain kernels by itself; for second derivatives
+    by autograd call it inside `torch.nn.attention.sdpa_kernel` with `SDPBackend.MATH`, as the
+    divergences of the library do.
 
     Arguments:
         dim: the number of features of one object.
@@ -150,7 +152,7 @@ class TransformerField(SetField):
             h = h + self.embed_context(inputs.c_object)
         h = torch.cat([self.global_token.to(h.dtype).expand(events, 1, -1), h], dim=1)
         attend = self._attend(x, inputs.mask)
-        with _attention_backends(x):
+        with _attention_backends(x.is_cuda):
             for block in self.blocks:
                 h = block(h, condition, attend, context)  # (events, 1 + slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
@@ -252,18 +254,33 @@ class _Heads(nn.Module):
         return mixed.transpose(1, 2).reshape(shape)
 
 
-def _attention_backends(x: Tensor) -> AbstractContextManager[None]:
-    """Leave out cuDNN, whose backward pass can return NaN under a mask on Hopper GPUs.
+def _attention_backends(on_cuda: bool) -> AbstractContextManager[None]:
+    """Choose kernels that are right for what is asked.
 
-    Of the others, those stay that the caller allows: a divergence asks for the plain kernels.
+    Under a transform or forward mode only the plain ones have derivatives and batching rules.
+    Otherwise cuDNN is left out, whose backward pass can return NaN under a mask on Hopper GPUs; of
+    the others those stay that the caller allows.
     """
-    if not x.is_cuda:
+    if not torch.compiler.is_compiling() and _is_transformed():
+        return sdpa_kernel([SDPBackend.MATH])
+    if not on_cuda:
         return nullcontext()
-    cuda: Any = torch.backends.cuda  # its functions carry no types
-    allowed = {
-        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
-        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
-        SDPBackend.MATH: cuda.math_sdp_enabled(),
-    }
-    kept = [backend for backend, enabled in allowed.items() if enabled]
+    fused = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
+    kept = [backend for backend, allowed in zip(fused, _allowed(), strict=True) if allowed]
     return sdpa_kernel(kept) if kept else nullcontext()
+
+
+def _is_transformed() -> bool:
+    """Return whether a transform of `torch.func` or a dual level of forward mode is entered."""
+    functorch: Any = torch._C._functorch  # no public function asks
+    return functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _allowed() -> tuple[bool, bool, bool]:
+    """Return whether the caller allows flash, memory-efficient and plain attention.
+
+    A compiled field keeps the answer of its first call: asking would break its graph.
+    """
+    cuda: Any = torch.backends.cuda  # its functions carry no types
+    return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()

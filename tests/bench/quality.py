@@ -143,6 +143,9 @@ def table(out: Path) -> str:
         run = json.loads(path.read_text())
         runs.setdefault(run["variant"], []).append(run)
     first = next(iter(runs.values()))[0]
+    sizes = {(run["steps"], run["jets"]) for group in runs.values() for run in group}
+    if len(sizes) > 1:
+        raise ValueError(f"{out} holds runs of different (steps, jets): {sorted(sizes)}")
     metrics = list(first["metrics"])
     lines = ["| field | parameters | steps | seeds | train CPU s | sample CPU s | "]
     lines[0] += " | ".join(metrics) + " |"
@@ -162,7 +165,16 @@ def table(out: Path) -> str:
         f"{first['metrics'][m]['floor']:.2e} ± {first['metrics'][m]['spread']:.1e}" for m in metrics
     ]
     lines.append("| *floor* | | | | | | " + " | ".join(floor) + " |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_origins(runs)])
+
+
+def _origins(runs: dict[str, list[dict]]) -> list[str]:
+    """Return where the runs were made: the head of the file tells where the table was."""
+    lines = []
+    for name, group in runs.items():
+        for run in group:
+            lines.append(f"- {name}, seed {run['seed']}: {'; '.join(run['machine'])}")
+    return lines
 
 
 def _spread(values: list[float], form: str) -> str:
