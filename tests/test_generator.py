@@ -482,6 +482,13 @@ def test_a_cardinality_model_that_does_not_fit_the_conditions(conditions, dim, m
         setflow.SetFlow(field, cardinality=cardinality, conditions=conditions)
 
 
+@pytest.mark.parametrize("option", ["object_condition_dim", "set_condition_dim"])
+def test_a_field_whose_context_it_cannot_give_is_refused(option):
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=1, **{option: 2})
+    with pytest.raises(ValueError, match=f"{option}=2, but a SetFlow has one context row per"):
+        setflow.SetFlow(field)
+
+
 def test_bad_events_for_a_cardinality_model():
     flow, c = _flow_of_numbers(), torch.rand(4, 2)
     broken = torch.where(torch.arange(4)[:, None] == 2, float("nan"), c)

@@ -3,9 +3,9 @@
 Notation. An evaluation of b events costs w(n) (o + b n) where n is the largest number of objects
 among them, o an overhead in units of the cost of one object, and w(n) how often the evaluation is
 repeated (once for a velocity, once per coordinate for an exact divergence). Events are sorted by
-length and cut where the sum of the costs is least, not into pieces of one cost; the order within the result is told by indices,
-so that the caller's order is kept. By the laws of length, order and company no result depends on
-it.
+length and cut where the sum of the costs is least; the pieces need not cost alike. The order within
+the result is told by indices, so that the caller's order is kept. By the laws of length, order and
+company no result depends on it.
 """
 
 from __future__ import annotations
