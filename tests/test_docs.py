@@ -103,7 +103,7 @@ def test_the_readme_names_what_is_there():
     makefile = (ROOT / "Makefile").read_text()
     told = re.findall(r"make ([a-z-]+) ", makefile.partition("help:")[2].partition("\n\n")[0])
     for target in re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE):
-        assert target in (*told, "clean", "help", "cuda-device")
+        assert target in (*told, "clean", "help", "cuda-device", "with-scatter")
     for command in ("make demo", "make test"):
         assert command in README
     for path in re.findall(r"`((?:datasets|docs|models|notebooks|tests|\.github)/[^` ]+)`", README):
