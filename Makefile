@@ -53,9 +53,9 @@ bench: $(STAMP)
 quality: $(STAMP)
 	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --jets 50000 --seed 100 --out runs/quality/top50k.h5
 	for seed in 1 2; do for field in deepsets epic graph transformer transformer-qknorm; do \
-		OMP_NUM_THREADS=1 $(BIN)/python tests/bench/quality.py train $$field --seed $$seed \
+		OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.quality train $$field --seed $$seed \
 			--data runs/quality/top50k.h5 --out runs/quality || exit; done; done
-	$(call kept,quality.md,$(BIN)/python tests/bench/quality.py table --out runs/quality)
+	$(call kept,quality.md,PYTHONPATH=tests $(BIN)/python -m bench.quality table --out runs/quality)
 
 # apart, so that all other targets go on without compiled extensions
 test-scatter:

@@ -232,8 +232,10 @@ def plan_events(
     trims = mask is not None and trimmable(field)
     lengths = count_real(mask).tolist() if trims and mask is not None else [slots] * len(like)
     groups = cut_by_length(lengths, overhead=overhead, largest=largest, repeats=repeats)
-    if len(groups) < 2 and max(lengths, default=slots) == slots:
-        return whole
+    if len(groups) < 2:  # in the caller's order, whatever the padding: rounding stays the same
+        groups = [list(range(len(lengths)))]
+        if not len(like) or (max(lengths) == slots and not (trims and _has_gaps(mask))):
+            return whole
     if mask is not None and trims:
         return Plan(_without_padding(mask, lengths, groups), slots)
     rows = _rows(groups, like.device)
@@ -251,6 +253,11 @@ def _without_padding(
         slots = order[rows, :columns]
         chunks.append(Chunk(rows, slots, mask[rows].gather(1, slots)))
     return chunks
+
+
+def _has_gaps(mask: Tensor | None) -> bool:
+    """Return whether padding stands before real objects."""
+    return mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any())
 
 
 def _rows(groups: Sequence[Sequence[int]], device: torch.device) -> Sequence[Tensor]:

@@ -231,12 +231,6 @@ def checked_inputs(
             f"set_condition_dim={c.x.shape[-1]}"
         )
     lead, event = split_event(x, field.event_ndim)
-    own = next(field.parameters(), x).dtype
-    if own != x.dtype and not torch.is_autocast_enabled(x.device.type):
-        raise ValueError(
-            f"{name} got x with dtype {x.dtype}, but its weights have {own}; convert one of them, "
-            "x.to(dtype) or field.to(dtype)"
-        )
     cut = len(event) - len(features)
     if event[cut:] != features:
         raise ValueError(
@@ -257,7 +251,14 @@ def checked_inputs(
         )
     if mask is not None:
         mask = as_mask(mask, (*lead, event[0])).to(x.device)
-    return lead, expand_time(t, lead, like=x), mask
+    t = expand_time(t, lead, like=x)
+    own = next(field.parameters(), x).dtype
+    if own != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        raise ValueError(
+            f"{name} got x with dtype {x.dtype}, but its weights have {own}; convert one of them, "
+            "x.to(dtype) or field.to(dtype)"
+        )
+    return lead, t, mask
 
 
 def zeroed(module: _Module) -> _Module:

@@ -1,7 +1,7 @@
 """Quality at equal cost: families of fields on the same jets, steps, optimiser and CPU time a step.
 
-    python tests/bench/quality.py train epic --data top50k.h5 --seed 1 --out results
-    python tests/bench/quality.py table --out results
+    PYTHONPATH=tests python -m bench.quality train epic --data top50k.h5 --seed 1 --out results
+    PYTHONPATH=tests python -m bench.quality table --out results
 
 Each run trains one field on the 30 hardest particles of 50,000 top jets, samples 5,000 jets and
 compares them with the 5,000 held-out jets of the repository, which nothing was trained or chosen
@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from machine import REPOSITORY, described
 from torch import Tensor, nn
 
 import setflow
+from bench.machine import REPOSITORY, described
 from setflow.data import Standardizer, read_jets
 from setflow.fields import SetField, SetInputs
 from setflow.fields.embeddings import EventEmbedding
