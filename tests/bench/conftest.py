@@ -139,7 +139,7 @@ def _document(config: pytest.Config) -> str:
         "Contender and reference in turn in one run, equal in value first unless a row says that",
         "they compute different things; medians, by the clock "
         f"`{config.getoption('benchmark_timer')}`.",
-        "`make bench` writes this file.",
+        "Written by `make bench`, or by a part of it.",
         "",
     ]
     if config.getoption("--trial"):
