@@ -145,6 +145,19 @@ def test_scoring_in_inference_mode_leaves_nothing_behind():
     assert ordinary.out.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # dynamo asks for it
+def test_scoring_can_be_called_in_compiled_code():
+    """Its graph breaks, and the numbers are the same."""
+    field, x = transformer(), torch.randn(4, 6, 2)
+
+    def score(x):
+        return setflow.masked_log_prob(field, BASE, SOLVER, x, MASKS[0])
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        torch.testing.assert_close(torch.compile(score, backend="eager")(x), score(x))
+
+
 def test_an_empty_batch_has_errors_of_its_shape():
     for estimator in (None, setflow.HutchinsonDivergence(n_probes=4)):
         result = setflow.masked_log_prob(
