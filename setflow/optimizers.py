@@ -1,4 +1,4 @@
-"""Muon for the hidden weights, AdamW for the rest.
+"""Muon for the hidden weights, AdamW for the rest; and how the learning rate rises and falls.
 
 Notation. The gradient of a weight matrix is averaged with momentum, G, and the weight moves along
 the nearest semi-orthogonal matrix U V^T of G = U S V^T: every direction moves alike, however small
@@ -17,7 +17,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.adamw import adamw
 
-__all__ = ["Muon"]
+__all__ = ["LAST_RATE", "Muon", "warmup_cosine"]
+
+LAST_RATE = 1e-3
+"""The learning rate at the end of `warmup_cosine`, as a fraction of the largest one."""
 
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # of the Newton-Schulz iteration, steep at zero
 _ITERATIONS = 5
@@ -37,7 +40,8 @@ class Muon(Optimizer):
 
     Arguments:
         params: the parameters.
-        lr: the learning rate.
+        lr: the learning rate, a number or, for a step that is captured as a CUDA graph, a tensor on
+            the device of the parameters, which can be filled anew between replays.
         weight_decay: decoupled weight decay.
         momentum: of Muon's average of gradients.
 
@@ -54,7 +58,7 @@ class Muon(Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 1e-3,
+        lr: float | Tensor = 1e-3,
         weight_decay: float = 0.0,
         momentum: float = 0.95,
     ) -> None:
@@ -106,13 +110,15 @@ class Muon(Optimizer):
             nesterov.append(matrix.grad.lerp(state["momentum"], momentum))
         scale = _RMS * math.sqrt(max(matrices[0].shape))
         for matrix, update in zip(matrices, orthogonalised(torch.stack(nesterov)), strict=True):
-            matrix.mul_(1 - lr * group["weight_decay"]).add_(update, alpha=-lr * scale)
+            matrix.mul_(1 - lr * group["weight_decay"]).sub_(update * (lr * scale))
 
     def _step_others(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
             state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros((), dtype=torch.float32)
+            if state:  # a checkpoint may have been read on another device
+                state["step"] = state["step"].to(parameter.device)
+            else:
+                state["step"] = torch.zeros((), dtype=torch.float32, device=parameter.device)
                 state["mean"] = torch.zeros_like(parameter)
                 state["square"] = torch.zeros_like(parameter)
         states = [self.state[parameter] for parameter in parameters]
@@ -123,6 +129,7 @@ class Muon(Optimizer):
             [state["square"] for state in states],
             [],
             [state["step"] for state in states],
+            fused=True,  # the one kind that takes a rate on the device
             amsgrad=False,
             beta1=_BETAS[0],
             beta2=_BETAS[1],
@@ -147,3 +154,23 @@ def orthogonalised(matrices: Tensor) -> Tensor:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if tall else x
+
+
+def warmup_cosine(done: float, warmup: float) -> float:
+    """Return the learning rate as a fraction of the largest one.
+
+    It rises in a straight line over the first part of the training, then falls along a cosine to a
+    thousandth (Loshchilov and Hutter, arXiv:1608.03983).
+
+    Arguments:
+        done: which fraction of the training is done, of its steps or of its time; at least 0, and
+            the rate stays at its smallest beyond 1.
+        warmup: in which fraction the rate rises, in [0, 1).
+
+    >>> [round(warmup_cosine(done, 0.2), 3) for done in (0.0, 0.1, 0.2, 0.6, 1.0)]
+    [0.001, 0.5, 1.0, 0.501, 0.001]
+    """
+    if done < warmup:
+        return max(LAST_RATE, done / warmup)
+    falling = min(1.0, (done - warmup) / (1 - warmup))
+    return LAST_RATE + (1 - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * falling))

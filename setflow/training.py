@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import yaml
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, Timer
 from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -24,32 +24,17 @@ from setflow.core.batch import SetBatch
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import JetSample, read_jets
 from setflow.generator import SetFlow
+from setflow.optimizers import warmup_cosine
 from setflow.timesteps import TimeSampling
 
-__all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule", "warmup_cosine"]
+__all__ = ["ExportBestModel", "FlowMatchingModule", "SetDataModule"]
 
-_LAST_RATE = 1e-3  # of the largest learning rate
+_UNBOUNDED_WARMUP = 1000  # steps, of a training whose length nothing tells
 _VALIDATION_SEED = 20  # the same noise and times in every validation, so that losses compare
 
 
 def _adamw(parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     return AdamW(parameters, lr=1e-3)
-
-
-def warmup_cosine(step: int, steps: int, warmup: float) -> float:
-    """Return the learning rate of a step as a fraction of the largest one.
-
-    It rises in a straight line over the first `warmup * steps` steps, then falls along a cosine
-    (Loshchilov and Hutter, arXiv:1608.03983).
-
-    >>> [round(warmup_cosine(step, 10, 0.2), 3) for step in (0, 1, 6, 10)]
-    [0.5, 1.0, 0.5, 0.001]
-    """
-    rising = max(1, round(warmup * steps))
-    if step < rising:
-        return (step + 1) / rising
-    done = min(1.0, (step - rising) / max(1, steps - rising))
-    return _LAST_RATE + (1 - _LAST_RATE) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 class FlowMatchingModule(LightningModule):
@@ -63,10 +48,15 @@ class FlowMatchingModule(LightningModule):
         flow: the model.
         optimizer: makes the optimizer from the parameters; its learning rate is the largest one of
             the schedule.
-        warmup: the fraction of the steps in which the learning rate rises; then it falls along a
-            cosine.
+        warmup: the fraction of the training in which the learning rate rises; then it falls along a
+            cosine. The training is as long as its steps (`max_steps`, `max_epochs`) or its time
+            (`max_time`) allow, whichever ends first. Where neither is bounded (`max_epochs: -1`,
+            and early stopping, say) the rate rises over 1,000 steps and stays.
         times: the density of the times at which the field is trained, and their weight; None takes
             uniform times and no weight.
+
+    Raises:
+        ValueError: if `warmup` is no fraction.
     """
 
     def __init__(
@@ -77,6 +67,8 @@ class FlowMatchingModule(LightningModule):
         times: TimeSampling | None = None,
     ) -> None:
         super().__init__()
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must lie in [0, 1), got {warmup}: a fraction of the training")
         self.times = times
         self._batches_into_epoch = 0
         self.flow = flow
@@ -125,12 +117,27 @@ class FlowMatchingModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.parameters())
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, self.warmup))
+        schedule = LambdaLR(optimizer, lambda step: self._rate(step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
         }
+
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step as a fraction of the largest one."""
+        trainer: Any = self.trainer  # its callbacks carry no types
+        steps = trainer.estimated_stepping_batches  # inf where nothing bounds them
+        timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]
+        done = [(step + 0.5) / steps]  # in the middle of the step
+        for timer in timers:
+            left, spent = timer.time_remaining(), timer.time_elapsed()
+            if left is not None:
+                done.append(spent / max(spent + left, 1e-9))
+        if len(done) > 1:  # clocks differ, and the weights of all processes must not
+            return warmup_cosine(trainer.strategy.broadcast(max(done)), self.warmup)
+        if steps == math.inf:
+            return min(1.0, (step + 1) / _UNBOUNDED_WARMUP)
+        return warmup_cosine(done[0], self.warmup)
 
 
 class SetDataModule(LightningDataModule):

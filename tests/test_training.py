@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +15,8 @@ import setflow
 from setflow import SetBatch
 from setflow.cli.fit import fit
 from setflow.data import JetWriter, read_jets
-from setflow.training import ExportBestModel, FlowMatchingModule, SetDataModule, warmup_cosine
+from setflow.optimizers import LAST_RATE, warmup_cosine
+from setflow.training import ExportBestModel, FlowMatchingModule, SetDataModule
 
 SAMPLE = str(Path(__file__).resolve().parents[1] / "datasets/pythia-top/heldout.h5")
 
@@ -48,11 +51,19 @@ def test_a_condition_that_the_file_lacks_is_named():
 
 
 def test_the_learning_rate_rises_and_falls():
-    rates = [warmup_cosine(step, 100, 0.1) for step in range(101)]
-    assert rates[9] == rates[10] == max(rates) == 1.0
+    rates = [warmup_cosine(step / 100, 0.1) for step in range(101)]
+    assert rates[10] == max(rates) == 1.0
     assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
-    assert rates[-1] == pytest.approx(1e-3)
-    assert warmup_cosine(0, 1, 0.05) == 1.0  # a run of one step
+    assert rates[0] == rates[-1] == warmup_cosine(1.5, 0.1) == pytest.approx(LAST_RATE)
+    assert rates[5] == pytest.approx(0.5)
+    assert warmup_cosine(0.0, 0.0) == 1.0  # without a rise
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0, 1000, float("nan")])
+def test_a_warmup_that_is_no_fraction_is_refused(warmup):
+    flow = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    with pytest.raises(ValueError, match=r"warmup must lie in \[0, 1\)"):
+        FlowMatchingModule(flow, warmup=warmup)
 
 
 def test_the_times_of_training_are_those_that_are_asked_for():
@@ -122,6 +133,53 @@ def options(tmp_path, monkeypatch):
 def _metrics(run: str) -> list[dict[str, float]]:
     with (Path("runs") / run / "csv/version_0/metrics.csv").open() as file:
         return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _rates(run: str) -> list[float]:
+    """The logged learning rates of a run, as fractions of the largest that is possible."""
+    return [row["lr-AdamW"] / 0.02 for row in _metrics(run) if "lr-AdamW" in row]
+
+
+def _without_epochs(**trainer: object) -> None:
+    """Write the configuration without `max_epochs`, and with these options of the trainer."""
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    del config["trainer"]["max_epochs"]
+    config["trainer"].update(trainer)
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_run_that_its_time_bounds_has_the_whole_schedule(options):
+    _without_epochs(check_val_every_n_epoch=10, max_time="00:00:00:03")
+    begin = time.monotonic()
+    model = fit([*options, "--name", "timed", "--model.warmup", "0.2"])
+    assert 2.5 < time.monotonic() - begin < 60
+    assert setflow.SetFlow.load(model).sample(2, torch.full((2, 1), 1000.0)).x.isfinite().all()
+    rates = _rates("timed")
+    top = rates.index(max(rates))
+    assert rates[0] < 0.5
+    assert max(rates) > 0.8
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.2 * max(rates)
+
+
+def test_of_steps_and_time_what_ends_first_bounds_the_schedule(options):
+    _without_epochs(max_steps=20)
+    fit([*options, "--name", "steps"])
+    fit([*options, "--name", "both", "--trainer.max_time", "10:00:00:00"])
+    rates = _rates("steps")
+    assert _rates("both") == rates
+    assert rates == pytest.approx([warmup_cosine((step + 0.5) / 20, 0.05) for step in range(20)])
+
+
+def test_a_run_that_early_stopping_ends_has_a_constant_rate(options):
+    stopping = {"monitor": "val_flow_loss", "patience": 1, "min_delta": 1e3}
+    name = "lightning.pytorch.callbacks.EarlyStopping"
+    _without_epochs(callbacks=[{"class_path": name, "init_args": stopping}])
+    module = FlowMatchingModule(setflow.SetFlow.load(fit([*options, "--name", "stopped"])))
+    rates = _rates("stopped")
+    assert rates == pytest.approx([(step + 1) / 1000 for step in range(2 * 8)])  # epochs of 8 steps
+    module.trainer = SimpleNamespace(estimated_stepping_batches=float("inf"), callbacks=[])
+    assert [module._rate(step) for step in (999, 1000, 10**6)] == [1.0, 1.0, 1.0]
 
 
 def test_field_and_numbers_are_trained_together(options):

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from jsonargparse import set_parsing_settings
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
@@ -174,6 +174,13 @@ class _FitCLI(LightningCLI):
             LearningRateMonitor(),
             *([RichProgressBar()] if given.enable_progress_bar is not False else []),
         ]
+        if (
+            any(isinstance(callback, EarlyStopping) for callback in callbacks)
+            and given.max_steps == -1
+            and given.max_epochs is None
+            and given.max_time is None
+        ):
+            kwargs["max_epochs"] = -1  # Lightning would stop after 1000 epochs
         loggers = [
             CSVLogger(self.folder, name="csv"),
             TensorBoardLogger(self.folder, name="tensorboard"),
