@@ -304,19 +304,14 @@ def compare(
     )
     if target is None:
         return report
+    from setflow.plots import write_plots  # numbers alone need no mplhep
+
     with new_folder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
         pictures = write_plots(folder, model, compared, of_model, of_truth, values, floor)
         report = replace(report, pictures=tuple(pictures))
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
     return report
-
-
-def write_plots(*arguments: Any) -> list[str]:
-    """Draw the pictures; numbers alone need no mplhep."""
-    from setflow.plots import write_plots as drawn
-
-    return drawn(*arguments)
 
 
 def _generator(seed: int) -> torch.Generator:

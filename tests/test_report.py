@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from laws import GARBAGE
-from setflow import SetBatch, report
+from setflow import SetBatch, plots
 from setflow.data.hdf5 import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
@@ -54,7 +54,7 @@ def no_pictures(monkeypatch):
         (folder / "mass.png").write_bytes(b"picture")
         return ["mass.png"]
 
-    monkeypatch.setattr(report, "write_plots", write_one)
+    monkeypatch.setattr(plots, "write_plots", write_one)
 
 
 def read(folder):
@@ -222,7 +222,7 @@ def test_an_existing_report_is_replaced_only_when_asked(files, tmp_path, no_pict
 def test_a_report_that_fails_leaves_the_old_one_and_no_remains(files, tmp_path, monkeypatch):
     out = tmp_path / "report"
     with monkeypatch.context() as patch:
-        patch.setattr(report, "write_plots", lambda folder, *rest: [])
+        patch.setattr(plots, "write_plots", lambda folder, *rest: [])
         evaluate(*files[:2], out, pairs=2)
     before = sorted(path.name for path in tmp_path.iterdir())
 
@@ -230,7 +230,7 @@ def test_a_report_that_fails_leaves_the_old_one_and_no_remains(files, tmp_path, 
         (folder / "half.png").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(report, "write_plots", fails)
+    monkeypatch.setattr(plots, "write_plots", fails)
     for target in (out, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
             evaluate(*files[:2], target, pairs=2, overwrite=True)
@@ -285,7 +285,7 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(files, tmp_path, monkey
         make_foreign(out, "a folder of data")
         return []
 
-    monkeypatch.setattr(report, "write_plots", slow)
+    monkeypatch.setattr(plots, "write_plots", slow)
     with pytest.raises(FileExistsError, match=r"holds no metrics\.json"):
         evaluate(*files[:2], out, pairs=2, overwrite=True)
     assert [path.name for path in out.iterdir()] == ["events.h5"]
