@@ -13,7 +13,7 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-.PHONY: demo test lint bench quality test-scatter test-cuda bench-cuda clean help
+.PHONY: demo test lint bench quality test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -23,8 +23,13 @@ help:
 	@echo "make quality       train the families of fields at equal cost and compare (hours)"
 	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
 	@echo "make test-cuda     all tests on a CUDA device"
-	@echo "make bench-cuda    speeds on a CUDA device, and shares of its peak"
-	@echo "bench, quality, test-scatter, test-cuda and bench-cuda keep what they find in $(RESULTS)"
+	@echo "bench, quality, test-scatter and test-cuda keep what they find in $(RESULTS)"
+	@echo
+	@echo "For minutes on a GPU: everything in stages, each leaving what it found when it ends."
+	@echo "make campaign-data    150,000 top jets, packed for a training there (about ten minutes)"
+	@echo "make campaign-wheels  what a machine with PyTorch may lack, as wheels for Python 3.12"
+	@echo "make campaign OUT=DIR MINUTES=9 [STAGES=smoke,tests,training,speeds] [DEVICE=cpu]"
+	@echo "make campaign-land IN=DIR   keep its tables, and its model if it is the better one"
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("setflow needs Python 3.11 or newer, got %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
@@ -46,7 +51,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal --benchmark-disable
 
 bench: $(STAMP)
-	$(BIN)/pytest tests/bench --ignore tests/bench/bench_cuda.py $(SPEEDS) --benchmark-only \
+	$(BIN)/pytest tests/bench $(SPEEDS) --benchmark-only \
 		--benchmark-columns=min,median,max,rounds --benchmark-sort=name \
 		$(if $(TRIAL),--trial,--keep $(RESULTS))
 
@@ -72,12 +77,44 @@ with-scatter: $(STAMP)
 test-cuda: $(STAMP) cuda-device
 	$(call kept,test-cuda.log,$(BIN)/pytest --device cuda -rs --benchmark-disable)
 
-bench-cuda: $(STAMP) cuda-device
-	$(BIN)/pytest tests/bench/bench_cuda.py $(SPEEDS) -rs --keep $(RESULTS)
-
 .PHONY: cuda-device
 cuda-device: $(STAMP)
 	@$(BIN)/python -c 'import sys, torch; sys.exit(None if torch.cuda.is_available() else "there is no CUDA device, or torch %s does not know it" % torch.__version__)'
+
+# The campaign runs where nothing can be installed: with the Python that is there, setflow from the
+# source tree, and what is missing from wheels that were carried in $(CAMPAIGN).
+CAMPAIGN := runs/campaign
+MINUTES ?= 9
+DEVICE ?= cuda
+THERE = $(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON))
+
+.PHONY: campaign campaign-data campaign-wheels campaign-land
+
+campaign:
+	@test -n "$(OUT)" || { echo "make campaign needs OUT=DIR, a folder that does not exist yet"; exit 2; }
+	@site=$$(mktemp -d) && trap 'rm -rf "$$site"' EXIT && \
+	if ls $(CAMPAIGN)/wheels/*.whl > /dev/null 2>&1 && ! test -x $(BIN)/python; then \
+		$(THERE) -m pip install -q --no-index --no-deps --no-compile --disable-pip-version-check \
+			--target "$$site" $(CAMPAIGN)/wheels/*.whl || exit; fi && \
+	PYTHONPATH=.:tests:$$site $(THERE) -m bench.campaign --out "$(OUT)" --minutes $(MINUTES) \
+		--device $(DEVICE) $(if $(STAGES),--stages $(STAGES)) $(if $(DATA),--data "$(DATA)")
+
+campaign-data: $(CAMPAIGN)/top30.h5
+
+$(CAMPAIGN)/top30.h5: | $(STAMP)
+	test -f runs/data/top150k.h5 || $(BIN)/setflow dataset make datasets/pythia-top \
+		--jets 150000 --seed 100 --jobs $$(nproc) --out runs/data/top150k.h5
+	PYTHONPATH=tests $(BIN)/python -m bench.campaign.jets runs/data/top150k.h5 $@
+
+campaign-wheels: $(STAMP)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --only-binary=:all: \
+		--python-version 3.12 --implementation cp --platform manylinux_2_28_x86_64 \
+		--platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+		--dest $(CAMPAIGN)/wheels --requirement tests/bench/campaign-wheels.txt
+
+campaign-land: $(STAMP)
+	@test -n "$(IN)" || { echo "make campaign-land needs IN=DIR, the folder of a campaign"; exit 2; }
+	PYTHONPATH=tests $(BIN)/python -m bench.campaign.land "$(IN)"
 
 clean:
 	rm -rf $(VENV) .venv-scatter build dist .pytest_cache .mypy_cache .ruff_cache

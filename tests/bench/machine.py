@@ -36,10 +36,17 @@ def described() -> list[str]:
         except metadata.PackageNotFoundError:
             versions.append(f"no {package}")
     lines.append("versions: " + ", ".join(versions))
-    changed = " with changes" if _output("git", "status", "--porcelain") else ""
-    lines.append(f"commit: {_output('git', 'rev-parse', '--short=12', 'HEAD')}{changed}")
+    lines.append(f"commit: {_commit()}")
     lines.append(f"date: {datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
     return lines
+
+
+def _commit() -> str:
+    """Return the commit, which COMMIT tells where a source tree was copied without its history."""
+    if "COMMIT" in os.environ:
+        return os.environ["COMMIT"]
+    changed = " with changes" if _output("git", "status", "--porcelain") else ""
+    return f"{_output('git', 'rev-parse', '--short=12', 'HEAD')}{changed}"
 
 
 def _processor() -> str:

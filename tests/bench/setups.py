@@ -62,3 +62,17 @@ class Padded(nn.Module):
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         v: Tensor = self.field(x, t, c, mask=self.mask)
         return v
+
+
+def plain_divergence(field: nn.Module, x: Tensor, t: float, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return velocity and exact divergence by one reverse pass per padded coordinate."""
+    times = torch.full((len(x),), t, device=x.device)
+    with torch.no_grad():
+        velocity = field(x, times, mask=mask)
+    state = x.detach().requires_grad_()
+    flat = field(state, times, mask=mask).flatten(1)
+    divergence = torch.zeros(len(x), device=x.device)
+    for i in range(flat.shape[1]):
+        (gradient,) = torch.autograd.grad(flat[:, i].sum(), state, retain_graph=True)
+        divergence += gradient.flatten(1)[:, i]
+    return velocity, divergence
