@@ -208,6 +208,25 @@ def test_steps_train_and_the_average_follows(step):
     assert all(torch.equal(w, a) for w, a in zip(step.weights, step.average, strict=True))
 
 
+def test_training_goes_on_from_good_weights(step):
+    for _ in range(20):
+        step(5e-3)
+    good = [weight.detach().clone() for weight in step.weights]
+    assert step.is_finite()
+    with torch.no_grad():
+        step.weights[3].fill_(torch.nan)
+    step(5e-3)
+    assert not step.is_finite()
+    step.start_from(good)
+    assert step.is_finite()
+    torch.testing.assert_close(step.average, good)
+    first = float(step.draw_loss().detach())
+    for _ in range(20):
+        step(5e-3)
+    assert step.is_finite()
+    assert float(step.loss) < 1.2 * first
+
+
 def test_every_jet_stands_in_an_epoch_once(step):
     jets = step.jets
     jets._order = jets._order[:0]

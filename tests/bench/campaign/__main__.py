@@ -68,15 +68,23 @@ def main() -> int:
             ended[name] = _in_process(given, name, deadline)
         finally:
             _report(given.out, wanted)
-    if carried > _MOST_CARRIED:
+    too_much = carried is not None and carried > _MOST_CARRIED
+    if too_much:
         sys.stdout.write(f"{carried:.1f} MB would have to be carried, of {_MOST_CARRIED:.0f}\n")
     done = all(status == "done" for status in ended.values())
-    return int(not done or carried > _MOST_CARRIED)
+    return int(not done or too_much)
 
 
-def _megabytes(data: Path) -> float:
-    """Return the size of what travels to another machine: tracked files, jets and wheels."""
-    ran = subprocess.run(["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True)
+def _megabytes(data: Path) -> float | None:
+    """Return the size of what travels to another machine: tracked files, jets and wheels.
+
+    None where git does not tell what is tracked.
+    """
+    command = ["git", "ls-files", "-z"]
+    try:
+        ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
     files = [REPOSITORY / name for name in ran.stdout.split("\0") if name]
     files += [data, *(REPOSITORY / "runs/campaign/wheels").glob("*.whl")]
     return sum(path.stat().st_size for path in files if path.is_file()) / 1e6
@@ -134,6 +142,8 @@ def _in_process(given: argparse.Namespace, name: str, deadline: float) -> str:
             status = "cut off"
         finally:
             _end(process)
+            for part in given.out.glob("*.part"):  # of a file that was being written
+                part.unlink(missing_ok=True)
             seconds = round(time.time() - begin, 1)
             log.write(f"== {name}: {status} after {seconds:.0f} s\n")
             numbers = read_numbers(given.out)
@@ -160,10 +170,11 @@ def _report(out: Path, wanted: list[str]) -> None:
     """Write how the stages ended and what they found on one page."""
     numbers = read_numbers(out)
     lines = ["# Campaign", "", *(f"- {line}" for line in numbers["machine"])]
+    carried = numbers["carried_megabytes"]
+    size = "not known, without git" if carried is None else f"{carried:.1f} MB"
     lines += [
         f"- {numbers['minutes']:g} minutes on {numbers['device']}",
-        f"- to be carried to another machine: {numbers['carried_megabytes']:.1f} MB, of at most "
-        f"{_MOST_CARRIED:.0f}",
+        f"- to be carried to another machine: {size}, of at most {_MOST_CARRIED:.0f} MB",
         "",
     ]
     lines += ["| stage | ended | seconds |", "| --- | --- | --- |"]

@@ -11,6 +11,7 @@ solve by the solve, which few evaluations make look dearer than a whole one is.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import math
 import statistics
@@ -109,8 +110,12 @@ class Captured(nn.Module):
                 evaluate()
         torch.cuda.current_stream().wait_stream(side)
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.v = evaluate()
+        try:
+            with torch.cuda.graph(self.graph):
+                self.v = evaluate()
+        except Exception:  # a capture that fails leaves its stream current
+            torch.cuda.set_stream(torch.cuda.default_stream())
+            raise
 
     def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None) -> Tensor:
         self.x.copy_(x)
@@ -218,7 +223,8 @@ class Bench:
         """Free what is no longer used, also tensors of frames that an exception kept."""
         gc.collect()
         if self.on_cuda:
-            torch.cuda.empty_cache()
+            with contextlib.suppress(RuntimeError):  # after a capture that failed
+                torch.cuda.empty_cache()
 
     def round_seconds(self) -> float:
         return _ROUND_SECONDS if self.on_cuda else _ROUND_SECONDS / 10

@@ -1,8 +1,10 @@
 """The stage `training`: as good a model of top jets as the time allows, its jets and their metrics.
 
-The data stand on the device, scaled once. A step draws its noise and times there, and is replayed
-as a CUDA graph, compiled or not, whatever a trial of some seconds shows to be faster and right. The
-learning rate follows the time that is left. The weights that are kept and sampled are their moving
+The data stand on the device, scaled once. A step draws its noise and times there and is replayed as
+a CUDA graph; a trial of some seconds chooses size and batch, and compiles the blocks if that is
+faster and right. Where graphs fail, the stage starts anew without them. The learning rate follows
+the time that is left. After a step that is not finite the last good weights go on at half the rate.
+The weights that are kept and sampled are their moving
 average; `model.safetensors` holds them with the configuration and the story of the training, and is
 overwritten by rename every minute.
 """
@@ -13,7 +15,9 @@ import json
 import math
 import os
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,6 +48,7 @@ BATCHES = (2048, 4096, 8192)
 LR, WEIGHT_DECAY, WARMUP, CLIP, DECAY = 5e-3, 1e-4, 0.03, 1.0, 0.999
 SEED = 1
 
+_EAGER = "CAMPAIGN_EAGER"  # in the environment of a stage that starts anew: why
 _AVERAGE_FROM = 0.2  # of the time
 _JETS_WANTED = 40e6  # that a model should see in the time: the largest that does is taken
 _SAVE_EVERY = 60.0  # seconds
@@ -64,7 +69,7 @@ class Size(NamedTuple):
         )
 
 
-SIZES = (Size(128, 6), Size(128, 5), Size(96, 8))  # 1.44, 1.21 and 1.08 million parameters
+SIZES = (Size(128, 6), Size(128, 5), Size(96, 8))  # 1.44, 1.21 and 1.07 million parameters
 
 
 class Whole(nn.Module):
@@ -130,11 +135,13 @@ class Step:
         self.optimizer = Muon(self.weights, lr=self.rate, weight_decay=WEIGHT_DECAY)
         self.loss = torch.zeros((), device=device)
         self.count = 0
-        self._whole = Whole(torch.compile(self.field, dynamic=False) if compiled else self.field)
+        if compiled:
+            _compile_blocks(self.field)
+        self._whole = Whole(self.field)
         self._rows = jets.rows(self.batch).clone()
         self._generator = torch.Generator(device).manual_seed(SEED)
         self._graph: torch.cuda.CUDAGraph | None = None
-        if device.type == "cuda":
+        if device.type == "cuda" and _EAGER not in os.environ:
             self._capture()
 
     def draw_loss(self) -> Tensor:
@@ -182,6 +189,20 @@ class Step:
             self._once()
         self._graph = graph
 
+    def is_finite(self) -> bool:
+        """Return whether all weights are finite."""
+        norms = torch._foreach_norm([weight.detach() for weight in self.weights])
+        return bool(torch.stack(norms).isfinite().all())
+
+    def start_from(self, weights: list[Tensor]) -> None:
+        """Take these weights, in place, as a recorded step reads them, and forget all momenta."""
+        with torch.no_grad():
+            torch._foreach_copy_(self.weights, weights)
+            torch._foreach_copy_(self.average, weights)
+            for state in self.optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+
     def forget(self) -> None:
         """Begin the moving average of the weights anew: the first ones are no part of it."""
         torch._foreach_copy_(self.average, [weight.detach() for weight in self.weights])
@@ -208,6 +229,8 @@ def run(stage: Stage) -> None:
     record = Record(stage, "Training of top jets")
     torch.set_float32_matmul_precision("high")  # of what bf16 leaves; sampling is without it
     begin = time.time()
+    if _EAGER in os.environ:
+        record.note(f"without CUDA graphs, after {os.environ[_EAGER]}")
     batch = unpacked(stage.data, None if stage.scale == 1 else stage.scaled(150_000))
     flow = setflow.SetFlow(
         SIZES[-1].field(),
@@ -217,9 +240,18 @@ def run(stage: Stage) -> None:
     jets = Jets(flow, batch, stage.device)
     record.note(f"{len(batch):,} jets on the device after {time.time() - begin:.1f} s")
     ending = min(max(0.12 * stage.left(), 35.0), 0.5 * stage.left())  # for samples and metrics
-    step = _tried(stage, record, jets, stage.left() - ending)
+    try:
+        step = _tried(stage, record, jets, stage.left() - ending)
+    except Exception as error:
+        if stage.device == "cpu" or _EAGER in os.environ:
+            raise
+        # a capture that fails leaves allocator and generators of the process unusable
+        traceback.print_exc()
+        sys.stdout.flush()
+        os.environ[_EAGER] = _in_a_line(error)
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     flow.field = step.field
-    story = _train(stage, record, flow, step, stage.left() - ending)
+    story = _train(stage, record, flow, step, max(5.0, stage.left() - ending))
     _sample(stage, record, _averaged(flow, step).to(stage.device), story)
 
 
@@ -238,21 +270,27 @@ def _tried(stage: Stage, record: Record, jets: Jets, left: float) -> Step:
         )  # fmt: skip
         return rate, step
 
+    begin = time.time()
     counts = [stage.scaled(batch, 16) for batch in BATCHES]
     steps = {size: measured(size, counts[0]) for size in SIZES}
-    wanted = _JETS_WANTED * stage.scale / left  # jets a second
-    enough = [size for size in SIZES if steps[size][0] >= wanted]
+    wanted = _JETS_WANTED * stage.scale / (left - 2 * (time.time() - begin))  # jets a second
+    enough = [size for size in SIZES if steps[size][0] >= wanted > 0]
     size = enough[0] if enough else max(SIZES, key=lambda size: steps[size][0])
-    by_batch = [steps[size], *(measured(size, count) for count in counts[1:])]
+    by_batch = [steps.pop(size)]
+    steps.clear()  # their graphs keep memory
+    for count in counts[1:]:
+        try:
+            by_batch.append(measured(size, count))
+        except torch.OutOfMemoryError as error:
+            record.note(f"batch {count}: {_in_a_line(error)}")
+            break
     most = max(rate for rate, _ in by_batch)
     rate, step = next(tried for tried in by_batch if tried[0] >= 0.85 * most)
-    if stage.device == "cuda" and left > 120 and _compiles(stage, record, jets, step):
-        try:
-            compiled_rate, compiled = measured(size, step.batch, compiled=True)
-            if compiled_rate > 1.05 * rate:
-                rate, step = compiled_rate, compiled
-        except Exception as error:
-            record.note(f"no compiled step: {_in_a_line(error)}")
+    graphs = stage.device == "cuda" and _EAGER not in os.environ
+    if graphs and left > 120 and _compiles(stage, record, jets, step):
+        compiled_rate, compiled = measured(size, step.batch, compiled=True)
+        if compiled_rate > 1.05 * rate:
+            step = compiled
     record.note(
         f"taken: {size.hidden} wide, {size.layers} blocks, batch {step.batch}, "
         + ("compiled" if step.compiled else "not compiled")
@@ -265,8 +303,10 @@ def _in_a_line(error: Exception) -> str:
 
 
 def _compiles(stage: Stage, record: Record, jets: Jets, step: Step) -> bool:
-    """Return whether the compiled field can be had in time and gives loss and gradient."""
+    """Return whether compiled blocks can be had in time and give loss and gradient."""
     begin = time.perf_counter()
+    # else the backward is compiled in a thread that no alarm reaches
+    torch._functorch.config.force_non_lazy_backward_lowering = True
     size, batch = step.size, step.batch
 
     def gradient(compiled: bool) -> tuple[float, Tensor]:
@@ -276,7 +316,9 @@ def _compiles(stage: Stage, record: Record, jets: Jets, step: Step) -> bool:
             for weight in field.parameters():  # closed gates would hide what they multiply
                 weight.add_(0.02 * torch.randn_like(weight))
         generator = torch.Generator(stage.device).manual_seed(SEED)
-        whole = Whole(torch.compile(field, dynamic=False) if compiled else field)
+        if compiled:
+            _compile_blocks(field)
+        whole = Whole(field)
         z, mask = jets.z[:batch], jets.mask[:batch]
         noise = torch.randn(z.shape, device=z.device, generator=generator)
         t = torch.rand(len(z), device=z.device, generator=generator)
@@ -291,15 +333,21 @@ def _compiles(stage: Stage, record: Record, jets: Jets, step: Step) -> bool:
             loss, wanted = gradient(False)
             compiled_loss, got = gradient(True)
     except Exception as error:
-        record.note(f"no compiled field: {_in_a_line(error)}")
+        record.note(f"no compiled blocks: {_in_a_line(error)}")
         return False
     cosine = float(nn.functional.cosine_similarity(got, wanted, dim=0))
     right = abs(compiled_loss - loss) < 0.01 * abs(loss) and cosine > 0.999
     record.note(
-        f"compiled field after {time.perf_counter() - begin:.0f} s: loss {compiled_loss:.5f} for "
+        f"compiled blocks after {time.perf_counter() - begin:.0f} s: loss {compiled_loss:.5f} for "
         f"{loss:.5f}, cosine of the gradients {cosine:.6f}: {'right' if right else 'wrong'}"
     )
     return right
+
+
+def _compile_blocks(field: nn.Module) -> None:
+    """Compile the blocks of a transformer, which share one graph: quicker than the whole field."""
+    for block in field.blocks:
+        block.compile(dynamic=False)
 
 
 @contextmanager
@@ -310,11 +358,12 @@ def _at_most(seconds: int) -> Iterator[None]:
         raise TimeoutError(f"not done in {seconds} s")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(seconds)
+    # again and again, as one that comes in a finalizer is swallowed
+    signal.setitimer(signal.ITIMER_REAL, seconds, 2.0)
     try:
         yield
     finally:
-        signal.alarm(0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
 
 
@@ -328,18 +377,27 @@ def _train(
         "batch": step.batch,
         "parameters": step.parameters,
         "machine": described(),
+        "steps": 0,
+        "seconds": 0.0,
     }
+    step.count = 0  # those of the trial were at a rate of zero
     begin = time.monotonic()
     saved = told = begin
-    chunk, losses, averaging = 1, 0.0, False
+    chunk, losses, averaging, lr = 1, 0.0, False, LR
+    good = [weight.detach().clone() for weight in step.weights]
     while (now := time.monotonic()) < begin + seconds:
         for _ in range(chunk):
-            step(LR * warmup_cosine((time.monotonic() - begin) / seconds, WARMUP))
+            step(lr * warmup_cosine((time.monotonic() - begin) / seconds, WARMUP))
         loss = float(step.loss)  # waits
-        if not math.isfinite(loss):
-            raise ArithmeticError(
-                f"the loss is {loss} after {step.count} steps; {MODEL} holds what was last kept"
-            )
+        if math.isfinite(loss) and step.is_finite():
+            torch._foreach_copy_(good, [weight.detach() for weight in step.weights])
+        else:
+            lr /= 2
+            step.start_from(good)
+            record.note(f"not finite at step {step.count}: on from good weights, at rate {lr:g}")
+            if lr < LR / 100:
+                raise ArithmeticError(f"the loss is not finite even at a rate of {lr:g}")
+            continue
         losses = loss if not losses else losses + 0.1 * (loss - losses)
         if not averaging and now - begin > _AVERAGE_FROM * seconds:
             step.forget()
@@ -416,6 +474,7 @@ def _sample(stage: Stage, record: Record, flow: setflow.SetFlow, story: dict[str
     held_out = read_jets(HELD_OUT, max_objects=OBJECTS).particles
     held_out = held_out[: None if stage.scale == 1 else stage.scaled(len(held_out), 200)]
     events = stage.scaled(SAMPLES, 200)
+    flow.sample(stage.scaled(256, 16), seed=SEED, solver=setflow.Midpoint(2))  # warm
     for evaluations in EVALUATIONS:
         begin = time.perf_counter()
         sampled = flow.sample(events, seed=SEED, solver=setflow.Midpoint(evaluations // 2))
@@ -428,7 +487,7 @@ def _sample(stage: Stage, record: Record, flow: setflow.SetFlow, story: dict[str
             **{name: _told(report, name) for name in _SHOWN},
         )  # fmt: skip
     record.note(
-        "distances to held-out jets, each (floor); midpoint rule; trained for "
+        "distances to held-out jets, each (floor); midpoint rule, float32; trained for "
         f"{story['seconds']} s on {story['jets']:,} jets"
     )
 
