@@ -17,7 +17,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from bench.campaign.record import NUMBERS, Stage, read_numbers, write_whole
+from bench.campaign.record import CUT_OFF, NUMBERS, Stage, read_numbers, write_whole
 from bench.machine import REPOSITORY, described
 
 MODULES = {"smoke": "smoke", "tests": "checks", "training": "training", "speeds": "speeds"}
@@ -137,7 +137,8 @@ def _in_process(given: argparse.Namespace, name: str, deadline: float) -> str:
         )
         try:
             code = process.wait(max(0.0, deadline - begin))
-            status = "done" if code == 0 else f"failed with status {code}"
+            ended = {0: "done", CUT_OFF: "cut off"}
+            status = ended.get(code, f"failed with status {code}")
         except subprocess.TimeoutExpired:
             status = "cut off"
         finally:

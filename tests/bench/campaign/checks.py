@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.campaign.record import Record, Stage
+from bench.campaign.record import CUT_OFF, Record, Stage
 from bench.machine import REPOSITORY
 from laws import LAWS
 
@@ -115,7 +115,8 @@ def run(stage: Stage) -> None:
     """Run the tests until they end or the time is over.
 
     Raises:
-        SystemExit: if a test failed, or pytest itself, or no test passed.
+        SystemExit: if a test failed, or pytest itself, or no test passed; with `CUT_OFF` if the
+            time was over.
     """
     record = Record(stage, f"Tests on {stage.device}")
     record.note("deprecations are no failures here, where other versions than the pinned ones run")
@@ -139,7 +140,11 @@ def run(stage: Stage) -> None:
     if broken:
         told = (line.strip("=_ ") for line in last)  # without the rules across the page
         record.note(f"pytest ended with status {code}: " + " / ".join(filter(None, told)))
-    if broken or outcomes.failed or not outcomes.total("passed"):
+    if broken or outcomes.failed:
+        raise SystemExit(1)
+    if stopped.is_set():
+        raise SystemExit(CUT_OFF)
+    if not outcomes.total("passed"):
         raise SystemExit(1)
 
 

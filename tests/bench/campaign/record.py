@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["NUMBERS", "Record", "Stage", "read_numbers", "write_whole"]
+__all__ = ["CUT_OFF", "NUMBERS", "Record", "Stage", "read_numbers", "write_whole"]
 
 NUMBERS = "numbers.json"
+CUT_OFF = 75
+"""The exit status of a stage that ended its work itself, for want of time."""
 
 
 @dataclass(frozen=True)
