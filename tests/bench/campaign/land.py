@@ -135,7 +135,7 @@ def _card(
         ]
         for control in ("shuffled", "swapped")
     }
-    verdict = " ".join(
+    verdict = "\n".join(
         f"It loses to the control `{label}` in {', '.join(beaten[control])}."
         if beaten[control]
         else f"It beats the control `{label}` wherever that is not at zero."
@@ -162,7 +162,8 @@ trains the same on the shipped sample, and on a larger file given as `--data.tra
 **Fidelity.** {report.generated.events:,} jets (midpoint, {STEPS} steps, seed {SEED}) against the
 {report.reference.events:,} held-out jets of `datasets/pythia-top/heldout.h5`, which were not used
 in training or selection; 1-Wasserstein distances beside the truth-against-truth floor (scaled by
-{report.floor.factor:.3f}) and two controls. {verdict}
+{report.floor.factor:.3f}) and two controls.
+{verdict}
 
 | {" | ".join(columns)} |
 |{"---|" * len(columns)}
