@@ -23,23 +23,19 @@ import yaml
 from safetensors import safe_open
 
 import setflow
-from bench.campaign.record import read_numbers
+from bench.campaign.record import HELD_OUT, read_numbers
 from bench.machine import REPOSITORY, described
 from setflow.data import read_jets
+from setflow.physics.metrics import METRICS
 from setflow.report import Report, compare
 
 __all__ = ["land", "land_model"]
 
-HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
 RESULTS = REPOSITORY / "tests/bench/results"
 STEPS, SEED = 25, 1
 _DECIDE = ("w1m", "w1_tau21")
 _CONTROLS = "particles shuffled", "ptrel swapped"
-_NAMES = {
-    "w1m": "W1M jet mass", "w1p": "W1P mean", "w1p_etarel": "W1P etarel",
-    "w1p_phirel": "W1P phirel", "w1p_ptrel": "W1P ptrel", "w1_multiplicity": "W1 multiplicity",
-    "w1_pt": "W1 jet pT", "w1_tau21": "W1 tau21", "w1_efp": "W1 EFP square",
-}  # fmt: skip
+_NAMES = {metric.name: metric.title for metric in METRICS}
 
 
 def land(folder: Path, model: Path, results: Path, events: int) -> list[str]:

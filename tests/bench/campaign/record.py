@@ -11,8 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CUT_OFF", "NUMBERS", "Record", "Stage", "read_numbers", "write_whole"]
+from bench.machine import REPOSITORY
 
+__all__ = ["CUT_OFF", "HELD_OUT", "NUMBERS", "Record", "Stage", "read_numbers", "write_whole"]
+
+HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
 NUMBERS = "numbers.json"
 CUT_OFF = 75
 """The exit status of a stage that ended its work itself, for want of time."""

@@ -31,8 +31,8 @@ from torch.nn.utils import clip_grad_norm_
 
 import setflow
 from bench.campaign.jets import OBJECTS, unpacked
-from bench.campaign.record import Record, Stage
-from bench.machine import REPOSITORY, described
+from bench.campaign.record import HELD_OUT, Record, Stage
+from bench.machine import described
 from setflow.data import Standardizer, read_jets
 from setflow.optimizers import Muon, warmup_cosine
 from setflow.report import Report, compare
@@ -40,7 +40,6 @@ from setflow.report import Report, compare
 __all__ = ["MODEL", "run"]
 
 MODEL = "model.safetensors"
-HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
 
 SAMPLES = 20_000
 EVALUATIONS = (50, 16, 8)
