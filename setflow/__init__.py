@@ -16,7 +16,23 @@ Padding is never read: neither loss nor sample depends on what stands there or h
 """
 
 from setflow import diagnostics, rectified, timesteps
-from setflow.core.batch import SetBatch
+from setflow.diffusion import (
+    Diffusion,
+    DiffusionProcess,
+    EDMDenoiser,
+    EDMSchedule,
+    EDMWeighting,
+    EulerMaruyama,
+    MinSNRWeighting,
+    NoiseSchedule,
+    ProbabilityFlowField,
+    ScheduledPath,
+    SNRWeighting,
+    VESchedule,
+    VPSchedule,
+    diffusion_loss,
+    masked_diffusion_loss,
+)
 from setflow.distributions import (
     ConditionalCardinality,
     DiagonalNormal,
@@ -27,54 +43,33 @@ from setflow.distributions import (
 )
 from setflow.divergence import ExactDivergence, HutchinsonDivergence, XTraceDivergence
 from setflow.fields import (
-    EDMDenoiser,
+    DriftFromVelocityScore,
     EPiCField,
     FourierFeatures,
     GaussianSetField,
     GraphField,
+    MirrorVelocityFromScore,
     PairFeatures,
-    ProbabilityFlowField,
+    ScoreFromNoise,
     TransformerField,
     VectorField,
     VelocityField,
 )
-from setflow.generator import SetFlow
-from setflow.interpolants import (
+from setflow.lazy import LazyDistribution, LazyField, UnconditionalDistribution, UnconditionalField
+from setflow.losses import masked_stochastic_fm_loss, stochastic_fm_loss
+from setflow.masking import fm_loss, masked_fm_loss, masked_log_prob, masked_sample
+from setflow.model import SetFlow
+from setflow.paths import (
     BrownianGamma,
-    DriftFromVelocityScore,
-    MirrorVelocityFromScore,
+    CosinePath,
+    LinearPath,
+    ProbabilityPath,
     ScaledBrownianGamma,
-    ScoreFromNoise,
     ZeroGamma,
 )
-from setflow.losses import (
-    EDMWeighting,
-    MinSNRWeighting,
-    SNRWeighting,
-    diffusion_loss,
-    fm_loss,
-    stochastic_fm_loss,
-)
-from setflow.masking import (
-    masked_diffusion_loss,
-    masked_fm_loss,
-    masked_log_prob,
-    masked_sample,
-    masked_stochastic_fm_loss,
-)
-from setflow.paths import CosinePath, LinearPath, ProbabilityPath, ScheduledPath
-from setflow.processes import (
-    Diffusion,
-    DiffusionProcess,
-    FlowMatching,
-    FlowMatchingProcess,
-    LazyDistribution,
-    LazyField,
-    UnconditionalDistribution,
-    UnconditionalField,
-)
-from setflow.schedules import EDMSchedule, NoiseSchedule, VESchedule, VPSchedule
-from setflow.solvers import RK4, Dopri5, Euler, EulerMaruyama, Heun, Midpoint
+from setflow.process import FlowMatching, FlowMatchingProcess
+from setflow.sets.batch import SetBatch
+from setflow.solvers import RK4, Dopri5, Euler, Heun, Midpoint
 from setflow.timesteps import TimeSampling
 
 __version__ = "0.1.0"

@@ -22,8 +22,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.core.broadcast import align_right
-from setflow.core.masks import as_mask, zero_padding
+from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.shapes import align_right
 
 __all__ = [
     "SampleTimestepConfig",

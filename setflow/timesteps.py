@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.core.specs import as_tuple
+from setflow.sets.shapes import as_tuple
 
 __all__ = [
     "Density",

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 import setflow
-from setflow.core.calling import with_plain_context
 from setflow.fields import PairFeatures
+from setflow.sets.events import with_plain_context
 
 __all__ = ["FAMILIES", "Family", "takes_rows"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 import setflow
-from setflow.core.calling import call_field
 from setflow.divergence import DivergenceEstimator
 from setflow.paths import LinearPath
+from setflow.sets.events import call_field
 
 
 def _pieces(field, x_target, x_source, mask, t, c):

@@ -22,7 +22,7 @@ from laws import (
     to_device,
 )
 from problems import gaussian_field, ode_problems
-from setflow.core.calling import call_field
+from setflow.sets.events import call_field
 from setflow.solvers import Dopri5, IntegrationError, SolveReport
 
 

@@ -149,7 +149,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder, options, killed_a
     code = (
         "import os, lightning.pytorch as pl\n"
         "from setflow.cli import main\n"
-        "from setflow.training import ExportBestModel\n"
+        "from setflow.training.module import ExportBestModel\n"
         "done = ExportBestModel.on_validation_end\n"
         "def die(self, trainer, module):\n"
         "    done(self, trainer, module)\n"

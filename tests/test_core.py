@@ -7,19 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from setflow.core.broadcast import expand_context, expand_time
-from setflow.core.files import new_folder
-from setflow.core.masks import as_mask, rank_of_real, zero_padding
-from setflow.core.specs import (
+from setflow.data import SetBatch
+from setflow.files import new_folder
+from setflow.sets.masks import as_mask, rank_of_real, zero_padding
+from setflow.sets.shapes import (
     TensorSpec,
     as_tuple,
     event_numel,
+    expand_context,
+    expand_time,
     flatten_event,
     split_event,
     unflatten_event,
     validate_shapes,
 )
-from setflow.data import SetBatch
 
 # --- shapes ---
 

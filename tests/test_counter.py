@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from setflow.core.counter import EventSeeds, counter_normal, counter_signs
+from setflow.random import EventSeeds, counter_normal, counter_signs
 
 
 def test_signs_are_fair_and_independent_of_each_other():

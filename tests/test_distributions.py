@@ -10,8 +10,8 @@ import torch
 
 import setflow
 from laws import redraw
-from setflow.core.counter import philox
 from setflow.distributions import counter_normal, counter_uniform
+from setflow.random import philox
 
 
 def test_standard_normal_log_prob_against_scipy():

@@ -16,16 +16,9 @@ from torch import nn
 
 import setflow
 from setflow import diagnostics
-from setflow.core.broadcast import align_right
-from setflow.core.protocols import declares, event_ndim_of
-from setflow.core.specs import (
-    as_tuple,
-    event_numel,
-    flatten_event,
-    unflatten_event,
-    validate_shapes,
-)
 from setflow.data import sample_gaussians, sample_moons, sample_two_clusters
+from setflow.diffusion import convert
+from setflow.diffusion.schedule import NoiseSchedule
 from setflow.paths.base import ProbabilityPath
 from setflow.rectified import (
     SampleTimestepConfig,
@@ -39,8 +32,15 @@ from setflow.rectified import (
     x0_to_eps,
     x0_to_flow,
 )
-from setflow.schedules import convert
-from setflow.schedules.base import NoiseSchedule
+from setflow.sets.protocols import declares, event_ndim_of
+from setflow.sets.shapes import (
+    align_right,
+    as_tuple,
+    event_numel,
+    flatten_event,
+    unflatten_event,
+    validate_shapes,
+)
 from setflow.timesteps import (
     compute_density_for_timestep_sampling,
     get_flow_match_loss_weight,

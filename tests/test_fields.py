@@ -13,7 +13,7 @@ import setflow
 from families import FAMILIES
 from laws import LAWS, Case, cases, redraw, to_device
 from setflow.fields import transformer
-from setflow.registry import build, describe
+from setflow.model.folder import build, describe
 from subjects import velocity_of
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

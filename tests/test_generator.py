@@ -12,7 +12,7 @@ import yaml
 import setflow
 from laws import redraw
 from setflow.data import Standardizer
-from setflow.registry import CLASSES, build, describe
+from setflow.model.folder import CLASSES, build, describe
 
 
 def _flow(conditions=(), cardinality=None):

@@ -11,16 +11,9 @@ from torch import Tensor, nn
 
 import setflow
 from laws import LAWS, Case, cases, law_same, redraw
-from setflow.interpolants import (
-    BrownianGamma,
-    DriftFromVelocityScore,
-    GammaSchedule,
-    MirrorVelocityFromScore,
-    ScaledBrownianGamma,
-    ScoreFromNoise,
-    ZeroGamma,
-    as_gamma,
-)
+from setflow.fields import DriftFromVelocityScore, MirrorVelocityFromScore, ScoreFromNoise
+from setflow.paths import BrownianGamma, GammaSchedule, ScaledBrownianGamma, ZeroGamma
+from setflow.paths.gamma import as_gamma
 from subjects import Pointwise, sample_of, velocity_of
 
 BROWNIAN = (BrownianGamma(), ScaledBrownianGamma(), ScaledBrownianGamma(2.5))

@@ -8,8 +8,8 @@ from torch import nn
 
 import setflow
 from laws import cases, redraw
-from setflow.interpolants import ZeroGamma
-from setflow.schedules import convert, error_factor
+from setflow.diffusion import convert, error_factor
+from setflow.paths import ZeroGamma
 from subjects import Pointwise
 from user_schedules import StraightSchedule
 

@@ -203,9 +203,9 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "setflow.diagnostics.reversibility_error": {
         "field": REQUIRED, "solver": REQUIRED, "x": REQUIRED, "t0": 1.0, "t1": 0.0,
     },
-    "setflow.core.specs.flatten_event": {"x": REQUIRED, "event_ndim": REQUIRED},
-    "setflow.core.specs.unflatten_event": {"x": REQUIRED, "event_shape": REQUIRED},
-    "setflow.core.specs.validate_shapes": {
+    "setflow.sets.shapes.flatten_event": {"x": REQUIRED, "event_ndim": REQUIRED},
+    "setflow.sets.shapes.unflatten_event": {"x": REQUIRED, "event_shape": REQUIRED},
+    "setflow.sets.shapes.validate_shapes": {
         "tensor": REQUIRED, "event_ndim": REQUIRED, "expected_event_shape": None,
         "batch_shape": None,
     },
@@ -347,7 +347,7 @@ def test_the_mutants_of_a_file_are_caught(file, request):
 def test_a_claim_that_does_not_hold_is_found(request):
     weak = ("setflow.rectified.add_noise", "tests/test_core.py::test_masks_of_any_dtype")
     accident = (
-        "setflow.core.specs.event_numel",
+        "setflow.sets.shapes.event_numel",
         "tests/test_core.py::test_events_are_the_trailing_dimensions",
     )
     found = complaints_about([weak, accident], request.config)
@@ -359,9 +359,9 @@ def test_a_claim_that_does_not_hold_is_found(request):
 
 
 def test_a_function_is_mutated_wherever_it_is_known_and_restored():
-    known_before = setflow.core.specs.flatten_event
+    known_before = setflow.sets.shapes.flatten_event
     x = torch.ones(2, 3, 4)
-    with mutated("setflow.core.specs.flatten_event"):
+    with mutated("setflow.sets.shapes.flatten_event"):
         assert torch.equal(known_before(x, 2), torch.zeros(2, 12))
         with pytest.raises(ValueError, match="event_ndim"):
             known_before(x, 9)
@@ -369,10 +369,10 @@ def test_a_function_is_mutated_wherever_it_is_known_and_restored():
 
 
 def test_a_validator_becomes_blind():
-    with mutated("setflow.core.specs.validate_shapes"):
-        setflow.core.specs.validate_shapes(torch.zeros(2, 3), 9)
+    with mutated("setflow.sets.shapes.validate_shapes"):
+        setflow.sets.shapes.validate_shapes(torch.zeros(2, 3), 9)
     with pytest.raises(ValueError, match="event_ndim"):
-        setflow.core.specs.validate_shapes(torch.zeros(2, 3), 9)
+        setflow.sets.shapes.validate_shapes(torch.zeros(2, 3), 9)
 
 
 def test_one_class_is_mutated_and_not_its_siblings():

@@ -8,8 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
-from setflow.core.broadcast import align_right
-from setflow.schedules import (
+from setflow.diffusion import (
     EDMSchedule,
     Parameterization,
     VESchedule,
@@ -17,7 +16,8 @@ from setflow.schedules import (
     convert,
     error_factor,
 )
-from setflow.schedules.parameterization import check_parameterization
+from setflow.diffusion.parameterization import check_parameterization
+from setflow.sets.shapes import align_right
 from user_schedules import LearnedPowerSchedule, StraightSchedule, TurningSchedule
 
 NAMES = get_args(Parameterization)

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 import setflow
-from setflow.paths import ScheduledPath
-from setflow.schedules import EDMSchedule, VESchedule, VPSchedule
+from setflow.diffusion import EDMSchedule, ScheduledPath, VESchedule, VPSchedule
 from user_schedules import StraightSchedule, TurningSchedule
 
 PATHS = (setflow.LinearPath(), setflow.CosinePath())

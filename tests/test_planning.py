@@ -12,9 +12,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import setflow
 from laws import LAWS, cases, redraw
-from setflow.core import planning
-from setflow.core.calling import call_field
-from setflow.core.planning import cut_by_length, planned
+from setflow.sets import planning
+from setflow.sets.events import call_field
+from setflow.sets.planning import cut_by_length, planned
 from subjects import Pointwise, loss_of, sample_of
 
 

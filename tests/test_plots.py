@@ -13,7 +13,7 @@ from matplotlib.text import Text
 from setflow import SetBatch, plots
 from setflow.physics import METRICS, distances, truth_floor
 from setflow.physics.metrics import observables
-from setflow.plots import QUANTITIES, example_jets, jet_images, spectrum, write_plots
+from setflow.report.figures import QUANTITIES, example_jets, jet_images, spectrum, write_plots
 
 F64 = torch.float64
 

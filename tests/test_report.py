@@ -15,8 +15,8 @@ from setflow import SetBatch, plots
 from setflow.data.hdf5 import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
-from setflow.plots import QUANTITIES
-from setflow.report import METRICS_FILE, compare, evaluate
+from setflow.report.figures import QUANTITIES
+from setflow.report.page import METRICS_FILE, compare, evaluate
 
 F64 = torch.float64
 

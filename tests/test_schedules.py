@@ -8,14 +8,15 @@ import pytest
 import torch
 
 import setflow
-from setflow.schedules import (
+from setflow.diffusion import (
     EDMPreconditioning,
     EDMSchedule,
     NoiseSchedule,
     VESchedule,
     VPSchedule,
 )
-from setflow.schedules.base import align_time, drift_at, smallest_time
+from setflow.diffusion.schedule import drift_at, smallest_time
+from setflow.sets.shapes import align_time
 from user_schedules import LearnedPowerSchedule, StraightSchedule, TurningSchedule
 
 # schedules are made inside of tests, where float64 is the dtype of their parameters

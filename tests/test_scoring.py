@@ -24,8 +24,8 @@ import yaml
 import setflow
 from setflow import scoring
 from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
-from setflow.data.schema import RELATIVE_JET_UNITS
-from setflow.scoring import score_to_hdf5
+from setflow.jobs.score import score_to_hdf5
+from setflow.schema import RELATIVE_JET_UNITS
 from setflow.solvers import IntegrationError
 
 NATS = ("log_prob", "objects", "scaling", "ordering", "cardinality", "standard_error")

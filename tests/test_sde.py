@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import setflow
-from setflow.solvers import EulerMaruyama
+from setflow.diffusion import EulerMaruyama
 
 THETA, G, DATA = 1.5, 0.8, 0.25
 DECAY = math.exp(-(G**2))  # of the variance, by the forward equation of `reverse`

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import setflow
-from setflow.core.solving import integrate, integrate_augmented, integrate_sde
+from setflow.solvers.integrate import integrate, integrate_augmented, integrate_sde
 
 
 class MySolver:

@@ -15,8 +15,9 @@ import setflow
 from setflow import SetBatch
 from setflow.cli.fit import fit
 from setflow.data import JetWriter, read_jets
-from setflow.optimizers import LAST_RATE, warmup_cosine
-from setflow.training import ExportBestModel, FlowMatchingModule, SetDataModule
+from setflow.training import ExportBestModel, SetDataModule
+from setflow.training.module import FlowMatchingModule
+from setflow.training.optimizers import LAST_RATE, warmup_cosine
 
 SAMPLE = str(Path(__file__).resolve().parents[1] / "datasets/pythia-top/heldout.h5")
 

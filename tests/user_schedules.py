@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from setflow.schedules.base import NoiseSchedule
+from setflow.diffusion.schedule import NoiseSchedule
 
 
 class StraightSchedule(NoiseSchedule):

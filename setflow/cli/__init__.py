@@ -10,8 +10,8 @@ from yaml import YAMLError
 
 import setflow
 from setflow import solvers
-from setflow.core.protocols import Solver
 from setflow.divergence import DivergenceEstimator
+from setflow.sets.protocols import Solver
 
 __all__ = ["main"]
 
@@ -155,7 +155,7 @@ def _device(name: str) -> str:
 
 
 def _sample(config: Namespace) -> None:
-    from setflow.sampling import sample_to_hdf5
+    from setflow.jobs.sample import sample_to_hdf5
 
     flow = setflow.SetFlow.load(config.model, device=_device(config.device))
     path = sample_to_hdf5(
@@ -171,7 +171,7 @@ def _sample(config: Namespace) -> None:
 
 
 def _score(config: Namespace) -> None:
-    from setflow.scoring import score_to_hdf5
+    from setflow.jobs.score import score_to_hdf5
 
     estimator, solver = _estimator(config), _score_solver(config)
     path = score_to_hdf5(
@@ -211,7 +211,7 @@ def _score_solver(config: Namespace) -> Solver:
 def _evaluate(config: Namespace) -> None:
     from rich.console import Console
 
-    from setflow.report import evaluate
+    from setflow.report.page import evaluate
 
     report = evaluate(
         config.generated,

@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from setflow.cli.fit import fit
-from setflow.generator import SetFlow
-from setflow.report import evaluate
-from setflow.sampling import sample_to_hdf5
-from setflow.solvers import Midpoint
+from setflow.jobs.sample import sample_to_hdf5
+from setflow.model.model import SetFlow
+from setflow.report.page import evaluate
+from setflow.solvers.fixed import Midpoint
 
 __all__ = ["demo"]
 

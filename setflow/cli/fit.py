@@ -18,8 +18,10 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Rich
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from setflow.core.files import refuse_existing
-from setflow.training import ExportBestModel, FlowMatchingModule, SetDataModule
+from setflow.files import refuse_existing
+from setflow.training.data import SetDataModule
+from setflow.training.export import ExportBestModel
+from setflow.training.module import FlowMatchingModule
 
 __all__ = ["ALLOWED_CLASSES", "fit"]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from setflow.core.batch import SetBatch
 from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
 from setflow.data.scaling import Standardizer
 from setflow.data.toys import (
@@ -18,6 +17,7 @@ from setflow.data.toys import (
     sample_spirals,
     sample_two_clusters,
 )
+from setflow.sets.batch import SetBatch
 
 if TYPE_CHECKING:
     from setflow.data.hdf5 import (

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from setflow.core.batch import SetBatch
+from setflow.sets.batch import SetBatch
 
 __all__ = ["LengthBatchSampler", "SetDataset", "pad_collate"]
 

@@ -1,6 +1,6 @@
 """Files of jets: read them checked, write them streaming, atomically and reproducibly.
 
-The layout is the table in `setflow.data.schema`: `particle_features` with shape `(n, N, 4)` in the
+The layout is the table in `setflow.schema`: `particle_features` with shape `(n, N, 4)` in the
 order etarel, phirel, ptrel, mask; `jet_features` with shape `(n, 4)` in the order pt, eta, mass,
 num_particles; optionally `particle_type` `(n, N)` and `event_number` `(n,)`. Files of JetNet, which
 hold the first two and no attributes, open as they are.
@@ -32,10 +32,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.core.batch import SetBatch
-from setflow.core.files import refuse_existing, sync
-from setflow.core.masks import zero_padding
-from setflow.data.schema import (
+from setflow.files import refuse_existing, sync
+from setflow.physics.kinematics import delta_phi
+from setflow.schema import (
     DATASETS,
     JET_FEATURES,
     JET_UNITS,
@@ -44,7 +43,8 @@ from setflow.data.schema import (
     PARTICLE_UNITS,
     names,
 )
-from setflow.physics.kinematics import delta_phi
+from setflow.sets.batch import SetBatch
+from setflow.sets.masks import zero_padding
 
 __all__ = [
     "JetHeader",

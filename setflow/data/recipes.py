@@ -6,7 +6,7 @@ collision, the cuts, what is stored and how it is rounded. No cut stands in this
 An event is a proton-proton collision. Its visible final particles within the acceptance are
 clustered with the anti-kT algorithm (Cacciari, Salam, Soyez, "The anti-k_t jet clustering
 algorithm", arXiv:0802.1189) in the E scheme; the leading jets by pT are kept if they pass the cuts.
-Stored is, for each jet, the layout of `setflow.data.schema`: relative to the axis and the pT of the
+Stored is, for each jet, the layout of `setflow.schema`: relative to the axis and the pT of the
 full jet, hardest particle first.
 
 Events come in blocks of a fixed size, each with a Pythia seed of its own, which follows from the
@@ -37,10 +37,10 @@ import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 
-from setflow.core.batch import SetBatch
-from setflow.core.progress import counting_bar
 from setflow.data.hdf5 import JetWriter
-from setflow.data.schema import PARTICLE_TYPES
+from setflow.progress import counting_bar
+from setflow.schema import PARTICLE_TYPES
+from setflow.sets.batch import SetBatch
 
 __all__ = ["Recipe", "make_dataset", "make_shipped", "round_mantissa"]
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from setflow.core.masks import as_mask, zero_padding
+from setflow.sets.masks import as_mask, zero_padding
 
 __all__ = ["Standardizer"]
 

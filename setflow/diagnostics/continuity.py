@@ -10,7 +10,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context
 from setflow.diagnostics.events import (
     checked_events,
     largest_of,
@@ -19,6 +18,7 @@ from setflow.diagnostics.events import (
     summary_of,
     velocity_of,
 )
+from setflow.sets.events import Context
 
 __all__ = ["continuity_error"]
 

@@ -18,12 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from setflow.core.batch import SetBatch
-from setflow.core.broadcast import expand_context, expand_time
-from setflow.core.calling import Context, call_field
-from setflow.core.masks import as_mask, over_features, zero_padding
-from setflow.core.protocols import declares, event_ndim_of
-from setflow.core.specs import event_numel, split_event
+from setflow.sets.batch import SetBatch
+from setflow.sets.events import Context, call_field
+from setflow.sets.masks import as_mask, over_features, zero_padding
+from setflow.sets.protocols import declares, event_ndim_of
+from setflow.sets.shapes import event_numel, expand_context, expand_time, split_event
 
 __all__ = [
     "Events",

@@ -21,8 +21,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context
-from setflow.core.masks import zero_padding
 from setflow.diagnostics.events import (
     bare_velocity_of,
     checked_events,
@@ -31,6 +29,8 @@ from setflow.diagnostics.events import (
     summary_of,
     velocity_of,
 )
+from setflow.sets.events import Context
+from setflow.sets.masks import zero_padding
 
 __all__ = ["company_error", "length_error", "padding_leakage", "permutation_error"]
 

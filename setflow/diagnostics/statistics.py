@@ -12,9 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context, call_field, with_plain_context
-from setflow.core.protocols import SDESolver, Solver
-from setflow.core.solving import integrate
 from setflow.diagnostics.events import (
     checked_events,
     left_as_it_was,
@@ -22,7 +19,11 @@ from setflow.diagnostics.events import (
     summary_of,
     velocity_of,
 )
-from setflow.divergence import DivergenceEstimator, ExactDivergence, as_estimator
+from setflow.divergence.base import DivergenceEstimator, as_estimator
+from setflow.divergence.exact import ExactDivergence
+from setflow.sets.events import Context, call_field, with_plain_context
+from setflow.sets.protocols import SDESolver, Solver
+from setflow.solvers.integrate import integrate
 
 __all__ = ["divergence_stats", "field_stats", "reversibility_error"]
 

@@ -25,9 +25,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context
-from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import event_numel, split_event
 from setflow.diagnostics.events import (
     Events,
     checked_events,
@@ -36,6 +33,9 @@ from setflow.diagnostics.events import (
     refuse_coarse_dtypes,
     velocity_of,
 )
+from setflow.sets.events import Context
+from setflow.sets.protocols import event_ndim_of
+from setflow.sets.shapes import event_numel, split_event
 
 __all__ = ["BrokenLaw", "broken_laws"]
 

@@ -1,6 +1,5 @@
 """Base measures on the real coordinates, noise by counter, and cardinality models."""
 
-from setflow.core.counter import counter_normal, counter_uniform
 from setflow.distributions.base import FactorisedBase, as_base
 from setflow.distributions.cardinality import (
     CardinalityModel,
@@ -8,6 +7,7 @@ from setflow.distributions.cardinality import (
     EmpiricalCardinality,
 )
 from setflow.distributions.normal import DiagonalNormal, IsotropicNormal, StandardNormal
+from setflow.random import counter_normal, counter_uniform
 
 __all__ = [
     "CardinalityModel",

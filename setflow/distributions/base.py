@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
-from setflow.core.masks import as_mask, over_features, zero_padding
-from setflow.core.protocols import Base
-from setflow.core.specs import as_tuple, coordinates, split_event
+from setflow.sets.masks import as_mask, over_features, zero_padding
+from setflow.sets.protocols import Base
+from setflow.sets.shapes import as_tuple, coordinates, split_event
 
 __all__ = [
     "EverySlot",

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from setflow.core.specs import positive_integer
+from setflow.sets.shapes import positive_integer
 
 __all__ = ["CardinalityModel", "ConditionalCardinality", "EmpiricalCardinality"]
 

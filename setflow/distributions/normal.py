@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from setflow.core.masks import zero_padding
-from setflow.core.specs import as_tuple, split_event
 from setflow.distributions.base import checked_event, sum_real
+from setflow.sets.masks import zero_padding
+from setflow.sets.shapes import as_tuple, split_event
 
 __all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
 

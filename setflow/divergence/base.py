@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context, call_field, with_plain_context
-from setflow.core.counter import EventSeeds
-from setflow.core.masks import as_mask
-from setflow.core.planning import Chunk, FlatEvents, Plan
-from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import event_numel, split_event
+from setflow.random import EventSeeds
+from setflow.sets.events import Context, call_field, with_plain_context
+from setflow.sets.masks import as_mask
+from setflow.sets.planning import Chunk, FlatEvents, Plan
+from setflow.sets.protocols import event_ndim_of
+from setflow.sets.shapes import event_numel, split_event
 
 __all__ = [
     "DivergenceEstimator",

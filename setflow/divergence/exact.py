@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context
-from setflow.core.counter import EventSeeds
-from setflow.core.masks import count_real
-from setflow.core.planning import Chunk, Plan, plan_events, trimmable
-from setflow.core.protocols import event_ndim_of, part_that_declares
-from setflow.core.specs import event_numel
 from setflow.divergence.base import (
     DivergenceEstimator,
     PlannedDivergence,
 )
 from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
+from setflow.random import EventSeeds
+from setflow.sets.events import Context
+from setflow.sets.masks import count_real
+from setflow.sets.planning import Chunk, Plan, plan_events, trimmable
+from setflow.sets.protocols import event_ndim_of, part_that_declares
+from setflow.sets.shapes import event_numel
 
 __all__ = ["ExactDivergence"]
 

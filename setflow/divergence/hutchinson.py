@@ -14,18 +14,18 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from setflow.core.calling import Context
-from setflow.core.counter import EventSeeds, counter_normal, counter_signs
-from setflow.core.masks import as_mask, zero_padding
-from setflow.core.planning import Chunk, Plan, plan_events
-from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import event_numel, positive_integer, split_event
 from setflow.divergence.base import (
     DivergenceEstimator,
     PlannedDivergence,
     StochasticDivergence,
 )
 from setflow.divergence.linearization import Linearization, linearize, recomputed
+from setflow.random import EventSeeds, counter_normal, counter_signs
+from setflow.sets.events import Context
+from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.planning import Chunk, Plan, plan_events
+from setflow.sets.protocols import event_ndim_of
+from setflow.sets.shapes import event_numel, positive_integer, split_event
 
 __all__ = [
     "FixedProbeDivergence",

@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from setflow.core.calling import call_field
-from setflow.core.protocols import declares, event_ndim_of
+from setflow.sets.events import call_field
+from setflow.sets.protocols import declares, event_ndim_of
 
 __all__ = ["Linearization", "linearize", "recomputed", "uncompiled"]
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from setflow.core.counter import EventSeeds
-from setflow.core.planning import Chunk
-from setflow.core.specs import event_numel, positive_integer
 from setflow.divergence.base import PlannedDivergence, StochasticDivergence
 from setflow.divergence.hutchinson import ProbedDivergence, draw_probes
 from setflow.divergence.linearization import Linearization
+from setflow.random import EventSeeds
+from setflow.sets.planning import Chunk
+from setflow.sets.shapes import event_numel, positive_integer
 
 __all__ = ["XTraceDivergence"]
 

@@ -13,11 +13,10 @@ from typing import ClassVar, NamedTuple, TypeVar
 import torch
 from torch import Tensor, nn
 
-from setflow.core.batch import SetBatch
-from setflow.core.broadcast import expand_time
-from setflow.core.calling import Context, zero_unused_context
-from setflow.core.masks import as_mask, count_real, zero_padding
-from setflow.core.specs import event_numel, split_event
+from setflow.sets.batch import SetBatch
+from setflow.sets.events import Context, zero_unused_context
+from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.shapes import event_numel, expand_time, split_event
 
 __all__ = ["SetField", "SetInputs", "VectorField", "checked_inputs", "zeroed"]
 

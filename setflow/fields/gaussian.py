@@ -15,11 +15,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from setflow.core.broadcast import align_right
-from setflow.core.masks import count_real, over_features, zero_padding
 from setflow.fields.base import VectorField, checked_inputs
 from setflow.paths.base import AffinePath
 from setflow.paths.linear import LinearPath
+from setflow.sets.masks import count_real, over_features, zero_padding
+from setflow.sets.shapes import align_right
 
 __all__ = ["GaussianSetField"]
 

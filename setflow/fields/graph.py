@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from setflow.core.specs import positive_integer
 from setflow.fields.base import SetField, SetInputs, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
+from setflow.sets.shapes import positive_integer
 
 if TYPE_CHECKING:
     from setflow.fields.message_passing import Edges

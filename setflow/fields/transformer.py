@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from setflow.core.batch import SetBatch
-from setflow.core.masks import count_real
 from setflow.fields.base import SetField, SetInputs, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
 from setflow.fields.pairs import PairFeatures
+from setflow.sets.batch import SetBatch
+from setflow.sets.masks import count_real
 
 __all__ = ["TransformerField"]
 

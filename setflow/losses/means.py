@@ -11,8 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from setflow.core.masks import count_real, zero_padding
-from setflow.core.specs import coordinates
+from setflow.sets.masks import count_real, zero_padding
+from setflow.sets.shapes import coordinates
 
 __all__ = ["Reduction", "event_means", "reduce_events"]
 

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from setflow.core.broadcast import expand_time
-from setflow.core.calling import Context, call_field, with_plain_context
-from setflow.core.masks import as_mask, count_real, zero_padding
-from setflow.core.planning import planned
-from setflow.core.protocols import event_ndim_of
-from setflow.core.specs import split_event
 from setflow.losses.means import Reduction, event_means, reduce_events
+from setflow.sets.events import Context, call_field, with_plain_context
+from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.planning import planned
+from setflow.sets.protocols import event_ndim_of
+from setflow.sets.shapes import expand_time, split_event
 from setflow.timesteps import TimeSampling
 
 __all__ = ["Events", "checked_events", "regression_loss"]

@@ -15,20 +15,15 @@ Padding is never read. Padded input is zeroed before the field and padded veloci
 training and in use alike.
 """
 
-from setflow.masking.losses import (
-    masked_diffusion_loss,
-    masked_fm_loss,
-    masked_stochastic_fm_loss,
-)
-from setflow.masking.sampling import masked_sample
-from setflow.masking.scoring import LogProbEstimate, SampleWithLogProb, masked_log_prob
+from setflow.masking.log_prob import LogProbEstimate, SampleWithLogProb, masked_log_prob
+from setflow.masking.loss import fm_loss, masked_fm_loss
+from setflow.masking.sample import masked_sample
 
 __all__ = [
     "LogProbEstimate",
     "SampleWithLogProb",
-    "masked_diffusion_loss",
+    "fm_loss",
     "masked_fm_loss",
     "masked_log_prob",
     "masked_sample",
-    "masked_stochastic_fm_loss",
 ]

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from setflow.core.broadcast import context_shape, expand_context
-from setflow.core.calling import call_field
-from setflow.core.masks import as_mask, zero_padding
-from setflow.core.planning import planned
-from setflow.core.protocols import Base, SDESolver, Solver, declares, event_ndim_of
-from setflow.core.specs import as_tuple, split_event
 from setflow.distributions.base import as_base, draw_noise
+from setflow.sets.events import call_field
+from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.planning import planned
+from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.sets.shapes import as_tuple, context_shape, expand_context, split_event
 
 __all__ = ["Start", "batch_of_context", "refuse_sde", "start_of_sampling"]
 

@@ -2,7 +2,16 @@
 
 from setflow.paths.base import AffinePath, ProbabilityPath
 from setflow.paths.cosine import CosinePath
+from setflow.paths.gamma import BrownianGamma, GammaSchedule, ScaledBrownianGamma, ZeroGamma
 from setflow.paths.linear import LinearPath
-from setflow.paths.scheduled import ScheduledPath
 
-__all__ = ["AffinePath", "CosinePath", "LinearPath", "ProbabilityPath", "ScheduledPath"]
+__all__ = [
+    "AffinePath",
+    "BrownianGamma",
+    "CosinePath",
+    "GammaSchedule",
+    "LinearPath",
+    "ProbabilityPath",
+    "ScaledBrownianGamma",
+    "ZeroGamma",
+]

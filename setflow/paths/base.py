@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor
 
-from setflow.core.broadcast import align_coefficient
+from setflow.sets.shapes import align_coefficient
 
 __all__ = ["AffinePath", "ProbabilityPath"]
 

@@ -19,7 +19,7 @@ import math
 import torch
 from torch import Tensor
 
-from setflow.core.masks import as_mask, count_real, zero_padding
+from setflow.sets.masks import as_mask, count_real, zero_padding
 
 __all__ = [
     "checked_particles",

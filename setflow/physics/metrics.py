@@ -26,9 +26,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.core.masks import count_real
 from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
 from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21
+from setflow.sets.masks import count_real
 
 __all__ = [
     "JET_OBSERVABLES",

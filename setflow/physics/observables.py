@@ -21,8 +21,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from setflow.core.masks import count_real
 from setflow.physics.kinematics import checked_particles, delta_phi, hardest_first
+from setflow.sets.masks import count_real
 
 __all__ = ["energy_flow_polynomial", "multiplicity", "tau21"]
 

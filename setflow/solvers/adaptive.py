@@ -26,8 +26,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from setflow.core.masks import as_mask, count_real, zero_padding
-from setflow.core.specs import check_accumulated, event_numel, split_event
+from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.shapes import check_accumulated, event_numel, split_event
 
 __all__ = ["Dopri5", "IntegrationError", "SolveReport"]
 

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from setflow.core.specs import positive_integer
+from setflow.sets.shapes import positive_integer
 
 __all__ = ["RK4", "Euler", "FixedStepSolver", "Heun", "Midpoint"]
 

@@ -28,9 +28,9 @@ from bench.machine import REPOSITORY, described
 from setflow.data import Standardizer, read_jets
 from setflow.fields import SetField, SetInputs
 from setflow.fields.embeddings import EventEmbedding
-from setflow.optimizers import Muon
-from setflow.report import compare
-from setflow.training import FlowMatchingModule, SetDataModule
+from setflow.report.page import compare
+from setflow.training import Muon, SetDataModule
+from setflow.training.module import FlowMatchingModule
 
 HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
 OBJECTS, BATCH, SAMPLES, SOLVER_STEPS = 30, 128, 5000, 25

@@ -21,7 +21,7 @@ from torch import nn
 import setflow
 from bench.machine import described
 from bench.setups import FIELDS, awake
-from setflow.plots import _STYLE
+from setflow.report.figures import _STYLE
 
 _NUMBERS = (10, 30, 100, 300, 1000)
 _OBJECTS, _LEAST_EVENTS = 8000, 4

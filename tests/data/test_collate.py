@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from setflow.core.batch import SetBatch
 from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
+from setflow.sets.batch import SetBatch
 
 LENGTHS = torch.randint(0, 60, (1003,), generator=torch.Generator().manual_seed(1))
 

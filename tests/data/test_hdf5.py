@@ -19,9 +19,9 @@ import pytest
 import torch
 
 import setflow.data
-from setflow.core.batch import SetBatch
 from setflow.data.hdf5 import JetSample, JetWriter, read_header, read_jets, screen_jets
-from setflow.data.schema import JET_UNITS, RELATIVE_JET_UNITS
+from setflow.schema import JET_UNITS, RELATIVE_JET_UNITS
+from setflow.sets.batch import SetBatch
 
 PI32 = float(np.float32(math.pi))
 

@@ -18,8 +18,8 @@ import torch
 from setflow.data import recipes
 from setflow.data.hdf5 import JetSample, read_header, read_jets
 from setflow.data.recipes import Recipe, make_dataset, make_shipped, round_mantissa
-from setflow.data.schema import JET_UNITS
 from setflow.physics.kinematics import jet_mass, jet_pt
+from setflow.schema import JET_UNITS
 
 DATASETS = Path(__file__).parents[2] / "datasets"
 TOP = DATASETS / "pythia-top"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from setflow.data import schema
+from setflow import schema
 
 
 def test_the_features_stand_in_the_order_of_jetnet() -> None:

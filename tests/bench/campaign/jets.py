@@ -19,8 +19,8 @@ import torch
 from numpy.typing import NDArray
 
 from setflow import SetBatch
-from setflow.core.files import sync
 from setflow.data import read_jets
+from setflow.files import sync
 
 __all__ = ["COLUMNS", "OBJECTS", "decoded", "encoded", "packed", "unpacked"]
 

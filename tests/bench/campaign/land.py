@@ -27,7 +27,7 @@ from bench.campaign.record import HELD_OUT, read_numbers
 from bench.machine import REPOSITORY, described
 from setflow.data import read_jets
 from setflow.physics.metrics import METRICS
-from setflow.report import Report, compare
+from setflow.report.page import Report, compare
 
 __all__ = ["land", "land_model"]
 

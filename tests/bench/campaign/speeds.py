@@ -29,8 +29,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import setflow
 from bench.campaign.record import Record, Stage
 from bench.setups import SLOTS, Padded, awake, plain_divergence, top_jets
-from setflow.core.calling import call_field
-from setflow.core.planning import _GPU_OBJECTS, _GPU_OVERHEAD, cut_by_length, planned
+from setflow.sets.events import call_field
+from setflow.sets.planning import _GPU_OBJECTS, _GPU_OVERHEAD, cut_by_length, planned
 
 __all__ = ["run"]
 

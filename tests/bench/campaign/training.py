@@ -34,8 +34,8 @@ from bench.campaign.jets import OBJECTS, unpacked
 from bench.campaign.record import HELD_OUT, Record, Stage
 from bench.machine import described
 from setflow.data import Standardizer, read_jets
-from setflow.optimizers import Muon, warmup_cosine
-from setflow.report import Report, compare
+from setflow.report.page import Report, compare
+from setflow.training import Muon, warmup_cosine
 
 __all__ = ["MODEL", "run"]
 
@@ -445,7 +445,7 @@ def _save(path: Path, flow: setflow.SetFlow, story: dict[str, Any]) -> None:
         ],
     }
     optimizer = {
-        "class_path": "setflow.optimizers.Muon",
+        "class_path": "setflow.training.Muon",
         "init_args": {"lr": LR, "weight_decay": WEIGHT_DECAY},
     }
     config = {

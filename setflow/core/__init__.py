@@ -1,1 +1,0 @@
-"""Floor 0: shapes, the mask algebra, `SetBatch`, and the contracts between rooms."""

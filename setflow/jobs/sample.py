@@ -1,0 +1,123 @@
+"""Sampling to a file: blocks of events go to HDF5 as they are made, and the file appears when it
+is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from setflow.data.hdf5 import JetWriter, read_jets
+from setflow.model.model import SetFlow
+from setflow.physics.kinematics import jet_features
+from setflow.progress import counting_bar
+from setflow.schema import PARTICLE_FEATURES, RELATIVE_JET_UNITS
+from setflow.sets.batch import SetBatch
+from setflow.sets.protocols import Solver
+
+__all__ = ["sample_to_hdf5"]
+
+_BLOCK = 2048  # events per block
+
+
+def sample_to_hdf5(
+    flow: SetFlow,
+    out: str | Path,
+    *,
+    events: int | None = None,
+    like: str | Path | None = None,
+    solver: Solver | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Sample jets into a file of the JetNet layout.
+
+    Arguments:
+        flow: the model; its features must be those of the layout.
+        out: the file to write.
+        events: the number of jets; None takes as many as `like` holds.
+        like: a file whose jets give cardinality and context, in order; None draws the cardinality
+            from the model's p(N), which a model with conditions does not allow.
+        solver: the ODE solver; None takes `Midpoint(steps=50)`.
+        seed: the seed of the sample.
+        overwrite: replace a file that is there.
+        progress: show a progress bar.
+
+    Returns:
+        The path of the file. Mass and pT stand in units of the jet pT, as the file says.
+
+    Raises:
+        FileExistsError: if the file exists and may not be replaced.
+        ValueError: if the model and the layout do not fit, `like` has too few jets, or neither
+            `events` nor `like` is given.
+    """
+    out = Path(out)
+    columns = tuple(column.name for column in PARTICLE_FEATURES[:-1])
+    if flow.features != columns:
+        raise ValueError(
+            f"the model makes {', '.join(flow.features)}; a file of the JetNet layout holds "
+            f"{', '.join(columns)}: use SetFlow.sample in Python"
+        )
+    if events is not None and events < 1:
+        raise ValueError(f"events must be at least 1, got {events}")
+    lengths, context = (None, None) if like is None else _like(flow, like, events)
+    if events is None:
+        if lengths is None:
+            raise ValueError("say how many jets to sample, with events or with like")
+        events = len(lengths)
+    if flow.conditions and context is None:
+        raise ValueError(
+            f"the model is conditioned on {', '.join(flow.conditions)}; give a file with like "
+            "whose jets tell them"
+        )
+    if lengths is not None:
+        objects = int(lengths.max()) if len(lengths) else 0
+    elif flow.cardinality is not None:
+        objects = flow.cardinality.max_objects
+    else:
+        raise ValueError("the model has no cardinality model; give a file with like")
+    attributes = {"seed": seed, "solver": repr(solver) if solver else "Midpoint(steps=50)"}
+    with (
+        JetWriter(
+            out,
+            objects=objects,
+            overwrite=overwrite,
+            jet_units=RELATIVE_JET_UNITS,
+            attributes=attributes,
+        ) as writer,
+        counting_bar(disable=not progress) as bar,
+    ):
+        task = bar.add_task("sampling", total=events)
+        for first in range(0, events, _BLOCK):
+            block = slice(first, min(first + _BLOCK, events))
+            size = block.stop - block.start
+            batch = flow.sample(
+                size,
+                None if context is None else context[block],
+                seed,
+                lengths=None if lengths is None else lengths[block],
+                first=first,
+                solver=solver,
+            )
+            batch = _padded(batch.to("cpu"), objects)
+            writer.write(batch, jet_features(batch.x, batch.mask))
+            bar.advance(task, size)
+    return out
+
+
+def _like(flow: SetFlow, path: str | Path, events: int | None) -> tuple[Tensor, Tensor | None]:
+    """Return the cardinalities, cut to what the model knows, and the context of a file's jets."""
+    largest = None if flow.cardinality is None else flow.cardinality.max_objects
+    sample = read_jets(path, stop=events, max_objects=largest)
+    if events is not None and len(sample) < events:
+        raise ValueError(f"{path} holds {len(sample)} jets, expected at least {events}")
+    context = sample.context(flow.conditions) if flow.conditions else None
+    return sample.particles.lengths, context
+
+
+def _padded(batch: SetBatch, objects: int) -> SetBatch:
+    missing = objects - batch.x.shape[1]
+    x = torch.nn.functional.pad(batch.x, (0, 0, 0, missing))
+    return SetBatch(x, torch.nn.functional.pad(batch.mask, (0, missing)))

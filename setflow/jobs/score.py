@@ -1,0 +1,466 @@
+"""Scoring a file: the log-density of every jet, row for row, in a file that survives a kill.
+
+Notation. With the scaled features z of the physical features x, the log-density of a jet's set of N
+particles is a sum of terms in nats,
+
+    log_prob = objects + scaling + ordering + cardinality
+             = log p(z_1 .. z_N | N, c) + log|det dz/dx| + log N! + log p(N | c),
+
+per unit of every feature of every particle. Given N, its density integrates to 1 over the ordered
+region x_1 < ... < x_N of the first feature; with p(N | c) it does so summed over N.
+
+Row k of the output is row k of the data. A row that cannot be scored holds NaN and a reason; the
+others are neither shifted nor changed, since the probes of an estimated divergence depend on
+(seed, row, rank among the real particles, feature) only.
+
+Rows go block by block into `<name>.part` beside the target: the values first, then the number of
+rows that are done. Its datasets have their full size from the beginning, so that a kill finds no
+structure half changed. It takes the target's name when it is complete; until then the same call
+goes on behind the last block that is done.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import secrets
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import h5py
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from setflow.data.hdf5 import read_header, read_jets, screen_jets
+from setflow.divergence.base import DivergenceEstimator
+from setflow.divergence.exact import ExactDivergence
+from setflow.files import file_sha256, refuse_existing, sync
+from setflow.model.model import LogDensity, SetFlow
+from setflow.progress import counting_bar
+from setflow.schema import PARTICLE_FEATURES, names
+from setflow.sets.batch import SetBatch
+from setflow.sets.protocols import Solver
+from setflow.solvers.adaptive import IntegrationError
+from setflow.solvers.fixed import RK4
+
+__all__ = ["score_to_hdf5"]
+
+BLOCK_ROWS = {"cpu": 64, "cuda": 2048}  # of a device; what a kill loses at most
+_NATS = tuple("log_prob" if name == "total" else name for name in LogDensity._fields)
+_REASON = h5py.string_dtype("utf-8", 128)
+_UNREACHED = (
+    "the solver does not reach its tolerance; loosen it, allow more steps, or take a solver of "
+    "fixed steps"
+)
+_POSITIVE = "expected a positive value, for the model transforms it"
+_NOT_FINITE = "the log-density is not finite: the jet lies too far from what the model knows"
+_ANEW = "begin anew with --force (overwrite=True in Python)"
+
+
+def score_to_hdf5(
+    flow: SetFlow,
+    data: str | Path,
+    out: str | Path,
+    *,
+    estimator: DivergenceEstimator | None = None,
+    solver: Solver | None = None,
+    events: int | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Write the log-density of every jet of a file, row for row; see the top of the module.
+
+    The datasets of the output have one entry for each row: `log_prob` and its terms by name,
+    `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Jets
+    with more particles than the model knows are cut to the hardest. Attributes say what each column
+    is and how it came about. A call that is interrupted is continued by the same call.
+
+    Arguments:
+        flow: the model; its features must be those of the layout.
+        data: the file of jets; its rows may be malformed, its layout may not.
+        out: the file to write.
+        estimator: of the divergence; None takes `ExactDivergence()`.
+        solver: the ODE solver; None takes `RK4(steps=50)`.
+        events: score the first rows only; None scores all.
+        seed: the seed of the probes of an estimated divergence.
+        overwrite: replace a file that is there, and begin anew where a call was interrupted.
+        progress: show a progress bar.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        FileExistsError: if the file exists and may not be replaced.
+        OSError: if `data` cannot be read, `out` cannot be written, or what an interrupted call left
+            is damaged or in use.
+        ValueError: if the model and the data do not fit, there are too few rows, or an interrupted
+            call had other arguments.
+
+    >>> import tempfile
+    >>> from setflow.data import JetWriter
+    >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2))
+    >>> particles = SetBatch(torch.rand(2, 5, 3), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     data, out = Path(folder) / "jets.h5", Path(folder) / "scores.h5"
+    ...     with JetWriter(data, objects=5) as writer:
+    ...         writer.write(particles, torch.ones(2, 4))
+    ...     _ = score_to_hdf5(flow, data, out, solver=setflow.RK4(steps=2), progress=False)
+    ...     with h5py.File(out) as file:
+    ...         file["log_prob"].shape, file["n_objects"][:].tolist()
+    ((2,), [5, 2])
+    """
+    data, out = Path(data), Path(out)
+    refuse_existing(out, overwrite=overwrite)
+    if out.is_dir():
+        raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
+    header = read_header(data)
+    if out.exists() and out.samefile(data):
+        raise ValueError(f"{out} is the data themselves; choose another name for the scores")
+    layout = names(PARTICLE_FEATURES[:-1])
+    if flow.features != layout:
+        raise ValueError(
+            f"the model has the features {', '.join(flow.features)}; a file of the JetNet layout "
+            f"holds {', '.join(layout)}: use SetFlow.log_prob in Python"
+        )
+    if flow.conditions:
+        read_jets(data, stop=0).context(flow.conditions)  # raises if the file does not know them
+    events = header.n if events is None else events
+    if not 0 <= events <= header.n:
+        raise ValueError(f"{data} holds {header.n} jets, events={events} of them were asked for")
+    solver = RK4(steps=50) if solver is None else solver
+    estimator = ExactDivergence() if estimator is None else estimator
+    how: dict[str, str | int] = {
+        **_identity(flow),
+        "data": data.name,
+        "data_sha256": file_sha256(data),
+        "events": events,
+        "estimator": _described(estimator),
+        "solver": _described(solver),
+        "seed": seed,
+        "device": flow.device.type,
+        "setflow_version": metadata.version("setflow"),
+    }
+    terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
+    block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
+    with (
+        _ScoreFile(out, events, _columns(flow), how, overwrite=overwrite) as scores,
+        counting_bar(disable=not progress) as bar,
+        torch.no_grad(),
+    ):
+        task = bar.add_task("scoring", total=events, completed=scores.done)
+        for start in range(scores.done, events, block):
+            stop = min(start + block, events)
+            scores.append(_score(flow, terms, data, start, stop))
+            bar.advance(task, stop - start)
+    return out
+
+
+# --- what is computed ---
+
+
+def _score(
+    flow: SetFlow, terms: Callable[..., LogDensity], data: Path, start: int, stop: int
+) -> dict[str, NDArray[Any]]:
+    """Return the columns of rows `start` to `stop` of the data."""
+    largest = None if flow.cardinality is None else flow.cardinality.max_objects
+    sample, reasons = screen_jets(data, start=start, stop=stop, max_objects=largest)
+    particles = sample.particles
+    context = sample.context(flow.conditions) if flow.conditions else None
+    n_objects = particles.lengths.numpy().astype(np.int32)
+    n_objects[list(reasons)] = -1
+    reasons = _outside(flow, particles, context) | reasons
+
+    columns = {name: np.full(stop - start, np.nan) for name in _NATS}
+    good = torch.tensor([k for k in range(stop - start) if k not in reasons], dtype=torch.int64)
+    dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
+    dtype = torch.promote_types(dtype, torch.float32)  # no density is computed in half precision
+    batch = SetBatch(particles.x, particles.mask, context)[good].to(flow.device, dtype)
+    for rows, found in _solved(terms, batch, good + start):
+        at = (rows - start).numpy()
+        if found is None:
+            reasons |= dict.fromkeys(at.tolist(), _UNREACHED)
+            continue
+        for name, values in zip(_NATS, found, strict=True):
+            columns[name][at] = values.double().cpu().numpy()
+    finite = np.isfinite(columns["objects"] + columns["scaling"])
+    finite &= ~np.isnan(columns["log_prob"])  # -inf is right for an N that cannot occur
+    reasons = dict.fromkeys(np.flatnonzero(~finite).tolist(), _NOT_FINITE) | reasons
+    for column in columns.values():
+        column[list(reasons)] = np.nan
+    reason = np.array([reasons.get(k, "").encode() for k in range(stop - start)], dtype=_REASON)
+    return columns | {"n_objects": n_objects, "reason": reason}
+
+
+def _solved(
+    terms: Callable[..., LogDensity], batch: SetBatch, rows: Tensor
+) -> Iterator[tuple[Tensor, LogDensity | None]]:
+    """Yield rows with their terms, or with None where the solver does not reach its tolerance.
+
+    Those that fail end a solve for all, so the others are solved again, in halves: however many
+    fail, no row is solved more often than a block can be halved.
+    """
+    if not len(rows):
+        return
+    try:
+        found = terms(batch, first=rows.to(batch.x.device))
+    except IntegrationError as error:
+        failed = torch.zeros(len(rows), dtype=torch.bool)
+        failed[[event[0] for event in error.events]] = True
+        yield rows[failed], None
+        for half in (~failed).nonzero()[:, 0].tensor_split(2):
+            yield from _solved(terms, batch[half.to(batch.x.device)], rows[half])
+    else:
+        yield rows, found
+
+
+def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict[int, str]:
+    """Return why rows hold values that the transforms of the model's scalers do not accept."""
+    reasons: dict[int, str] = {}
+    for row, slot, column in flow.scaler.outside(particles.x, particles.mask).nonzero().tolist():
+        value = particles.x[row, slot, column].item()
+        what = f"'{flow.features[column]}' of a particle is {value:g}"
+        reasons.setdefault(row, f"{what}, {_POSITIVE}")
+    if context is not None and flow.context_scaler is not None:
+        for row, _, column in flow.context_scaler.outside(context[:, None]).nonzero().tolist():
+            what = f"'{flow.conditions[column]}' of the jet is {context[row, column].item():g}"
+            reasons.setdefault(row, f"{what}, {_POSITIVE}")
+    return reasons
+
+
+# --- how it is described ---
+
+
+@dataclass(frozen=True)
+class _Column:
+    dtype: Any
+    fill: Any
+    unit: str
+    meaning: str
+
+
+def _columns(flow: SetFlow) -> dict[str, _Column]:
+    given = ", c" if flow.conditions else ""
+    units = (f" [{column.unit}]" if column.unit else "" for column in PARTICLE_FEATURES[:-1])
+    physical = ", ".join(name + unit for name, unit in zip(flow.features, units, strict=True))
+    if flow.cardinality is None:
+        total = f"log p({{x_1 .. x_N}} | N{given}), the density of the set given its number"
+        number, cut = "0: the model has no cardinality model", ""
+    else:
+        total = f"log p(N, {{x_1 .. x_N}}{given.replace(',', ' |')}), the density of the set"
+        number = f"log p(N{given.replace(',', ' |')}), -inf where N cannot occur"
+        cut = f", cut to the hardest {flow.cardinality.max_objects}"
+    total += f", per unit of {physical} of every particle: the sum of the terms"
+    meanings = {
+        "log_prob": total,
+        "objects": f"log p(z_1 .. z_N | N{given}), the density of the ordered tuple of scaled "
+        "features z",
+        "scaling": f"log|det dz/dx|: from scaled features z to the features x, {physical}",
+        "ordering": "log N!: from the ordered tuple to the set, whose density integrates to 1 over "
+        "x_1 < .. < x_N of the first feature",
+        "cardinality": number,
+        "standard_error": "of objects and of log_prob, from the scatter of the probes; 0 if exact, "
+        "NaN for a single probe",
+    }
+    columns = {name: _Column(np.dtype("f8"), np.nan, "nat", meanings[name]) for name in _NATS}
+    meaning = f"the number N of particles{cut}; -1 where the row cannot be read"
+    columns["n_objects"] = _Column(np.dtype("i4"), -1, "", meaning)
+    meaning = "why the row has no score; empty where it has one"
+    columns["reason"] = _Column(_REASON, None, "", meaning)
+    return columns
+
+
+def _identity(flow: SetFlow) -> dict[str, str]:
+    """Return what a model is: its description, and the hash of its weights as in its manifest."""
+    import yaml
+    from safetensors.torch import save
+
+    try:
+        description = yaml.safe_dump(flow.describe(), sort_keys=False)
+    except TypeError:  # a field of one's own has no description, but weights
+        description = repr(flow)
+    weights = {key: value.cpu().contiguous() for key, value in flow.state_dict().items()}
+    return {
+        "model": description,
+        "weights_sha256": hashlib.sha256(save(weights)).hexdigest(),
+        "conditions": ", ".join(flow.conditions),
+    }
+
+
+def _described(thing: object) -> str:
+    """Return the text of a solver or estimator, the same in each process."""
+    if type(thing).__repr__ is not object.__repr__:
+        return repr(thing)
+    plain = {k: v for k, v in vars(thing).items() if isinstance(v, (bool, int, float, str))}
+    return f"{type(thing).__name__}({', '.join(f'{k}={v!r}' for k, v in plain.items())})"
+
+
+# --- the file ---
+
+
+class _ScoreFile:
+    """The output: begun or continued as `<name>.part`, and renamed once it is complete.
+
+    Arguments:
+        path: the file to write; its folder is created.
+        n: the number of rows.
+        columns: the datasets by name.
+        how: what the scores depend on; a file is continued only if all of it is the same.
+        overwrite: replace the file if it exists, and discard what is begun.
+
+    Raises:
+        FileExistsError: at the end, if the file has appeared meanwhile.
+        OSError: if what is begun is damaged, or in use by another process.
+        ValueError: if what is begun was begun otherwise.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        n: int,
+        columns: Mapping[str, _Column],
+        how: Mapping[str, str | int],
+        *,
+        overwrite: bool,
+    ) -> None:
+        self._path, self._n, self._columns, self._how = path, n, dict(columns), dict(how)
+        self._overwrite = overwrite
+        self._partial = path.with_name(f"{path.name}.part")
+        self._file: Any = None
+        self.done = 0
+
+    def __enter__(self) -> _ScoreFile:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        if self._overwrite:
+            self._discard()
+        if not self._partial.exists():
+            self._begin()
+        self._file, self.done = self._continue()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._publish()
+            return
+        self._file.close()
+        if self.done == 0:
+            self._partial.unlink(missing_ok=True)  # nothing is lost
+
+    def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
+        """Write the next rows, one array for each column; they are on disk when it returns."""
+        stop = self.done + len(columns["reason"])
+        for name, values in columns.items():
+            self._file[name][self.done : stop] = values
+        self._sync()
+        self._file.attrs.modify("n", np.int64(stop))  # in its place: the structure stays
+        self._file.flush()
+        self.done = stop
+
+    def _begin(self) -> None:
+        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(6)}.part")
+        try:
+            with h5py.File(temporary, "x") as file:
+                for name, value in {"layout": "scores", **self._how}.items():
+                    file.attrs[name] = value
+                file.attrs["n"] = np.int64(0)
+                file.attrs["complete"] = False
+                for name, column in self._columns.items():
+                    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                    dataset = file.create_dataset(
+                        name,
+                        shape=(self._n,),
+                        dtype=column.dtype,
+                        fillvalue=column.fill,
+                        track_times=False,
+                        dcpl=early,
+                    )
+                    dataset.attrs["unit"] = column.unit
+                    dataset.attrs["meaning"] = column.meaning
+            sync(temporary)
+            os.replace(temporary, self._partial)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _continue(self) -> tuple[Any, int]:
+        """Return the file that is begun, and how many of its rows are done."""
+        try:
+            file = h5py.File(self._partial, "r+")
+        except BlockingIOError as error:
+            raise self._in_use() from error
+        except OSError as error:
+            raise self._damaged(str(error)) from error
+        try:
+            self._compare(dict(file.attrs))
+            done = int(file.attrs["n"])
+            held = {name: (file[name].shape, file[name].dtype) for name in self._columns}
+            expected = {name: ((self._n,), column.dtype) for name, column in self._columns.items()}
+            if held != expected or not 0 <= done <= self._n:
+                raise KeyError(f"it holds {done} of {self._n} rows in {held}")
+        except (AttributeError, KeyError, OSError, RuntimeError) as error:  # most are of h5py
+            file.close()
+            raise self._damaged(str(error)) from error
+        except BaseException:
+            file.close()
+            raise
+        return file, done
+
+    def _compare(self, found: Mapping[str, Any]) -> None:
+        differences = [
+            f"{name} was {_short(found[name])}, is {_short(value)}"
+            for name, value in self._how.items()
+            if str(found[name]) != str(value)
+        ]
+        if differences:
+            raise ValueError(
+                f"{self._partial} was begun otherwise: {'; '.join(differences)}. Call as it was "
+                f"begun, choose another name, or {_ANEW}"
+            )
+
+    def _publish(self) -> None:
+        self._file.attrs.modify("complete", True)
+        self._sync()
+        mine = os.fstat(self._file.id.get_vfd_handle())
+        self._file.close()
+        refuse_existing(self._path, overwrite=self._overwrite)
+        if not os.path.samestat(mine, os.stat(self._partial)):
+            raise self._in_use()  # and has replaced it
+        os.replace(self._partial, self._path)
+        sync(self._path.parent)
+
+    def _discard(self) -> None:
+        try:
+            h5py.File(self._partial, "r+").close()
+        except BlockingIOError as error:
+            raise self._in_use() from error
+        except OSError:  # there is none, or it is damaged
+            pass
+        self._partial.unlink(missing_ok=True)
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.id.get_vfd_handle())
+
+    def _damaged(self, why: str) -> OSError:
+        return OSError(f"{self._partial} cannot be continued, it is damaged ({why}); {_ANEW}")
+
+    def _in_use(self) -> OSError:
+        return OSError(f"{self._partial} is in use by another process; wait for its end")
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 70 else f"{text[:67]}..."

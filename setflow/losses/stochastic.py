@@ -1,0 +1,141 @@
+"""Flow matching, deterministic and stochastic, on events of any shape.
+
+Notation. x_t lies on a path between data and noise, u_t is its velocity. A stochastic interpolant
+adds gamma(t) z to the point and gamma'(t) z to the velocity, z standard normal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from setflow.losses.means import Reduction
+from setflow.losses.regression import Events, checked_events, regression_loss
+from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
+from setflow.paths.linear import LinearPath
+from setflow.sets.events import Context
+from setflow.sets.protocols import Path
+from setflow.sets.shapes import align_coefficient
+from setflow.timesteps import TimeSampling
+
+__all__ = ["masked_stochastic_fm_loss", "stochastic_fm_loss"]
+
+
+def stochastic_fm_loss(
+    field: nn.Module,
+    x_target: Tensor,
+    x_source: Tensor,
+    t: Tensor | float | None = None,
+    c: Context | None = None,
+    *,
+    path: Path | None = None,
+    gamma: GammaSchedule | None = None,
+    z: Tensor | None = None,
+    times: TimeSampling | None = None,
+    reduction: Reduction = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the flow-matching loss of a stochastic interpolant.
+
+    Albergo, Boffi, Vanden-Eijnden, "Stochastic Interpolants" (arXiv:2303.08797): the point is
+    x_t + gamma(t) z, its velocity u_t + gamma'(t) z. The variance of the target is infinite where
+    gamma' is, so times are drawn on `gamma.time_range` only, which is [1e-3, 1 - 1e-3] for the
+    Brownian gammas. With `ZeroGamma` and the same `t` it equals `fm_loss`.
+
+    Arguments:
+        field: the velocity field, with `forward(x, t, c=None)` and `event_ndim`.
+        x_target: data, with shape `(*lead, *event_shape)`.
+        x_source: noise, with the shape of `x_target`.
+        t: times, a number or a tensor with shape `lead`; None draws them.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
+        path: the path between data and noise; None takes `LinearPath`.
+        gamma: the amplitude of the noise on the path; None takes `BrownianGamma`.
+        z: that noise, with the shape of `x_target`; None draws it.
+        times: the density of the times and their weight; None takes uniform times and no weight.
+        reduction: `mean` or `sum` over events, or `none`.
+        generator: the random generator for `t` and `z`.
+
+    Returns:
+        A scalar, or one loss per event with shape `lead` for `reduction="none"`.
+
+    Raises:
+        ValueError: if the field has no `event_ndim`, shapes do not fit, or `reduction` is
+            another word.
+
+    >>> field = setflow.VelocityField(dim=2, hidden=16)
+    >>> x = torch.randn(64, 2)
+    >>> stochastic_fm_loss(field, x, torch.randn_like(x)).shape
+    torch.Size([])
+    """
+    events = checked_events(field, x_target, None, sets_only=False)
+    return stochastic_flow_matching_loss(
+        field, events, x_source, t, c, path=path, gamma=gamma, z=z, times=times,
+        reduction=reduction, generator=generator,
+    )  # fmt: skip
+
+
+def stochastic_flow_matching_loss(
+    field: nn.Module,
+    events: Events,
+    x_source: Tensor,
+    t: Tensor | float | None,
+    c: Context | None,
+    *,
+    path: Path | None,
+    gamma: GammaSchedule | None,
+    z: Tensor | None,
+    times: TimeSampling | None,
+    reduction: Reduction,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return the loss of checked events; the arguments are those of `stochastic_fm_loss`."""
+    path = LinearPath() if path is None else path
+    gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
+    x_source = events.noise(x_source, "x_source")
+    t = events.times(t, times, generator, within=gamma.time_range)
+    z = events.drawn_noise(generator) if z is None else events.noise(z, "z")
+    amplitude = align_coefficient(gamma.gamma(t), t, z, "gamma")
+    rate = align_coefficient(gamma.gamma_dot(t), t, z, "gamma_dot")
+    return regression_loss(
+        field,
+        path.sample_xt(events.x, x_source, t) + amplitude * z,
+        path.target_ut(events.x, x_source, t) + rate * z,
+        t,
+        c,
+        events,
+        weight=None if times is None else times.weight(t),
+        reduction=reduction,
+    )
+
+
+def masked_stochastic_fm_loss(
+    field: nn.Module,
+    x_target: Tensor,
+    x_source: Tensor,
+    mask: Tensor | None,
+    t: Tensor | float | None = None,
+    c: Context | None = None,
+    *,
+    path: Path | None = None,
+    gamma: GammaSchedule | None = None,
+    z: Tensor | None = None,
+    times: TimeSampling | None = None,
+    reduction: Reduction = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the loss of `stochastic_fm_loss` over real objects only.
+
+    Arguments, return value and errors are those of `masked_fm_loss`, and `gamma` and `z` those of
+    `stochastic_fm_loss`; padded slots of `z` may hold anything.
+
+    >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
+    >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
+    >>> setflow.masked_stochastic_fm_loss(field, x, torch.randn_like(x), mask).shape
+    torch.Size([])
+    """
+    events = checked_events(field, x_target, mask, sets_only=True)
+    return stochastic_flow_matching_loss(
+        field, events, x_source, t, c, path=path, gamma=gamma, z=z, times=times,
+        reduction=reduction, generator=generator,
+    )  # fmt: skip

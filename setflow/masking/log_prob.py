@@ -1,0 +1,415 @@
+"""The log-density of sets, and samples with theirs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, overload
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from setflow.distributions.base import as_base, for_sets
+from setflow.divergence.base import (
+    DivergenceEstimator,
+    PlannedDivergence,
+    StochasticDivergence,
+    as_estimator,
+)
+from setflow.divergence.exact import ExactDivergence
+from setflow.masking.start import Start, refuse_sde
+from setflow.random import EventSeeds
+from setflow.sets.events import Context, with_plain_context, zero_unused_context
+from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.protocols import (
+    Base,
+    SDESolver,
+    Solver,
+    declares,
+    event_ndim_of,
+    part_that_declares,
+)
+from setflow.sets.shapes import context_shape, expand_context, split_event
+from setflow.solvers.integrate import integrate_augmented
+
+__all__ = [
+    "LogProbEstimate",
+    "SampleWithLogProb",
+    "masked_log_prob",
+    "sample_and_score",
+    "score_events",
+    "solve_dtype",
+    "tells_error",
+]
+
+_LEAST_BITS = 32  # of the arithmetic of a log-density
+
+
+class LogProbEstimate(NamedTuple):
+    """A log-density and what its divergence estimate leaves uncertain.
+
+    Attributes:
+        log_prob: the log-density in nats, with shape `lead`.
+        standard_error: the standard deviation of that estimate, with shape `lead`; 0 where the
+            divergence is exact. The error of the solver is not part of it.
+    """
+
+    log_prob: Tensor
+    standard_error: Tensor
+
+
+class SampleWithLogProb(NamedTuple):
+    """Samples and their log-density, from one solve.
+
+    Attributes:
+        x: the samples, as `masked_sample` returns them.
+        log_prob: the log-density of each, as `masked_log_prob` returns it.
+    """
+
+    x: Tensor
+    log_prob: Tensor
+
+
+@overload
+def masked_log_prob(
+    field: nn.Module,
+    base: Base | Distribution,
+    solver: Solver,
+    x: Tensor,
+    mask: Tensor | None,
+    *,
+    c: Context | None = None,
+    t0: float = 1.0,
+    t1: float = 0.0,
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    return_standard_error: Literal[False] = False,
+) -> Tensor: ...
+
+
+@overload
+def masked_log_prob(
+    field: nn.Module,
+    base: Base | Distribution,
+    solver: Solver,
+    x: Tensor,
+    mask: Tensor | None,
+    *,
+    c: Context | None = None,
+    t0: float = 1.0,
+    t1: float = 0.0,
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    return_standard_error: Literal[True],
+) -> LogProbEstimate: ...
+
+
+def masked_log_prob(
+    field: nn.Module,
+    base: Base | Distribution,
+    solver: Solver,
+    x: Tensor,
+    mask: Tensor | None,
+    *,
+    c: Context | None = None,
+    t0: float = 1.0,
+    t1: float = 0.0,
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+    generator: torch.Generator | None = None,
+    return_standard_error: bool = False,
+) -> Tensor | LogProbEstimate:
+    """Return the log-density, in nats, of the ordered tuple of real objects given their number.
+
+    Chen et al., "Neural Ordinary Differential Equations" (arXiv:1806.07366): the data are carried
+    from `t1` to `t0`, where the base gives their density, and the divergence of the velocity over
+    real coordinates is collected on the way, with a plus sign. (Documents of other libraries print
+    values with a minus sign; their densities do not integrate to one.) The density of the unordered
+    set is larger by log N!. Sums are accumulated in float64.
+
+    The solve runs in the dtype of `x`, but at least in float32, without autocast or TF32: weights
+    that are narrower are widened. So `x.double()` gives the density in double precision.
+
+    Arguments:
+        field: the velocity field, as in `masked_fm_loss`; continuous in x, and without random parts
+            (dropout only in evaluation mode).
+        base: the distribution at `t0`, such as `StandardNormal((D,))`.
+        solver: an ODE solver with `integrate(f, x0, *, t0, t1)`.
+        x: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
+        mask: which slots are real, with shape `(*batch, N)`, where `batch` are the last dimensions
+            of `lead`; boolean, or 0 and 1; None means all.
+        c: context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
+        t0: the time of the noise.
+        t1: the time of the data.
+        estimator: of the divergence; None is exact. A callable `(field, x, t, c)` will do.
+        generator: the random generator for the probes of a stochastic estimator.
+        return_standard_error: return what the probes leave uncertain, too.
+
+    Returns:
+        The log-density, with shape `lead`; 0 for an event without objects. With
+        `return_standard_error` a `LogProbEstimate`. It is differentiable (once) with respect to the
+        field, `x` and `c`: each evaluation is computed again in the backward pass, so that memory
+        stays that of one evaluation. Call it under `torch.no_grad()` where no gradient is needed.
+
+    Raises:
+        ValueError: if shapes do not fit, the mask holds values other than 0 and 1, a real object
+            holds NaN or infinity, the field declares `is_discontinuous`, the solver is one for
+            stochastic equations, or the base does not factorise; if a standard error is asked for
+            that the estimator cannot tell.
+        IntegrationError: if an adaptive solver does not reach its tolerance; it names the events.
+
+    >>> field = setflow.GaussianSetField(torch.zeros(3), torch.ones(3), coupling=2.0)
+    >>> x, mask = torch.randn(8, 5, 3), torch.rand(8, 5) > 0.5
+    >>> base, solver = setflow.StandardNormal((3,)), setflow.RK4(steps=20)
+    >>> log_p = setflow.masked_log_prob(field, base, solver, x, mask)
+    >>> torch.allclose(log_p, field.log_prob(x, mask), atol=1e-3)
+    True
+    """
+    event_ndim_of(field, at_least=2)
+    field, c = with_plain_context(field, c)
+    result = score_events(
+        field, base, solver, x, mask, c=c, t0=t0, t1=t1, estimator=estimator, seeds=generator,
+        with_error=return_standard_error,
+    )  # fmt: skip
+    log_prob, error = (value.to(solve_dtype(x)) for value in result)
+    return LogProbEstimate(log_prob, error) if return_standard_error else log_prob
+
+
+def sample_and_score(
+    field: nn.Module,
+    base: Base | Distribution,
+    solver: Solver | SDESolver,
+    start: Start,
+    *,
+    t0: float,
+    t1: float,
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None,
+    generator: torch.Generator | None,
+) -> SampleWithLogProb:
+    """Carry noise from `t0` to `t1` and collect the divergence on the way.
+
+    Raises:
+        ValueError: as `masked_log_prob`.
+    """
+    lead, _ = split_event(start.x, start.event_ndim)
+    z = _scorable(field, solver, start.x, start.mask, start.c)
+    log_p = _base_log_prob(base, z, start.mask, start.event_ndim, lead)
+    x, collected = _collect_divergence(
+        field, solver, z, start.mask, start.c, t0, t1, estimator, generator, columns=False
+    )
+    # carried from t0 to t1 the integral has the other sign
+    return SampleWithLogProb(
+        zero_padding(x, start.mask).to(start.x.dtype),
+        (log_p - collected).to(solve_dtype(start.x)),
+    )
+
+
+def score_events(
+    field: nn.Module,
+    base: Base | Distribution,
+    solver: Solver | SDESolver,
+    x: Tensor,
+    mask: Tensor | None,
+    *,
+    c: Tensor | None,
+    t0: float,
+    t1: float,
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None,
+    seeds: torch.Generator | EventSeeds | None,
+    with_error: bool = False,
+) -> LogProbEstimate:
+    """Return the log-density of events of any shape and its standard error.
+
+    The arguments are those of `masked_log_prob`; `seeds` may number the events for their probes.
+    Both are float64; the standard error is NaN where it is not asked for.
+
+    Raises:
+        ValueError: as `masked_log_prob`.
+    """
+    event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
+    lead, event = split_event(x, event_ndim)
+    if mask is not None:
+        mask = as_mask(mask).to(x.device)
+        batch = tuple(mask.shape[:-1])
+        if lead[len(lead) - len(batch) :] != batch or mask.shape[-1] != event[0]:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)}, expected {(*lead, event[0])}, or that "
+                "without sample dimensions in front"
+            )
+        mask = mask.expand(*lead, event[0])
+    c = _expand_over_samples(c, lead, event, None if mask is None else len(batch))
+    x = _scorable(field, solver, zero_padding(x, mask), mask, c)
+    z, collected = _collect_divergence(
+        field, solver, x, mask, c, t1, t0, estimator, seeds, columns=with_error
+    )
+    log_p = _base_log_prob(base, z, mask, event_ndim, lead)
+    error = torch.full_like(log_p, torch.nan)
+    if collected.ndim > len(lead):
+        count = collected.shape[-1]
+        error = torch.zeros_like(log_p)
+        if count > 1 and collected.numel():
+            error = collected.std(-1) / math.sqrt(count)
+        collected = collected.mean(-1)
+    return LogProbEstimate(log_p + collected, error)
+
+
+def solve_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype of a solve that collects the divergence: that of `x`, at least float32."""
+    return torch.float32 if torch.finfo(x.dtype).bits < _LEAST_BITS else x.dtype
+
+
+def tells_error(estimator: object) -> bool:
+    """Return whether an estimator (None is exact) tells the standard error of its divergence."""
+    if isinstance(estimator, StochasticDivergence):
+        return estimator.independent and estimator.n_estimates > 1
+    return estimator is None or isinstance(estimator, ExactDivergence)
+
+
+def _scorable(
+    field: nn.Module,
+    solver: Solver | SDESolver,
+    x: Tensor,
+    mask: Tensor | None,
+    c: Tensor | None,
+) -> Tensor:
+    """Return events, zero in padding, in the dtype of a solve that collects the divergence.
+
+    Raises:
+        ValueError: if they, the field or the solver have no density.
+    """
+    refuse_sde(solver, "a log-density")
+    jumping = part_that_declares(field, "is_discontinuous")
+    if jumping is not None:
+        raise ValueError(
+            f"{type(jumping).__name__} declares is_discontinuous: its velocity jumps in x, and "
+            "the divergence misses what the jumps do to the density, so that the number would be "
+            "wrong though it looks right; make the field continuous (edge weights that fall to "
+            "zero at the border of a neighbourhood) or use it for sampling only"
+        )
+    if not x.is_floating_point():
+        raise ValueError(f"x has dtype {x.dtype}, expected a floating dtype")
+    if not bool(x.isfinite().all()):
+        bad = (~x.isfinite()).nonzero()[0].tolist()
+        where = "" if mask is None else " of a real object"
+        raise ValueError(
+            f"x[{', '.join(map(str, bad))}]{where} is not finite, so that it has no density; "
+            "leave such events out, or mark the object as padding in the mask"
+        )
+    if c is not None and not bool(zero_unused_context(c, mask).isfinite().all()):
+        raise ValueError(
+            "the context c of an event with real objects holds NaN or infinity; leave such events "
+            "out"
+        )
+    widest = [p.dtype for p in field.parameters() if p.dtype == torch.float64]
+    return x.to(widest[0] if widest else solve_dtype(x))
+
+
+def _collect_divergence(
+    field: nn.Module,
+    solver: Solver | SDESolver,
+    x: Tensor,
+    mask: Tensor | None,
+    c: Tensor | None,
+    t0: float,
+    t1: float,
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None,
+    seeds: torch.Generator | EventSeeds | None,
+    *,
+    columns: bool,
+) -> tuple[Tensor, Tensor]:
+    """Carry events from `t0` to `t1`; return them and the integral of the divergence, in float64.
+
+    With `columns` the integrals of independent estimates stand side by side, with shape
+    `(*lead, K)`.
+    """
+    event_ndim = event_ndim_of(field)
+    lead, _ = split_event(x, event_ndim)
+    estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
+    if isinstance(estimator, StochasticDivergence):
+        if estimator.renews and declares(solver, "is_adaptive"):
+            raise ValueError(
+                f"{type(solver).__name__} chooses its steps by its errors, and new probes at every "
+                "evaluation are noise to it; use renew=False, or a solver with fixed steps such as "
+                "setflow.RK4(50)"
+            )
+        if not isinstance(seeds, EventSeeds):  # the solve knows what an event is
+            seeds = EventSeeds.drawn(lead, x.device, seeds)
+    divergence = estimator.for_solve(x, mask, seeds)
+    tail: tuple[int, ...] = ()
+    if columns:
+        tail = (_independent_estimates(estimator),)
+
+    def rates(state: Tensor, t: Any) -> tuple[Tensor, Tensor]:
+        if tail:
+            assert isinstance(divergence, PlannedDivergence)
+            v, div = divergence.velocity_and_estimates(field, state, t, c, mask=mask)
+        else:
+            v, div = divergence.velocity_and_divergence(field, state, t, c, mask=mask)
+        if tuple(div.shape) != lead + tail:
+            raise ValueError(
+                f"the estimator returned a divergence with shape {tuple(div.shape)}, expected "
+                f"{lead + tail}: one value per event"
+            )
+        return v, div.double()
+
+    return integrate_augmented(
+        solver,
+        rates,
+        x,
+        torch.zeros(lead + tail, dtype=torch.float64, device=x.device),
+        t0=t0,
+        t1=t1,
+        mask=mask,
+        event_ndim=event_ndim,
+    )
+
+
+def _independent_estimates(estimator: DivergenceEstimator) -> int:
+    """Return how many estimates of the divergence stand side by side.
+
+    Raises:
+        ValueError: if their spread would tell no standard error.
+    """
+    if tells_error(estimator):
+        return estimator.n_estimates if isinstance(estimator, StochasticDivergence) else 1
+    raise ValueError(
+        f"{type(estimator).__name__} tells no standard error: it needs two or more independent "
+        "estimates, as setflow.HutchinsonDivergence(n_probes=8) makes"
+    )
+
+
+def _base_log_prob(
+    base: Base | Distribution,
+    z: Tensor,
+    mask: Tensor | None,
+    event_ndim: int,
+    lead: tuple[int, ...],
+) -> Tensor:
+    """Return the log-density of noise under the base over real coordinates, in float64."""
+    base = as_base(base)
+    objects = z.shape[len(lead)] if event_ndim >= 2 else None
+    if mask is None and objects is not None and len(base.event_shape) == event_ndim - 1:
+        mask = torch.ones((*lead, objects), dtype=torch.bool, device=z.device)
+    if objects is not None:
+        base = for_sets(base, objects, event_ndim)
+    log_p = base.log_prob(z, mask=mask)
+    if tuple(log_p.shape) != lead:
+        raise ValueError(
+            f"the base returned a log-density with shape {tuple(log_p.shape)}, expected {lead}: "
+            "one value per event, summed over its real coordinates"
+        )
+    return log_p.double()
+
+
+def _expand_over_samples(
+    c: Tensor | None, lead: tuple[int, ...], event: tuple[int, ...], batch_ndim: int | None
+) -> Tensor | None:
+    """Expand a context whose batch are the last dimensions of `lead`."""
+    if c is None:
+        return None
+    if batch_ndim is None:  # one row per event, if that fits
+        front, own = tuple(c.shape[:-1]), context_shape(c, event)
+        per_event = own is None or front == lead[max(0, len(lead) - len(front)) :]
+        batch_ndim = len(front) if per_event or own is None else c.ndim - len(own)
+    return expand_context(c, lead, batch_ndim, event)

@@ -1,0 +1,146 @@
+"""The losses over real objects."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from setflow.losses.means import Reduction
+from setflow.losses.regression import Events, checked_events, regression_loss
+from setflow.paths.linear import LinearPath
+from setflow.sets.events import Context
+from setflow.sets.protocols import Path
+from setflow.timesteps import TimeSampling
+
+__all__ = ["fm_loss", "masked_fm_loss"]
+
+
+def masked_fm_loss(
+    field: nn.Module,
+    x_target: Tensor,
+    x_source: Tensor,
+    mask: Tensor | None,
+    t: Tensor | float | None = None,
+    c: Context | None = None,
+    *,
+    path: Path | None = None,
+    times: TimeSampling | None = None,
+    reduction: Reduction = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the flow-matching loss over real objects only.
+
+    Lipman et al., "Flow Matching for Generative Modeling" (arXiv:2210.02747), with a mask: per
+    object the mean of the squared error over features, per event the mean over its real objects,
+    then `reduction` over events.
+
+    Arguments:
+        field: the velocity field, with `forward(x, t, c=None)` and `event_ndim` of at least 2; one
+            that declares `takes_mask = True` is also given `mask=`, and may be called with the
+            events in another order and without their padding, unless it declares `holds_context`.
+        x_target: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
+        x_source: noise, with the shape of `x_target`.
+        mask: which slots are real, with shape `(*lead, N)`; boolean, or 0 and 1; None means all.
+        t: times, a number or a tensor with shape `lead`; None draws them, one per event.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
+        path: the path between data and noise; None takes `LinearPath`.
+        times: the density of the times, which may depend on the number of real objects, and the
+            weight of the events, also of those whose `t` is given; None takes uniform times and no
+            weight.
+        reduction: `mean` or `sum` over events, or `none`; an event without objects counts as 0.
+        generator: the random generator for `t`.
+
+    Returns:
+        A scalar, or one loss per event with shape `lead` for `reduction="none"`.
+
+    Raises:
+        ValueError: if shapes do not fit, or the mask holds values other than 0 and 1.
+
+    >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
+    >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
+    >>> setflow.masked_fm_loss(field, x, torch.randn_like(x), mask).shape
+    torch.Size([])
+    """
+    events = checked_events(field, x_target, mask, sets_only=True)
+    return flow_matching_loss(
+        field, events, x_source, t, c, path=path, times=times, reduction=reduction,
+        generator=generator,
+    )  # fmt: skip
+
+
+def fm_loss(
+    field: nn.Module,
+    x_target: Tensor,
+    x_source: Tensor,
+    t: Tensor | float | None = None,
+    c: Context | None = None,
+    *,
+    path: Path | None = None,
+    times: TimeSampling | None = None,
+    reduction: Reduction = "mean",
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Return the flow-matching loss of events that are all real.
+
+    Lipman et al., "Flow Matching for Generative Modeling" (arXiv:2210.02747): the mean squared
+    error of the field against the velocity of the path. For sets with padding take
+    `masked_fm_loss`, whose arguments these are, without the mask.
+
+    Arguments:
+        field: the velocity field, with `forward(x, t, c=None)` and `event_ndim`.
+        x_target: data, with shape `(*lead, *event_shape)`.
+        x_source: noise, with the shape of `x_target`.
+        t: times, a number or a tensor with shape `lead`; None draws them.
+        c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
+            `SetBatch` for another set per event.
+        path: the path between data and noise; None takes `LinearPath`.
+        times: the density of the times and their weight; None takes uniform times and no weight.
+        reduction: `mean` or `sum` over events, or `none`.
+        generator: the random generator for `t`.
+
+    Returns:
+        A scalar, or one loss per event with shape `lead` for `reduction="none"`.
+
+    Raises:
+        ValueError: if the field has no `event_ndim`, shapes do not fit, or `reduction` is
+            another word.
+
+    >>> field = setflow.VelocityField(dim=2, hidden=16)
+    >>> x = torch.randn(64, 2)
+    >>> fm_loss(field, x, torch.randn_like(x), reduction="none").shape
+    torch.Size([64])
+    """
+    events = checked_events(field, x_target, None, sets_only=False)
+    return flow_matching_loss(
+        field, events, x_source, t, c, path=path, times=times, reduction=reduction,
+        generator=generator,
+    )  # fmt: skip
+
+
+def flow_matching_loss(
+    field: nn.Module,
+    events: Events,
+    x_source: Tensor,
+    t: Tensor | float | None,
+    c: Context | None,
+    *,
+    path: Path | None,
+    times: TimeSampling | None,
+    reduction: Reduction,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return the loss of checked events; the arguments are those of `fm_loss`."""
+    path = LinearPath() if path is None else path
+    x_source = events.noise(x_source, "x_source")
+    t = events.times(t, times, generator)
+    return regression_loss(
+        field,
+        path.sample_xt(events.x, x_source, t),
+        path.target_ut(events.x, x_source, t),
+        t,
+        c,
+        events,
+        weight=None if times is None else times.weight(t),
+        reduction=reduction,
+    )

@@ -1,0 +1,338 @@
+"""The folder of a model, which classes it may name, and how an object becomes text and comes back.
+
+A model folder holds `config.yaml` (the node `model: flow:` describes the object), `weights.
+safetensors` (field, scaler and p(N | c)), `manifest.json` with the sha256 of both, and a card.
+
+A *node* is `{"class_path": name, "init_args": {...}}`, the form that LightningCLI writes. A class
+name from a file is looked up in the table below and never imported. Every class of the table keeps
+its arguments as attributes of the same names, so that an object describes itself.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from setflow.data.scaling import Standardizer
+from setflow.distributions.cardinality import (
+    CardinalityModel,
+    ConditionalCardinality,
+    EmpiricalCardinality,
+)
+from setflow.fields.base import VectorField
+from setflow.fields.epic import EPiCField
+from setflow.fields.gaussian import GaussianSetField
+from setflow.fields.graph import GraphField
+from setflow.fields.pairs import PairFeatures
+from setflow.fields.transformer import TransformerField
+from setflow.files import new_folder
+from setflow.paths.base import ProbabilityPath
+from setflow.paths.cosine import CosinePath
+from setflow.paths.linear import LinearPath
+from setflow.timesteps import TimeSampling
+
+__all__ = [
+    "CLASSES",
+    "CONFIG",
+    "StoredModel",
+    "arguments_of",
+    "build",
+    "describe",
+    "describe_model",
+    "init_args_of",
+    "read_folder",
+    "short_card",
+    "write_folder",
+]
+
+CONFIG = "config.yaml"
+_WEIGHTS, _MANIFEST, _CARD = "weights.safetensors", "manifest.json", "README.md"
+
+CLASSES: dict[str, type] = {
+    "setflow.ConditionalCardinality": ConditionalCardinality,
+    "setflow.CosinePath": CosinePath,
+    "setflow.EPiCField": EPiCField,
+    "setflow.EmpiricalCardinality": EmpiricalCardinality,
+    "setflow.GaussianSetField": GaussianSetField,
+    "setflow.GraphField": GraphField,
+    "setflow.LinearPath": LinearPath,
+    "setflow.PairFeatures": PairFeatures,
+    "setflow.TimeSampling": TimeSampling,
+    "setflow.TransformerField": TransformerField,
+    "setflow.data.Standardizer": Standardizer,
+}
+_NAMES = {cls: name for name, cls in CLASSES.items()}
+# the name of the model, and those under which it stood in folders of earlier versions
+_MODEL, *_FORMER = "setflow.SetFlow", "setflow.model.model.SetFlow", "setflow.generator.SetFlow"
+_PARTS: dict[str, type] = {
+    "field": VectorField,
+    "path": ProbabilityPath,
+    "scaler": Standardizer,
+    "cardinality": CardinalityModel,
+    "context_scaler": Standardizer,
+}
+_NAME_LISTS = ("features", "conditions")
+
+
+def describe(thing: object) -> dict[str, Any]:
+    """Return the node of an object.
+
+    Raises:
+        TypeError: if its class is not in the table.
+
+    >>> describe(LinearPath())
+    {'class_path': 'setflow.LinearPath', 'init_args': {}}
+    """
+    name = _NAMES.get(type(thing))
+    if name is None:
+        raise TypeError(
+            f"{type(thing).__name__} cannot be written to a model file; expected one of "
+            f"{', '.join(CLASSES)}. The weights of a field of your own go to a file by "
+            "safetensors.torch.save_file(field.state_dict(), name)"
+        )
+    arguments = {key: _plain(getattr(thing, key)) for key in _parameters(type(thing))}
+    return {"class_path": name, "init_args": arguments}
+
+
+def build(node: Any, *, expected: type, where: str) -> Any:
+    """Return the object that a node describes.
+
+    Arguments:
+        node: what stood in the file.
+        expected: the class, or a base class, that the object must have.
+        where: the place in the file, for the error message.
+
+    Raises:
+        ValueError: if the node is malformed, its class is not in the table or of another kind, or
+            an argument does not exist or does not fit.
+    """
+    if not isinstance(node, Mapping) or not isinstance(node.get("class_path"), str):
+        raise ValueError(f"{where}: expected a mapping with class_path, got {node!r}")
+    name = node["class_path"]
+    cls = CLASSES.get(_canonical(name))
+    if cls is None or not issubclass(cls, expected):
+        kind = sorted(key for key, value in CLASSES.items() if issubclass(value, expected))
+        raise ValueError(
+            f"{where}: class {name!r} is not allowed; expected one of {', '.join(kind)}"
+        )
+    arguments = init_args_of(node, where)
+    unknown = sorted(set(arguments) - set(_parameters(cls)))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], _parameters(cls), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{where}: {name} has no argument {unknown[0]!r}{hint}")
+    for key, value in arguments.items():
+        if isinstance(value, Mapping) and "class_path" in value:
+            arguments[key] = build(value, expected=object, where=f"{where}.{key}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{where}: {name} cannot be built: {error}") from error
+
+
+def init_args_of(node: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return a copy of the arguments of a node, empty if it has none.
+
+    Raises:
+        ValueError: if they are not a mapping.
+    """
+    arguments = node.get("init_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
+    return dict(arguments)
+
+
+def _canonical(name: str) -> str:
+    """Return the table's name of a class: configurations may give the module where it stands."""
+    stem, _, last = name.rpartition(".")
+    if not stem.startswith("setflow"):
+        return name
+    for key, cls in CLASSES.items():
+        if name in (key, f"{cls.__module__}.{cls.__qualname__}"):
+            return key
+        if key.endswith(f".{last}") and stem in _packages(cls):
+            return key
+    return name
+
+
+def _packages(cls: type) -> tuple[str, ...]:
+    parts = cls.__module__.split(".")
+    return tuple(".".join(parts[:count]) for count in range(1, len(parts) + 1))
+
+
+def _parameters(cls: type) -> tuple[str, ...]:
+    names = tuple(inspect.signature(cls).parameters)
+    return () if names == ("args", "kwargs") else names  # a class without __init__
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, tuple):
+        return list(value)
+    if isinstance(value, dict):
+        return dict(value)
+    return describe(value) if type(value) in _NAMES else value
+
+
+# --- the model ---
+
+
+def describe_model(flow: Any) -> dict[str, Any]:
+    """Return the node of a `SetFlow`, without its weights."""
+    parts = {name: getattr(flow, name) for name in _PARTS}
+    arguments: dict[str, Any] = {
+        name: None if part is None else describe(part) for name, part in parts.items()
+    }
+    arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
+    return {"class_path": _MODEL, "init_args": arguments}
+
+
+def arguments_of(node: Any, where: str) -> dict[str, Any]:
+    """Return the arguments of the `SetFlow` that a node describes.
+
+    Arguments:
+        node: what stood in the file.
+        where: the place in the file, for the error message.
+
+    Raises:
+        ValueError: if the node names another class or an argument that does not exist.
+    """
+    if not isinstance(node, Mapping) or node.get("class_path") not in (_MODEL, *_FORMER):
+        raise ValueError(f"{where}: expected class_path: {_MODEL}, got {node!r}")
+    arguments = init_args_of(node, where)
+    unknown = sorted(set(arguments) - {*_PARTS, *_NAME_LISTS})
+    if unknown:
+        raise ValueError(f"{where}: SetFlow has no argument {unknown[0]!r}")
+    for name, kind in _PARTS.items():
+        if arguments.get(name) is not None:
+            arguments[name] = build(arguments[name], expected=kind, where=f"{where}.{name}")
+    if arguments.get("field") is None:
+        raise ValueError(f"{where}: the node has no field")
+    return arguments
+
+
+def short_card(flow: Any, name: str) -> str:
+    """Return the card of a model that was given none.
+
+    Arguments:
+        flow: the `SetFlow`.
+        name: that of its folder.
+    """
+    parameters = sum(p.numel() for p in flow.field.parameters())
+    return (
+        f"# {name}\n\n"
+        f"A flow-matching model of sets with the features {', '.join(flow.features)}: "
+        f"{type(flow.field).__name__} with {parameters:,} parameters"
+        + (f", conditioned on {', '.join(flow.conditions)}" if flow.conditions else "")
+        + ".\n\n"
+        "```python\nimport setflow\n\n"
+        f'flow = setflow.SetFlow.load("{name}")\nbatch = flow.sample(1000, seed=1)\n```\n\n'
+        f"`{_MANIFEST}` holds the sha256 of `{CONFIG}` and `{_WEIGHTS}`; loading verifies "
+        "them.\n"
+    )
+
+
+# --- its folder ---
+
+
+class StoredModel(NamedTuple):
+    """What a model folder holds, verified.
+
+    Attributes:
+        node: the node of the model.
+        where: its place, for error messages.
+        weights: the tensors by name.
+    """
+
+    node: Any
+    where: str
+    weights: dict[str, Tensor]
+
+
+def write_folder(
+    folder: Path,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    card: str,
+    *,
+    overwrite: bool,
+) -> None:
+    """Write a model folder, which appears when it is complete.
+
+    Raises:
+        FileExistsError: if it exists and may not be replaced.
+    """
+    import yaml
+    from safetensors.torch import save_file
+
+    with new_folder(folder, overwrite=overwrite, marker=_MANIFEST) as new:
+        (new / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
+        save_file(tensors, new / _WEIGHTS)
+        hashes = {name: _sha256((new / name).read_bytes()) for name in (CONFIG, _WEIGHTS)}
+        manifest = {"format": 1, "files": hashes}
+        (new / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (new / _CARD).write_text(card)
+
+
+def read_folder(folder: Path) -> StoredModel:
+    """Read a model folder, verified against its manifest.
+
+    Raises:
+        FileNotFoundError: if the folder or one of its files is not there.
+        ValueError: if a hash does not match, or the files do not describe a model.
+    """
+    import yaml
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    content = _verified(folder)
+    try:
+        node = yaml.safe_load(content[CONFIG])["model"]["flow"]
+    except (yaml.YAMLError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{folder / CONFIG} has no node model: flow:, so it describes no model"
+        ) from error
+    try:
+        weights = load(content[_WEIGHTS])
+    except SafetensorError as error:
+        raise ValueError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
+    return StoredModel(node, f"{folder / CONFIG}: model.flow", weights)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _verified(folder: Path) -> dict[str, bytes]:
+    """Return the contents of the files of a model folder, each with the hash of its manifest."""
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no model folder at {folder}")
+    missing = [name for name in (CONFIG, _WEIGHTS, _MANIFEST) if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{folder} is no model folder: it lacks {', '.join(missing)}; "
+            "setflow fit writes one to runs/<name>/model"
+        )
+    try:
+        hashes = json.loads((folder / _MANIFEST).read_text())["files"]
+        expected = {name: str(hashes[name]) for name in (CONFIG, _WEIGHTS)}
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder / _MANIFEST} is not a manifest of hashes") from error
+    content = {name: (folder / name).read_bytes() for name in expected}
+    for name, sha256 in expected.items():
+        if _sha256(content[name]) != sha256:
+            raise ValueError(
+                f"{folder / name} does not match its hash in {_MANIFEST} (expected {sha256[:12]}, "
+                f"got {_sha256(content[name])[:12]}): it was changed or damaged after it was "
+                "written; fetch or train the model again"
+            )
+    return content

@@ -1,0 +1,353 @@
+"""Flow matching as a process: field, base and solver, bound to a context and a mask.
+
+Notation. Samples have the shape `sample_shape + batch + event_shape`; the batch is that of the
+mask, the context or the base. Data stand at t1 (0), noise at t0 (1).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from setflow.distributions.base import as_base
+from setflow.divergence.base import DivergenceEstimator
+from setflow.lazy import (
+    LazyDistribution,
+    LazyField,
+    UnconditionalDistribution,
+    UnconditionalField,
+)
+from setflow.masking.log_prob import score_events, solve_dtype
+from setflow.masking.sample import sample_ode
+from setflow.masking.start import batch_of_context, start_of_sampling
+from setflow.sets.events import Context, call_field, with_plain_context
+from setflow.sets.masks import as_mask
+from setflow.sets.planning import planned
+from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+
+__all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
+
+Guidance = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class Process(ABC):
+    """A model bound to a context and a mask, which samples."""
+
+    base: Base
+    solver: Solver | SDESolver
+    context: Tensor | None
+    mask: Tensor | None
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """The event shape of the base."""
+        return tuple(self.base.event_shape)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch: that of the mask, else of the base, else of the context."""
+        return bound_batch_shape(self.base, self.context, self.mask)
+
+    @abstractmethod
+    def sample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples with shape `sample_shape + batch + event_shape`."""
+
+    def rsample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples that are differentiable with respect to model, context and base.
+
+        Raises:
+            NotImplementedError: if the solver does not declare `supports_rsample`.
+            ValueError: if a shape does not fit.
+        """
+        refuse_unless_differentiable(self.solver)
+        with torch.enable_grad():
+            return self.sample(
+                sample_shape, guidance_fn=guidance_fn, x_source=x_source, generator=generator
+            )
+
+
+def bound_batch_shape(base: Base, context: Tensor | None, mask: Tensor | None) -> tuple[int, ...]:
+    """Return the batch of what is bound: that of the mask, else of the base, else of the context.
+
+    >>> bound_batch_shape(setflow.StandardNormal((8,)), torch.zeros(16, 4), None)
+    (16,)
+    """
+    if mask is not None:
+        return tuple(mask.shape[:-1])
+    if base.batch_shape or context is None:
+        return tuple(base.batch_shape)
+    event_shape = tuple(base.event_shape)
+    return batch_of_context(context, event_shape, len(event_shape))
+
+
+def refuse_unless_differentiable(solver: object) -> None:
+    """Refuse to promise gradients that a solver does not promise.
+
+    Raises:
+        NotImplementedError: if the solver does not declare `supports_rsample`.
+    """
+    if not declares(solver, "supports_rsample"):
+        raise NotImplementedError(
+            f"{type(solver).__name__} does not declare supports_rsample = True, so its samples "
+            "need not be differentiable; use sample, or a solver such as setflow.RK4"
+        )
+
+
+class FlowMatching(LazyDistribution):
+    """A flow-matching model that is bound to a context by calling it.
+
+    Arguments:
+        field: the velocity field, or a `LazyField` that returns it.
+        base: the distribution at `t0`, or a `LazyDistribution` that returns it.
+        solver: an ODE solver with `integrate(f, x0, *, t0, t1)`.
+        t0: the time of the noise.
+        t1: the time of the data.
+        event_ndim: how many trailing dimensions form one event; needed if the field does not say.
+        validate_args: check when binding that shapes belong together.
+
+    >>> field = setflow.VelocityField(dim=8, condition_dim=4, hidden=16)
+    >>> fm = FlowMatching(field, setflow.StandardNormal((8,)), setflow.RK4(steps=4))
+    >>> fm(torch.randn(16, 4)).sample((1,)).shape
+    torch.Size([1, 16, 8])
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        base: Base | Distribution | LazyDistribution,
+        solver: Solver,
+        *,
+        t0: float = 1.0,
+        t1: float = 0.0,
+        event_ndim: int | None = None,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        self.field = field if isinstance(field, LazyField) else UnconditionalField(field)
+        self.base = base if isinstance(base, LazyDistribution) else UnconditionalDistribution(base)
+        self.solver = solver
+        self.t0 = float(t0)
+        self.t1 = float(t1)
+        self.event_ndim = event_ndim
+        self.validate_args = validate_args
+
+    def forward(
+        self, c: Context | None = None, *, mask: Tensor | None = None
+    ) -> FlowMatchingProcess:
+        """Bind the model.
+
+        Arguments:
+            c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
+                a `SetBatch` for another set per event.
+            mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
+
+        Raises:
+            ValueError: if neither field nor model say `event_ndim`, or the base does not fit it.
+        """
+        event_ndim = self.field.event_ndim if self.event_ndim is None else self.event_ndim
+        return FlowMatchingProcess(
+            with_event_ndim(
+                self.field(c), event_ndim, bound=not isinstance(self.field, UnconditionalField)
+            ),
+            as_base(self.base(c)),
+            self.solver,
+            t0=self.t0,
+            t1=self.t1,
+            context=c,
+            mask=mask,
+            validate_args=self.validate_args,
+        )
+
+
+class FlowMatchingProcess(Process):
+    """A flow-matching model bound to a context and a mask; `FlowMatching` makes it.
+
+    Arguments:
+        field: the velocity field.
+        base: the distribution at `t0`.
+        solver: the ODE solver.
+        t0: the time of the noise.
+        t1: the time of the data.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
+            kept as one row per event if it is a `SetBatch`.
+        mask: which slots are real, with shape `(*batch, N)`, or None for all.
+        validate_args: check that the base fits the field.
+
+    Raises:
+        ValueError: if the base does not fit.
+    """
+
+    def __init__(
+        self,
+        field: nn.Module,
+        base: Base,
+        solver: Solver | SDESolver,
+        *,
+        t0: float = 1.0,
+        t1: float = 0.0,
+        context: Context | None = None,
+        mask: Tensor | None = None,
+        validate_args: bool = True,
+    ) -> None:
+        if validate_args:
+            check_event_shape(field, tuple(base.event_shape))
+        self.field, self.context = with_plain_context(field, context)
+        self.base = base
+        self.solver = solver
+        self.t0 = t0
+        self.t1 = t1
+        self.mask = None if mask is None else as_mask(mask)
+
+    def sample(
+        self,
+        sample_shape: Iterable[int] | int = (),
+        *,
+        guidance_fn: Guidance | None = None,
+        x_source: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return samples.
+
+        Arguments:
+            sample_shape: the shape of independent samples in front of the batch.
+            guidance_fn: changes the velocity, called as `guidance_fn(x, t, v)` with `t` of the lead
+                shape; None leaves it.
+            x_source: the state at `t0`, with the shape of the result; None draws it from the base.
+            generator: the random generator for the noise.
+
+        Returns:
+            Samples with shape `sample_shape + batch + event_shape`, zero in padded slots.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        start = start_of_sampling(
+            self.field, self.base, self.mask, sample_shape, self.context, x_source, generator
+        )
+        field = self.field
+        if guidance_fn is not None:
+            field = _Guided(planned(field, start.mask), guidance_fn)
+        return sample_ode(field, self.solver, start, t0=self.t0, t1=self.t1)
+
+    def log_prob(
+        self,
+        x: Tensor,
+        *,
+        estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the log-density, in nats, of events; of ordered real objects if there is a mask.
+
+        Arguments:
+            x: data, with shape `sample_shape + batch + event_shape`.
+            estimator: of the divergence; None is exact.
+            generator: the random generator for the probes of a stochastic estimator.
+
+        Returns:
+            The log-density, with shape `sample_shape + batch`.
+
+        Raises:
+            ValueError: if a shape does not fit.
+        """
+        result = score_events(
+            self.field, self.base, self.solver, x, self.mask, c=self.context, t0=self.t0,
+            t1=self.t1, estimator=estimator, seeds=generator,
+        )  # fmt: skip
+        return result.log_prob.to(solve_dtype(x))
+
+
+class _Guided(nn.Module):
+    """A velocity field behind a guidance function, which may hold a row per event."""
+
+    takes_mask = True
+    holds_context = True
+
+    def __init__(self, field: nn.Module, guidance_fn: Guidance) -> None:
+        super().__init__()
+        self.field = field
+        self.guidance_fn = guidance_fn
+
+    @property
+    def event_ndim(self) -> int:
+        return event_ndim_of(self.field)
+
+    def forward(
+        self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
+    ) -> Tensor:
+        return self.guidance_fn(x, t, call_field(self.field, x, t, c, mask))
+
+
+class _Declared(nn.Module):
+    """A field with what it does not say itself: its `event_ndim`, or that it is bound to a context.
+
+    A field that was made for a context may hold a row per event, so that its events must stay
+    together and in their order.
+    """
+
+    def __init__(self, field: nn.Module, event_ndim: int, *, bound: bool) -> None:
+        super().__init__()
+        self.field = field
+        self.event_ndim = event_ndim
+        self.takes_mask = declares(field, "takes_mask")
+        self.holds_context = bound
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        v: Tensor = self.field(*args, **kwargs)
+        return v
+
+
+def with_event_ndim(field: nn.Module, event_ndim: int | None, *, bound: bool = False) -> nn.Module:
+    """Return a field that says how many dimensions form one event, and whether it holds a context.
+
+    Raises:
+        ValueError: if nobody says it.
+    """
+    own = getattr(field, "event_ndim", None)
+    if own is not None:
+        if event_ndim not in (None, own):
+            raise ValueError(
+                f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
+                "them equal, or the argument left out"
+            )
+        return _Declared(field, own, bound=True) if bound else field
+    if event_ndim is None:
+        raise ValueError(
+            f"event_ndim must be provided or exposed by the field, {type(field).__name__} has "
+            "none; pass event_ndim=, the number of trailing dimensions that form one event"
+        )
+    return _Declared(field, event_ndim, bound=bound)
+
+
+def check_event_shape(field: nn.Module, event_shape: tuple[int, ...]) -> None:
+    """Check that a base describes the events of a field, or their objects if they are sets.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    event_ndim = event_ndim_of(field)
+    per_object = event_ndim >= 2 and len(event_shape) == event_ndim - 1
+    if len(event_shape) != event_ndim and not per_object:
+        raise ValueError(
+            f"base.event_shape {event_shape} has {len(event_shape)} dimensions, the field has "
+            f"event_ndim={event_ndim}; expected them equal"
+            + (", or the shape of one object" if event_ndim >= 2 else "")
+        )

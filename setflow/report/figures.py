@@ -1,0 +1,444 @@
+"""Pictures of a comparison: reference against generated, as PNG files.
+
+A spectrum shows f_b, the fraction of all entries that fall into bin b, divided by the width of the
+bin (in log10 on a logarithmic axis, so that areas can be compared by eye); entries outside the
+range count in the total and are stated in the picture. With n_jb entries of jet j in the bin and
+N_j in all, the statistical variance is
+
+    var(f_b) = sum_j (n_jb - f_b N_j)^2 / (sum_j N_j)^2,
+
+since jets are independent and the particles of one jet are not; for one entry per jet this is the
+binomial variance. Below it stands generated / reference, with the error of the generated sample as
+bars and that of the reference as a band around 1. Bins follow the quantiles of the reference and
+are the same on both sides.
+
+Figures are `matplotlib.figure.Figure` objects, made without pyplot's global state, in the style of
+mplhep and without the label of any experiment. Quantities are relative to the jet.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import mplhep
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+from torch import Tensor
+
+from setflow.physics.kinematics import jet_mass
+from setflow.physics.metrics import METRICS, Floor, Observables
+from setflow.schema import PARTICLE_FEATURES, axis_label
+from setflow.sets.batch import SetBatch
+
+__all__ = ["QUANTITIES", "Quantity", "example_jets", "jet_images", "spectrum", "write_plots"]
+
+Array = NDArray[np.float64]
+
+_REFERENCE, _BAND, _GENERATED = "#5790fc", "#86affd", "#e42536"
+_STYLE: Any = mplhep.style.ROOT | {
+    "font.size": 11.0,
+    "axes.labelsize": 13.0,
+    "axes.titlesize": 12.0,
+    "axes.linewidth": 1.0,
+    "axes.unicode_minus": True,
+    "legend.fontsize": 10.5,
+    "legend.title_fontsize": 10.5,
+    "xtick.labelsize": 11.0,
+    "ytick.labelsize": 11.0,
+    "xtick.major.size": 6.0,
+    "xtick.minor.size": 3.0,
+    "ytick.major.size": 6.0,
+    "ytick.minor.size": 3.0,
+    "figure.dpi": 150.0,
+    "savefig.dpi": 150.0,
+}
+_JET_PT = r"p_T^\mathrm{jet}"
+_MASS = rf"$m / {_JET_PT}$"
+_ETA, _PHI, _PTREL = (axis_label(column) for column in PARTICLE_FEATURES[:3])
+_PTREL += rf" $= p_T / {_JET_PT}$"
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """One observable and how it is drawn.
+
+    Arguments:
+        name: the name of the observable, a column of `Observables`.
+        label: the axis label, with the unit if there is one.
+        symbol: the symbol in it, in TeX without dollars.
+        log_x: whether bins are equal in the logarithm.
+        log_y: whether the spectrum is so steep that it needs a logarithmic axis.
+        integer: whether values are whole numbers.
+        tail: the fraction of the reference that is left out on either side of the range.
+        bound: the lowest possible value, from which to start if the spectrum comes near; or None.
+        least: the smallest range to draw, however narrow the reference is.
+    """
+
+    name: str
+    label: str
+    symbol: str
+    log_x: bool = False
+    log_y: bool = False
+    integer: bool = False
+    tail: float = 1e-3
+    bound: float | None = None
+    least: float = 0.01
+
+
+QUANTITIES = (
+    Quantity("mass", _MASS, rf"({_MASS.strip('$')})", bound=0.0),
+    Quantity(
+        "pt", rf"$p_T$ of the particles' sum / ${_JET_PT}$", rf"(p_T / {_JET_PT})", least=0.05
+    ),
+    Quantity("multiplicity", "Number of particles $N$", "N", integer=True),
+    Quantity("tau21", r"$\tau_{21} = \tau_2 / \tau_1$", r"\tau_{21}", bound=0.0),
+    Quantity("efp", rf"EFP of the square graph / $({_JET_PT})^4$", r"\mathrm{EFP}", log_x=True),
+    Quantity("etarel", _ETA, r"\eta^\mathrm{rel}", log_y=True),
+    Quantity("phirel", _PHI, r"\phi^\mathrm{rel}", log_y=True),
+    Quantity("ptrel", _PTREL, r"p_T^\mathrm{rel}", log_x=True, log_y=True),
+)
+"""The spectra that `write_plots` draws, in this order."""
+
+
+def spectrum(
+    quantity: Quantity, generated: Observables, reference: Observables, *, note: str = ""
+) -> Figure:
+    """Draw the spectrum of one observable on both sides, and the ratio generated / reference.
+
+    Arguments:
+        quantity: the observable.
+        generated: the observables of the generated jets.
+        reference: those of the reference.
+        note: a last line for the legend.
+
+    Ratios are drawn where the reference is known to 40% or better; a triangle at the edge of the
+    panel stands for one beyond it.
+    """
+    edges = _edges(quantity, reference, min(len(generated), len(reference)))
+    truth, model = (_Histogram.of(quantity, side, edges) for side in (reference, generated))
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(6.0, 5.8))
+        place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=place)
+        _draw_densities(top, quantity, truth, model, note)
+        _draw_ratio(bottom, truth, model)
+        if quantity.log_x:
+            bottom.set_xscale("log")
+        elif quantity.integer:
+            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+            bottom.xaxis.set_minor_locator(NullLocator())
+        else:
+            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+            bottom.ticklabel_format(axis="x", useOffset=False)
+        bottom.set_xlim(edges[0], edges[-1])
+        bottom.set_xlabel(quantity.label)
+        for axes in (top, bottom):
+            axes.yaxis.set_label_coords(-0.115, axes.yaxis.label.get_position()[1])
+    return figure
+
+
+@dataclass(frozen=True)
+class _Histogram:
+    """Densities per bin and their errors, the fractions outside, and the size of the sample."""
+
+    edges: Array
+    density: Array
+    error: Array
+    below: float
+    above: float
+    size: str
+    centres: Array
+
+    @classmethod
+    def of(cls, quantity: Quantity, sample: Observables, edges: Array) -> _Histogram:
+        values, jet = (_numpy(column) for column in sample.column(quantity.name))
+        jets, bins = len(sample), len(edges) - 1
+        place = np.searchsorted(edges, values, side="right") - 1
+        place[values == edges[-1]] = bins - 1
+        inside = (place >= 0) & (place < bins)
+        cells = np.bincount(jet[inside] * bins + place[inside], minlength=jets * bins)
+        cells = cells.reshape(jets, bins)
+        per_jet = np.bincount(jet, minlength=jets)
+        total = max(len(values), 1)
+        fraction = cells.sum(0) / total
+        variance = (cells**2).sum(0) - 2 * fraction * (per_jet @ cells)
+        variance = variance + fraction**2 * (per_jet**2).sum()
+        width = np.diff(np.log10(edges) if quantity.log_x else edges)
+        size = f"{jets:,} jets"
+        middle = (
+            10 ** (np.log10(edges[1:]) - width / 2) if quantity.log_x else edges[1:] - width / 2
+        )
+        return cls(
+            edges=edges,
+            density=fraction / width,
+            error=np.sqrt(np.clip(variance, 0.0, None)) / total / width,
+            below=float((place < 0).sum() / total),
+            above=float((place >= bins).sum() / total),
+            centres=middle,
+            size=size if len(values) == jets else f"{size}, {len(values):,} particles",
+        )
+
+
+def _numpy(values: Tensor) -> NDArray[Any]:
+    array: NDArray[Any] = values.detach().cpu().numpy()
+    return array
+
+
+def _edges(quantity: Quantity, reference: Observables, jets: int) -> Array:
+    """Return bin edges that fit the reference: its quantiles, and as many bins as jets can fill."""
+    values = _numpy(reference.column(quantity.name)[0])
+    bins = int(np.clip(2.3 * jets ** (1 / 3), 8, 50))
+    if quantity.log_x:
+        positive = values[values > 0] if (values > 0).any() else np.ones(1)
+        low, high = np.quantile(positive, [quantity.tail, 1 - quantity.tail])
+        if high < 1.01 * low:
+            low, high = low / 2, high * 2
+        return np.geomspace(low, high, bins + 1)
+    low, high = np.quantile(values, [quantity.tail, 1 - quantity.tail])
+    if quantity.integer:
+        low, high = max(math.floor(low) - 2, 0), math.ceil(high) + 2
+        step = math.ceil((high - low + 1) / bins)
+        return np.arange(low, high + step + 1, step) - 0.5
+    if quantity.bound is not None and low - quantity.bound < 0.25 * (high - low):
+        low = quantity.bound
+    missing = max(0.0, quantity.least - (high - low))
+    return np.linspace(low - missing / 2, high + missing / 2, bins + 1)
+
+
+def _draw_densities(
+    axes: Axes, quantity: Quantity, truth: _Histogram, model: _Histogram, note: str
+) -> None:
+    edges = truth.edges
+    common = {"ax": axes, "flow": "none"}
+    fill = {"histtype": "fill", "color": _REFERENCE, "alpha": 0.3}
+    mplhep.histplot(
+        truth.density, edges, label=f"Reference: {truth.size} (band: error)", **fill, **common
+    )
+    low, high = np.clip(truth.density - truth.error, 0.0, None), truth.density + truth.error
+    axes.stairs(high, edges, baseline=low, fill=True, color=_BAND, linewidth=0)
+    points = {"histtype": "errorbar", "color": _GENERATED, "markersize": 5, "elinewidth": 1.2}
+    mplhep.histplot(
+        np.where(model.density > 0, model.density, np.nan),
+        edges,
+        yerr=model.error,
+        label=f"Generated: {model.size}",
+        **points,
+        **common,
+    )
+    variable = rf"\log_{{10}} {quantity.symbol}" if quantity.log_x else quantity.symbol
+    axes.set_ylabel(rf"$(1/n)\; \mathrm{{d}}n / \mathrm{{d}}{variable}$")
+    axes.set_xlabel("")
+    both = np.concatenate([side.density + side.error for side in (truth, model)])
+    peak = float(both.max(initial=0.0)) or 1.0
+    if quantity.log_y:
+        lowest = float(truth.density[truth.density > 0].min(initial=peak)) / 3
+        axes.set_ylim(lowest, peak * (peak / lowest) ** 0.55)
+        axes.set_yscale("log")
+    else:
+        axes.set_ylim(0, 1.55 * peak)
+    outside = "; ".join(
+        f"{name} {side.below:.1%}, {side.above:.1%}"
+        for name, side in (("ref.", truth), ("gen.", model))
+    )
+    title = f"{note}\nOutside (below, above): {outside}".lstrip()
+    axes.legend(loc="upper left", title=title, alignment="left")
+
+
+def _draw_ratio(axes: Axes, truth: _Histogram, model: _Histogram) -> None:
+    safe = np.where(truth.density > 0, truth.density, 1.0)
+    known = (truth.density > 0) & (truth.error < 0.4 * safe)
+    ratio, error = model.density / safe, model.error / safe
+    band = np.where(known, truth.error / safe, 0.0)
+    axes.stairs(1 + band, truth.edges, baseline=1 - band, fill=True, color=_BAND)
+    axes.axhline(1.0, color="black", linewidth=1.0)
+
+    off = np.abs(ratio[known] - 1)
+    reach = next((r for r in (0.2, 0.5) if (off < 0.8 * r).mean() > 0.9), 1.0) if off.size else 1.0
+    axes.set_ylim(1 - reach, 1 + reach)
+    axes.yaxis.set_major_locator(FixedLocator([1 - reach / 2, 1, 1 + reach / 2]))
+    centres = truth.centres
+    shown = known & (np.abs(ratio - 1) <= reach)
+    style: dict[str, Any] = {"color": _GENERATED, "markersize": 5}
+    axes.errorbar(centres[shown], ratio[shown], error[shown], fmt=".", elinewidth=1.2, **style)
+    for beyond, marker, edge in ((ratio > 1 + reach, "^", 0.93), (ratio < 1 - reach, "v", 0.07)):
+        place = centres[known & beyond]
+        height = np.full(len(place), edge)
+        axes.plot(place, height, marker, transform=axes.get_xaxis_transform(), **style)
+    axes.set_ylabel("Gen. / ref.", loc="center")
+
+
+def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
+    """Draw the average image of a jet in (etarel, phirel), each particle weighted by its ptrel.
+
+    Arguments:
+        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
+        reference: those of the reference.
+
+    The third picture is their ratio, grey where its statistical error exceeds 30%. The fewer jets
+    there are, the larger are the pixels.
+    """
+    reach = _reach(reference)
+    pixels = int(np.clip(0.45 * math.sqrt(min(len(generated), len(reference))), 16, 40))
+    edges = np.linspace(-reach, reach, pixels + 1)
+    truth, truth_error = _image(reference, edges)
+    model, model_error = _image(generated, edges)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(13.6, 4.4), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
+        positive = truth[truth > 0]
+        low, high = np.quantile(positive, [0.05, 1.0]) if positive.size else (0.1, 1.0)
+        shades = LogNorm(low, max(high, 1.01 * low))
+        for axes, image, name, jets in (
+            (left, truth, "Reference", len(reference)),
+            (middle, model, "Generated", len(generated)),
+        ):
+            drawn = axes.pcolormesh(edges, edges, image.T, norm=shades, cmap="viridis")
+            axes.set_facecolor(drawn.get_cmap()(0.0))
+            axes.set_title(f"{name}: mean of {jets:,} jets", loc="left")
+        bar = figure.colorbar(drawn, ax=[left, middle], pad=0.01, extend="min")
+        bar.set_label("Mean " + axis_label(PARTICLE_FEATURES[2]) + " per pixel", loc="center")
+
+        ratio = np.full_like(truth, np.nan)
+        known = np.hypot(truth_error, model_error) < 0.3
+        np.divide(model, truth, out=ratio, where=known)
+        drawn = right.pcolormesh(edges, edges, ratio.T, norm=LogNorm(0.5, 2.0), cmap="RdBu_r")
+        right.set_facecolor("#c8c8c8")
+        right.set_title("Ratio (grey: error above 30%)", loc="left")
+        bar = figure.colorbar(drawn, ax=right, pad=0.02, extend="both")
+        bar.set_label("Generated / reference", loc="center")
+        bar.ax.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0]))
+        bar.ax.yaxis.set_minor_locator(NullLocator())
+        bar.ax.yaxis.set_major_formatter("{x:.1f}")
+        for axes in (left, middle, right):
+            axes.set_aspect("equal")
+            axes.set_xlabel(_ETA)
+        left.set_ylabel(_PHI)
+    return figure
+
+
+def _reach(reference: SetBatch) -> float:
+    """Return how far from the axis pictures go: where all but one in 200 real particles are."""
+    angles = np.abs(_numpy(reference.x[reference.mask][:, :2])).max(-1, initial=0.0)
+    return float(np.quantile(angles, 0.995)) or 1.0 if angles.size else 1.0
+
+
+def _image(batch: SetBatch, edges: Array) -> tuple[Array, Array]:
+    """Return ptrel per pixel and jet, with shape `(etarel, phirel)`, and its relative error.
+
+    The error counts jets, not particles: those of one prong fall into the same pixel.
+    """
+    pixels = len(edges) - 1
+    eta, phi, pt = _numpy(batch.x[batch.mask]).astype(np.float64).T
+    jet = _numpy(batch.mask.nonzero()[:, 0])
+    column, row = (np.searchsorted(edges, angle, side="right") - 1 for angle in (eta, phi))
+    inside = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
+    pixel = (column * pixels + row)[inside]
+    cells, place = np.unique(jet[inside] * pixels**2 + pixel, return_inverse=True)
+    per_jet = np.bincount(place, weights=pt[inside], minlength=len(cells))
+    image, square = (
+        np.bincount(cells % pixels**2, weights=weights, minlength=pixels**2)
+        for weights in (per_jet, per_jet**2)
+    )
+    error = np.full(pixels**2, np.inf)
+    np.divide(np.sqrt(square), image, out=error, where=image > 0)
+    shape = (pixels, pixels)
+    return image.reshape(shape) / max(len(batch), 1), error.reshape(shape)
+
+
+def example_jets(generated: SetBatch, reference: SetBatch, *, jets: int = 3) -> Figure:
+    """Draw the first few jets of either side that have particles: dots of area ~ ptrel.
+
+    Arguments:
+        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
+        reference: those of the reference.
+        jets: how many of each; they are the first, and not chosen.
+    """
+    reach = _reach(reference)
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(3.2 * jets + 0.9, 7.5))
+        grid = figure.subplots(2, jets, sharex=True, sharey=True, squeeze=False)
+        figure.subplots_adjust(left=0.09, right=0.98, bottom=0.085, top=0.9, wspace=0.08)
+        figure.suptitle(rf"Area of a dot $\propto$ {_PTREL}", fontsize=12, y=0.985)
+        rows = ((reference, "Reference", _REFERENCE), (generated, "Generated", _GENERATED))
+        for row, (batch, name, color) in zip(grid, rows, strict=True):
+            chosen = batch.mask.any(-1).nonzero()[:jets, 0].tolist()
+            for axes, jet in zip(row, chosen, strict=False):
+                x, mask = batch.x[jet].double(), batch.mask[jet]
+                eta, phi, pt = _numpy(x[mask]).T
+                area = 2500.0 * np.clip(pt, 0.0, None)
+                axes.scatter(eta, phi, s=area, color=color, alpha=0.5, edgecolors="black", lw=0.5)
+                mass = float(jet_mass(x, mask))
+                title = rf"{name} {jet}: $N$ = {len(pt)}, {_MASS} = {mass:.3f}"
+                axes.set_title(title, loc="left", fontsize=11)
+        for axes in grid.flat:
+            axes.set_aspect("equal")
+            axes.set_xlim(-reach, reach)
+            axes.set_ylim(-reach, reach)
+        for axes in grid[-1]:
+            axes.set_xlabel(_ETA)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(_PHI)
+    return figure
+
+
+def write_plots(
+    folder: Path,
+    generated: SetBatch,
+    reference: SetBatch,
+    generated_observables: Observables,
+    reference_observables: Observables,
+    values: dict[str, float],
+    floor: Floor,
+) -> list[str]:
+    """Write every picture of a comparison into a folder as PNG.
+
+    Arguments:
+        folder: where to, an existing folder.
+        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
+        reference: those of the reference.
+        generated_observables: the observables of the generated jets.
+        reference_observables: those of the reference.
+        values: the metrics between the two, by name.
+        floor: the metrics between parts of the reference.
+
+    Returns:
+        The names of the files.
+    """
+    figures = {
+        quantity.name: spectrum(
+            quantity,
+            generated_observables,
+            reference_observables,
+            note=_note(quantity.name, values, floor),
+        )
+        for quantity in QUANTITIES
+    }
+    figures["jet_images"] = jet_images(generated, reference)
+    figures["example_jets"] = example_jets(generated, reference)
+    with matplotlib.rc_context(_STYLE):
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png")
+    return [f"{name}.png" for name in figures]
+
+
+def _note(name: str, values: dict[str, float], floor: Floor) -> str:
+    """Return the line that gives the W1 of an observable beside its floor."""
+    metric = next(metric for metric in METRICS if metric.parts == (name,))
+    power = round(math.log10(metric.scale))
+    times = rf" $\times\, 10^{{{power}}}$" if power else ""
+    value, mean, spread = (
+        number / metric.scale
+        for number in (values[metric.name], floor.mean[metric.name], floor.spread[metric.name])
+    )
+    digits = max(0, 1 - math.floor(math.log10(spread))) if spread > 0 else 3
+    text = rf"({mean:.{digits}f} $\pm$ {spread:.{digits}f})"
+    kind = "scaled floor" if floor.scaled else "floor"
+    return rf"$W_1$ = {value:.{digits}f}{times}, {kind} {text}{times}"

@@ -1,0 +1,345 @@
+"""Compare generated jets with a reference: numbers beside their floor, controls, and pictures.
+
+Both sides are treated alike: cut to the same number of columns, the hardest particles first, and
+every observable recomputed from the particles. For each metric of `setflow.physics.metrics` the
+report holds
+
+    value      generated against reference,
+    floor      reference against reference, disjoint random parts at the same sizes, and its spread,
+    shuffled   the reference with its particles shuffled between jets, against the reference,
+    swapped    the reference with its ptrel lists swapped between jets, against the reference.
+
+A good model comes down to the floor; what is at the floor cannot be told from the reference with
+so many jets. A metric whose controls are at the floor too is blind to what they destroy.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+from setflow.data.hdf5 import read_jets
+from setflow.files import new_folder, refuse_existing
+from setflow.physics.kinematics import hardest_first
+from setflow.physics.metrics import (
+    METRICS,
+    Floor,
+    Metric,
+    distances,
+    observables,
+    shuffle_particles,
+    swap_ptrel,
+    truth_floor,
+)
+from setflow.sets.batch import SetBatch
+
+__all__ = ["METRICS_FILE", "Report", "Result", "Side", "compare", "evaluate"]
+
+METRICS_FILE = "metrics.json"
+"""The file of numbers in the folder of a report, beside its pictures."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """One metric of a report; all numbers are in `unit`.
+
+    Arguments:
+        value: generated against reference.
+        floor: the mean between disjoint parts of the reference.
+        floor_spread: its standard deviation: how far one value scatters.
+        shuffled: the reference with particles shuffled, against the reference.
+        swapped: the reference with ptrel lists swapped, against the reference.
+        unit: the unit, empty if there is none.
+    """
+
+    value: float
+    floor: float
+    floor_spread: float
+    shuffled: float
+    swapped: float
+    unit: str
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of the comparison.
+
+    Arguments:
+        name: the file, or what was given instead of one.
+        events: the number of jets that were compared.
+        available: the number of jets that there are.
+        columns: the number of slots before the cut.
+    """
+
+    name: str
+    events: int
+    available: int
+    columns: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a comparison.
+
+    Arguments:
+        metrics: the results by the name of the metric, in the order of `METRICS`.
+        generated: the generated side.
+        reference: the reference side.
+        columns: the number of slots that both sides were cut to.
+        seed: the seed of floor and controls.
+        floor: the floor, with its sizes and whether it was scaled.
+        pictures: the names of the PNG files in the folder.
+    """
+
+    metrics: dict[str, Result]
+    generated: Side
+    reference: Side
+    columns: int
+    seed: int
+    floor: Floor
+    pictures: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what `metrics.json` holds."""
+        return {
+            "metrics": {name: asdict(result) for name, result in self.metrics.items()},
+            "generated": asdict(self.generated),
+            "reference": asdict(self.reference),
+            "columns": self.columns,
+            "seed": self.seed,
+            "floor": {
+                "pairs": self.floor.pairs,
+                "sizes": list(self.floor.sizes),
+                "scaled": self.floor.scaled,
+                "factor": self.floor.factor,
+            },
+            "pictures": list(self.pictures),
+        }
+
+    def table(self) -> Table:
+        """Return the numbers as a table for the terminal, each in the power of ten it is quoted in.
+
+        The ratio is value / floor: about 1 where the model cannot be told from the reference.
+        """
+        table = Table(
+            title="Generated against reference: 1-Wasserstein distances",
+            caption=self._caption(),
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            show_edge=False,
+        )
+        table.add_column("metric", no_wrap=True)
+        table.add_column("unit", no_wrap=True)
+        for heading in ("value", "floor ± spread", "shuffled", "swapped", "ratio"):
+            table.add_column(heading, justify="right", no_wrap=True)
+        for metric in METRICS:
+            result = self.metrics[metric.name]
+            digits = _digits(result.floor_spread / metric.scale)
+            value, floor, spread, shuffled, swapped = (
+                f"{number / metric.scale:.{digits}f}"
+                for number in (
+                    result.value,
+                    result.floor,
+                    result.floor_spread,
+                    result.shuffled,
+                    result.swapped,
+                )
+            )
+            ratio = f"{result.value / result.floor:.2f}" if result.floor > 0 else "-"
+            unit = _unit(metric)
+            table.add_row(
+                metric.title, unit, value, f"{floor} ± {spread}", shuffled, swapped, ratio
+            )
+        return table
+
+    def _caption(self) -> str:
+        first, second = self.floor.sizes
+        lines = [
+            f"{self.generated.events:,} generated and {self.reference.events:,} reference jets, "
+            f"{self.columns} columns, seed {self.seed}",
+            f"ratio: value / floor; floor: {self.floor.pairs} pairs of {first:,} and {second:,} "
+            "reference jets",
+        ]
+        if self.floor.scaled:
+            lines.append(
+                f"the floor is scaled by {self.floor.factor:.3f}: too few reference jets for pairs "
+                "of the sizes compared"
+            )
+        return "\n".join(lines)
+
+
+def _digits(spread: float) -> int:
+    """Return how many decimals, 3 at most, show two digits of the spread."""
+    return min(3, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 3
+
+
+def _unit(metric: Metric) -> str:
+    power = round(math.log10(metric.scale))
+    return " ".join(filter(None, [f"1e{power}" if power else "", metric.unit])) or "1"
+
+
+def evaluate(
+    generated_path: str | os.PathLike[str],
+    reference_path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    events: int | None = None,
+    seed: int = 0,
+    pairs: int = 20,
+    overwrite: bool = False,
+) -> Report:
+    """Compare two files of jets and write the report, numbers and pictures, into a folder.
+
+    Arguments:
+        generated_path: the HDF5 file of generated jets.
+        reference_path: that of the reference: jets that the model was not trained on.
+        out: the folder to write; it appears when it is complete.
+        events: compare at most so many jets of each side, the first ones. The floor draws from all
+            jets of the reference: with twice as many as are compared it needs no scaling.
+        seed: the seed of floor and controls.
+        pairs: the number of pairs of parts of the reference that the floor is taken from.
+        overwrite: replace the folder, once the new one is complete, if it is empty or a report.
+
+    Raises:
+        FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
+            folder or a report.
+        FileNotFoundError: if a file does not exist.
+        ValueError: if a file does not have the layout, or has no jet or no particle to compare.
+    """
+    _checked_target(out, overwrite)  # before the work, not after it
+    return compare(
+        read_jets(generated_path).particles,
+        read_jets(reference_path).particles,
+        out,
+        events=events,
+        seed=seed,
+        pairs=pairs,
+        overwrite=overwrite,
+        names=(os.fspath(generated_path), os.fspath(reference_path)),
+    )
+
+
+def compare(
+    generated: SetBatch,
+    reference: SetBatch,
+    out: str | os.PathLike[str] | None = None,
+    *,
+    events: int | None = None,
+    seed: int = 0,
+    pairs: int = 20,
+    overwrite: bool = False,
+    names: tuple[str, str] = ("generated", "reference"),
+) -> Report:
+    """Compare two samples of jets; `evaluate` without reading files.
+
+    Arguments:
+        generated: the generated jets, with `x` of shape `(n, N, 3)`: etarel, phirel, ptrel.
+        reference: those of the reference, `(m, M, 3)`.
+        out: the folder to write; None writes nothing and draws nothing.
+        events: compare at most so many jets of each side, the first ones.
+        seed: the seed of floor and controls.
+        pairs: the number of pairs of parts of the reference that the floor is taken from.
+        overwrite: replace the folder, once the new one is complete, if it is empty or a report.
+        names: what the two sides are called in the report.
+
+    Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
+    swapping before it, since the multiplicity that jets must share to be swapped is the full one.
+
+    Raises:
+        FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
+            folder or a report.
+        ValueError: if a side has no jet, no particle or a value that is not finite.
+    """
+    target = None if out is None else _checked_target(out, overwrite)
+    for side, name in zip((generated, reference), names, strict=True):
+        if side.mask.ndim != 2:
+            raise ValueError(
+                f"{name} has a mask of shape {tuple(side.mask.shape)}, expected jets (n, N)"
+            )
+    if events is not None and events < 1:
+        raise ValueError(f"events is {events}, expected at least 1, or None for all")
+    columns = min(generated.mask.shape[1], reference.mask.shape[1])
+    n_gen, n_ref = (min(len(side), events or len(side)) for side in (generated, reference))
+
+    model, truth, compared = (
+        SetBatch(*hardest_first(side.x, side.mask, columns))
+        for side in (generated[:n_gen], reference, reference[:n_ref])
+    )
+    of_model, of_all = observables(model.x, model.mask), observables(truth.x, truth.mask)
+    of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
+    values = distances(of_model, of_truth)
+    floor = truth_floor(of_all, n_gen, n_ref, pairs=pairs, generator=_generator(seed))
+    shuffled = shuffle_particles(compared.x, compared.mask, _generator(seed))
+    swapped = swap_ptrel(reference.x[:n_ref], reference.mask[:n_ref], _generator(seed))
+    controls = [
+        distances(observables(*control), of_truth)
+        for control in (shuffled, hardest_first(*swapped, columns))
+    ]
+    report = Report(
+        metrics={
+            metric.name: Result(
+                value=values[metric.name],
+                floor=floor.mean[metric.name],
+                floor_spread=floor.spread[metric.name],
+                shuffled=controls[0][metric.name],
+                swapped=controls[1][metric.name],
+                unit=metric.unit,
+            )
+            for metric in METRICS
+        },
+        generated=Side(names[0], n_gen, len(generated), generated.mask.shape[1]),
+        reference=Side(names[1], n_ref, len(reference), reference.mask.shape[1]),
+        columns=columns,
+        seed=seed,
+        floor=floor,
+    )
+    if target is None:
+        return report
+    from setflow.report.figures import write_plots  # numbers alone need no mplhep
+
+    with new_folder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
+        pictures = write_plots(folder, model, compared, of_model, of_truth, values, floor)
+        report = replace(report, pictures=tuple(pictures))
+        text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
+        (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
+    return report
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
+    """Return the folder to write, if it may be written.
+
+    Raises:
+        FileExistsError: if it exists and `overwrite` is False, or if it is anything but an empty
+            folder or a report, that is `metrics.json` with pictures and nothing else.
+    """
+    target = Path(out).resolve()
+    if not target.exists():
+        return target
+    if not target.is_dir():
+        raise FileExistsError(f"{target} is a file, expected a folder that does not exist yet")
+    entries = sorted(target.iterdir())
+    strange = [
+        entry.name
+        for entry in entries
+        if not entry.is_file() or (entry.name != METRICS_FILE and entry.suffix != ".png")
+    ]
+    if strange or (entries and target / METRICS_FILE not in entries):
+        reason = f"holds {strange[0]!r}" if strange else f"has no {METRICS_FILE}"
+        raise FileExistsError(
+            f"{target} {reason}, so it is no report and will not be replaced; choose another folder"
+        )
+    refuse_existing(target, overwrite=overwrite)
+    return target

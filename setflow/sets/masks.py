@@ -1,0 +1,101 @@
+"""Mask algebra: which slots of a padded set hold a real object.
+
+A mask is a boolean tensor with shape `(*batch, N)`: True is a real object, False is padding. Real
+objects need not come first. What stands in a padded slot is never read: it is *selected* away with
+`torch.where` and not multiplied by zero, because `0 * nan` is `nan`, in values and in gradients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from setflow.sets.shapes import as_tuple
+
+__all__ = ["as_mask", "count_real", "over_features", "rank_of_real", "zero_padding"]
+
+
+def as_mask(mask: Tensor, shape: Iterable[int] | None = None) -> Tensor:
+    """Return `mask` as a boolean tensor, checked.
+
+    Arguments:
+        mask: the mask, with shape `(*batch, N)`; boolean, or integer or float with values 0 and 1
+            (only these are inspected: looking at values on a GPU costs a synchronisation).
+        shape: the shape that the mask must have; None accepts any.
+
+    Raises:
+        TypeError: if `mask` is not a tensor.
+        ValueError: if the shape differs, or a value is neither 0 nor 1.
+
+    >>> import torch
+    >>> as_mask(torch.tensor([1.0, 0.0, 1.0]), shape=(3,))
+    tensor([ True, False,  True])
+    """
+    if not isinstance(mask, Tensor):
+        raise TypeError(
+            f"mask must be a torch tensor, got {type(mask).__name__}; "
+            "use torch.as_tensor(mask, dtype=torch.bool)"
+        )
+    if shape is not None and tuple(mask.shape) != as_tuple(shape):
+        raise ValueError(
+            f"mask has shape {tuple(mask.shape)}, expected {as_tuple(shape)}: one entry for each "
+            "object of each event (1 = real, 0 = padding), without feature dimensions"
+        )
+    if mask.ndim == 0:
+        raise ValueError("mask is a scalar, expected shape (*batch, N)")
+    if mask.dtype == torch.bool:
+        return mask
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        bad = mask[(mask != 0) & (mask != 1)].flatten()[0].item()
+        raise ValueError(
+            f"mask holds the value {bad}, expected only 0 (padding) and 1 (real); "
+            "a probability or a weight is not a mask: threshold it first"
+        )
+    return mask != 0
+
+
+def over_features(mask: Tensor, ndim: int) -> Tensor:
+    """Append dimensions of size one to `mask` until it has `ndim`, so that it meets the features.
+
+    >>> import torch
+    >>> over_features(torch.ones(8, 30, dtype=torch.bool), 3).shape
+    torch.Size([8, 30, 1])
+    """
+    return mask.reshape(mask.shape + (1,) * (ndim - mask.ndim))
+
+
+def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Return `x` with zeros in its padded slots, whatever stood there, NaN and Inf included.
+
+    Arguments:
+        x: values with shape `(*batch, N, ...)`.
+        mask: boolean mask whose shape is that of the first dimensions of `x`; None means all real.
+
+    >>> import torch
+    >>> zero_padding(torch.tensor([[1.0], [float("nan")]]), torch.tensor([True, False]))
+    tensor([[1.],
+            [0.]])
+    """
+    if mask is None:
+        return x
+    return torch.where(over_features(mask, x.ndim), x, x.new_zeros(()))
+
+
+def count_real(mask: Tensor) -> Tensor:
+    """Return the number of real objects of each event, with shape `batch` and dtype int64."""
+    return mask.sum(-1)
+
+
+def rank_of_real(mask: Tensor) -> Tensor:
+    """Return the position of each real object among the real objects of its event, from 0.
+
+    The value in a padded slot is that of the last real object before it (-1 if there is none) and
+    must not be used. Shape and meaning are those of `mask`, dtype int64.
+
+    >>> import torch
+    >>> rank_of_real(torch.tensor([False, True, False, True]))
+    tensor([-1,  0,  0,  1])
+    """
+    return mask.cumsum(-1) - 1

@@ -1,0 +1,344 @@
+"""Shapes: which dimensions are events, and which are batch.
+
+Every tensor is `sample_shape + batch_shape + event_shape`. `event_ndim` trailing dimensions form
+one event; everything in front of them is the *lead* shape. A set of `N` objects with `D` features
+has the event shape `(N, D)`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "TensorSpec",
+    "align_coefficient",
+    "align_right",
+    "align_time",
+    "as_tuple",
+    "context_shape",
+    "coordinates",
+    "event_numel",
+    "expand_context",
+    "expand_time",
+    "flatten_event",
+    "positive_integer",
+    "split_event",
+    "unflatten_event",
+    "validate_shapes",
+]
+
+
+def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
+    """Return a shape given as an integer, an iterable or None (empty) as a tuple of integers.
+
+    >>> as_tuple(3), as_tuple([2, 3]), as_tuple(None)
+    ((3,), (2, 3), ())
+    """
+    if shape is None:
+        return ()
+    if isinstance(shape, int):
+        return (shape,)
+    return tuple(int(size) for size in shape)
+
+
+def positive_integer(value: Any, name: str) -> int:
+    """Return a count, an integer of Python or NumPy, as an integer of Python.
+
+    Arguments:
+        value: the count.
+        name: what it counts, for the error message.
+
+    Raises:
+        ValueError: if it is not a positive integer.
+
+    >>> positive_integer(32, "steps")
+    32
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+    return int(value)
+
+
+def event_numel(event_shape: Iterable[int] | int | None) -> int:
+    """Return the number of coordinates of one event.
+
+    >>> event_numel((30, 3))
+    90
+    """
+    return math.prod(as_tuple(event_shape))
+
+
+def split_event(x: Tensor, event_ndim: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Split the shape of `x` into its lead shape and its event shape.
+
+    Raises:
+        ValueError: if `event_ndim` is negative or larger than `x.ndim`.
+
+    >>> import torch
+    >>> split_event(torch.zeros(8, 30, 3), event_ndim=2)
+    ((8,), (30, 3))
+    """
+    if event_ndim < 0:
+        raise ValueError(f"event_ndim must be at least 0, got {event_ndim}")
+    if event_ndim > x.ndim:
+        raise ValueError(
+            f"event_ndim={event_ndim} needs a tensor with at least {event_ndim} dimensions, "
+            f"got shape {tuple(x.shape)}"
+        )
+    cut = x.ndim - event_ndim
+    return tuple(x.shape[:cut]), tuple(x.shape[cut:])
+
+
+def check_accumulated(logp: Tensor, lead: tuple[int, ...]) -> None:
+    """Raise unless `logp` holds one value per event, or several side by side.
+
+    Raises:
+        ValueError: if its shape is neither `lead` nor `(*lead, K)`.
+
+    >>> check_accumulated(torch.zeros(4, 2), (4,))
+    """
+    if tuple(logp.shape[: len(lead)]) != lead or logp.ndim > len(lead) + 1:
+        raise ValueError(
+            f"logp0 has shape {tuple(logp.shape)}, expected {lead}: one log-density per event, or "
+            f"{(*lead, 'K')} for K of them side by side"
+        )
+
+
+def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
+    """Collapse the event dimensions into one.
+
+    >>> import torch
+    >>> flatten_event(torch.zeros(2, 3, 4, 5), event_ndim=2).shape
+    torch.Size([2, 3, 20])
+    """
+    lead, event = split_event(x, event_ndim)
+    return x if event_ndim == 0 else x.reshape(*lead, event_numel(event))
+
+
+def coordinates(x: Tensor, event_ndim: int) -> Tensor:
+    """Return the coordinates of each event in one last dimension, of size one for numbers.
+
+    >>> import torch
+    >>> coordinates(torch.zeros(8, 30, 3), event_ndim=2).shape
+    torch.Size([8, 90])
+    >>> coordinates(torch.zeros(8), event_ndim=0).shape
+    torch.Size([8, 1])
+    """
+    lead, event = split_event(x, event_ndim)
+    return x.reshape(*lead, event_numel(event))
+
+
+def unflatten_event(x: Tensor, event_shape: Iterable[int] | int) -> Tensor:
+    """Undo `flatten_event`: give the last dimension the shape `event_shape`.
+
+    Raises:
+        ValueError: if the last dimension does not hold `event_numel(event_shape)` coordinates.
+
+    >>> import torch
+    >>> unflatten_event(torch.zeros(2, 3, 20), event_shape=(4, 5)).shape
+    torch.Size([2, 3, 4, 5])
+    """
+    event = as_tuple(event_shape)
+    if not event:
+        return x
+    if x.ndim == 0 or x.shape[-1] != event_numel(event):
+        raise ValueError(
+            f"event_shape {event} needs a last dimension of {event_numel(event)}, "
+            f"got shape {tuple(x.shape)}"
+        )
+    return x.reshape(*x.shape[:-1], *event)
+
+
+def validate_shapes(
+    tensor: Tensor,
+    event_ndim: int,
+    expected_event_shape: Iterable[int] | None = None,
+    batch_shape: Iterable[int] | None = None,
+) -> None:
+    """Check the event shape and the lead shape of a tensor; nothing is broadcast.
+
+    Raises:
+        ValueError: if one of the given shapes is not exactly that of `tensor`.
+
+    >>> import torch
+    >>> x = torch.randn(2, 3, 4, 5)
+    >>> validate_shapes(x, event_ndim=2, expected_event_shape=(4, 5), batch_shape=(2, 3))
+    """
+    lead, event = split_event(tensor, event_ndim)
+    if expected_event_shape is not None and event != as_tuple(expected_event_shape):
+        raise ValueError(
+            f"event_shape mismatch: expected {as_tuple(expected_event_shape)}, got {event}"
+        )
+    if batch_shape is not None and lead != as_tuple(batch_shape):
+        raise ValueError(f"batch_shape mismatch: expected {as_tuple(batch_shape)}, got {lead}")
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """What is known of a tensor before there is one: the shape of an event, and the dtype.
+
+    Arguments:
+        event_shape: the shape of one event, as a tuple, any other iterable, or an integer.
+        dtype: the dtype; None leaves it open.
+
+    Raises:
+        ValueError: if a size is negative.
+
+    >>> TensorSpec((30, 3)).numel
+    90
+    """
+
+    event_shape: tuple[int, ...]
+    dtype: torch.dtype | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "event_shape", as_tuple(self.event_shape))
+        if any(size < 0 for size in self.event_shape):
+            raise ValueError(f"event_shape must hold sizes of at least 0, got {self.event_shape}")
+
+    @property
+    def event_ndim(self) -> int:
+        """How many trailing dimensions form one event."""
+        return len(self.event_shape)
+
+    @property
+    def numel(self) -> int:
+        """The number of coordinates of one event."""
+        return event_numel(self.event_shape)
+
+
+def align_right(values: Tensor, ndim: int) -> Tensor:
+    """Append dimensions of size one until `values`, of lead shape, meets tensors with `ndim`.
+
+    >>> align_right(torch.zeros(8), 3).shape
+    torch.Size([8, 1, 1])
+    """
+    return values.reshape(values.shape + (1,) * (ndim - values.ndim))
+
+
+def align_time(t: Tensor, x: Tensor) -> Tensor:
+    """Return `t` with dimensions of size one appended, so that it meets the events of `x`.
+
+    Arguments:
+        t: the time, a scalar tensor, one with the lead shape of `x`, or one aligned already.
+        x: the state, with shape `(*lead, *event_shape)`. How many of its dimensions are lead
+            dimensions is not known here: what knows `event_ndim` checks more.
+
+    Raises:
+        ValueError: if the shape of `t` is not that of the first dimensions of `x`.
+
+    >>> align_time(torch.zeros(8), torch.zeros(8, 30, 3)).shape
+    torch.Size([8, 1, 1])
+    """
+    lead = tuple(t.shape)
+    if t.ndim == x.ndim:
+        while lead and lead[-1] == 1:
+            lead = lead[:-1]
+    if lead != x.shape[: len(lead)]:
+        raise ValueError(
+            f"t has shape {tuple(t.shape)} and x {tuple(x.shape)}; expected a scalar t or the lead "
+            f"shape of x: one time per event, for instance {tuple(x.shape[:1])}"
+        )
+    return align_right(t, x.ndim)
+
+
+def align_coefficient(values: Tensor, t: Tensor, x: Tensor, name: str) -> Tensor:
+    """Return a coefficient of time so shaped that it meets the events of `x`.
+
+    Arguments:
+        values: the coefficient at `t`, with the shape of `t`.
+        t: the time, a scalar tensor or one with the lead shape of `x`.
+        x: the state, with shape `(*lead, *event_shape)`.
+        name: what the coefficient is called, for the error message.
+
+    Raises:
+        ValueError: if `values` is not one value per time, or `t` does not fit `x`.
+
+    >>> align_coefficient(torch.ones(8), torch.zeros(8), torch.zeros(8, 30, 3), "alpha").shape
+    torch.Size([8, 1, 1])
+    """
+    if values.shape != t.shape:
+        raise ValueError(
+            f"{name} has shape {tuple(values.shape)} at t of shape {tuple(t.shape)}; expected one "
+            "value per time"
+        )
+    return align_time(values, x)
+
+
+def expand_time(t: Tensor | float, lead: tuple[int, ...], like: Tensor) -> Tensor:
+    """Return `t` with exactly the shape `lead`, in the dtype and on the device of `like`.
+
+    Arguments:
+        t: a number, a scalar tensor, or a tensor with shape `lead`.
+        lead: the shape in front of the event dimensions.
+        like: the tensor whose dtype and device to take.
+
+    Raises:
+        ValueError: if `t` has any other shape.
+    """
+    if not isinstance(t, Tensor):
+        return torch.full(lead, float(t), dtype=like.dtype, device=like.device)
+    if t.ndim and tuple(t.shape) != lead:
+        raise ValueError(
+            f"t has shape {tuple(t.shape)}, expected a scalar or {lead}: one time per event"
+        )
+    return t.to(dtype=like.dtype, device=like.device).expand(lead)
+
+
+def expand_context(
+    c: Tensor | None, lead: tuple[int, ...], batch_ndim: int, event: tuple[int, ...] = ()
+) -> Tensor | None:
+    """Return the context `c` with exactly the lead shape in front of its other dimensions.
+
+    Arguments:
+        c: the context, with shape `(*batch, C)`; for sets also `(*batch, N, C)`, one row per
+            object; for events of three dimensions or more, such as images, also
+            `(*batch, K, *event[1:])`, K channels of the same size. None stays None.
+        lead: the shape in front of the event dimensions, `sample_shape + batch`.
+        batch_ndim: how many dimensions of `lead` are batch dimensions.
+        event: the shape of one event.
+
+    Raises:
+        ValueError: if `c` has none of these shapes.
+
+    >>> expand_context(torch.zeros(4, 1, 8, 8), (16, 4), 1, event=(3, 8, 8)).shape
+    torch.Size([16, 4, 1, 8, 8])
+    """
+    if c is None:
+        return None
+    batch = lead[len(lead) - batch_ndim :]
+    own = context_shape(c, event)
+    if own is not None and tuple(c.shape[: c.ndim - len(own)]) == batch:
+        return c.expand(*lead, *own)
+    front = tuple(c.shape[:-1])
+    if c.ndim and front == batch:
+        return c.expand(*lead, c.shape[-1])
+    expected = [f"{(*batch, 'C')}: one context row per event"]
+    if len(event) >= 2:
+        expected.append(f"{(*batch, event[0], 'C')}: one per object")
+    if len(event) >= 3:
+        expected.append(f"{(*batch, 'K', *event[1:])}: an image of the size of the event")
+    raise ValueError(f"c has shape {tuple(c.shape)}, expected {', or '.join(expected)}")
+
+
+def context_shape(c: Tensor, event: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the last dimensions of a context that belong to one event, if they are more than one.
+
+    That is `(N, C)` for one row per object, or `(K, *event[1:])` for channels of an image; None
+    if `c` can only hold one row per event, `(C,)`.
+
+    >>> context_shape(torch.zeros(4, 30, 2), (30, 3)), context_shape(torch.zeros(4, 2), (30, 3))
+    ((30, 2), None)
+    """
+    if len(event) >= 3 and c.ndim >= len(event) and tuple(c.shape[1 - len(event) :]) == event[1:]:
+        return tuple(c.shape[-len(event) :])
+    if len(event) >= 2 and c.ndim >= 2 and c.shape[-2] == event[0]:
+        return tuple(c.shape[-2:])
+    return None

@@ -1,0 +1,108 @@
+"""The events of a training, and those that are held out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from setflow.data.collate import LengthBatchSampler, SetDataset
+from setflow.data.hdf5 import JetSample, read_jets
+from setflow.sets.batch import SetBatch
+
+__all__ = ["SetDataModule"]
+
+
+class SetDataModule(LightningDataModule):
+    """Jets from files of the JetNet layout, in memory, in random batches.
+
+    Arguments:
+        train: the training file.
+        val: the validation file; None sets a fraction of the training events aside. Both jets of
+            one event fall on the same side.
+        max_objects: how many of the hardest objects of each jet to keep.
+        batch_size: the number of jets in a batch.
+        val_fraction: the fraction that is set aside if there is no validation file.
+        conditions: the jet features that the model is conditioned on, in its order.
+        seed: the seed of that split and of the order of the batches.
+    """
+
+    def __init__(
+        self,
+        train: str,
+        val: str | None = None,
+        max_objects: int = 150,
+        batch_size: int = 256,
+        val_fraction: float = 0.1,
+        conditions: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        self.train_path = train
+        self.val_path = val
+        self.max_objects = max_objects
+        self.batch_size = batch_size
+        self.val_fraction = val_fraction
+        self.conditions = tuple(conditions)
+        self.seed = seed
+        self._train: SetBatch | None = None
+        self._val: SetBatch | None = None
+
+    @property
+    def train_events(self) -> SetBatch:
+        """The training events, with the conditions as context."""
+        self.setup("fit")
+        assert self._train is not None
+        return self._train
+
+    def setup(self, stage: str) -> None:
+        if self._train is not None:
+            return
+        train = read_jets(self.train_path, max_objects=self.max_objects)
+        if self.val_path is not None:
+            val = read_jets(self.val_path, max_objects=self.max_objects)
+        else:
+            held = _whole_events(train, self.val_fraction, self.seed)
+            train, val = train[~held], train[held]
+        for name, sample in (("training", train), ("validation", val)):
+            if len(sample) == 0:
+                raise ValueError(
+                    f"the {name} sample is empty; give a larger file or another val_fraction"
+                )
+        self._train, self._val = self._events(train), self._events(val)
+
+    def _events(self, sample: JetSample) -> SetBatch:
+        context = sample.context(self.conditions) if self.conditions else None
+        return SetBatch(sample.particles.x, sample.particles.mask, context)
+
+    def train_dataloader(self) -> DataLoader[SetBatch]:
+        return self._loader(self._train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[SetBatch]:
+        return self._loader(self._val, shuffle=False)
+
+    def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[SetBatch]:
+        assert events is not None
+        # random batches: the loss itself evaluates like lengths together
+        sampler = LengthBatchSampler(
+            events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed, window=1
+        )
+        return DataLoader(SetDataset(events), sampler=sampler, batch_size=None)
+
+
+def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
+    """Return which jets to hold out, a boolean tensor, so that no event is on both sides."""
+    number = sample.event_number
+    event = torch.arange(len(sample))
+    if number is not None:
+        event = torch.unique(number, return_inverse=True)[1]
+    events = int(event.max()) + 1 if len(sample) else 0
+    order = torch.randperm(events, generator=torch.Generator().manual_seed(seed))
+    held = torch.zeros(events, dtype=torch.bool)
+    held[order[: round(fraction * events)]] = True
+    return held[event]

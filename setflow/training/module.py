@@ -1,0 +1,136 @@
+"""Training with Lightning: the module, the data module, and the export of the best weights.
+
+Nothing that Lightning has is written again here: the loop, precision, gradient clipping, moving
+averages of the weights, checkpoints and progress bars are its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from setflow.data.collate import LengthBatchSampler
+from setflow.model.model import SetFlow
+from setflow.sets.batch import SetBatch
+from setflow.timesteps import TimeSampling
+from setflow.training.optimizers import warmup_cosine
+
+__all__ = ["FlowMatchingModule"]
+
+_UNBOUNDED_WARMUP = 1000  # steps, of a training whose length nothing tells
+_VALIDATION_SEED = 20  # the same noise and times in every validation, so that losses compare
+
+
+def _adamw(parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
+    return AdamW(parameters, lr=1e-3)
+
+
+class FlowMatchingModule(LightningModule):
+    """Trains a `SetFlow`: its field by masked flow matching and its p(N | c) by likelihood.
+
+    It logs `train_loss` and `val_loss`, the sums of the terms of `SetFlow.loss_terms`, and each
+    term: `train_flow_loss`, `val_flow_loss`, and `train_cardinality_loss`, `val_cardinality_loss`
+    if p(N | c) is trained.
+
+    Arguments:
+        flow: the model.
+        optimizer: makes the optimizer from the parameters; its learning rate is the largest one of
+            the schedule.
+        warmup: the fraction of the training in which the learning rate rises; then it falls along a
+            cosine. The training is as long as its steps (`max_steps`, `max_epochs`) or its time
+            (`max_time`) allow, whichever ends first. Where neither is bounded (`max_epochs: -1`,
+            and early stopping, say) the rate rises over 1,000 steps and stays.
+        times: the density of the times at which the field is trained, and their weight; None takes
+            uniform times and no weight.
+
+    Raises:
+        ValueError: if `warmup` is no fraction.
+    """
+
+    def __init__(
+        self,
+        flow: SetFlow,
+        optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = _adamw,
+        warmup: float = 0.05,
+        times: TimeSampling | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must lie in [0, 1), got {warmup}: a fraction of the training")
+        self.times = times
+        self._batches_into_epoch = 0
+        self.flow = flow
+        self.optimizer = optimizer
+        self.warmup = warmup
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["batches_into_epoch"] = self._batches_into_epoch
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._batches_into_epoch = int(checkpoint["batches_into_epoch"])
+
+    def on_train_start(self) -> None:
+        loader = self.trainer.train_dataloader
+        sampler = getattr(loader, "sampler", None)
+        if isinstance(sampler, LengthBatchSampler):  # go on in the middle of an epoch
+            sampler.skip(self._batches_into_epoch % len(sampler))
+
+    def on_train_batch_end(self, outputs: Any, batch: SetBatch, batch_idx: int) -> None:
+        self._batches_into_epoch = batch_idx + 1
+
+    def on_train_epoch_end(self) -> None:
+        self._batches_into_epoch = 0
+
+    def training_step(self, batch: SetBatch, batch_idx: int) -> Tensor:
+        # a function of (seed, batch, rank), so that a resumed run goes on as if it had not stopped
+        seed = hash((torch.initial_seed(), self.current_epoch, batch_idx, self.global_rank))
+        generator = torch.Generator(self.device).manual_seed(seed)
+        terms = self.flow.loss_terms(batch, times=self.times, generator=generator)
+        return self._logged("train", terms, batch)
+
+    def validation_step(self, batch: SetBatch, batch_idx: int) -> None:
+        generator = torch.Generator(self.device).manual_seed(_VALIDATION_SEED + batch_idx)
+        terms = self.flow.loss_terms(batch, generator=generator)
+        self._logged("val", terms, batch, sync_dist=True)
+
+    def _logged(
+        self, stage: str, terms: dict[str, Tensor], batch: SetBatch, *, sync_dist: bool = False
+    ) -> Tensor:
+        """Log the sum of the terms and each of them; return the sum."""
+        loss = torch.stack(list(terms.values())).sum()
+        named = {f"{stage}_{name}_loss": term for name, term in terms.items()}
+        self.log(f"{stage}_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=sync_dist)
+        self.log_dict(named, batch_size=len(batch), sync_dist=sync_dist)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer(self.parameters())
+        schedule = LambdaLR(optimizer, lambda step: self._rate(step))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
+        }
+
+    def _rate(self, step: int) -> float:
+        """Return the learning rate of a step as a fraction of the largest one."""
+        trainer: Any = self.trainer  # its callbacks carry no types
+        steps = trainer.estimated_stepping_batches  # inf where nothing bounds them
+        timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]
+        done = [(step + 0.5) / steps]  # in the middle of the step
+        for timer in timers:
+            left, spent = timer.time_remaining(), timer.time_elapsed()
+            if left is not None:
+                done.append(spent / max(spent + left, 1e-9))
+        if len(done) > 1:  # clocks differ, and the weights of all processes must not
+            return warmup_cosine(trainer.strategy.broadcast(max(done)), self.warmup)
+        if steps == math.inf:
+            return min(1.0, (step + 1) / _UNBOUNDED_WARMUP)
+        return warmup_cosine(done[0], self.warmup)
