@@ -41,7 +41,7 @@ from setflow.distributions import (
     StandardNormal,
     as_base,
 )
-from setflow.divergence import ExactDivergence, HutchinsonDivergence, XTraceDivergence
+from setflow.divergence import ExactDivergence, HutchinsonDivergence
 from setflow.fields import (
     DriftFromVelocityScore,
     EPiCField,
@@ -125,7 +125,6 @@ __all__ = [
     "VPSchedule",
     "VectorField",
     "VelocityField",
-    "XTraceDivergence",
     "ZeroGamma",
     "as_base",
     "diagnostics",

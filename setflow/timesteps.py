@@ -25,7 +25,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.sets.shapes import as_tuple
+from setflow.sets.events import Events
+from setflow.sets.shapes import as_tuple, expand_time
 
 __all__ = [
     "Density",
@@ -34,6 +35,7 @@ __all__ = [
     "compute_density_for_timestep_sampling",
     "get_flow_match_loss_weight",
     "time_shift",
+    "times_of",
 ]
 
 Density = Literal["uniform", "logit_normal", "mode"]
@@ -143,16 +145,10 @@ class TimeSampling:
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
         lead = as_tuple(lead)
-        t = compute_density_for_timestep_sampling(
-            self.density,
-            math.prod(lead),
-            self.logit_mean,
-            self.logit_std,
-            self.mode_scale,
-            generator=generator,
-            device=device,
-            dtype=dtype,
-        ).reshape(lead)
+        t = _drawn(
+            lead, self.density, self.logit_mean, self.logit_std, self.mode_scale,
+            generator=generator, device=device, dtype=dtype,
+        )  # fmt: skip
         if self.shift_type is None:
             return t
         return time_shift(
@@ -172,6 +168,42 @@ class TimeSampling:
         if self.weight_shift is None:
             return torch.ones_like(t)
         return get_flow_match_loss_weight(t, self.weight_shift)
+
+
+def times_of(
+    events: Events,
+    t: Tensor | float | None,
+    sampling: TimeSampling | None,
+    generator: torch.Generator | None,
+    *,
+    within: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Tensor, Tensor | None]:
+    """Return one time per event, those given or drawn, and the weights of their losses.
+
+    Arguments:
+        events: the events.
+        t: times, a number or a tensor with shape `lead`; None draws them.
+        sampling: the density of the times and their weight; None is uniform, without a weight.
+        generator: the random generator.
+        within: the times between which those drawn are mapped.
+
+    Returns:
+        The times, with shape `lead`, and the weights, of the same shape, or None.
+
+    Raises:
+        ValueError: if `t` has another shape.
+    """
+    if t is not None:
+        t = expand_time(t, events.lead, like=events.x)
+    else:
+        like, density = events.x, _UNIFORM if sampling is None else sampling
+        t = density.sample(
+            events.lead, lengths=events.lengths, generator=generator, dtype=like.dtype,
+            device=like.device,
+        )  # fmt: skip
+        low, high = within
+        t = t if within == (0.0, 1.0) else low + (high - low) * t
+    return t, None if sampling is None else sampling.weight(t)
 
 
 def compute_density_for_timestep_sampling(
@@ -212,6 +244,24 @@ def compute_density_for_timestep_sampling(
     """
     _check_density(weighting_scheme, logit_mean, logit_std, mode_scale)
     shape = (_checked_count("batch_size", batch_size),)
+    return _drawn(
+        shape, weighting_scheme, logit_mean, logit_std, mode_scale,
+        generator=generator, device=device, dtype=dtype,
+    )  # fmt: skip
+
+
+def _drawn(
+    shape: tuple[int, ...],
+    weighting_scheme: Density,
+    logit_mean: float,
+    logit_std: float,
+    mode_scale: float,
+    *,
+    generator: torch.Generator | None,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+) -> Tensor:
+    """Draw times with a shape; the arguments of the density are checked."""
     dtype = torch.get_default_dtype() if dtype is None else dtype
     if not dtype.is_floating_point:
         raise ValueError(f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1")
@@ -380,3 +430,6 @@ def _check_weight(argument: str, shift: Any) -> None:
     _check_number(argument, shift)
     if shift < -1:
         raise ValueError(f"{argument} must be at least -1, got {shift!r}: weights turn negative")
+
+
+_UNIFORM = TimeSampling()
