@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,11 +23,13 @@ from setflow.lazy import (
     UnconditionalField,
 )
 from setflow.masking.log_prob import score_events, scored_events, solve_dtype
-from setflow.masking.sample import sample_ode, start_of_sampling, velocity_of
+from setflow.masking.sample import start_of_sampling
 from setflow.sets.context import Context, batch_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.solvers.integrate import integrate
 
 __all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
 
@@ -252,10 +253,13 @@ class FlowMatchingProcess(Process):
             self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
         start = replace(start, together=self.bound)
-        velocity = velocity_of(self.field, start)
+        velocity = planned_velocity(self.field, start)
         if guidance_fn is not None:
-            velocity = _guided(velocity, guidance_fn, start)
-        return sample_ode(velocity, self.solver, start, t0=self.t0, t1=self.t1)
+            velocity = _guided(velocity, guidance_fn)
+        return integrate(
+            self.solver, lambda x, t: velocity(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
+            mask=start.mask, event_ndim=self.event_ndim,
+        )  # fmt: skip
 
     def log_prob(
         self,
@@ -286,18 +290,17 @@ class FlowMatchingProcess(Process):
 
 
 def _guided(
-    velocity: Callable[[Tensor, Any], Tensor], guidance_fn: Guidance, events: Events
-) -> Callable[[Tensor, Any], Tensor]:
+    velocity: Callable[[Events], Tensor], guidance_fn: Guidance
+) -> Callable[[Events], Tensor]:
     """Return a velocity behind a guidance function, which sees the whole batch."""
 
-    def guided(x: Tensor, t: Any) -> Tensor:
-        now = events.at(x, t)
-        assert now.t is not None
-        v = guidance_fn(now.x, now.t, velocity(now.x, now.t))
-        if v.shape != x.shape:
+    def guided(events: Events) -> Tensor:
+        assert events.t is not None
+        v = guidance_fn(events.x, events.t, velocity(events))
+        if v.shape != events.x.shape:
             raise ValueError(
-                f"guidance_fn returned shape {tuple(v.shape)} for x of shape {tuple(x.shape)}; "
-                "expected equal shapes"
+                f"guidance_fn returned shape {tuple(v.shape)} for x of shape "
+                f"{tuple(events.x.shape)}; expected equal shapes"
             )
         return zero_padding(v, events.mask)
 

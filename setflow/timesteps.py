@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from setflow.sets.events import Events
-from setflow.sets.shapes import as_tuple, expand_time
+from setflow.sets.shapes import expand_time
 
 __all__ = [
     "Density",
@@ -144,11 +144,22 @@ class TimeSampling:
             )
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
-        lead = as_tuple(lead)
-        t = _drawn(
-            lead, self.density, self.logit_mean, self.logit_std, self.mode_scale,
-            generator=generator, device=device, dtype=dtype,
-        )  # fmt: skip
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            raise ValueError(
+                f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1"
+            )
+        draw = torch.randn if self.density == "logit_normal" else torch.rand
+        wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
+        shape = (lead,) if isinstance(lead, int) else tuple(lead)
+        t = draw(shape, generator=generator, device=device, dtype=wide)
+        if self.density == "logit_normal":
+            t = torch.sigmoid(self.logit_mean + self.logit_std * t)
+        elif self.density == "mode":
+            rest = 1 - t
+            bump = rest - torch.cos(0.5 * math.pi * t) ** 2
+            t = (rest + self.mode_scale * bump).clamp(0, 1)  # by round-off only
+        t = t.to(dtype)
         if self.shift_type is None:
             return t
         return time_shift(
@@ -242,39 +253,9 @@ def compute_density_for_timestep_sampling(
     >>> compute_density_for_timestep_sampling("mode", 8).shape
     torch.Size([8])
     """
-    _check_density(weighting_scheme, logit_mean, logit_std, mode_scale)
-    shape = (_checked_count("batch_size", batch_size),)
-    return _drawn(
-        shape, weighting_scheme, logit_mean, logit_std, mode_scale,
-        generator=generator, device=device, dtype=dtype,
-    )  # fmt: skip
-
-
-def _drawn(
-    shape: tuple[int, ...],
-    weighting_scheme: Density,
-    logit_mean: float,
-    logit_std: float,
-    mode_scale: float,
-    *,
-    generator: torch.Generator | None,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-) -> Tensor:
-    """Draw times with a shape; the arguments of the density are checked."""
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1")
-    draw = torch.randn if weighting_scheme == "logit_normal" else torch.rand
-    wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
-    u = draw(shape, generator=generator, device=device, dtype=wide)
-    if weighting_scheme == "logit_normal":
-        u = torch.sigmoid(logit_mean + logit_std * u)
-    elif weighting_scheme == "mode":
-        rest = 1 - u
-        bump = rest - torch.cos(0.5 * math.pi * u) ** 2
-        u = (rest + mode_scale * bump).clamp(0, 1)  # by round-off only
-    return u.to(dtype)
+    density = TimeSampling(weighting_scheme, logit_mean, logit_std, mode_scale)
+    count = _checked_count("batch_size", batch_size)
+    return density.sample(count, generator=generator, device=device, dtype=dtype)
 
 
 def get_flow_match_loss_weight(sigma: Tensor, shift: float = 3.0) -> Tensor:

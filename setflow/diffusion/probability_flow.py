@@ -7,6 +7,8 @@ diffusion; its velocity is alpha' x_0 + sigma' eps in terms of the predictions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from setflow.diffusion.parameterization import (
@@ -20,7 +22,6 @@ from setflow.process import Guidance, known_event_ndim
 from setflow.sets.context import Context
 from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
-from setflow.sets.planning import Plan
 from setflow.sets.shapes import expand_time
 
 __all__ = ["ProbabilityFlowField"]
@@ -69,7 +70,8 @@ class ProbabilityFlowField(VectorField):
         self.parameterization: Parameterization = parameterization
         self.guidance_fn = guidance_fn
         self.holds_context = guidance_fn is not None  # it may hold a row per event
-        self.plan: Plan | None = None  # of the events of one solve, for the model
+        # how one solve evaluates the model on its events
+        self.predict: Callable[[Events], Tensor] = lambda events: events.velocity(model)
         self._event_ndim = known_event_ndim(model, event_ndim)
 
     @property
@@ -94,10 +96,7 @@ class ProbabilityFlowField(VectorField):
         """
         events = Events.of(self.event_ndim, x, mask, t=t, c=c)
         x, t, mask = events.x, expand_time(t, events.lead, like=x), events.mask
-        if self.plan is None:
-            prediction = events.velocity(self.model)
-        else:
-            prediction = self.plan.velocity(self.model, events)
+        prediction = self.predict(events)
         source = self.parameterization
         if self.guidance_fn is not None:
             eps = convert(prediction, x, t, self.schedule, source=source, target="eps")

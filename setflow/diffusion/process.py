@@ -38,7 +38,7 @@ from setflow.lazy import (
     UnconditionalDistribution,
     UnconditionalField,
 )
-from setflow.masking.sample import start_of_sampling, velocity_of
+from setflow.masking.sample import start_of_sampling
 from setflow.process import (
     FlowMatchingProcess,
     Guidance,
@@ -48,7 +48,7 @@ from setflow.process import (
 )
 from setflow.sets.context import Context
 from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.planning import plan_of_velocity
+from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares
 from setflow.sets.shapes import align_right, as_tuple
 from setflow.solvers.integrate import integrate_sde
@@ -247,14 +247,14 @@ class DiffusionProcess(Process):
         start = replace(start, together=self.bound)
         flow = self._flow(guidance_fn)
         if guidance_fn is not None:  # which sees the whole batch, the model events of like length
-            flow.plan = plan_of_velocity(self.model, start)
+            flow.predict = planned_velocity(self.model, start)
         if not declares(self.solver, "is_sde"):
             return self._along(flow, start.x).sample(sample_shape, x_source=start.x)
-        velocity, like = velocity_of(flow, start), start.x
+        velocity, like = planned_velocity(flow, start), start.x
 
         def drift(x: Tensor, t: Tensor | float) -> Tensor:
             time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-            reverse = 2 * velocity(x, t) - drift_at(self.schedule, x, time)
+            reverse = 2 * velocity(start.at(x, t)) - drift_at(self.schedule, x, time)
             return zero_padding(reverse, start.mask)
 
         def diffusion(t: Tensor | float) -> Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ __all__ = [
     "as_estimator",
 ]
 
-# velocity and K estimates of the divergence, with shape (*lead, K), at the states of some events
+# velocity and K estimates of the divergence, float64 with shape (*lead, K), at the states of events
 Evaluation = Callable[[Events], tuple[Tensor, Tensor]]
 
 
@@ -120,7 +120,7 @@ def _checked(divergence: Tensor, events: Events) -> Tensor:
             f"the estimator returned a divergence with shape {tuple(divergence.shape)}, expected "
             f"{events.lead}: one value per event"
         )
-    return divergence[..., None]
+    return divergence[..., None].double()
 
 
 class PlannedEstimator(DivergenceEstimator):
@@ -148,9 +148,10 @@ class PlannedEstimator(DivergenceEstimator):
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         events = Events.of(field, x, mask, t=t, c=c)
         v, estimates = self.for_solve(field, events)(events)
-        return v, estimates.mean(-1)
+        return v, estimates.mean(-1).to(v.dtype)
 
 
+@dataclass
 class PlannedSolve(ABC):
     """One solve of an estimator of the library: like lengths together, in the caller's order.
 
@@ -160,10 +161,9 @@ class PlannedSolve(ABC):
         columns: how many estimates stand side by side.
     """
 
-    def __init__(self, field: nn.Module, plan: Plan, columns: int = 1) -> None:
-        self.field = field
-        self.plan = plan
-        self.columns = columns
+    field: nn.Module
+    plan: Plan
+    columns: int
 
     @abstractmethod
     def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
@@ -185,7 +185,8 @@ class PlannedSolve(ABC):
         """
         lead = events.lead
         if not self.plan.chunks:
-            return torch.zeros_like(events.x), events.x.new_zeros(*lead, self.columns)
+            none = events.x.new_zeros(*lead, self.columns, dtype=torch.float64)
+            return torch.zeros_like(events.x), none
         flat = events.flat()
         if torch.is_grad_enabled() and flat.mask is not None:  # the backward pass uses it again
             flat = replace(flat, mask=flat.mask.clone())
@@ -195,7 +196,7 @@ class PlannedSolve(ABC):
         ]
         v = self.plan.objects([v for v, _ in found])
         estimates = self.plan.events([part for _, part in found])
-        return v.reshape(events.x.shape), estimates.reshape(*lead, estimates.shape[-1])
+        return v.reshape(events.x.shape), estimates.reshape(*lead, self.columns).double()
 
 
 class _Callable(DivergenceEstimator):
@@ -215,7 +216,7 @@ class _Callable(DivergenceEstimator):
     ) -> tuple[Tensor, Tensor]:
         events = Events.of(field, x, mask, t=t, c=c)
         v, divergence = self._evaluated(field, events)
-        return v, divergence[..., 0]
+        return v, divergence[..., 0].to(v.dtype)
 
     def for_solve(
         self,

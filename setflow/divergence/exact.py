@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -9,7 +11,7 @@ from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
 from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
 from setflow.random import EventSeeds
 from setflow.sets.events import Events
-from setflow.sets.planning import Chunk, Plan, holds_events, plan_events, trimmable
+from setflow.sets.planning import Chunk, Plan, plan_events, traits_of
 
 __all__ = ["ExactDivergence"]
 
@@ -79,60 +81,63 @@ class ExactDivergence(PlannedEstimator):
         Raises:
             ValueError: if an event has more than `max_dim` real coordinates.
         """
-        return _ExactSolve(self, field, events.flat())
-
-
-class _ExactSolve(PlannedSolve):
-    def __init__(self, options: ExactDivergence, field: nn.Module, events: Events) -> None:
-        self._options = options
-        per_object = events.x.shape[2:].numel() if events.event_ndim > 1 else events.x[:1].numel()
-        lengths = None if events.mask is None or not len(events.x) else events.lengths
-        longest = events.slots if lengths is None else int(lengths.max())
-        if options.max_dim is not None and longest * per_object > options.max_dim:
+        flat = events.flat()
+        per_object = flat.x.shape[2:].numel() if flat.event_ndim > 1 else flat.x[:1].numel()
+        lengths = None if flat.mask is None or not len(flat.x) else flat.lengths
+        longest = flat.slots if lengths is None else int(lengths.max())
+        if self.max_dim is not None and longest * per_object > self.max_dim:
             raise ValueError(
                 f"an event has {longest * per_object} coordinates, more than "
-                f"max_dim={options.max_dim}; raise it, or use setflow.HutchinsonDivergence()"
+                f"max_dim={self.max_dim}; raise it, or use setflow.HutchinsonDivergence()"
             )
-        if not events.x.numel():
-            whole = [Chunk(None, None, events.mask)] if len(events.x) else []
-            super().__init__(field, Plan(whole, events.slots))
-            return
-        self._memory = options.memory or _default_memory(events.x.device)
-        # bytes that the graph of the longest event keeps
-        self._longest = max(1, longest)
-        if holds_events(field, events):
-            self._saved = bytes_saved(field, events) // len(events.x)
+        if not flat.x.numel():
+            whole = [Chunk(None, None, flat.mask)] if len(flat.x) else []
+            return _ExactSolve(field, Plan(whole), 1, 1, 1.0, self.batched)
+        traits = traits_of(field)
+        if traits.holds_events or flat.together:
+            saved = bytes_saved(field, flat) / len(flat.x)
         else:
             widest = torch.tensor([0 if lengths is None else int(lengths.argmax())])
-            one = widest.to(events.x.device)
-            mask = None if events.mask is None else events.mask[one]
-            self._saved = bytes_saved(field, events.taken(one, None, mask))
-        if lengths is not None and trimmable(field):  # columns of padding are not kept
-            self._saved = self._saved * self._longest // events.slots
-        else:
-            self._longest = max(1, events.slots)
-        on_cpu = events.x.device.type == "cpu"
-
-        def largest(n: int) -> int:
-            fits = int(self._memory / (self._bytes(n) * (1 + _WORKING)))
-            return max(1, min(fits, (_CPU_OBJECTS if on_cpu else _GPU_OBJECTS) // max(1, n)))
-
+            one = widest.to(flat.x.device)
+            mask = None if flat.mask is None else flat.mask[one]
+            saved = bytes_saved(field, flat.taken(one, None, mask))
+        # what the graph of an object keeps; columns of padding keep as much before they are cut
+        per_slot = saved / flat.slots
+        on_cpu, memory = flat.x.device.type == "cpu", self.memory or _MEMORY
+        if flat.x.is_cuda and not self.memory:
+            memory = int(torch.cuda.mem_get_info(flat.x.device)[0]) // 2
+        overhead, most = (_CPU_OVERHEAD, _CPU_OBJECTS) if on_cpu else (_GPU_OVERHEAD, _GPU_OBJECTS)
+        room = memory / (max(1.0, per_slot) * (1 + _WORKING))  # for so many objects
         plan = plan_events(
             field,
-            events,
-            overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-            largest=largest,
+            flat,
+            overhead=overhead,
+            largest=lambda n: max(1, int(min(room, most) / max(1, n))),
             repeats=lambda n: 1 + n * per_object,
         )
-        super().__init__(field, plan)
+        return _ExactSolve(field, plan, 1, memory, max(1.0, per_slot), self.batched)
 
-    def _bytes(self, objects: int) -> float:
-        return max(1.0, self._saved * max(1, objects) / self._longest)
+
+@dataclass
+class _ExactSolve(PlannedSolve):
+    """One solve.
+
+    Arguments:
+        memory: the bytes that an evaluation may take.
+        per_object: the bytes that the graph of an evaluation keeps for each object.
+        batched: as `ExactDivergence` takes it.
+    """
+
+    memory: int
+    per_object: float
+    batched: bool | None
 
     def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
         field, events = self.field, len(part.x)
         used = _used_coordinates(part)
-        budget = self._memory / max(1.0, events * self._bytes(part.slots)) - 1
+        if not len(used):  # all is padding, where the velocity is zero
+            return torch.zeros_like(part.x), part.x.new_zeros(events, 1)
+        budget = self.memory / (max(1, events * part.slots) * self.per_object) - 1
         lanes = self._lanes(events * part.slots, budget / _WORKING, part.x.device)
         if not torch.is_grad_enabled():
             with linearize(field, part, together=lanes > 1) as lin:
@@ -141,7 +146,7 @@ class _ExactSolve(PlannedSolve):
 
         group = max(1, int(budget / 3))  # a product with its graph keeps about three times as much
         v, total = None, part.x.new_zeros(())
-        for first in range(0, max(1, len(used)), group):
+        for first in range(0, len(used), group):
             some = used[first : first + group]
 
             def differentiated(again: Events, some: Tensor = some) -> tuple[Tensor, ...]:
@@ -159,12 +164,12 @@ class _ExactSolve(PlannedSolve):
         return v, total[:, None]
 
     def _lanes(self, objects: int, fitting: float, device: torch.device) -> int:
-        if self._options.batched is False or fitting < 2:
+        if self.batched is False or fitting < 2:
             return 1
         if device.type != "cpu":
             return max(1, min(int(fitting), _GPU_OBJECTS // max(1, objects)))
         few = min(_CPU_LANES, _CPU_OBJECTS // max(1, objects))
-        if self._options.batched is None and few < 4:  # then one after the other is as fast
+        if self.batched is None and few < 4:  # then one after the other is as fast
             return 1
         return max(1, min(int(fitting), few))
 
@@ -192,26 +197,19 @@ def _used_coordinates(events: Events) -> Tensor:
     return coordinates[events.mask.any(0).repeat_interleave(event[1:].numel())]
 
 
-def _default_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return _MEMORY
-
-
 def bytes_saved(field: nn.Module, events: Events) -> int:
     """Return the bytes that the graph of one evaluation keeps, its weights not counted."""
     weights = {p.untyped_storage().data_ptr() for p in [*field.parameters(), *field.buffers()]}
-    kept: dict[int, int] = {}
 
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value
-
+    saved: list[Tensor] = []  # held, so that no two of them share a place
     with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value),
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda value: saved.append(value) or value,  # type: ignore[func-returns-value]
+            lambda value: value,
+        ),
         linearize(uncompiled(field), events),
     ):
-        pass
-    return sum(kept.values())
+        storages = [value.untyped_storage() for value in saved]
+        return sum(
+            {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in weights}.values()
+        )

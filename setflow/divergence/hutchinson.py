@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -66,32 +67,18 @@ def draw_probes(
     return torch.stack(drawn).to(like.dtype).reshape(count, *like.shape)
 
 
+@dataclass
 class _ProbedSolve(PlannedSolve):
     """One solve of an estimator that is made of probes.
 
     Arguments:
         probes: given the events, the probes of one evaluation, with shape `(K, *x.shape)`.
-        field: the field.
-        events: the events of the solve.
-        columns: how many probes there are.
     """
 
-    def __init__(
-        self, probes: Callable[[Events], Tensor], field: nn.Module, events: Events, columns: int
-    ) -> None:
-        on_cpu = events.x.device.type == "cpu"
-        most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
-        plan = plan_events(
-            field,
-            events.flat(),
-            overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-            largest=lambda n: max(1, most // max(1, n)),
-        )
-        super().__init__(field, plan, columns)
-        self._probes = probes
+    probes: Callable[[Events], Tensor]
 
     def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
-        probes = self._probes(events).to(events.x)
+        probes = self.probes(events).to(events.x)
         flat = probes.reshape(len(probes), *events.flat().x.shape)
         self._current = flat.movedim(0, -1)  # (B, *event, K)
         return super().__call__(events)
@@ -117,6 +104,21 @@ class _ProbedSolve(PlannedSolve):
             return differentiated(part)
         v, traces = recomputed(differentiated, self.field, part)
         return v, traces
+
+
+def _solve_with(
+    probes: Callable[[Events], Tensor], field: nn.Module, events: Events, count: int
+) -> _ProbedSolve:
+    """Plan the events of a solve with `count` probes an evaluation."""
+    on_cpu = events.x.device.type == "cpu"
+    most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
+    plan = plan_events(
+        field,
+        events.flat(),
+        overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
+        largest=lambda n: max(1, most // max(1, n)),
+    )
+    return _ProbedSolve(field, plan, count, probes)
 
 
 class FixedProbeDivergence(PlannedEstimator):
@@ -151,7 +153,7 @@ class FixedProbeDivergence(PlannedEstimator):
                 f"probes have shape {tuple(probes.shape)}, expected "
                 f"{('n_probes', *events.x.shape)}: the shape of x behind the number of probes"
             )
-        return _ProbedSolve(lambda _: probes, field, events, len(probes))
+        return _solve_with(lambda _: probes, field, events, len(probes))
 
 
 _STRIDE = 2**20  # more than the probes of one evaluation
@@ -211,9 +213,9 @@ class HutchinsonDivergence(PlannedEstimator):
 
         if self.renews:
             evaluation = itertools.count(1)
-            return _ProbedSolve(
+            return _solve_with(
                 lambda events: drawn(events, first.at(_STRIDE * next(evaluation))),
                 field, events, self.n_probes,
             )  # fmt: skip
         probes = drawn(events, seeds)
-        return _ProbedSolve(lambda _: probes, field, events, self.n_probes)
+        return _solve_with(lambda _: probes, field, events, self.n_probes)

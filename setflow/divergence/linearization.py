@@ -19,7 +19,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -31,20 +31,17 @@ from setflow.sets.events import Events
 __all__ = ["Linearization", "linearize", "recomputed", "uncompiled"]
 
 
+@dataclass
 class Linearization(ABC):
     """The velocity at a state, and products with its Jacobian there.
 
     Arguments:
         state: the state, with shape `(*lead, *event_shape)`.
+        velocity: the velocity, with the shape of the state, zero in padded slots.
     """
 
-    def __init__(self, state: Tensor) -> None:
-        self.state = state
-
-    @property
-    @abstractmethod
-    def velocity(self) -> Tensor:
-        """The velocity, with the shape of the state, zero in padded slots."""
+    state: Tensor
+    velocity: Tensor
 
     @abstractmethod
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
@@ -59,57 +56,34 @@ class Linearization(ABC):
         """
 
 
+@dataclass
 class _Eager(Linearization):
     """The graph of one evaluation, walked backwards as often as needed."""
 
-    def __init__(self, state: Tensor, velocity: Tensor, *, create_graph: bool) -> None:
-        super().__init__(state)
-        self._velocity = velocity
-        self._create_graph = create_graph
-
-    @property
-    def velocity(self) -> Tensor:
-        return self._velocity
+    create_graph: bool
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
         if not self.velocity.requires_grad or not len(vectors):
             return torch.zeros_like(vectors)
+        options: dict[str, Any] = {
+            "retain_graph": True,
+            "create_graph": self.create_graph,
+            "materialize_grads": True,
+        }
+        ends = self.velocity, self.state
         if together:
-            return self._products(vectors, is_grads_batched=True)
-        return torch.stack([self._products(vector) for vector in vectors])
-
-    def _products(self, vectors: Tensor, *, is_grads_batched: bool = False) -> Tensor:
-        (products,) = torch.autograd.grad(
-            self.velocity,
-            self.state,
-            vectors,
-            retain_graph=True,
-            create_graph=self._create_graph,
-            is_grads_batched=is_grads_batched,
-            materialize_grads=True,
-        )
-        return products
+            return torch.autograd.grad(*ends, vectors, is_grads_batched=True, **options)[0]
+        return torch.stack([torch.autograd.grad(*ends, u, **options)[0] for u in vectors])
 
 
+@dataclass
 class _Compiled(Linearization):
     """Velocity and products as one compiled function, evaluated anew for each set of vectors."""
 
-    def __init__(
-        self, evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], state: Tensor
-    ) -> None:
-        super().__init__(state.contiguous())  # other strides would be compiled again
-        self._evaluate = evaluate
-        self._velocity: Tensor | None = None
-
-    @property
-    def velocity(self) -> Tensor:
-        if self._velocity is None:  # no product was asked for
-            self.pull(self.state.new_zeros(1, *self.state.shape))
-        assert self._velocity is not None
-        return self._velocity
+    evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
-        self._velocity, products = self._evaluate(self.state, vectors.contiguous())
+        self.velocity, products = self.evaluate(self.state, vectors.contiguous())
         return products
 
 
@@ -150,7 +124,10 @@ def linearize(
         if compiled:
             stack.enter_context(torch.no_grad())
             product = field.dynamo_ctx(_velocity_and_products)  # type: ignore[operator]
-            yield _Compiled(lambda x, u: product(original, events, x, events.t, u), x.detach())
+            state = x.detach().contiguous()  # other strides would be compiled again
+            yield _Compiled(
+                state, state.new_zeros(0), lambda x, u: product(original, events, x, events.t, u)
+            )
             return
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_as_written())
@@ -158,7 +135,7 @@ def linearize(
         tracked = create_graph and x.requires_grad
         state = x.view_as(x) if tracked else x.detach().requires_grad_()
         velocity = replace(events, x=state).velocity(original, weights)
-        yield _Eager(state, velocity, create_graph=create_graph)
+        yield _Eager(state, velocity, create_graph)
 
 
 def uncompiled(field: nn.Module) -> nn.Module:
@@ -180,10 +157,7 @@ def _as_written() -> AbstractContextManager[Any]:
 def _ordinary(events: Events) -> Events:
     """Return events of at least float32 that autograd may save, which inference tensors are not."""
 
-    def saved(value: Tensor) -> Tensor:
-        return value.clone() if value.is_inference() else value
-
-    events = events.changed(saved, saved)
+    events = events.changed(*[lambda value: value.clone() if value.is_inference() else value] * 2)
     x = _as_wide(events.x, torch.float32)
     context = events.context
     if context is not None:
@@ -193,12 +167,10 @@ def _ordinary(events: Events) -> Events:
 
 
 def _as_wide(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor that is at least as wide as `dtype`."""
-    return value.to(dtype) if _narrower(value, dtype) else value
-
-
-def _narrower(value: Tensor, dtype: torch.dtype) -> bool:
-    return value.is_floating_point() and torch.finfo(value.dtype).bits < torch.finfo(dtype).bits
+    """Return a tensor that is at least as wide as `dtype`; integers stay as they are."""
+    if not value.is_floating_point():
+        return value
+    return value.to(torch.promote_types(value.dtype, dtype))
 
 
 @contextmanager
@@ -226,13 +198,12 @@ def _wide_weights(field: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | N
 
     None if they are so already; gradients reach the weights of the field.
     """
-    tensors = {**dict(field.named_parameters()), **dict(field.named_buffers())}
-    if not any(_narrower(t, dtype) or t.is_inference() for t in tensors.values()):
-        return None
-    return {
+    own = {**dict(field.named_parameters()), **dict(field.named_buffers())}
+    wide = {
         name: _as_wide(value.clone() if value.is_inference() else value, dtype)
-        for name, value in tensors.items()
+        for name, value in own.items()
     }
+    return None if all(wide[name] is value for name, value in own.items()) else wide
 
 
 def recomputed(

@@ -110,7 +110,9 @@ class SetField(VectorField):
         Raises:
             ValueError: if a shape or the kind of context does not fit.
         """
-        events = checked_events(self, x, t, self._typed(c, x), mask, features=(self.dim,))
+        sizes = (self.condition_dim, self.object_condition_dim, self.set_condition_dim)
+        context = self._typed(c, x) if c is not None or any(sizes) else None
+        events = checked_events(self, x, t, context, mask, features=(self.dim,))
         return zero_padding(self.velocity(events), events.mask).reshape(x.shape)
 
     @abstractmethod

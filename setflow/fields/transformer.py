@@ -263,19 +263,16 @@ def _attention_backends(on_cuda: bool) -> AbstractContextManager[None]:
     Otherwise cuDNN is left out, whose backward pass can return NaN under a mask on Hopper GPUs; of
     the others those stay that the caller allows.
     """
-    if not torch.compiler.is_compiling() and _is_transformed():
+    functorch: Any = torch._C._functorch  # no public function asks for transforms
+    if not torch.compiler.is_compiling() and (
+        functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    ):
         return sdpa_kernel([SDPBackend.MATH])
     if not on_cuda:
         return nullcontext()
     fused = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
     kept = [backend for backend, allowed in zip(fused, _allowed(), strict=True) if allowed]
     return sdpa_kernel(kept) if kept else nullcontext()
-
-
-def _is_transformed() -> bool:
-    """Return whether a transform of `torch.func` or a dual level of forward mode is entered."""
-    functorch: Any = torch._C._functorch  # no public function asks
-    return functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

@@ -5,19 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from setflow.distributions.base import as_base, for_sets
+from setflow.distributions.base import as_base
 from setflow.divergence.base import DivergenceEstimator, PlannedEstimator, as_estimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.random import EventSeeds
 from setflow.sets.context import Context, batch_ndim_of_context
 from setflow.sets.events import Events
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.masks import as_mask
 from setflow.sets.protocols import (
     Base,
     SDESolver,
@@ -25,7 +25,6 @@ from setflow.sets.protocols import (
     declares,
     event_ndim_of,
     part_that_declares,
-    refuse_sde,
 )
 from setflow.sets.shapes import split_event
 from setflow.solvers.integrate import integrate_augmented
@@ -42,6 +41,7 @@ __all__ = [
 ]
 
 _LEAST_BITS = 32  # of the arithmetic of a log-density
+_EXACT = ExactDivergence()
 
 
 class LogProbEstimate(NamedTuple):
@@ -221,14 +221,12 @@ def sample_and_score(
         ValueError: as `masked_log_prob`.
     """
     dtype = start.x.dtype
-    events = _scorable(field, solver, start)
+    events = _scorable(field, start)
     log_p = _base_log_prob(base, events)
     x, collected = _collect_divergence(field, solver, events, t0, t1, estimator, generator)
     # carried from t0 to t1 the integral has the other sign
     log_prob = log_p - collected.mean(-1)
-    return SampleWithLogProb(
-        zero_padding(x, events.mask).to(dtype), log_prob.to(solve_dtype(start.x))
-    )
+    return SampleWithLogProb(x.to(dtype), log_prob.to(solve_dtype(start.x)))
 
 
 def score_events(
@@ -256,7 +254,7 @@ def score_events(
             f"{type(estimator).__name__} tells no standard error: it needs two or more independent "
             "estimates, as setflow.HutchinsonDivergence(n_probes=8) makes"
         )
-    events = _scorable(field, solver, events)
+    events = _scorable(field, events)
     z, collected = _collect_divergence(field, solver, events, t1, t0, estimator, seeds)
     log_p = _base_log_prob(base, replace(events, x=z))
     error = torch.full_like(log_p, torch.nan)
@@ -282,13 +280,12 @@ def tells_error(estimator: object) -> bool:
     )
 
 
-def _scorable(field: nn.Module, solver: Solver | SDESolver, events: Events) -> Events:
+def _scorable(field: nn.Module, events: Events) -> Events:
     """Return events in the dtype of a solve that collects the divergence.
 
     Raises:
-        ValueError: if they, the field or the solver have no density.
+        ValueError: if they or the field have no density.
     """
-    refuse_sde(solver, "a log-density")
     jumping = part_that_declares(field, "is_discontinuous")
     if jumping is not None:
         raise ValueError(
@@ -328,7 +325,7 @@ def _collect_divergence(
 
     The integrals of independent estimates stand side by side, with shape `(*lead, K)`.
     """
-    estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
+    estimator = _EXACT if estimator is None else as_estimator(estimator)
     if estimator.renews and declares(solver, "is_adaptive"):
         raise ValueError(
             f"{type(solver).__name__} chooses its steps by its errors, and new probes at every "
@@ -338,13 +335,9 @@ def _collect_divergence(
     evaluate = estimator.for_solve(field, events.at(events.x, t0), seeds)
     columns = estimator.n_estimates if isinstance(estimator, PlannedEstimator) else 1
 
-    def rates(state: Tensor, t: Any) -> tuple[Tensor, Tensor]:
-        v, estimates = evaluate(events.at(state, t))
-        return v, estimates.double()
-
     return integrate_augmented(
         solver,
-        rates,
+        lambda state, t: evaluate(events.at(state, t)),
         events.x,
         events.x.new_zeros(*events.lead, columns, dtype=torch.float64),
         t0=t0,
@@ -356,12 +349,10 @@ def _collect_divergence(
 
 def _base_log_prob(base: Base | Distribution, events: Events) -> Tensor:
     """Return the log-density of noise under the base over real coordinates, in float64."""
-    base, z, mask, event_ndim = as_base(base), events.x, events.mask, events.event_ndim
-    if event_ndim >= 2:
-        if mask is None and len(base.event_shape) == event_ndim - 1:
-            shape = (*events.lead, events.slots)
-            mask = torch.ones(shape, dtype=torch.bool, device=z.device)
-        base = for_sets(base, events.slots, event_ndim)
+    z, mask, event_ndim = events.x, events.mask, events.event_ndim
+    base = as_base(base, events.slots, event_ndim)
+    if event_ndim >= 2 and mask is None and len(base.event_shape) == event_ndim - 1:
+        mask = torch.ones((*events.lead, events.slots), dtype=torch.bool, device=z.device)
     log_p = base.log_prob(z, mask=mask)
     if log_p.shape != events.lead:
         raise ValueError(

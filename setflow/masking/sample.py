@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, overload
+from typing import Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,13 +14,13 @@ from setflow.divergence.base import DivergenceEstimator
 from setflow.masking.log_prob import SampleWithLogProb, sample_and_score
 from setflow.sets.context import Context, batch_of_context
 from setflow.sets.events import Events
-from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.planning import plan_of_velocity
-from setflow.sets.protocols import Base, SDESolver, Solver, event_ndim_of, refuse_sde
+from setflow.sets.masks import as_mask
+from setflow.sets.planning import planned_velocity
+from setflow.sets.protocols import Base, Solver, event_ndim_of
 from setflow.sets.shapes import as_tuple
 from setflow.solvers.integrate import integrate
 
-__all__ = ["masked_sample", "sample_ode", "start_of_sampling", "velocity_of"]
+__all__ = ["masked_sample", "start_of_sampling"]
 
 
 @overload
@@ -114,7 +114,11 @@ def masked_sample(
         return sample_and_score(
             field, base, solver, start, t0=t0, t1=t1, estimator=estimator, generator=generator
         )
-    return sample_ode(velocity_of(field, start), solver, start, t0=t0, t1=t1)
+    velocity = planned_velocity(field, start)
+    return integrate(
+        solver, lambda x, t: velocity(start.at(x, t)), start.x, t0=t0, t1=t1, mask=start.mask,
+        event_ndim=start.event_ndim,
+    )  # fmt: skip
 
 
 def start_of_sampling(
@@ -163,32 +167,3 @@ def start_of_sampling(
             f"({', '.join(map(str, lead))}, {slots}, ...): sample_shape + batch + event_shape"
         )
     return Events.of(event_ndim, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")
-
-
-def velocity_of(field: nn.Module, events: Events) -> Callable[[Tensor, Any], Tensor]:
-    """Bind a field to the mask and context of events; the result is v(x, t) for a solver.
-
-    Events of like length are evaluated together; the plan is made here, once for a solve.
-    """
-    plan = plan_of_velocity(field, events)
-    return lambda x, t: plan.velocity(field, events.at(x, t))
-
-
-def sample_ode(
-    velocity: Callable[[Tensor, Any], Tensor],
-    solver: Solver | SDESolver,
-    start: Events,
-    *,
-    t0: float,
-    t1: float,
-) -> Tensor:
-    """Carry noise from `t0` to `t1` along a velocity.
-
-    Raises:
-        ValueError: if the solver is one for stochastic equations.
-    """
-    refuse_sde(solver, "sampling")
-    x = integrate(
-        solver, velocity, start.x, t0=t0, t1=t1, mask=start.mask, event_ndim=start.event_ndim
-    )
-    return zero_padding(x, start.mask)

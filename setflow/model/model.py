@@ -140,6 +140,7 @@ class SetFlow(nn.Module):
         if context_scaler is None and self.conditions:
             context_scaler = Standardizer(len(self.conditions))
         self.context_scaler = context_scaler
+        self._base = StandardNormal((len(self.features),))
 
     @property
     def device(self) -> torch.device:
@@ -283,12 +284,13 @@ class SetFlow(nn.Module):
         mask = torch.arange(slots, device=device) < lengths[:, None]
         x = torch.zeros(n, slots, len(self.features), dtype=dtype, device=device)
         solver = Midpoint(steps=50) if solver is None else solver
-        base = StandardNormal((len(self.features),))
         for start in range(0, n, batch_size):
             rows = slice(start, start + batch_size)
             noise = counter_normal(seed, index[rows], mask[rows], (len(self.features),)).to(dtype)
             row_context = None if context is None else context[rows]
-            z = masked_sample(self.field, base, solver, mask[rows], c=row_context, x_source=noise)
+            z = masked_sample(
+                self.field, self._base, solver, mask[rows], c=row_context, x_source=noise
+            )
             x[rows] = self.scaler.inverse(z, mask[rows])
         return SetBatch(x, mask, c)
 
@@ -375,7 +377,6 @@ class SetFlow(nn.Module):
         if self.cardinality is not None:
             cardinality = self.cardinality.log_prob(lengths, c)
         solver = RK4(steps=50) if solver is None else solver
-        base = StandardNormal((len(self.features),))
         batch_size, parts = self._batch_size(batch_size), []
         for start in range(0, n, batch_size):
             rows = slice(start, start + batch_size)
@@ -384,7 +385,7 @@ class SetFlow(nn.Module):
             try:
                 parts.append(
                     score_events(
-                        self.field, base, solver, events, t0=1.0, t1=0.0, estimator=estimator,
+                        self.field, self._base, solver, events, t0=1.0, t1=0.0, estimator=estimator,
                         seeds=EventSeeds(seed, index[rows]), with_error=tells_error(estimator),
                     )
                 )  # fmt: skip

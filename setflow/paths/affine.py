@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from setflow.paths.base import ProbabilityPath
-from setflow.sets.shapes import align_coefficient
+from setflow.sets.shapes import align_coefficient, align_time
 
 __all__ = ["AffinePath", "CosinePath", "LinearPath"]
 
@@ -51,15 +51,19 @@ def _mixed(
     x_target: Tensor, x_source: Tensor, t: Tensor, *coefficients: tuple[str, Tensor]
 ) -> Tensor:
     """Return the sum of data and noise, each times its named coefficient at `t`."""
+    _require_equal_shapes(x_target, x_source)
+    of_data, of_noise = (
+        align_coefficient(values, t, x_target, name) for name, values in coefficients
+    )
+    return of_data * x_target + of_noise * x_source
+
+
+def _require_equal_shapes(x_target: Tensor, x_source: Tensor) -> None:
     if x_target.shape != x_source.shape:
         raise ValueError(
             f"x_source has shape {tuple(x_source.shape)}, x_target {tuple(x_target.shape)}; "
             "expected equal shapes, one noise value per coordinate"
         )
-    of_data, of_noise = (
-        align_coefficient(values, t, x_target, name) for name, values in coefficients
-    )
-    return of_data * x_target + of_noise * x_source
 
 
 class LinearPath(AffinePath):
@@ -74,6 +78,15 @@ class LinearPath(AffinePath):
     >>> LinearPath().sample_xt(x_target, x_source, torch.full((4,), 0.25))[0]
     tensor([0.2500, 0.2500])
     """
+
+    def sample_xt(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
+        _require_equal_shapes(x_target, x_source)
+        t = align_time(t, x_target)
+        return (1 - t) * x_target + t * x_source
+
+    def target_ut(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
+        _require_equal_shapes(x_target, x_source)
+        return x_source - x_target
 
     def alpha(self, t: Tensor) -> Tensor:
         return 1 - t

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.sets.context import Context, ResolvedContext, resolve_context
-from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
 from setflow.sets.shapes import expand_time, split_event
 
@@ -103,7 +103,7 @@ class Events:
         """The number of real objects of each event, with shape `lead`."""
         if self.mask is None:
             return torch.full(self.lead, self.slots, device=self.x.device)
-        return count_real(self.mask)
+        return self.mask.sum(-1)
 
     def at(self, x: Tensor, t: Tensor | float) -> Events:
         """Return the events in another state at another time.
@@ -120,7 +120,8 @@ class Events:
                 f"a state has shape {tuple(x.shape)}, expected {tuple(self.x.shape)}, that of the "
                 "events: nothing is broadcast"
             )
-        return replace(self, x=zero_padding(x, self.mask), t=expand_time(t, self.lead, like=x))
+        lead = tuple(x.shape[: x.ndim - self.event_ndim])
+        return replace(self, x=zero_padding(x, self.mask), t=expand_time(t, lead, like=x))
 
     def noise(self, given: Tensor, name: str) -> Tensor:
         """Return noise for these events, checked, with zeros in padded slots.

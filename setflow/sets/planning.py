@@ -12,23 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from setflow.sets.events import Events
-from setflow.sets.masks import count_real
-from setflow.sets.protocols import declares, part_that_declares
+from setflow.sets.protocols import declares
 
 __all__ = [
     "Chunk",
     "Plan",
+    "Traits",
     "cut_by_length",
-    "holds_events",
     "plan_events",
-    "plan_of_velocity",
-    "trimmable",
+    "planned_velocity",
+    "traits_of",
 ]
 
 _MOST_LENGTHS = 64  # distinct lengths that are told apart
@@ -105,34 +104,21 @@ class Chunk:
     mask: Tensor | None = None
 
 
+@dataclass(frozen=True)
 class Plan:
     """Chunks of a flattened batch, and the way of their results back into the caller's order.
 
     Arguments:
         chunks: chunks that hold each event once.
-        slots: how many slots an event of the batch has.
+        rows: where each event stands among those of all chunks, with shape `(B,)`; None if it is
+            evaluated as it is.
+        places: where each slot stands among those of all chunks, with shape `(B, N)`; behind the
+            last for one that is left out. None if none is.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], slots: int) -> None:
-        self.chunks = chunks
-        self._rows: Tensor | None = None  # where each event stands among those of all chunks
-        self._places: Tensor | None = None  # the same of each slot, where columns are left out
-        if not chunks or chunks[0].rows is None:
-            return
-        rows = [chunk.rows for chunk in chunks if chunk.rows is not None]
-        self._rows = torch.cat(rows).argsort()
-        taken = [
-            (chunk.rows[:, None] * slots + chunk.slots).flatten()
-            for chunk in chunks
-            if chunk.rows is not None and chunk.slots is not None
-        ]
-        if not taken:
-            return
-        columns = torch.cat(taken)
-        count = len(self._rows) * slots
-        self._places = columns.new_full((count,), len(columns))  # behind the last stands a zero
-        self._places[columns] = torch.arange(len(columns), device=columns.device)
-        self._places = self._places.reshape(-1, slots)
+    chunks: Sequence[Chunk]
+    rows: Tensor | None = None
+    places: Tensor | None = None
 
     def velocity(self, field: nn.Module, events: Events) -> Tensor:
         """Return the velocity of events, chunk by chunk.
@@ -141,16 +127,11 @@ class Plan:
             field: the field.
             events: those that were planned, at any state and time.
         """
-        if self._rows is None:
+        if self.rows is None:
             return events.velocity(field)
         flat = events.flat()
         parts = [flat.taken(c.rows, c.slots, c.mask).velocity(field) for c in self.chunks]
         return self.objects(parts).reshape(events.x.shape)
-
-    @property
-    def is_whole(self) -> bool:
-        """Whether the batch is evaluated at once, as it is."""
-        return len(self.chunks) < 2 and self._rows is None
 
     def events(self, parts: Sequence[Tensor]) -> Tensor:
         """Return rows that were computed chunk by chunk, with shape `(B, ...)`.
@@ -158,9 +139,9 @@ class Plan:
         Arguments:
             parts: for each chunk a tensor with one row per event of it.
         """
-        if self._rows is None:
+        if self.rows is None:
             return parts[0]
-        return torch.cat(list(parts)).index_select(0, self._rows)
+        return torch.cat(list(parts)).index_select(0, self.rows)
 
     def objects(self, parts: Sequence[Tensor]) -> Tensor:
         """Return values per object, with shape `(B, N, ...)`, zero in columns that were left out.
@@ -168,12 +149,12 @@ class Plan:
         Arguments:
             parts: for each chunk a tensor of the shape of its states.
         """
-        if self._places is None:
+        if self.places is None:
             return self.events(parts)
         rows = [part.flatten(0, 1) for part in parts]
         rows.append(rows[0].new_zeros(1, *rows[0].shape[1:]))
-        found = torch.cat(rows).index_select(0, self._places.flatten())
-        return found.reshape(*self._places.shape, *found.shape[1:])
+        found = torch.cat(rows).index_select(0, self.places.flatten())
+        return found.reshape(*self.places.shape, *found.shape[1:])
 
 
 def plan_events(
@@ -197,54 +178,59 @@ def plan_events(
         repeats: as `cut_by_length` takes it.
     """
     mask, slots, count = events.mask, events.slots, len(events.x)
-    whole = Plan([Chunk(None, None, mask)] if count else [], slots)
-    if not count or holds_events(field, events):
+    whole = Plan([Chunk(None, None, mask)] if count else [])
+    traits = traits_of(field)
+    if not count or traits.holds_events or events.together:
         return whole
-    trims = mask is not None and trimmable(field)
-    lengths = count_real(mask).tolist() if trims and mask is not None else [slots] * count
+    real = mask if traits.takes_mask else None
+    lengths = [slots] * count if real is None else events.lengths.tolist()
     groups = cut_by_length(lengths, overhead=overhead, largest=largest, repeats=repeats)
     if len(groups) < 2:  # in the caller's order, whatever the padding: rounding stays the same
         groups = [list(range(count))]
-        if max(lengths) == slots and not (trims and _has_gaps(mask)):
+        gaps = real is not None and bool((real[:, 1:] & ~real[:, :-1]).any())
+        if max(lengths) == slots and not gaps:
             return whole
-    together = torch.tensor([row for group in groups for row in group], device=events.x.device)
-    rows = torch.split(together, [len(group) for group in groups])
-    if mask is None or not trims:
-        chunks = [Chunk(row, None, None if mask is None else mask[row]) for row in rows]
-    else:
-        longest = [max(lengths[row] for row in group) for group in groups]
-        chunks = _without_padding(mask, rows, longest)
-    return Plan(chunks, slots)
+    order = torch.tensor([row for group in groups for row in group], device=events.x.device)
+    parts = torch.split(order, [len(group) for group in groups])
+    if real is None:
+        chunks = [Chunk(rows, None, None if mask is None else mask[rows]) for rows in parts]
+        return Plan(chunks, order.argsort())
+    # the real objects of each event in front, in as few columns as fit
+    in_front = real.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
+    chunks, taken = [], []
+    for group, rows in zip(groups, parts, strict=True):
+        columns = in_front[rows, : max(1, *(lengths[row] for row in group))]
+        chunks.append(Chunk(rows, columns, real[rows].gather(1, columns)))
+        taken.append((rows[:, None] * slots + columns).flatten())
+    together = torch.cat(taken)
+    places = together.new_full((count * slots,), len(together))
+    places[together] = torch.arange(len(together), device=together.device)
+    return Plan(chunks, order.argsort(), places.reshape(count, slots))
 
 
-def _without_padding(mask: Tensor, groups: Sequence[Tensor], longest: Sequence[int]) -> list[Chunk]:
-    """Return chunks with the real objects of their events in front, in as few columns as fit."""
-    order = mask.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
-    chunks = []
-    for rows, columns in zip(groups, longest, strict=True):
-        slots = order[rows, : max(1, columns)]
-        chunks.append(Chunk(rows, slots, mask[rows].gather(1, slots)))
-    return chunks
+class Traits(NamedTuple):
+    """What a field declares, in all its parts.
+
+    Attributes:
+        takes_mask: whether every field inside takes the mask, so that padding may be left out.
+        holds_events: whether one holds something of each event, which keeps them together.
+    """
+
+    takes_mask: bool
+    holds_events: bool
 
 
-def _has_gaps(mask: Tensor | None) -> bool:
-    """Return whether padding stands before real objects."""
-    return mask is not None and bool((mask[:, 1:] & ~mask[:, :-1]).any())
-
-
-def trimmable(field: nn.Module) -> bool:
-    """Return whether every field inside `field` takes the mask, so that padding may be left out."""
+def traits_of(field: nn.Module) -> Traits:
+    """Return what a field and the fields inside it declare."""
     parts = [part for part in field.modules() if getattr(part, "event_ndim", None) is not None]
-    return all(declares(part, "takes_mask") for part in parts)
+    return Traits(
+        all(declares(part, "takes_mask") for part in parts),
+        any(declares(part, "holds_context") for part in field.modules()),
+    )
 
 
-def holds_events(field: nn.Module, events: Events) -> bool:
-    """Return whether a field holds something of each of these events, which keeps them together."""
-    return events.together or part_that_declares(field, "holds_context") is not None
-
-
-def plan_of_velocity(field: nn.Module, events: Events) -> Plan:
-    """Return how to evaluate a field on events of these sizes, at any of their states.
+def planned_velocity(field: nn.Module, events: Events) -> Callable[[Events], Tensor]:
+    """Return the velocity of a field on events of these sizes, at any of their states and times.
 
     They are evaluated at once, as they are, if the field does not take the mask in all its parts,
     declares `holds_context`, or nothing is to be gained; and where the mask cannot be read, inside
@@ -259,20 +245,23 @@ def plan_of_velocity(field: nn.Module, events: Events) -> Plan:
     >>> field = setflow.GaussianSetField(torch.zeros(2), torch.ones(2), coupling=2.0)
     >>> x, mask = torch.randn(64, 300, 2), torch.arange(300) < torch.randint(301, (64, 1))
     >>> events = Events.of(field, x, mask, t=torch.rand(64))
-    >>> plan_of_velocity(field, events).velocity(field, events).shape
+    >>> planned_velocity(field, events)(events).shape
     torch.Size([64, 300, 2])
     """
     mask = events.mask
-    if mask is None or not mask.numel() or not _is_readable(mask) or not trimmable(field):
-        return Plan([Chunk(None, None, mask)], events.slots)
+    if mask is None or not mask.numel() or not _is_readable(mask):
+        return lambda events: events.velocity(field)
+    if not traits_of(field).takes_mask:
+        return lambda events: events.velocity(field)
     on_cpu = mask.device.type == "cpu"
     objects = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
-    return plan_events(
+    plan = plan_events(
         field,
         events.flat(),
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
         largest=lambda n: objects // max(1, n),
     )
+    return lambda events: plan.velocity(field, events)
 
 
 def _is_readable(mask: Tensor) -> bool:

@@ -244,7 +244,7 @@ def align_time(t: Tensor, x: Tensor) -> Tensor:
             f"t has shape {tuple(t.shape)} and x {tuple(x.shape)}; expected a scalar t or the lead "
             f"shape of x: one time per event, for instance {tuple(x.shape[:1])}"
         )
-    return align_right(t, x.ndim)
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 def align_coefficient(values: Tensor, t: Tensor, x: Tensor, name: str) -> Tensor:
