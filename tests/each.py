@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
-__all__ = ["each"]
+__all__ = ["each", "thinned"]
 
 SHOWN = 20  # failing cases that are named; the others are counted
 
@@ -62,6 +63,33 @@ def each(
         return wrapper
 
     return decorated
+
+
+def thinned(*choices: Iterable[Any]) -> list[Any]:
+    """Return all combinations for `parametrize`, of which the default meets every pair of values.
+
+    The others bear the mark `wide`, and run with `--all`. One combination in m is kept, m being the
+    number of the fewest choices: that whose places sum to a multiple of m, as in a Latin square.
+
+    Arguments:
+        choices: the values of three or more arguments.
+    """
+    values = [list(choice) for choice in choices]
+    fewest = min(len(choice) for choice in values)
+    every, kept = list(itertools.product(*map(enumerate, values))), []
+    for combination in every:
+        if sum(place for place, _ in combination) % fewest == 0:
+            kept.append(combination)
+    for (one, a), (other, b) in itertools.combinations(enumerate(values), 2):
+        met = {(combination[one][0], combination[other][0]) for combination in kept}
+        assert len(met) == len(a) * len(b), "a pair of values is met by no default combination"
+    return [
+        pytest.param(
+            *(value for _, value in combination),
+            marks=() if combination in kept else pytest.mark.wide,
+        )
+        for combination in every
+    ]
 
 
 def run_each(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from each import each
+from each import each, thinned
 
 
 def test_all_combinations_run_from_one_seed():
@@ -71,3 +71,13 @@ def test_it_goes_with_fixtures_and_parameters(value, other, parameter, tmp_path)
     assert (parameter, other) == ("a", 3)
     assert value in (1, 2)
     assert tmp_path.is_dir()
+
+
+def test_thinning_leaves_out_no_pair():
+    every = thinned("ab", "xyz", range(4))
+    assert len(every) == 24
+    kept = [combination.values for combination in every if not combination.marks]
+    assert len(kept) == 12
+    assert {(a, n) for a, _, n in kept} == {(a, n) for a in "ab" for n in range(4)}
+    with pytest.raises(AssertionError, match="met by no default combination"):
+        thinned("ab", "xyz")
