@@ -95,24 +95,19 @@ def thinned(*choices: Iterable[Any]) -> list[Any]:
 def run_each(
     body: Callable[..., None], cases: list[tuple[dict[str, Any], str]], fixtures: dict[str, Any]
 ) -> None:
-    """Run all cases, then raise the first error with a note of every case that failed.
-
-    What is not a failed assertion stops the loop: it is an accident, and is told as such.
-    """
+    """Run all cases, then raise the first error with a note of every case that failed."""
     first: BaseException | None = None
     failed: list[str] = []
     for arguments, label in cases:
         torch.manual_seed(0)
         try:
             body(**arguments, **fixtures)
-        except (AssertionError, pytest.fail.Exception) as error:
-            first = first or error
-            failed.append(f"{label}: {(str(error).splitlines() or ['failed'])[0]}")
         except pytest.skip.Exception as error:
             raise RuntimeError(f"the case {label} may not skip the others") from error
-        except Exception as error:
-            error.add_note(f"in the case {label}")
-            raise
+        except (Exception, pytest.fail.Exception) as error:
+            first = first or error
+            kind = "" if isinstance(error, AssertionError) else f"{type(error).__name__}: "
+            failed.append(f"{label}: {kind}{(str(error).splitlines() or ['failed'])[0]}")
     if first is not None:
         more = len(failed) - SHOWN
         lines = failed[:SHOWN] + ([f"and {more} more"] if more > 0 else [])

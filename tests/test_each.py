@@ -33,18 +33,22 @@ def test_every_case_that_fails_is_named_and_none_stops_the_others():
         judge()
     (note,) = caught.value.__notes__
     assert note.splitlines()[0] == "3 of 4 cases fail:"
-    told = ["value=2: even", "value=3: three", "value=4: even"]
+    told = ["value=2: even", "value=3: Failed: three", "value=4: even"]
     assert [line.strip() for line in note.splitlines()[1:]] == told
 
 
-def test_an_accident_is_no_failed_assertion():
-    @each("value", [1, 0])
+def test_an_accident_is_told_as_such_if_nothing_failed_before():
+    """So that a test which fails by its assertions is told from one that breaks."""
+
     def judge(value):
-        assert 1 / value
+        assert 1 / value == 1, "not one"
 
     with pytest.raises(ZeroDivisionError) as caught:
-        judge()
-    assert caught.value.__notes__ == ["in the case value=0"]
+        each("value", [1, 0, 2])(judge)()
+    told = [f"value=0: ZeroDivisionError: {caught.value}", "value=2: not one"]
+    assert caught.value.__notes__[0].splitlines()[1:] == [f"  {line}" for line in told]
+    with pytest.raises(AssertionError, match="not one"):
+        each("value", [2, 0])(judge)()
 
 
 def test_what_would_judge_nothing_is_refused():
