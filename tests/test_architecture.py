@@ -10,9 +10,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
-
 import setflow
+from each import each
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "setflow"
@@ -89,7 +88,7 @@ def path_of(module: str) -> Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
-@pytest.mark.parametrize("module", modules())
+@each("module", modules())
 def test_imports_point_to_lower_floors(module):
     assert room(module) in ("", *FLOORS), f"{module} has no floor"
     source = path_of(module).read_text()
@@ -97,7 +96,7 @@ def test_imports_point_to_lower_floors(module):
         assert broken_floors(module, source) == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("module", "source"),
     [
         ("setflow.sets.masks", "from setflow.fields.base import VectorField"),
@@ -111,7 +110,7 @@ def test_an_import_that_climbs_is_caught(module, source):
     assert broken_floors(module, source)
 
 
-@pytest.mark.parametrize("module", modules())
+@each("module", modules())
 def test_every_public_name_resolves(module):
     if module.endswith("__main__"):
         assert "main()" in path_of(module).read_text()  # importing it would run the command

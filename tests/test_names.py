@@ -19,6 +19,7 @@ import torch
 
 import setflow
 import setflow.rectified
+from each import each
 from mutants import locate, mutated
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,13 +76,13 @@ def test_no_cell_is_empty_and_no_row_is_double():
     assert {row.document for row in ROWS} == set(NAMES)
 
 
-@pytest.mark.parametrize("name", sorted({row.here for row in ROWS}))
+@each("name", sorted({row.here for row in ROWS}))
 def test_every_name_resolves(name):
     assert name.startswith("setflow.")
     locate(name)
 
 
-@pytest.mark.parametrize("test", sorted({test for _, test in CLAIMS}))
+@each("test", sorted({test for _, test in CLAIMS}))
 def test_every_test_exists(test):
     path, name = test.split("::")
     tree = ast.parse((ROOT / path).read_text())
@@ -148,7 +149,7 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("document", NAMES)
+@each("document", NAMES)
 def test_every_name_of_the_documents_is_in_the_table(document):
     listed = " ".join(row.there for row in ROWS if row.document == document)
     words = set(listed.split()) | set(re.findall(r"[\w.-]*\w", listed))
@@ -242,7 +243,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SIGNATURES)
+@each("name", SIGNATURES)
 def test_arguments_and_defaults_are_those_of_the_documents(name):
     """Each in its order; what setflow adds can be left out."""
     holder, attribute, _ = locate(name)
