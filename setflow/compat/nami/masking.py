@@ -7,8 +7,6 @@ base without batch, a mask `(B, N)` and `sample_shape=(B,)` give one sample per 
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
@@ -28,23 +26,25 @@ def masked_sample(
     *,
     sample_shape: tuple[int, ...] = (),
     c: Tensor | None = None,
-    **others: Any,
+    t0: float = 1.0,
+    t1: float = 0.0,
 ) -> Tensor:
-    """Return samples of sets; see `setflow.masked_sample` for what is not said here.
+    """Return samples of sets in nami's shape; `setflow.masked_sample` has more arguments.
 
     Arguments:
         field: the velocity field.
         base: the distribution of the noise.
         solver: an ODE solver.
-        mask: which slots are real, with shape `(*batch, N)`.
-        sample_shape: the shape in front of the batch of the base. If the mask expands to both
-            together, they are the lead shape of the result; otherwise it is `sample_shape + batch`
-            as in setflow.
+        mask: which slots are real, with shape `(*batch, N)`; None means all.
+        sample_shape: the shape in front of the batch of the base. If that base has no batch, and
+            the mask expands to `sample_shape`, this is the lead shape of the result; otherwise it
+            is `sample_shape + batch` as in setflow.
         c: the context, with shape `(*batch, C)`, expanded with the mask.
-        others: `t0` and `t1`, and what setflow adds.
+        t0: the time of the noise.
+        t1: the time of the data.
 
     Returns:
-        Samples, zero in padded slots.
+        Samples, with the event shape behind the lead shape, zero in padded slots.
 
     Raises:
         ValueError: if shapes do not fit.
@@ -54,20 +54,21 @@ def masked_sample(
     >>> masked_sample(field, base, setflow.RK4(2), mask, sample_shape=(8,)).shape
     torch.Size([8, 30, 3])
     """
-    lead = (*as_tuple(sample_shape), *base.batch_shape)
-    if mask is not None and _expands(tuple(mask.shape[:-1]), lead):
-        mask, sample_shape = mask.expand(*lead, mask.shape[-1]), ()
-        if c is not None and _expands(tuple(c.shape[:-1]), lead):
-            c = c.expand(*lead, c.shape[-1])
-    x: Tensor = setflow.masked_sample(
-        field, base, solver, mask, sample_shape=sample_shape, c=c, **others
+    front, batch = as_tuple(sample_shape), tuple(base.batch_shape)
+    if not batch:
+        front, batch = (), front
+    if mask is not None and _expands(mask.shape[:-1], batch):
+        mask, sample_shape = mask.expand(*batch, mask.shape[-1]), front
+        if c is not None and _expands(c.shape[:-1], batch):
+            c = c.expand(*batch, c.shape[-1])
+    return setflow.masked_sample(
+        field, base, solver, mask, sample_shape=sample_shape, c=c, t0=t0, t1=t1
     )
-    return x
 
 
-def _expands(shape: tuple[int, ...], lead: tuple[int, ...]) -> bool:
-    """Return whether `shape`, aligned on the right, expands to `lead`."""
-    last = lead[len(lead) - len(shape) :]
-    return len(shape) <= len(lead) and all(
+def _expands(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
+    """Return whether `shape`, aligned on the right, expands to `batch`."""
+    last = batch[len(batch) - len(shape) :]
+    return len(shape) <= len(batch) and all(
         mine in (1, theirs) for mine, theirs in zip(shape, last, strict=True)
     )

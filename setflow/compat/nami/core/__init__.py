@@ -1,5 +1,6 @@
 """Shapes, broadcasting and contracts."""
 
+from setflow.compat.nami.core import broadcast, specs, typing
 from setflow.compat.nami.core.specs import (
     TensorSpec,
     as_tuple,
@@ -13,9 +14,12 @@ from setflow.compat.nami.core.specs import (
 __all__ = [
     "TensorSpec",
     "as_tuple",
+    "broadcast",
     "event_numel",
     "flatten_event",
+    "specs",
     "split_event",
+    "typing",
     "unflatten_event",
     "validate_shapes",
 ]
