@@ -328,9 +328,16 @@ def test_diffusion_with_any_solver(solver, parameterization):
     assert x.isfinite().all()
 
 
-def test_diffusion_of_numbers_with_a_model_that_is_a_function():
+def test_diffusion_of_numbers():
     """Events without dimensions, and a context whose batch stands behind the samples."""
-    model = nami.UnconditionalField(lambda x, t, c=None: torch.zeros_like(x))
+
+    class Nothing(nn.Module):
+        event_ndim = 0
+
+        def forward(self, x, t, c=None):
+            return torch.zeros_like(x)
+
+    model = nami.UnconditionalField(Nothing())
     diffusion = nami.Diffusion(
         model, nami.EDMSchedule(), nami.Heun(4), parameterization="eps", event_shape=(), t1=1e-3
     )
