@@ -89,7 +89,7 @@ class TimeSampling:
     ) -> None:
         _check_density(density, logit_mean, logit_std, mode_scale)
         if shift_type is not None:
-            _check_name("shift_type", shift_type, ShiftType)
+            check_name("shift_type", shift_type, ShiftType)
         _check_shift(base_shift, max_shift, constant, base_len, max_len, sqrt_len)
         if weight_shift is not None:
             _check_weight("weight_shift", weight_shift)
@@ -146,9 +146,7 @@ class TimeSampling:
             device = lengths.device
         dtype = torch.get_default_dtype() if dtype is None else dtype
         if not dtype.is_floating_point:
-            raise ValueError(
-                f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1"
-            )
+            checked_dtype(dtype)
         draw = torch.randn if self.density == "logit_normal" else torch.rand
         wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
         shape = (lead,) if isinstance(lead, int) else tuple(lead)
@@ -254,7 +252,7 @@ def compute_density_for_timestep_sampling(
     torch.Size([8])
     """
     density = TimeSampling(weighting_scheme, logit_mean, logit_std, mode_scale)
-    count = _checked_count("batch_size", batch_size)
+    count = checked_count("batch_size", batch_size)
     return density.sample(count, generator=generator, device=device, dtype=dtype)
 
 
@@ -326,7 +324,7 @@ def time_shift(
     >>> time_shift(torch.tensor([0.5, 0.5]), torch.tensor([0, 30]), "linear", 0.0, 1.0, max_len=30)
     tensor([0.5000, 0.7311])
     """
-    _check_name("shift_type", shift_type, ShiftType)
+    check_name("shift_type", shift_type, ShiftType)
     _check_shift(base_shift, max_shift, constant, base_len, max_len, sqrt_len)
     if not isinstance(t, Tensor) or not t.is_floating_point():
         got = t.dtype if isinstance(t, Tensor) else type(t).__name__
@@ -347,7 +345,7 @@ def time_shift(
 
 def _checked_lengths(lengths: Any, t: Tensor) -> Tensor:
     if not isinstance(lengths, Tensor):
-        count = _checked_count("the number of real objects", lengths)
+        count = checked_count("the number of real objects", lengths)
         return torch.full((), count, device=t.device)
     if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
         raise ValueError(
@@ -364,18 +362,24 @@ def _checked_lengths(lengths: Any, t: Tensor) -> Tensor:
     return lengths
 
 
-def _checked_count(argument: str, count: Any) -> int:
+def checked_count(argument: str, count: Any) -> int:
     if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
         raise ValueError(f"{argument} must be a non-negative integer, got {count!r}")
     return int(count)
 
 
-def _check_name(argument: str, name: Any, names: Any) -> None:
+def checked_dtype(dtype: torch.dtype) -> torch.dtype:
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1")
+    return dtype
+
+
+def check_name(argument: str, name: Any, names: Any) -> None:
     if name not in get_args(names):
         raise ValueError(f"{argument} is {name!r}, expected one of {', '.join(get_args(names))}")
 
 
-def _check_number(argument: str, value: Any, *, above: float = -math.inf) -> None:
+def check_number(argument: str, value: Any, *, above: float = -math.inf) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not above < value < math.inf:
         kind = "a finite number" if above == -math.inf else f"a finite number above {above:g}"
@@ -383,10 +387,10 @@ def _check_number(argument: str, value: Any, *, above: float = -math.inf) -> Non
 
 
 def _check_density(name: Any, logit_mean: Any, logit_std: Any, mode_scale: Any) -> None:
-    _check_name("the time density", name, Density)
-    _check_number("logit_mean", logit_mean)
-    _check_number("logit_std", logit_std, above=0)
-    _check_number("mode_scale", mode_scale)
+    check_name("the time density", name, Density)
+    check_number("logit_mean", logit_mean)
+    check_number("logit_std", logit_std, above=0)
+    check_number("mode_scale", mode_scale)
     if not -1 <= mode_scale <= _LARGEST_MODE_SCALE:
         raise ValueError(
             f"mode_scale must lie between -1 and 2 / (pi - 2) = {_LARGEST_MODE_SCALE:.4f}, got "
@@ -397,18 +401,18 @@ def _check_density(name: Any, logit_mean: Any, logit_std: Any, mode_scale: Any) 
 def _check_shift(
     base_shift: Any, max_shift: Any, constant: Any, base_len: Any, max_len: Any, sqrt_len: Any
 ) -> None:
-    _check_number("base_shift", base_shift)
-    _check_number("max_shift", max_shift)
-    _check_number("constant", constant, above=0)
-    _check_number("base_len", base_len)
-    _check_number("max_len", max_len)
-    _check_number("sqrt_len", sqrt_len, above=0)
+    check_number("base_shift", base_shift)
+    check_number("max_shift", max_shift)
+    check_number("constant", constant, above=0)
+    check_number("base_len", base_len)
+    check_number("max_len", max_len)
+    check_number("sqrt_len", sqrt_len, above=0)
     if not base_len < max_len:
         raise ValueError(f"max_len must be larger than base_len={base_len!r}, got {max_len!r}")
 
 
 def _check_weight(argument: str, shift: Any) -> None:
-    _check_number(argument, shift)
+    check_number(argument, shift)
     if shift < -1:
         raise ValueError(f"{argument} must be at least -1, got {shift!r}: weights turn negative")
 

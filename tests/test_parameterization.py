@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from each import each
-from setflow.sets.shapes import align_right
 from setflow.diffusion import (
     EDMSchedule,
     Parameterization,

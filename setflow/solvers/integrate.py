@@ -181,7 +181,7 @@ def integrate_sde(
 
     >>> noise = torch.Generator().manual_seed(0)
     >>> integrate_sde(
-    ...     setflow.solvers.EulerMaruyama(8), lambda x, t: -x, lambda t: 1.0, torch.zeros(2, 3),
+    ...     setflow.EulerMaruyama(8), lambda x, t: -x, lambda t: 1.0, torch.zeros(2, 3),
     ...     t0=0.0, t1=1.0, generator=noise,
     ... ).shape
     torch.Size([2, 3])
