@@ -15,9 +15,9 @@ import torch
 import yaml
 
 import setflow
-from setflow import scoring
 from setflow.cli import main
 from setflow.data import read_jets
+from setflow.jobs import score as scoring
 
 CONFIG = {
     "seed_everything": 3,

@@ -10,9 +10,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from setflow import SetBatch, plots
+from setflow import SetBatch
 from setflow.physics import METRICS, distances, truth_floor
 from setflow.physics.metrics import observables
+from setflow.report import figures as plots
 from setflow.report.figures import QUANTITIES, example_jets, jet_images, spectrum, write_plots
 
 F64 = torch.float64

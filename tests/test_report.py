@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 
 from laws import GARBAGE
-from setflow import SetBatch, plots
+from setflow import SetBatch
 from setflow.data.hdf5 import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
+from setflow.report import figures as plots
 from setflow.report.figures import QUANTITIES
 from setflow.report.page import METRICS_FILE, compare, evaluate
 

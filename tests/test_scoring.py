@@ -22,8 +22,8 @@ import torch
 import yaml
 
 import setflow
-from setflow import scoring
 from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
+from setflow.jobs import score as scoring
 from setflow.jobs.score import score_to_hdf5
 from setflow.schema import RELATIVE_JET_UNITS
 from setflow.solvers import IntegrationError
@@ -466,7 +466,7 @@ import os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 torch.set_default_dtype(torch.float64)
 import test_scoring as t
-from setflow import scoring
+from setflow.jobs import score as scoring
 scoring.BLOCK_ROWS["cpu"] = 1
 screen, blocks = scoring.screen_jets, 0
 def slow(*arguments, **options):
