@@ -194,6 +194,17 @@ def test_a_run_that_cannot_start_loses_nothing(model, capsys):
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == files
 
 
+def test_a_run_where_nothing_can_be_written_does_not_begin(folder, capsys, monkeypatch):
+    access, ours = os.access, os.W_OK | os.X_OK
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != ours and access(path, mode))
+    monkeypatch.setattr(setflow.SetFlow, "fit_statistics", pytest.fail)
+    for _ in range(2):
+        message = fails(capsys, "fit", "--config", "config.yaml")
+        assert "cannot be written to; change its permissions" in message
+        Path("runs").mkdir(exist_ok=True)
+    assert not list(Path("runs").iterdir())
+
+
 def test_a_run_without_a_validation_exports_its_last_weights(model):
     stale = (model / "manifest.json").read_bytes()
     run("fit", "--config", "config.yaml", "--force", "--trainer.max_steps", "2")
@@ -382,6 +393,10 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
         (("evaluate", "config.yaml", "jets.h5", "--out", "r"), "config.yaml"),
         (("dataset", "make", "nowhere", "--jets", "3", "--out", "a.h5"), "nowhere"),
         (("demo",), "root of a clone"),
+        (("sample", "m", "--events", "3", "--out", "new/a.h5"), "there is no folder new"),
+        (("score", "m", "jets.h5", "--out", "new/a.h5"), "there is no folder new"),
+        (("evaluate", "jets.h5", "jets.h5", "--out", "new/r"), "there is no folder new"),
+        (("dataset", "make", "m", "--jets", "3", "--out", "new/a.h5"), "there is no folder new"),
         (("smaple",), "smaple"),
         ((), "it was not provided"),
     ],
@@ -413,6 +428,7 @@ def test_commands_that_cannot_work(folder, capsys, arguments, message):
         ("sample", "model", "--out", "a.h5", "--events", "3", "--solver", "rk5"),
         ("sample", "model", "--out", "a.h5", "--events", "3", "--device", "gpu"),
         ("sample", "model", "--out", "jets.h5", "--events", "3"),
+        ("sample", "model", "--out", "nowhere/a.h5", "--events", "3"),
         ("score", "model", "jets.h5", "--out", "a.h5", "--estimator", "exat"),
         ("score", "model", "jets.h5", "--out", "a.h5", "--probes", "4"),
         ("score", "model", "jets.h5", "--out", "a.h5", "--rtol", "1e-4"),

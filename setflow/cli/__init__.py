@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from yaml import YAMLError
 
 import setflow
-from setflow.files import refuse_existing
+from setflow.files import check_target
 
 if TYPE_CHECKING:
     from setflow.divergence import DivergenceEstimator
@@ -166,7 +165,7 @@ def _sample(config: Namespace) -> None:
     _check_device(config.device)
     if config.events is None and config.like is None:
         raise ValueError("say how many jets to sample, with --events or with --like")
-    refuse_existing(Path(config.out), overwrite=config.force)
+    check_target(config.out, overwrite=config.force)
     from setflow.jobs.sample import sample_to_hdf5
 
     path = sample_to_hdf5(
@@ -187,7 +186,7 @@ def _score(config: Namespace) -> None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
     if config.solver != "dopri5" and config.rtol is not None:
         raise ValueError(f"{config.solver} has no tolerance; add --solver dopri5")
-    refuse_existing(Path(config.out), overwrite=config.force)
+    check_target(config.out, overwrite=config.force)
     from setflow.jobs.score import score_to_hdf5
 
     path = score_to_hdf5(
@@ -221,7 +220,7 @@ def _score_solver(config: Namespace) -> Solver:
 
 
 def _evaluate(config: Namespace) -> None:
-    refuse_existing(Path(config.out), overwrite=config.force)
+    check_target(config.out, overwrite=config.force)
     from rich.console import Console
 
     from setflow.report.page import evaluate
@@ -240,7 +239,7 @@ def _evaluate(config: Namespace) -> None:
 
 def _dataset(config: Namespace) -> None:
     make = config.make
-    refuse_existing(Path(make.out), overwrite=make.force)
+    check_target(make.out, overwrite=make.force)
     from setflow.data.recipes import make_dataset
 
     make_dataset(

@@ -58,7 +58,11 @@ class ExportBestModel(ModelCheckpoint):
         assert isinstance(module, FlowMatchingModule)
         if self.best_model_path:
             return self.export(module)
-        return module.flow.save(self.run / "model", overwrite=True, config=self._nodes())
+        return self._save(module.flow)
+
+    def _save(self, flow: SetFlow) -> Path:
+        self.run.mkdir(parents=True, exist_ok=True)
+        return flow.save(self.run / "model", overwrite=True, config=self._nodes())
 
     def _nodes(self) -> dict[str, Any] | None:
         config = self.run / "config.yaml"
@@ -77,4 +81,4 @@ class ExportBestModel(ModelCheckpoint):
                 if key.startswith(prefix)
             }
         )
-        return flow.save(self.run / "model", overwrite=True, config=self._nodes())
+        return self._save(flow)
