@@ -167,6 +167,49 @@ class TimeSampling:
             sqrt_len=self.sqrt_len,
         )
 
+    def from_uniform(self, u: Tensor, *, lengths: Tensor | int | None = None) -> Tensor:
+        """Return the times that belong to uniform numbers, whose law is that of `sample`.
+
+        Arguments:
+            u: uniform numbers in (0, 1), one per event, of any shape.
+            lengths: the number of real objects, an integer or a tensor with the shape of `u`; see
+                `sample`.
+
+        Returns:
+            Times in [0, 1], with shape and dtype of `u`.
+
+        Raises:
+            ValueError: if the shift needs lengths and there are none, or they do not fit.
+
+        >>> u = torch.tensor([0.1, 0.5, 0.9])
+        >>> TimeSampling("logit_normal").from_uniform(u)
+        tensor([0.2173, 0.5000, 0.7827])
+        """
+        if lengths is None and self.shift_type in ("linear", "sqrt"):
+            raise ValueError(
+                f"shift_type={self.shift_type!r} depends on the number of real objects, got "
+                "lengths=None; expected lengths=mask.sum(-1), one integer per event"
+            )
+        t = u
+        if self.density == "logit_normal":
+            t = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u))
+        elif self.density == "mode":
+            bump = 1 - u - torch.cos(0.5 * math.pi * u) ** 2
+            t = (1 - u + self.mode_scale * bump).clamp(0, 1)  # by round-off only
+        if self.shift_type is None:
+            return t
+        return time_shift(
+            t,
+            0 if lengths is None else lengths,
+            self.shift_type,
+            self.base_shift,
+            self.max_shift,
+            self.constant,
+            base_len=self.base_len,
+            max_len=self.max_len,
+            sqrt_len=self.sqrt_len,
+        )
+
     def weight(self, t: Tensor) -> Tensor:
         """Return the weight of the loss at the (shifted) times `t`, with the shape of `t`."""
         if self.weight_shift is None:
