@@ -15,6 +15,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--dtype", default="float64", choices=("float32", "float64"), help="the default dtype"
     )
+    parser.addoption(
+        "--all", action="store_true", help="also the combinations that the default thins out"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    wide = [item for item in items if item.get_closest_marker("wide")]
+    config.hook.pytest_deselected(items=wide)
+    items[:] = [item for item in items if not item.get_closest_marker("wide")]
 
 
 @pytest.fixture

@@ -76,7 +76,6 @@ __all__ = [
     "VPSchedule",
     "VectorField",
     "VelocityField",
-    "XTraceDivergence",
     "ZeroGamma",
     "as_base",
     "diagnostics",
@@ -119,7 +118,7 @@ if TYPE_CHECKING:
         StandardNormal,
         as_base,
     )
-    from setflow.divergence import ExactDivergence, HutchinsonDivergence, XTraceDivergence
+    from setflow.divergence import ExactDivergence, HutchinsonDivergence
     from setflow.fields import (
         DriftFromVelocityScore,
         EPiCField,

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution
 
-from setflow.sets.events import Context
+from setflow.sets.context import Context
 from setflow.sets.protocols import Base
 
 __all__ = ["LazyDistribution", "LazyField", "UnconditionalDistribution", "UnconditionalField"]

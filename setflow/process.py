@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,14 @@ from setflow.lazy import (
     UnconditionalDistribution,
     UnconditionalField,
 )
-from setflow.masking.log_prob import score_events, solve_dtype
-from setflow.masking.sample import sample_ode
-from setflow.masking.start import batch_of_context, start_of_sampling
-from setflow.sets.events import Context, call_field, with_plain_context
-from setflow.sets.masks import as_mask
-from setflow.sets.planning import planned
+from setflow.masking.log_prob import score_events, scored_events, solve_dtype
+from setflow.masking.sample import start_of_sampling
+from setflow.sets.context import Context, batch_of_context
+from setflow.sets.events import Events
+from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.solvers.integrate import integrate
 
 __all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
 
@@ -40,7 +41,7 @@ class Process(ABC):
 
     base: Base
     solver: Solver | SDESolver
-    context: Tensor | None
+    context: Context | None
     mask: Tensor | None
 
     @property
@@ -85,7 +86,7 @@ class Process(ABC):
             )
 
 
-def bound_batch_shape(base: Base, context: Tensor | None, mask: Tensor | None) -> tuple[int, ...]:
+def bound_batch_shape(base: Base, context: Context | None, mask: Tensor | None) -> tuple[int, ...]:
     """Return the batch of what is bound: that of the mask, else of the base, else of the context.
 
     >>> bound_batch_shape(setflow.StandardNormal((8,)), torch.zeros(16, 4), None)
@@ -165,15 +166,15 @@ class FlowMatching(LazyDistribution):
         """
         event_ndim = self.field.event_ndim if self.event_ndim is None else self.event_ndim
         return FlowMatchingProcess(
-            with_event_ndim(
-                self.field(c), event_ndim, bound=not isinstance(self.field, UnconditionalField)
-            ),
+            self.field(c),
             as_base(self.base(c)),
             self.solver,
             t0=self.t0,
             t1=self.t1,
             context=c,
             mask=mask,
+            event_ndim=event_ndim,
+            bound=not isinstance(self.field, UnconditionalField),
             validate_args=self.validate_args,
         )
 
@@ -187,9 +188,11 @@ class FlowMatchingProcess(Process):
         solver: the ODE solver.
         t0: the time of the noise.
         t1: the time of the data.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
-            kept as one row per event if it is a `SetBatch`.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
+        event_ndim: how many trailing dimensions form one event; needed if the field does not say.
+        bound: whether the field was made for this context, so that it may hold something of each
+            event, and events must stay together and in their order.
         validate_args: check that the base fits the field.
 
     Raises:
@@ -206,11 +209,17 @@ class FlowMatchingProcess(Process):
         t1: float = 0.0,
         context: Context | None = None,
         mask: Tensor | None = None,
+        event_ndim: int | None = None,
+        bound: bool = False,
         validate_args: bool = True,
     ) -> None:
+        event_ndim = known_event_ndim(field, event_ndim)
         if validate_args:
-            check_event_shape(field, tuple(base.event_shape))
-        self.field, self.context = with_plain_context(field, context)
+            check_event_shape(event_ndim, tuple(base.event_shape))
+        self.field = field
+        self.event_ndim = event_ndim
+        self.bound = bound
+        self.context = context
         self.base = base
         self.solver = solver
         self.t0 = t0
@@ -241,12 +250,16 @@ class FlowMatchingProcess(Process):
             ValueError: if a shape does not fit.
         """
         start = start_of_sampling(
-            self.field, self.base, self.mask, sample_shape, self.context, x_source, generator
+            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
-        field = self.field
+        start = replace(start, together=self.bound)
+        velocity = planned_velocity(self.field, start)
         if guidance_fn is not None:
-            field = _Guided(planned(field, start.mask), guidance_fn)
-        return sample_ode(field, self.solver, start, t0=self.t0, t1=self.t1)
+            velocity = _guided(velocity, guidance_fn)
+        return integrate(
+            self.solver, lambda x, t: velocity(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
+            mask=start.mask, event_ndim=self.event_ndim,
+        )  # fmt: skip
 
     def log_prob(
         self,
@@ -268,82 +281,58 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
+        events = scored_events(self.event_ndim, x, self.mask, self.context)
         result = score_events(
-            self.field, self.base, self.solver, x, self.mask, c=self.context, t0=self.t0,
+            self.field, self.base, self.solver, replace(events, together=self.bound), t0=self.t0,
             t1=self.t1, estimator=estimator, seeds=generator,
         )  # fmt: skip
         return result.log_prob.to(solve_dtype(x))
 
 
-class _Guided(nn.Module):
-    """A velocity field behind a guidance function, which may hold a row per event."""
+def _guided(
+    velocity: Callable[[Events], Tensor], guidance_fn: Guidance
+) -> Callable[[Events], Tensor]:
+    """Return a velocity behind a guidance function, which sees the whole batch."""
 
-    takes_mask = True
-    holds_context = True
+    def guided(events: Events) -> Tensor:
+        assert events.t is not None
+        v = guidance_fn(events.x, events.t, velocity(events))
+        if v.shape != events.x.shape:
+            raise ValueError(
+                f"guidance_fn returned shape {tuple(v.shape)} for x of shape "
+                f"{tuple(events.x.shape)}; expected equal shapes"
+            )
+        return zero_padding(v, events.mask)
 
-    def __init__(self, field: nn.Module, guidance_fn: Guidance) -> None:
-        super().__init__()
-        self.field = field
-        self.guidance_fn = guidance_fn
-
-    @property
-    def event_ndim(self) -> int:
-        return event_ndim_of(self.field)
-
-    def forward(
-        self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
-    ) -> Tensor:
-        return self.guidance_fn(x, t, call_field(self.field, x, t, c, mask))
+    return guided
 
 
-class _Declared(nn.Module):
-    """A field with what it does not say itself: its `event_ndim`, or that it is bound to a context.
-
-    A field that was made for a context may hold a row per event, so that its events must stay
-    together and in their order.
-    """
-
-    def __init__(self, field: nn.Module, event_ndim: int, *, bound: bool) -> None:
-        super().__init__()
-        self.field = field
-        self.event_ndim = event_ndim
-        self.takes_mask = declares(field, "takes_mask")
-        self.holds_context = bound
-
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        v: Tensor = self.field(*args, **kwargs)
-        return v
-
-
-def with_event_ndim(field: nn.Module, event_ndim: int | None, *, bound: bool = False) -> nn.Module:
-    """Return a field that says how many dimensions form one event, and whether it holds a context.
+def known_event_ndim(field: nn.Module, event_ndim: int | None) -> int:
+    """Return how many dimensions form one event, by the field or by the model that holds it.
 
     Raises:
-        ValueError: if nobody says it.
+        ValueError: if neither says it, or they differ.
     """
     own = getattr(field, "event_ndim", None)
-    if own is not None:
-        if event_ndim not in (None, own):
-            raise ValueError(
-                f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
-                "them equal, or the argument left out"
-            )
-        return _Declared(field, own, bound=True) if bound else field
-    if event_ndim is None:
+    if own is None and event_ndim is None:
         raise ValueError(
             f"event_ndim must be provided or exposed by the field, {type(field).__name__} has "
             "none; pass event_ndim=, the number of trailing dimensions that form one event"
         )
-    return _Declared(field, event_ndim, bound=bound)
+    if own is not None and event_ndim not in (None, own):
+        raise ValueError(
+            f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
+            "them equal, or the argument left out"
+        )
+    return event_ndim_of(field) if event_ndim is None else event_ndim
 
 
-def check_event_shape(field: nn.Module, event_shape: tuple[int, ...]) -> None:
+def check_event_shape(event_ndim: int, event_shape: tuple[int, ...]) -> None:
     """Check that a base describes the events of a field, or their objects if they are sets.
 
     Raises:
         ValueError: if it does not.
     """
-    event_ndim = event_ndim_of(field)
     per_object = event_ndim >= 2 and len(event_shape) == event_ndim - 1
     if len(event_shape) != event_ndim and not per_object:
         raise ValueError(

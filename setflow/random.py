@@ -123,11 +123,6 @@ def _uniform(high: Tensor, low: Tensor) -> Tensor:
     return ((high >> 5).to(torch.float64) * 67108864.0 + (low >> 6) + 0.5) * 2.0**-53
 
 
-def _event_words(index: Tensor) -> tuple[Tensor, Tensor]:
-    index = index.to(torch.int64)
-    return index & _LOW, index >> 32 & _LOW
-
-
 def counter_uniform(seed: int, index: Tensor) -> Tensor:
     """Return one uniform number in (0, 1) per event, a function of (seed, event index) only.
 
@@ -141,7 +136,8 @@ def counter_uniform(seed: int, index: Tensor) -> Tensor:
     >>> counter_uniform(1, torch.arange(3))[2] == counter_uniform(1, torch.tensor([2]))[0]
     tensor(True)
     """
-    low, high = _event_words(index)
+    index = index.to(torch.int64)
+    low, high = index & _LOW, index >> 32 & _LOW
     last = torch.full_like(low, _UNIFORM << _STREAM_SHIFT)
     words = philox((low, high, torch.zeros_like(low), last), seed)
     return _uniform(words[0], words[1])
@@ -206,7 +202,8 @@ def _coordinate_words(
     seed: int, index: Tensor, mask: Tensor, features: tuple[int, ...], stream: int, block: int = 0
 ) -> tuple[Tensor, ...]:
     """Return four words for each coordinate, with shape `(*batch, N, numel)`."""
-    low, high = (word[..., None, None] for word in _event_words(index))
+    index = index.to(torch.int64)[..., None, None]
+    low, high = index & _LOW, index >> 32 & _LOW
     rank = rank_of_real(mask).clamp(min=0)[..., None]
     numel = event_numel(features)
     last = torch.arange(numel, device=mask.device) + block * numel + (stream << _STREAM_SHIFT)

@@ -16,14 +16,24 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from setflow.diffusion import NoiseSchedule, convert
+from setflow.paths import LinearPath
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.shapes import align_right
+from setflow.timesteps import (
+    Density,
+    check_name,
+    check_number,
+    checked_count,
+    checked_dtype,
+    compute_density_for_timestep_sampling,
+    time_shift,
+)
 
 __all__ = [
     "SampleTimestepConfig",
@@ -44,6 +54,7 @@ TimeDistribution = Literal["uniform", "logitnormal", "lognormal", "shifted", "po
 _SMALLEST_DENOMINATOR = 1e-6
 _GRID = 1000
 _DEEP_TAIL = -700.0  # below this log-probability exp() runs out of float64
+_PATH = LinearPath()
 
 
 # --- the path, and conversions between its quantities ---
@@ -55,7 +66,7 @@ def rf_alpha(t: Tensor) -> Tensor:
     >>> rf_alpha(torch.tensor([0.0, 0.25, 1.0]))
     tensor([1.0000, 0.7500, 0.0000])
     """
-    return 1 - t
+    return _PATH.alpha(t)
 
 
 def rf_sigma(t: Tensor) -> Tensor:
@@ -64,7 +75,7 @@ def rf_sigma(t: Tensor) -> Tensor:
     >>> rf_sigma(torch.tensor([0.0, 0.25, 1.0]))
     tensor([0.0000, 0.2500, 1.0000])
     """
-    return t.clone()
+    return _PATH.sigma(t).clone()
 
 
 def add_noise(x0: Tensor, eps: Tensor, t: Tensor | float, *, mask: Tensor | None = None) -> Tensor:
@@ -87,7 +98,7 @@ def add_noise(x0: Tensor, eps: Tensor, t: Tensor | float, *, mask: Tensor | None
             [0.5000, 0.5000, 0.5000]])
     """
     (x, noise), time, mask = _checked(t, mask, x0=x0, eps=eps)
-    return _narrowed(rf_alpha(time) * x + rf_sigma(time) * noise, x0.dtype, mask)
+    return _narrowed(_PATH.sample_xt(x, noise, time), x0.dtype, mask)
 
 
 def pred_noise_to_pred_x0(
@@ -111,7 +122,8 @@ def pred_noise_to_pred_x0(
     tensor([2., 2.])
     """
     (x_t, noise), time, mask = _checked(t, mask, noisy_latents=noisy_latents, pred_noise=pred_noise)
-    x0 = (x_t - rf_sigma(time) * noise) / _denominator(rf_alpha(time))
+    at_t = Coefficients(_denominator(rf_alpha(time)), rf_sigma(time))
+    x0 = convert(noise, x_t, time, at_t, source="eps", target="x0")
     return _narrowed(x0, noisy_latents.dtype, mask)
 
 
@@ -158,7 +170,8 @@ def x0_to_eps(x0: Tensor, x_t: Tensor, t: Tensor | float, *, mask: Tensor | None
     tensor([2., 2.])
     """
     (data, point), time, mask = _checked(t, mask, x0=x0, x_t=x_t)
-    eps = (point - rf_alpha(time) * data) / _denominator(rf_sigma(time))
+    at_t = Coefficients(rf_alpha(time), _denominator(rf_sigma(time)))
+    eps = convert(data, point, time, at_t, source="x0", target="eps")
     return _narrowed(eps, x0.dtype, mask)
 
 
@@ -184,6 +197,33 @@ def x0_to_flow(x0: Tensor, x_t: Tensor, t: Tensor | float, *, mask: Tensor | Non
     """
     (data, point), time, mask = _checked(t, mask, x0=x0, x_t=x_t)
     return _narrowed((point - data) / _denominator(rf_sigma(time)), x0.dtype, mask)
+
+
+class Coefficients(NoiseSchedule):
+    """A schedule at one time, of which no more is known than its two coefficients.
+
+    That is enough for `setflow.diffusion.convert` between `eps`, `score` and `x0`.
+
+    Arguments:
+        alpha: the coefficient of the data, with as many dimensions as what is converted.
+        sigma: the coefficient of the noise, likewise.
+    """
+
+    def __init__(self, alpha: Tensor, sigma: Tensor) -> None:
+        self._alpha = alpha
+        self._sigma = sigma
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._alpha
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return self._sigma
+
+    def drift(self, x: Tensor, t: Tensor) -> Tensor:
+        raise NotImplementedError("the coefficients at one time do not tell the drift")
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        raise NotImplementedError("the coefficients at one time do not tell the diffusion")
 
 
 def _checked(
@@ -272,15 +312,9 @@ class SampleTimestepConfig:
     t_list: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
-        names = get_args(TimeDistribution)
-        if self.time_dist_type not in names:
-            raise ValueError(
-                f"time_dist_type is {self.time_dist_type!r}, expected one of {', '.join(names)}"
-            )
+        check_name("time_dist_type", self.time_dist_type, TimeDistribution)
         for name in ("min_t", "max_t", "shift", "p_mean", "p_std"):
-            value = getattr(self, name)
-            if not _is_finite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
+            check_number(name, getattr(self, name))
         if not 0 <= self.min_t < self.max_t <= 1:
             raise ValueError(
                 f"expected 0 <= min_t < max_t <= 1, got min_t={self.min_t}, max_t={self.max_t}"
@@ -330,23 +364,23 @@ def sample_timesteps(
     True
     """
     low, high = _bounds_in(dtype, cfg.min_t, cfg.max_t)
-    shape, width = (_checked_count(n),), cfg.max_t - cfg.min_t
+    count, wide = checked_count("n", n), torch.float64
     if cfg.time_dist_type == "polynomial":
-        grid = torch.linspace(cfg.min_t, cfg.max_t, _GRID, device=device, dtype=torch.float64)
-        t = grid[torch.randint(_GRID, shape, device=device, generator=generator)]
-    elif cfg.time_dist_type == "logitnormal":
-        z = torch.randn(shape, device=device, dtype=torch.float64, generator=generator)
-        t = cfg.min_t + width * torch.sigmoid(cfg.p_mean + cfg.p_std * z)
+        grid = torch.linspace(cfg.min_t, cfg.max_t, _GRID, device=device, dtype=wide)
+        t = grid[torch.randint(_GRID, (count,), device=device, generator=generator)]
+        return t.to(dtype).clamp(low, high)
+    density: Density = "logit_normal" if cfg.time_dist_type == "logitnormal" else "uniform"
+    u = compute_density_for_timestep_sampling(
+        density, count, cfg.p_mean, cfg.p_std, generator=generator, device=device, dtype=wide
+    )
+    if cfg.time_dist_type == "lognormal":
+        t = _lognormal(u, cfg)
+    elif cfg.time_dist_type == "shifted":
+        ends = torch.tensor([cfg.min_t, cfg.max_t], device=u.device, dtype=wide)
+        first, last = time_shift(ends, 0, constant=1 / cfg.shift)  # what is shifted to the ends
+        t = time_shift(first + (last - first) * u, 0, constant=cfg.shift)
     else:
-        u = torch.rand(shape, device=device, dtype=torch.float64, generator=generator)
-        if cfg.time_dist_type == "uniform":
-            t = cfg.min_t + width * u
-        elif cfg.time_dist_type == "shifted":
-            first, last = (_unshifted(end, cfg.shift) for end in (cfg.min_t, cfg.max_t))
-            u = first + (last - first) * u
-            t = cfg.shift * u / (1 + (cfg.shift - 1) * u)
-        else:
-            t = _lognormal(u, cfg)
+        t = cfg.min_t + (cfg.max_t - cfg.min_t) * u
     return t.to(dtype).clamp(low, high)
 
 
@@ -379,8 +413,8 @@ def sample_from_t_list(
     >>> sample_from_t_list(3, [0.75, 0.0])
     tensor([0.7500, 0.7500, 0.7500])
     """
-    times = torch.tensor(_checked_t_list(t_list)[:-1], device=device, dtype=_floating(dtype))
-    shape = (_checked_count(n),)
+    times = torch.tensor(_checked_t_list(t_list)[:-1], device=device, dtype=checked_dtype(dtype))
+    shape = (checked_count("n", n),)
     return times[torch.randint(len(times), shape, device=device, generator=generator)]
 
 
@@ -411,14 +445,9 @@ def _truncated_normal(u: Tensor, low: float, high: float) -> Tensor:
     return torch.where(deep, tail, z)
 
 
-def _unshifted(t: float, shift: float) -> float:
-    """Return the u whose shifted value s u / (1 + (s - 1) u) is `t`."""
-    return t / (shift - (shift - 1) * t)
-
-
 def _bounds_in(dtype: torch.dtype, low: float, high: float) -> tuple[float, float]:
     """Return the smallest and the largest number of `dtype` in [low, high]."""
-    first, last = torch.tensor([low, high], dtype=_floating(dtype))
+    first, last = torch.tensor([low, high], dtype=checked_dtype(dtype))
     if first.item() < low:
         first = torch.nextafter(first, torch.ones_like(first))
     if last.item() > high:
@@ -430,27 +459,11 @@ def _bounds_in(dtype: torch.dtype, low: float, high: float) -> tuple[float, floa
     return first.item(), last.item()
 
 
-def _floating(dtype: torch.dtype) -> torch.dtype:
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1")
-    return dtype
-
-
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(value)
-
-
-def _checked_count(n: Any) -> int:
-    if isinstance(n, bool) or not isinstance(n, Integral) or n < 0:
-        raise ValueError(f"n must be a non-negative integer, got {n!r}")
-    return int(n)
-
-
 def _checked_t_list(t_list: Sequence[float] | Tensor) -> tuple[float, ...]:
     times = tuple(t_list.tolist() if isinstance(t_list, Tensor) else t_list)
     if len(times) < 2:
         raise ValueError(f"t_list needs at least two times, the last of them 0, got {list(times)}")
-    if not all(_is_finite(t) and 0 <= t <= 1 for t in times):
+    if not all(isinstance(t, (float, int)) and 0 <= t <= 1 for t in times):
         raise ValueError(f"the times of t_list must lie in [0, 1], got {list(times)}")
     if times[-1] != 0:
         raise ValueError(f"t_list[-1] must be 0, the data end, got {times[-1]}")

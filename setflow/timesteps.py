@@ -25,7 +25,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.sets.shapes import as_tuple
+from setflow.sets.events import Events
+from setflow.sets.shapes import expand_time
 
 __all__ = [
     "Density",
@@ -34,6 +35,7 @@ __all__ = [
     "compute_density_for_timestep_sampling",
     "get_flow_match_loss_weight",
     "time_shift",
+    "times_of",
 ]
 
 Density = Literal["uniform", "logit_normal", "mode"]
@@ -87,7 +89,7 @@ class TimeSampling:
     ) -> None:
         _check_density(density, logit_mean, logit_std, mode_scale)
         if shift_type is not None:
-            _check_name("shift_type", shift_type, ShiftType)
+            check_name("shift_type", shift_type, ShiftType)
         _check_shift(base_shift, max_shift, constant, base_len, max_len, sqrt_len)
         if weight_shift is not None:
             _check_weight("weight_shift", weight_shift)
@@ -142,17 +144,20 @@ class TimeSampling:
             )
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
-        lead = as_tuple(lead)
-        t = compute_density_for_timestep_sampling(
-            self.density,
-            math.prod(lead),
-            self.logit_mean,
-            self.logit_std,
-            self.mode_scale,
-            generator=generator,
-            device=device,
-            dtype=dtype,
-        ).reshape(lead)
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not dtype.is_floating_point:
+            checked_dtype(dtype)
+        draw = torch.randn if self.density == "logit_normal" else torch.rand
+        wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
+        shape = (lead,) if isinstance(lead, int) else tuple(lead)
+        t = draw(shape, generator=generator, device=device, dtype=wide)
+        if self.density == "logit_normal":
+            t = torch.sigmoid(self.logit_mean + self.logit_std * t)
+        elif self.density == "mode":
+            rest = 1 - t
+            bump = rest - torch.cos(0.5 * math.pi * t) ** 2
+            t = (rest + self.mode_scale * bump).clamp(0, 1)  # by round-off only
+        t = t.to(dtype)
         if self.shift_type is None:
             return t
         return time_shift(
@@ -217,6 +222,42 @@ class TimeSampling:
         return get_flow_match_loss_weight(t, self.weight_shift)
 
 
+def times_of(
+    events: Events,
+    t: Tensor | float | None,
+    sampling: TimeSampling | None,
+    generator: torch.Generator | None,
+    *,
+    within: tuple[float, float] = (0.0, 1.0),
+) -> tuple[Tensor, Tensor | None]:
+    """Return one time per event, those given or drawn, and the weights of their losses.
+
+    Arguments:
+        events: the events.
+        t: times, a number or a tensor with shape `lead`; None draws them.
+        sampling: the density of the times and their weight; None is uniform, without a weight.
+        generator: the random generator.
+        within: the times between which those drawn are mapped.
+
+    Returns:
+        The times, with shape `lead`, and the weights, of the same shape, or None.
+
+    Raises:
+        ValueError: if `t` has another shape.
+    """
+    if t is not None:
+        t = expand_time(t, events.lead, like=events.x)
+    else:
+        like, density = events.x, _UNIFORM if sampling is None else sampling
+        t = density.sample(
+            events.lead, lengths=events.lengths, generator=generator, dtype=like.dtype,
+            device=like.device,
+        )  # fmt: skip
+        low, high = within
+        t = t if within == (0.0, 1.0) else low + (high - low) * t
+    return t, None if sampling is None else sampling.weight(t)
+
+
 def compute_density_for_timestep_sampling(
     weighting_scheme: Density,
     batch_size: int,
@@ -253,21 +294,9 @@ def compute_density_for_timestep_sampling(
     >>> compute_density_for_timestep_sampling("mode", 8).shape
     torch.Size([8])
     """
-    _check_density(weighting_scheme, logit_mean, logit_std, mode_scale)
-    shape = (_checked_count("batch_size", batch_size),)
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    if not dtype.is_floating_point:
-        raise ValueError(f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1")
-    draw = torch.randn if weighting_scheme == "logit_normal" else torch.rand
-    wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
-    u = draw(shape, generator=generator, device=device, dtype=wide)
-    if weighting_scheme == "logit_normal":
-        u = torch.sigmoid(logit_mean + logit_std * u)
-    elif weighting_scheme == "mode":
-        rest = 1 - u
-        bump = rest - torch.cos(0.5 * math.pi * u) ** 2
-        u = (rest + mode_scale * bump).clamp(0, 1)  # by round-off only
-    return u.to(dtype)
+    density = TimeSampling(weighting_scheme, logit_mean, logit_std, mode_scale)
+    count = checked_count("batch_size", batch_size)
+    return density.sample(count, generator=generator, device=device, dtype=dtype)
 
 
 def get_flow_match_loss_weight(sigma: Tensor, shift: float = 3.0) -> Tensor:
@@ -338,7 +367,7 @@ def time_shift(
     >>> time_shift(torch.tensor([0.5, 0.5]), torch.tensor([0, 30]), "linear", 0.0, 1.0, max_len=30)
     tensor([0.5000, 0.7311])
     """
-    _check_name("shift_type", shift_type, ShiftType)
+    check_name("shift_type", shift_type, ShiftType)
     _check_shift(base_shift, max_shift, constant, base_len, max_len, sqrt_len)
     if not isinstance(t, Tensor) or not t.is_floating_point():
         got = t.dtype if isinstance(t, Tensor) else type(t).__name__
@@ -359,7 +388,7 @@ def time_shift(
 
 def _checked_lengths(lengths: Any, t: Tensor) -> Tensor:
     if not isinstance(lengths, Tensor):
-        count = _checked_count("the number of real objects", lengths)
+        count = checked_count("the number of real objects", lengths)
         return torch.full((), count, device=t.device)
     if lengths.dtype == torch.bool or lengths.is_floating_point() or lengths.is_complex():
         raise ValueError(
@@ -376,18 +405,24 @@ def _checked_lengths(lengths: Any, t: Tensor) -> Tensor:
     return lengths
 
 
-def _checked_count(argument: str, count: Any) -> int:
+def checked_count(argument: str, count: Any) -> int:
     if isinstance(count, bool) or not isinstance(count, Integral) or count < 0:
         raise ValueError(f"{argument} must be a non-negative integer, got {count!r}")
     return int(count)
 
 
-def _check_name(argument: str, name: Any, names: Any) -> None:
+def checked_dtype(dtype: torch.dtype) -> torch.dtype:
+    if not dtype.is_floating_point:
+        raise ValueError(f"dtype must be a floating dtype, got {dtype}: times lie between 0 and 1")
+    return dtype
+
+
+def check_name(argument: str, name: Any, names: Any) -> None:
     if name not in get_args(names):
         raise ValueError(f"{argument} is {name!r}, expected one of {', '.join(get_args(names))}")
 
 
-def _check_number(argument: str, value: Any, *, above: float = -math.inf) -> None:
+def check_number(argument: str, value: Any, *, above: float = -math.inf) -> None:
     number = isinstance(value, Real) and not isinstance(value, bool)
     if not number or not above < value < math.inf:
         kind = "a finite number" if above == -math.inf else f"a finite number above {above:g}"
@@ -395,10 +430,10 @@ def _check_number(argument: str, value: Any, *, above: float = -math.inf) -> Non
 
 
 def _check_density(name: Any, logit_mean: Any, logit_std: Any, mode_scale: Any) -> None:
-    _check_name("the time density", name, Density)
-    _check_number("logit_mean", logit_mean)
-    _check_number("logit_std", logit_std, above=0)
-    _check_number("mode_scale", mode_scale)
+    check_name("the time density", name, Density)
+    check_number("logit_mean", logit_mean)
+    check_number("logit_std", logit_std, above=0)
+    check_number("mode_scale", mode_scale)
     if not -1 <= mode_scale <= _LARGEST_MODE_SCALE:
         raise ValueError(
             f"mode_scale must lie between -1 and 2 / (pi - 2) = {_LARGEST_MODE_SCALE:.4f}, got "
@@ -409,17 +444,20 @@ def _check_density(name: Any, logit_mean: Any, logit_std: Any, mode_scale: Any) 
 def _check_shift(
     base_shift: Any, max_shift: Any, constant: Any, base_len: Any, max_len: Any, sqrt_len: Any
 ) -> None:
-    _check_number("base_shift", base_shift)
-    _check_number("max_shift", max_shift)
-    _check_number("constant", constant, above=0)
-    _check_number("base_len", base_len)
-    _check_number("max_len", max_len)
-    _check_number("sqrt_len", sqrt_len, above=0)
+    check_number("base_shift", base_shift)
+    check_number("max_shift", max_shift)
+    check_number("constant", constant, above=0)
+    check_number("base_len", base_len)
+    check_number("max_len", max_len)
+    check_number("sqrt_len", sqrt_len, above=0)
     if not base_len < max_len:
         raise ValueError(f"max_len must be larger than base_len={base_len!r}, got {max_len!r}")
 
 
 def _check_weight(argument: str, shift: Any) -> None:
-    _check_number(argument, shift)
+    check_number(argument, shift)
     if shift < -1:
         raise ValueError(f"{argument} must be at least -1, got {shift!r}: weights turn negative")
+
+
+_UNIFORM = TimeSampling()

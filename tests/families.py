@@ -10,23 +10,33 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 import setflow
 from setflow.fields import PairFeatures
-from setflow.sets.events import with_plain_context
 
-__all__ = ["FAMILIES", "Family", "takes_rows"]
+__all__ = ["FAMILIES", "Family", "RowAsSet"]
 
 CONTEXT_SLOTS, CONTEXT_FEATURES = 4, 2
 
 
-def takes_rows(field: nn.Module, context: int = 0) -> nn.Module:
-    """Return a field of context sets as one whose context is a row: objects, mask, own context."""
-    own = torch.zeros(1, context) if context else None
-    blank = torch.zeros(1, CONTEXT_SLOTS, CONTEXT_FEATURES)
-    return with_plain_context(field, setflow.SetBatch(blank, torch.ones(1, CONTEXT_SLOTS), own))[0]
+class RowAsSet(nn.Module):
+    """A field of context sets as one whose context is a row: objects, mask, own context."""
+
+    event_ndim = 2
+    takes_mask = True
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, x: Tensor, t: Tensor, c: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        shape = (CONTEXT_SLOTS, CONTEXT_FEATURES)
+        objects, real, own = c.tensor_split([shape[0] * shape[1], shape[0] * (shape[1] + 1)], -1)
+        c_set = setflow.SetBatch(
+            objects.reshape(*c.shape[:-1], *shape), real > 0.5, own if own.shape[-1] else None
+        )
+        return self.field(x, t, c_set, mask=mask)
 
 
 _ROW = CONTEXT_SLOTS * (CONTEXT_FEATURES + 1)
@@ -57,12 +67,12 @@ FAMILIES = {
         lambda d: _transformer(d, object_condition_dim=2, qk_norm=True), {"object_context": 2}
     ),
     "transformer, context set": Family(
-        lambda d: takes_rows(_transformer(d, set_condition_dim=CONTEXT_FEATURES)),
+        lambda d: RowAsSet(_transformer(d, set_condition_dim=CONTEXT_FEATURES)),
         {"context": _ROW},
     ),
     "transformer, context set with context": Family(
-        lambda d: takes_rows(
-            _transformer(d, set_condition_dim=CONTEXT_FEATURES, condition_dim=2, qk_norm=True), 2
+        lambda d: RowAsSet(
+            _transformer(d, set_condition_dim=CONTEXT_FEATURES, condition_dim=2, qk_norm=True)
         ),
         {"context": _ROW + 2},
     ),

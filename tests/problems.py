@@ -13,7 +13,7 @@ from scipy.stats import multivariate_normal
 from torch import Tensor
 
 import setflow
-from setflow.paths.base import AffinePath
+from setflow.paths.affine import AffinePath
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import setflow
+from each import each
 from laws import (
     LAWS,
     Outcome,
@@ -254,7 +255,7 @@ def test_gradients_reach_the_state_and_the_parameters():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-@pytest.mark.parametrize(
+@each(
     ("law", "lead"),
     [
         (law, lead)

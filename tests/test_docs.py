@@ -15,6 +15,7 @@ import yaml
 from nbclient import NotebookClient
 
 import setflow
+from each import each
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -104,6 +105,8 @@ def test_the_readme_names_what_is_there():
     told = re.findall(r"make ([a-z-]+) ", makefile.partition("help:")[2].partition("\n\n")[0])
     for target in re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE):
         assert target in (*told, "clean", "help", "cuda-device", "with-scatter")
+    for path in re.search(r"^JUDGES := ((?:.*\\\n)*.*)", makefile, re.MULTILINE)[1].split():
+        assert path == "\\" or (ROOT / path).is_file(), path
     for command in ("make demo", "make test"):
         assert command in README
     for path in re.findall(r"`((?:datasets|docs|models|notebooks|tests|\.github)/[^` ]+)`", README):
@@ -117,7 +120,7 @@ def test_the_conventions_of_the_readme_name_real_things():
         assert hasattr(setflow, name), name
 
 
-@pytest.mark.parametrize(
+@each(
     "folder", sorted((ROOT / "datasets").iterdir()) + sorted((ROOT / "models").iterdir()),
     ids=lambda folder: folder.name,
 )  # fmt: skip

@@ -10,6 +10,7 @@ from safetensors.torch import load, save
 from torch.func import functional_call, jvp, vjp, vmap
 
 import setflow
+from each import each
 from families import FAMILIES
 from laws import LAWS, Case, cases, redraw, to_device
 from setflow.fields import transformer
@@ -50,7 +51,7 @@ def velocity(field, case: Case, x=None, mask=...):
     return field(case.x if x is None else x, case.t, context_of(case), mask=mask)
 
 
-@pytest.mark.parametrize("law", LAWS)
+@each("law", LAWS)
 @pytest.mark.parametrize("dtype", DTYPES)
 @ALL
 def test_fields_keep_the_law(name, law, dtype, device):

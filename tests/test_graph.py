@@ -16,6 +16,7 @@ from torch.func import jvp, vjp, vmap
 from torch_geometric.data import Batch, Data
 
 import setflow
+from each import each
 from laws import LAWS, cases, redraw, to_device
 from setflow import GraphField, SetBatch
 from setflow.fields.base import SetInputs
@@ -49,7 +50,7 @@ def built(name, layers=2):
     return field, case, case.c if case.c_object is None else case.c_object
 
 
-@pytest.mark.parametrize("law", LAWS)
+@each("law", LAWS)
 @pytest.mark.parametrize("verb", VERBS)
 @pytest.mark.parametrize("name", ["edgeconv", "fixed"])  # `test_laws` has attention
 def test_the_verbs_keep_the_law(name, verb, law, device):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import setflow
+from each import each
 from laws import LAWS, Case, cases, law_same, redraw
 from setflow.fields import DriftFromVelocityScore, MirrorVelocityFromScore, ScoreFromNoise
 from setflow.paths import BrownianGamma, GammaSchedule, ScaledBrownianGamma, ZeroGamma
@@ -83,8 +84,8 @@ def test_gamma_gamma_dot_is_exact_at_the_ends(schedule):
     assert product.tolist() == [schedule.scale / 2, 0.0, -schedule.scale / 2]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("schedule", BROWNIAN, ids=named)
+@each("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@each("schedule", BROWNIAN, ids=named)
 def test_gamma_is_small_and_its_derivative_finite_at_the_ends(schedule, dtype):
     t = torch.tensor([0.0, 1.0], dtype=dtype)
     floor = max(schedule.eps, torch.finfo(dtype).tiny) ** 0.5
@@ -147,8 +148,8 @@ def test_a_schedule_of_ones_own_trains_at_all_times():
         GammaSchedule()
 
 
-@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
-@pytest.mark.parametrize("name", ["scale", "eps"])
+@each("bad", [0.0, -1.0, math.nan, math.inf])
+@each("name", ["scale", "eps"])
 def test_scale_and_eps_must_be_positive(name, bad):
     with pytest.raises(ValueError, match=f"{name} must be a positive number, got"):
         ScaledBrownianGamma(**{name: bad})
@@ -474,9 +475,9 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("models", MODELS)
-@pytest.mark.parametrize("name", ["score", "drift", "mirror"])
+@each("law", LAWS)
+@each("models", MODELS)
+@each("name", ["score", "drift", "mirror"])
 def test_the_laws_hold_for_sets(name, models, law):
     wrapper = wrappers(*MODELS[models]())[name]
     for lead, case in cases():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import functools
+import itertools
+import re
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 import saboteurs
 import setflow
-from families import FAMILIES
+from each import each
 from laws import LAWS, cases, law_content, law_same, redraw, to_device
 from subjects import (
     NoiseOfItsObject,
@@ -37,30 +38,31 @@ def _gaussian(coupling: float, *features: int) -> setflow.GaussianSetField:
     return setflow.GaussianSetField(loc, scale, coupling=coupling)
 
 
-def _of_family(name: str) -> tuple[torch.nn.Module, tuple[int], dict[str, int]]:
-    return redraw(FAMILIES[name].make(3)), (3,), FAMILIES[name].cases
-
-
-# name: (field, features, options of the cases); `test_fields` judges all families called directly
+# name: (field, features, options of the cases). Of one layer, in which objects meet already, since
+# a verb calls a field many times; `test_fields` judges all families, of two layers, called directly
 FIELDS = {
     "transformer": lambda: (
-        redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=2)),
+        redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2), seed=7),
         (3,),
         {},
     ),
     "transformer with context": lambda: (
-        redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=4, condition_dim=2)),
+        redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=4, condition_dim=2)),
         (3,),
         {"context": 2},
     ),
-    "epic": functools.partial(_of_family, "epic"),
-    "graph": functools.partial(_of_family, "graph"),
+    "epic": lambda: (redraw(setflow.EPiCField(3, hidden=8, latent=4, layers=1)), (3,), {}),
+    "graph": lambda: (
+        redraw(setflow.GraphField(3, hidden=8, layers=1, messages=8, k=2)),
+        (3,),
+        {},
+    ),
     "gaussian": lambda: (_gaussian(0.0, 3), (3,), {}),
     "coupled gaussian": lambda: (_gaussian(2.0, 3), (3,), {}),
     "coupled gaussian, 3-D events": lambda: (_gaussian(2.0, 2, 2), (2, 2), {}),
     "probability flow": lambda: (
         setflow.ProbabilityFlowField(
-            redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2)),
+            redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2), seed=7),
             setflow.VPSchedule(beta_max=2.0),
             "x0",
             guidance_fn=lambda x, t, eps: eps + 0.1,
@@ -89,7 +91,7 @@ USER_FIELDS = {
     "pointwise": lambda: (redraw(Pointwise()), (3,), {}),
     "per-object context": lambda: (redraw(ObjectConditioned()), (3,), {"object_context": 2}),
 }
-MIXING = ("transformer", "transformer with context", "coupled gaussian")
+MIXING = [name for name in FIELDS if name != "gaussian"]
 
 
 def _matching_cases(options, features, law, device):
@@ -116,24 +118,34 @@ VERBS = {
 }
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("verb", VERBS)
-@pytest.mark.parametrize("name", [*FIELDS, *USER_FIELDS])
+# every field goes with these verbs and every verb with these fields; `--all` takes all pairs
+COMMON_VERBS = ("loss", "sample", "log_prob")
+COMMON_FIELDS = ("transformer with context", "coupled gaussian")
+PAIRS = [
+    pytest.param(
+        name, verb, marks=() if name in COMMON_FIELDS or verb in COMMON_VERBS else pytest.mark.wide
+    )
+    for name in (*FIELDS, *USER_FIELDS)
+    for verb in VERBS
+]
+
+
+@pytest.mark.parametrize(("name", "verb"), PAIRS)
+@each("law", LAWS)
 def test_verbs_keep_the_law(name, verb, law, device):
     field, features, options = (FIELDS | USER_FIELDS)[name]()
     for case in _matching_cases(options, features, law, device):
         LAWS[law](VERBS[verb](field.to(device)), case)
 
 
-@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize("name", FIELDS)
+@each("law", LAWS)
 def test_fields_keep_the_law_when_called_directly(name, law, device):
     field, features, options = FIELDS[name]()
     for case in _matching_cases(options, features, law, device):
         LAWS[law](velocity_of(field.to(device)), case)
 
 
-@pytest.mark.parametrize("law", LAWS)
 @pytest.mark.parametrize(
     "base",
     [
@@ -148,6 +160,7 @@ def test_fields_keep_the_law_when_called_directly(name, law, device):
     ],
     ids=["standard", "diagonal", "torch", "torch away from zero"],
 )
+@each("law", LAWS)
 def test_bases_keep_the_law(base, law):
     for case in _matching_cases({}, (3,), law, torch.device("cpu")):
         case = replace(case, x=case.x.abs() + 1.5)  # within the support of each
@@ -159,13 +172,13 @@ def test_bases_keep_the_law(base, law):
             LAWS[law](density_of(base().log_prob), case)
 
 
-@pytest.mark.parametrize("verb", VERBS)
+@each("verb", VERBS)
 def test_training_and_use_treat_padding_alike(verb):
     for _, case in cases():
         law_same(VERBS[verb], case)
 
 
-@pytest.mark.parametrize("name", MIXING)
+@each("name", MIXING)
 def test_the_judged_fields_mix_objects(name):
     """A field that does not mix would pass laws that it might break."""
     field, features, options = FIELDS[name]()
@@ -245,3 +258,47 @@ def test_the_content_law_refuses_a_case_without_padding():
     case = dict(cases())["lead1"]
     with pytest.raises(AssertionError, match="bite"):
         law_content(loss_of(Pointwise()), case.event((1,)))
+
+
+# --- what is run ---
+
+
+def _judged(root, *options):
+    """The pairs of field and verb that pytest runs with these options."""
+
+    class Collected:
+        def pytest_collection_finish(self, session):
+            self.pairs = [tuple(item.callspec.params.values()) for item in session.items]
+
+    plugin = Collected()
+    quiet = ("-pno:terminal", "-pno:cacheprovider", "-pno:benchmark", "-pno:faulthandler")
+    settings = ("-o", "addopts=--import-mode=importlib", f"--rootdir={root}")
+    test = f"{__file__}::{test_verbs_keep_the_law.__name__}"
+    pytest.main([test, "--collect-only", *settings, *quiet, *options], plugins=[plugin])
+    return plugin.pairs
+
+
+def test_no_field_and_no_verb_is_left_out(request):
+    """Neither by default, where pairs are thinned out, nor with `--all`, which takes every pair."""
+    root, fields, verbs = request.config.rootpath, {*FIELDS, *USER_FIELDS}, set(VERBS)
+    default, everything = _judged(root), _judged(root, "--all")
+    assert len(COMMON_VERBS) == 3
+    assert len(COMMON_FIELDS) == 2
+    for name in fields:
+        assert {verb for field, verb in default if field == name} >= set(COMMON_VERBS), name
+    for verb in verbs:
+        assert {field for field, other in default if other == verb} >= set(COMMON_FIELDS), verb
+    assert sorted(everything) == sorted(itertools.product(fields, verbs))
+
+
+def test_every_saboteur_is_in_a_test(request):
+    """Else nobody would know whether it is still caught."""
+    tests = (request.config.rootpath / "tests").rglob("test_*.py")
+    words = {word for path in tests for word in re.findall(r"\w+", path.read_text())}
+    own = {
+        name
+        for name, thing in vars(saboteurs).items()
+        if getattr(thing, "__module__", "") == saboteurs.__name__ and not name.startswith("_")
+    }
+    assert len(own) > 10
+    assert own - words == set()

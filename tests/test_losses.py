@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import setflow
+from each import each
 from laws import cases, redraw
 from setflow.diffusion import convert, error_factor
 from setflow.paths import ZeroGamma
@@ -30,8 +31,8 @@ class Recorder(nn.Module):
         return self.answer(x, t)
 
 
-@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
-@pytest.mark.parametrize("shape", [(6,), (6, 3), (2, 3, 4, 2), (2, 3, 4, 5)])
+@each("reduction", ["mean", "sum", "none"])
+@each("shape", [(6,), (6, 3), (2, 3, 4, 2), (2, 3, 4, 5)])
 def test_fm_loss_is_the_mean_squared_error_of_the_velocity(shape, reduction):
     event_ndim = {1: 0, 2: 1, 4: 2}[len(shape)]
     lead = shape[: len(shape) - event_ndim]
@@ -159,10 +160,8 @@ def test_the_minimiser_of_the_stochastic_loss_is_the_drift_of_the_interpolant():
     assert abs(gradient.item() / curvature) < 5e-3
 
 
-@pytest.mark.parametrize(
-    "schedule", [setflow.VPSchedule(), setflow.VESchedule(), setflow.EDMSchedule()]
-)
-@pytest.mark.parametrize("parameterization", PARAMETERIZATIONS)
+@each("schedule", [setflow.VPSchedule(), setflow.VESchedule(), setflow.EDMSchedule()])
+@each("parameterization", PARAMETERIZATIONS)
 def test_diffusion_loss_by_hand(parameterization, schedule):
     x, noise, t = torch.randn(16, 3), torch.randn(16, 3), 0.05 + 0.9 * torch.rand(16)
     time = t[:, None]
@@ -192,10 +191,8 @@ WEIGHTINGS = {
 }
 
 
-@pytest.mark.parametrize(
-    "schedule", [setflow.VPSchedule(), setflow.VESchedule(), setflow.EDMSchedule()]
-)
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@each("schedule", [setflow.VPSchedule(), setflow.VESchedule(), setflow.EDMSchedule()])
+@each("weighting", WEIGHTINGS)
 def test_a_weighting_means_the_same_for_every_parameterization(weighting, schedule):
     """One guess of x_0, said in four ways: w(SNR) times its squared error each time."""
     x, noise, t = torch.randn(16, 3), torch.randn(16, 3), 0.05 + 0.9 * torch.rand(16)

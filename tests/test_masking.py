@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import setflow
+from each import each
 from laws import cases, masks, redraw
 from subjects import Pointwise
 
@@ -125,8 +126,8 @@ def test_fields_are_called_with_time_and_context_of_the_lead_shape(lead):
         torch.testing.assert_close(context, c.expand(*front, 2))
 
 
-@pytest.mark.parametrize("sample_shape", [(), (4,), (2, 3), 5])
-@pytest.mark.parametrize("lead", [(), (6,), (2, 3)])
+@each("sample_shape", [(), (4,), (2, 3), 5])
+@each("lead", [(), (6,), (2, 3)])
 def test_sample_shapes(sample_shape, lead):
     mask = torch.rand(*lead, 5) > 0.3
     x = setflow.masked_sample(
@@ -242,7 +243,7 @@ def test_the_loss_fits_a_field_by_gradient():
 # --- errors ---
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "error", "message"),
     [
         ({"mask": torch.ones(2, 4)}, ValueError, r"mask has shape \(2, 4\), expected \(2, 5\)"),
@@ -273,7 +274,7 @@ def test_bad_input_of_the_loss(change, error, message):
         setflow.masked_fm_loss(**(arguments | change))
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "error", "message"),
     [
         ({"mask": torch.full((2, 5), 3)}, ValueError, "holds the value 3"),

@@ -8,6 +8,7 @@ from typing import get_args
 import pytest
 import torch
 
+from each import each
 from setflow.diffusion import (
     EDMSchedule,
     Parameterization,
@@ -74,8 +75,8 @@ def posterior_means(schedule, t):
     return x, means
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("source", "target"), PAIRS)
+@each("name", SCHEDULES)
+@each(("source", "target"), PAIRS)
 def test_each_becomes_each_at_a_known_point(source, target, name):
     schedule = SCHEDULES[name]()
     t = torch.tensor([[0.05, 0.3, 0.5], [0.7, 0.9, 0.97]])
@@ -84,8 +85,8 @@ def test_each_becomes_each_at_a_known_point(source, target, name):
     close(got, truth[target])
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("source", "target"), PAIRS)
+@each("name", SCHEDULES)
+@each(("source", "target"), PAIRS)
 def test_each_becomes_each_for_gaussian_data(source, target, name):
     """The means given x_t obey the relations too, and the velocity is the probability flow's."""
     schedule, t = SCHEDULES[name](), torch.linspace(0.02, 0.98, 25)
@@ -94,8 +95,8 @@ def test_each_becomes_each_for_gaussian_data(source, target, name):
     close(got, means[target])
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("source", "target"), [(a, b) for a, b in PAIRS if a != b])
+@each("name", SCHEDULES)
+@each(("source", "target"), [(a, b) for a, b in PAIRS if a != b])
 def test_there_and_back(source, target, name):
     """Any prediction, also one that belongs to no data."""
     schedule, t = SCHEDULES[name](), torch.linspace(0.02, 0.98, 25)
@@ -113,7 +114,7 @@ def test_one_time_for_all_events():
         close(single, each)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@each("name", NAMES)
 def test_the_same_parameterization_is_left_alone(name):
     prediction = torch.randn(3, 2)
     t = torch.zeros(3)  # singular
@@ -180,9 +181,9 @@ def test_where_alpha_vanishes():
     close(convert(x - x_0, x, t, schedule, source="velocity", target="eps"), x)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize(("source", "target"), PAIRS)
+@each("dtype", [torch.float32, torch.float64])
+@each("name", SCHEDULES)
+@each(("source", "target"), PAIRS)
 def test_nothing_becomes_nan_at_the_data(source, target, name, dtype):
     """Finite at t = 0, in values and gradients, also for a prediction of exactly zero."""
     schedule, t = SCHEDULES[name](), torch.zeros(4, dtype=dtype)
@@ -198,8 +199,8 @@ def test_nothing_becomes_nan_at_the_data(source, target, name, dtype):
 # --- errors of predictions ---
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("parameterization", NAMES)
+@each("name", SCHEDULES)
+@each("parameterization", NAMES)
 def test_error_factor_is_the_slope_of_the_prediction_in_x0(parameterization, name):
     """At given x_t, an error of x_0 changes the prediction by the factor times that error."""
     schedule, t = SCHEDULES[name](), torch.linspace(0.02, 0.98, 25)
@@ -226,8 +227,8 @@ def test_error_factors_have_their_closed_forms():
         torch.testing.assert_close(factor, torch.tensor(values))
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
-@pytest.mark.parametrize("parameterization", NAMES)
+@each("name", SCHEDULES)
+@each("parameterization", NAMES)
 def test_error_factors_are_finite_at_the_ends(parameterization, name):
     t = torch.tensor([0.0, 1.0], dtype=torch.float32)
     assert bool(error_factor(t, SCHEDULES[name](), parameterization).isfinite().all())
@@ -236,7 +237,7 @@ def test_error_factors_are_finite_at_the_ends(parameterization, name):
 # --- bad input ---
 
 
-@pytest.mark.parametrize("name", ["noise", "EPS", "", "v"])
+@each("name", ["noise", "EPS", "", "v"])
 def test_unknown_parameterizations_are_refused(name):
     x, t = torch.zeros(2, 3), torch.zeros(2)
     message = f"unknown parameterization '{name}', expected one of eps, score, x0, velocity"
@@ -250,7 +251,7 @@ def test_unknown_parameterizations_are_refused(name):
         error_factor(t, VPSchedule(), name)
 
 
-@pytest.mark.parametrize(("source", "target"), PAIRS)
+@each(("source", "target"), PAIRS)
 def test_shapes_that_do_not_fit_are_refused(source, target):
     def call(prediction, x, t):
         convert(prediction, x, t, VPSchedule(), source=source, target=target)

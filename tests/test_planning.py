@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import setflow
+from each import each
 from laws import LAWS, cases, redraw
 from setflow.sets import planning
 from setflow.sets.events import call_field
@@ -140,7 +141,7 @@ def test_a_planned_field_gives_what_the_field_gives(kind, no_overhead):
         assert spy.slots == len(real) + empty
 
 
-@pytest.mark.parametrize("law", LAWS)
+@each("law", LAWS)
 @pytest.mark.parametrize("verb", [loss_of, sample_of])
 def test_verbs_keep_the_law_however_their_batches_are_cut(verb, law, no_overhead):
     field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2)).double()

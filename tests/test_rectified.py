@@ -10,6 +10,7 @@ import pytest
 import scipy.stats
 import torch
 
+from each import each
 from laws import LAWS, Outcome, cases, law_content
 from setflow.rectified import (
     SampleTimestepConfig,
@@ -34,7 +35,7 @@ FORMULAS = {
     x0_to_eps: lambda x0, x_t, t: (x_t - (1 - t) * x0) / t,
     x0_to_flow: lambda x0, x_t, t: (x_t - x0) / t,
 }
-FUNCTIONS = pytest.mark.parametrize("function", FORMULAS, ids=lambda f: f.__name__)
+FUNCTIONS = each("function", FORMULAS)
 
 
 def generator(seed=0):
@@ -61,7 +62,7 @@ def test_rf_alpha_and_rf_sigma():
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
+@each("lead", [(), (4,), (2, 3)])
 def test_formulas_event_by_event(function, lead):
     a, b = normal(*lead, 5, 2, seed=1), normal(*lead, 5, 2, seed=2)
     t = times(*lead)
@@ -74,7 +75,7 @@ def test_formulas_event_by_event(function, lead):
         torch.testing.assert_close(function(a, b, scalar), expected, rtol=1e-13, atol=1e-15)
 
 
-@pytest.mark.parametrize("t", [1e-3, 0.3, 0.999])
+@each("t", [1e-3, 0.3, 0.999])
 def test_conversions_undo_each_other(t):
     x0, eps = normal(6, 4, 3, seed=1), normal(6, 4, 3, seed=2)
     x_t, flow = add_noise(x0, eps, t), eps - x0
@@ -115,7 +116,7 @@ def test_denominators_are_never_below_a_millionth(tiny):
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("dtype", FLOATS)
+@each("dtype", FLOATS)
 def test_results_saturate_at_the_largest_number_of_the_dtype(function, dtype):
     largest = torch.finfo(dtype).max
     a = torch.tensor([-largest, largest, largest, 0.0], dtype=dtype)
@@ -132,7 +133,7 @@ def test_results_saturate_at_the_largest_number_of_the_dtype(function, dtype):
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("dtype", FLOATS[:3])
+@each("dtype", FLOATS[:3])
 def test_arithmetic_is_in_float64_and_rounds_once(function, dtype):
     a, b = normal(500, 3, seed=1).to(dtype), normal(500, 3, seed=2).to(dtype)
     t = times(500).to(dtype)
@@ -173,7 +174,7 @@ def subject_of(function):
 
 
 @FUNCTIONS
-@pytest.mark.parametrize("law", LAWS)
+@each("law", LAWS)
 def test_laws_of_the_mask(function, law):
     for _, case in cases():
         if law == "emptiness" and case.mask.any(-1).all():
@@ -208,7 +209,7 @@ def test_padding_comes_out_as_zero_and_real_slots_as_without_a_mask(function):
 
 
 @FUNCTIONS
-@pytest.mark.parametrize(
+@each(
     ("shapes", "t", "mask", "message"),
     [
         (((4, 5, 3), (4, 5, 2)), 0.5, None, "expected equal shapes"),
@@ -353,9 +354,9 @@ def test_sample_from_t_list_is_uniform_on_all_but_the_last():
 DISTRIBUTIONS = ("uniform", "logitnormal", "lognormal", "shifted", "polynomial")
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize("name", DISTRIBUTIONS)
-@pytest.mark.parametrize(("min_t", "max_t"), [*RANGES, (0.3, 0.31)])
+@each("dtype", FLOATS)
+@each("name", DISTRIBUTIONS)
+@each(("min_t", "max_t"), [*RANGES, (0.3, 0.31)])
 def test_no_time_leaves_its_range_in_any_dtype(name, min_t, max_t, dtype):
     cfg = SampleTimestepConfig(name, min_t=min_t, max_t=max_t, p_std=4.0)
     t = sample_timesteps(N, cfg, dtype=dtype, generator=generator(10))
@@ -396,7 +397,7 @@ def test_times_follow_generator_device_and_dtype(name, device):
     assert sample_timesteps(0, cfg).shape == sample_from_t_list(0, t_list).shape == (0,)
 
 
-@pytest.mark.parametrize("n", [-1, 2.0, True, None])
+@each("n", [-1, 2.0, True, None])
 def test_counts_must_be_non_negative_integers(n):
     with pytest.raises(ValueError, match="n must be a non-negative integer, got"):
         sample_timesteps(n, SampleTimestepConfig())
@@ -420,7 +421,7 @@ BAD_LISTS = [
 ]
 
 
-@pytest.mark.parametrize(("t_list", "message"), BAD_LISTS)
+@each(("t_list", "message"), BAD_LISTS)
 def test_bad_trajectories_are_refused(t_list, message):
     with pytest.raises(ValueError, match=message):
         sample_from_t_list(3, t_list)
@@ -436,7 +437,7 @@ def test_sample_timestep_config_has_the_documented_defaults_and_is_frozen():
         cfg.shift = 2.0
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         (

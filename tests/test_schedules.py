@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import setflow
+from each import each
 from setflow.diffusion import (
     EDMPreconditioning,
     EDMSchedule,
@@ -107,11 +108,9 @@ CLOSED_FORMS = [
 ]
 
 
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize(
-    "function", ["alpha", "sigma", "alpha_dot", "sigma_dot", "snr", "diffusion"]
-)
-@pytest.mark.parametrize(("kind", "arguments", "numbers"), CLOSED_FORMS)
+@each("learned", [False, True])
+@each("function", ["alpha", "sigma", "alpha_dot", "sigma_dot", "snr", "diffusion"])
+@each(("kind", "arguments", "numbers"), CLOSED_FORMS)
 def test_functions_of_time_have_their_closed_forms(kind, arguments, numbers, function, learned):
     t = torch.linspace(0.1, 1, 10).reshape(2, 5)
     expected = torch.tensor([numbers(time, *arguments)[function] for time in t.flatten().tolist()])
@@ -119,8 +118,8 @@ def test_functions_of_time_have_their_closed_forms(kind, arguments, numbers, fun
     torch.testing.assert_close(got, expected.reshape(2, 5), rtol=1e-11, atol=1e-14)
 
 
-@pytest.mark.parametrize("learned", [False, True])
-@pytest.mark.parametrize(("kind", "arguments", "numbers"), CLOSED_FORMS)
+@each("learned", [False, True])
+@each(("kind", "arguments", "numbers"), CLOSED_FORMS)
 def test_drift_has_its_closed_form(kind, arguments, numbers, learned):
     schedule = kind(*arguments, learned=learned)
     x, t = torch.randn(3, 5, 2), torch.tensor([0.1, 0.3, 1.0])
@@ -204,7 +203,7 @@ def test_singular_times():
 # --- the process ---
 
 
-@pytest.mark.parametrize("name", LIBRARY | USERS)
+@each("name", LIBRARY | USERS)
 def test_drift_and_diffusion_belong_to_alpha_and_sigma(name):
     """f = alpha'/alpha x and g^2 = d sigma^2/dt - 2 alpha'/alpha sigma^2, derivatives by AD."""
     schedule, t = (LIBRARY | USERS)[name](), inner_times()
@@ -420,12 +419,12 @@ def test_results_have_the_dtype_of_the_time(name):
 # --- bad input ---
 
 
-@pytest.mark.parametrize("kind", [VPSchedule, VESchedule, EDMSchedule])
-@pytest.mark.parametrize(
+@each("kind", [VPSchedule, VESchedule, EDMSchedule])
+@each(
     ("low", "high"),
     [(0.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (2.0, 1.0), (1.0, math.inf), (math.nan, 1.0)],
 )
-@pytest.mark.parametrize("learned", [False, True])
+@each("learned", [False, True])
 def test_ends_must_be_positive_and_in_order(kind, low, high, learned):
     with pytest.raises(ValueError, match=rf"_min={low} and .*_max={high}, expected"):
         kind(low, high, learned=learned)

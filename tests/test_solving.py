@@ -184,7 +184,7 @@ def test_gradients_flow_through_a_packed_solve():
 # --- stochastic equations ---
 
 
-@pytest.mark.parametrize("solver", [MySDESolver(400), setflow.solvers.EulerMaruyama(400)])
+@pytest.mark.parametrize("solver", [MySDESolver(400), setflow.EulerMaruyama(400)])
 def test_integrate_sde_against_known_moments(solver):
     """Ornstein-Uhlenbeck from 1: mean exp(-1), variance (1 - exp(-2)) g^2 / 2."""
     torch.manual_seed(1)

@@ -11,6 +11,7 @@ import scipy.special
 import scipy.stats
 import torch
 
+from each import each
 from setflow.timesteps import (
     TimeSampling,
     compute_density_for_timestep_sampling,
@@ -163,7 +164,7 @@ def test_half_precision_times_are_rounded_from_a_finer_draw():
     assert (t[t < 1 / 64].double() * 256 % 1 != 0).any()
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         ({"weighting_scheme": "sigmoid"}, "uniform, logit_normal, mode"),
@@ -200,8 +201,8 @@ T = torch.linspace(0, 1, 101, dtype=torch.float64)
 LENGTHS = (0, 1, 10, 150, 1000, 4096, 16384, 20_000)
 
 
-@pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize("shift", [name for name in SHIFTS if name != "none"])
+@each("length", LENGTHS)
+@each("shift", [name for name in SHIFTS if name != "none"])
 def test_time_shift_is_its_closed_form(shift, length):
     m = shift_of(length, **SHIFTS[shift])
     sigma = time_shift(T, length, **SHIFTS[shift])
@@ -240,8 +241,8 @@ def test_longer_events_are_shifted_further_towards_the_noise(shift_type):
     assert (sigma > 0.3).all()
 
 
-@pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
-@pytest.mark.parametrize("shift_type", ["constant", "linear", "sqrt"])
+@each("dtype", [*HALVES, torch.float32, torch.float64])
+@each("shift_type", ["constant", "linear", "sqrt"])
 def test_ends_and_empty_events_are_exact_in_every_dtype(shift_type, dtype):
     t = torch.tensor([0.0, 1.0, 0.0, 1.0, 0.5], dtype=dtype)
     for length in (0, torch.tensor([0, 0, 10, 10_000_000, 0])):
@@ -276,7 +277,7 @@ def test_a_shift_of_one_changes_no_bit():
         assert torch.equal(time_shift(wide, 7, "sqrt"), wide)
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         (
@@ -424,7 +425,7 @@ def test_time_sampling_weighs():
     assert TimeSampling(weight_shift=0.0).weight(t.half()).dtype == torch.float16
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "message"),
     [
         ({"density": "cosine"}, "the time density is 'cosine', expected one of uniform"),

@@ -8,6 +8,7 @@ import pytest
 import scipy.stats
 import torch
 
+from each import each
 from setflow.data import (
     sample_checkerboard,
     sample_gaussians,
@@ -44,8 +45,8 @@ def assert_moments(x: torch.Tensor, mean, covariance) -> None:
 # --- what all have in common ---
 
 
-@pytest.mark.parametrize("sample", ALL)
-@pytest.mark.parametrize("n", [1, 7, 100])
+@each("sample", ALL)
+@each("n", [1, 7, 100])
 def test_as_many_points_as_asked_for(sample, n):
     x = draw(sample, n)
     assert x.shape == (n, 2)
@@ -84,15 +85,15 @@ def test_points_come_in_no_order(sample):
         assert lagged.abs() < 5 / math.sqrt(N)
 
 
-@pytest.mark.parametrize("sample", ALL)
-@pytest.mark.parametrize("n", [0, -1, 2.0, True])
+@each("sample", ALL)
+@each("n", [0, -1, 2.0, True])
 def test_the_number_of_points_is_a_positive_integer(sample, n):
     with pytest.raises(ValueError, match="n must be a positive integer"):
         sample(n)
 
 
-@pytest.mark.parametrize("sample", BLURRED)
-@pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
+@each("sample", BLURRED)
+@each("noise", [-0.1, math.nan, math.inf])
 def test_noise_is_a_standard_deviation(sample, noise):
     with pytest.raises(ValueError, match="noise must be a standard deviation of at least 0"):
         sample(10, noise=noise)

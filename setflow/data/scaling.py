@@ -127,7 +127,8 @@ class Standardizer(nn.Module):
         """
         mask = self._checked(x, mask)
         safe = self._safe(x, mask)
-        self._require_positive(safe)
+        if self.boxcox:
+            self._require_positive(safe)
         columns = [torch.zeros_like(column) for column in safe.unbind(-1)]
         for index, power in self.boxcox.items():
             columns[index] = (power - 1) * safe[..., index].log()  # log of df/dx = x^(lambda - 1)

@@ -7,18 +7,21 @@ v between its ends.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
 from setflow.diagnostics.events import (
-    checked_events,
     largest_of,
     left_as_it_was,
+    occupied_events,
     refuse_coarse_dtypes,
+    repeated,
     summary_of,
     velocity_of,
 )
-from setflow.sets.events import Context
+from setflow.sets.context import Context
 
 __all__ = ["continuity_error"]
 
@@ -79,16 +82,16 @@ def continuity_error(
     >>> bool(continuity_error(smooth, x.reshape(10, 5, 2), 0.5)["max"] < 1e-9)
     True
     """
-    events = checked_events(field, x, t, c, mask)
+    events = occupied_events(field, x, t, c, mask)
     refuse_coarse_dtypes(x)
     home = x.device if generator is None else generator.device
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=home).to(x.device)
-    lines = events.repeated(_INTERVALS)
+    lines = repeated(events, _INTERVALS)
 
     def at(s: Tensor) -> Tensor:
         """Return the velocity on each line at `s`, which has shape `(intervals, *lead)`."""
         steps = s.reshape(s.shape + (1,) * events.event_ndim) * direction
-        return velocity_of(field, lines.moved_by(steps))
+        return velocity_of(field, replace(lines, x=lines.x + steps))
 
     def change(first: Tensor, last: Tensor) -> Tensor:
         return largest_of(last - first, lines)
@@ -96,7 +99,7 @@ def continuity_error(
     with left_as_it_was(field), torch.no_grad():
         length = 1 / _INTERVALS
         starts = torch.arange(_INTERVALS, device=x.device).to(x.dtype) * length
-        low = starts.reshape(-1, *(1,) * events.lead_ndim).expand_as(lines.t)
+        low = starts.reshape(-1, *(1,) * len(events.lead)).expand(lines.lead)
         v_low, v_high = at(low), at(low + length)
         while length > torch.finfo(x.dtype).eps ** 0.75:
             length = length / 2

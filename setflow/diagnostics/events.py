@@ -1,4 +1,4 @@
-"""What all diagnostics share: checked events, what may be done to them, and how a field is called.
+"""What all diagnostics share: events, what may be done to them, and how a field is called.
 
 Notation. Events have a lead shape and, behind it, `event_ndim` dimensions; sets have the object
 dimension first among these, with N slots; a context set has slots of its own. The velocity is that
@@ -13,209 +13,179 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.batch import SetBatch
-from setflow.sets.events import Context, call_field
-from setflow.sets.masks import as_mask, over_features, zero_padding
+from setflow.sets.context import AnotherSet, Context
+from setflow.sets.events import Events, call_field
+from setflow.sets.masks import over_features
 from setflow.sets.protocols import declares, event_ndim_of
-from setflow.sets.shapes import event_numel, expand_context, expand_time, split_event
+from setflow.sets.shapes import event_numel, split_event
 
 __all__ = [
-    "Events",
     "bare_velocity_of",
-    "checked_events",
+    "compacted",
+    "context_slots",
+    "filled",
+    "given_context",
     "joined",
     "largest_of",
     "left_as_it_was",
     "norms_of",
+    "occupied",
+    "occupied_events",
+    "padded_to",
+    "real_objects",
     "refuse_coarse_dtypes",
+    "repeated",
+    "shuffled",
+    "singly",
     "summary_of",
     "velocity_of",
 ]
 
 
-@dataclass(frozen=True)
-class Events:
-    """Checked events.
+def _same(value: Tensor) -> Tensor:
+    return value
 
-    Arguments:
-        x: the states, with shape `(*lead, *event_shape)`.
-        t: the times, with shape `lead`.
-        c: the context, with shape `(*lead, C)` or `(*lead, N, C)`, a `SetBatch`, or None.
-        mask: boolean mask with shape `(*lead, N)`, or None for all real.
-        event_ndim: the number of event dimensions.
+
+def real_objects(events: Events) -> Tensor:
+    """Return the mask of sets, all real if they have none."""
+    if events.mask is not None:
+        return events.mask
+    shape = events.x.shape[: len(events.lead) + 1]
+    return torch.ones(shape, dtype=torch.bool, device=events.x.device)
+
+
+def occupied(events: Events) -> Tensor:
+    """Return which events have a real coordinate, with shape `lead`."""
+    if events.mask is not None:
+        return events.mask.any(-1)
+    some = events.x.shape[len(events.lead) :].numel() > 0
+    return torch.full(events.lead, some, dtype=torch.bool, device=events.x.device)
+
+
+def context_slots(events: Events) -> int:
+    """Return the number of slots of a context set; 0 without one."""
+    return events.context.mask.shape[-1] if isinstance(events.context, AnotherSet) else 0
+
+
+def per_slot(events: Events, change: Callable[[Tensor], Tensor]) -> Events:
+    """Change every tensor of sets that has their object dimension."""
+    return events.changed(_same, change)
+
+
+def per_context_slot(events: Events, change: Callable[[Tensor], Tensor]) -> Events:
+    """Change every tensor of a context set that has its object dimension."""
+    own = events.context
+    if not isinstance(own, AnotherSet):
+        return events
+    return replace(events, context=replace(own, x=change(own.x), mask=change(own.mask)))
+
+
+def singly(events: Events) -> Iterator[Events]:
+    """Yield events one by one, each with a lead shape of ones."""
+    lead = events.lead
+
+    def pick(index: tuple[int, ...], old: Tensor) -> Tensor:
+        return old[index].reshape((1,) * len(lead) + old.shape[len(lead) :])
+
+    for index in itertools.product(*(range(size) for size in lead)):
+        one = functools.partial(pick, index)
+        yield events.changed(one, one)
+
+
+def compacted(events: Events) -> Events:
+    """Return a single set, of lead shape (1,), without its padding.
+
+    A context set without objects keeps one slot.
     """
+    mask = real_objects(events)
+    short = per_slot(replace(events, mask=mask), lambda old: old[:, mask[0]])
+    if not isinstance(events.context, AnotherSet):
+        return short
+    kept = events.context.mask[0]
+    if not bool(kept.any()):
+        kept = torch.arange(len(kept), device=kept.device) < 1
+    return per_context_slot(short, lambda old: old[:, kept])
 
-    x: Tensor
-    t: Tensor
-    c: Context | None
-    mask: Tensor | None
-    event_ndim: int
 
-    @property
-    def lead_ndim(self) -> int:
-        """The number of lead dimensions."""
-        return self.t.ndim
+def filled(events: Events, value: float) -> Events:
+    """Fill the padding of states, of a context per object and of a context set."""
 
-    @property
-    def slots(self) -> int:
-        """The number of slots of a set."""
-        return self.x.shape[self.lead_ndim]
+    def fill(real: Tensor, old: Tensor) -> Tensor:
+        if old.dtype == torch.bool:
+            return old
+        return torch.where(over_features(real, old.ndim), old, old.new_tensor(value))
 
-    @property
-    def context_slots(self) -> int:
-        """The number of slots of a context set; 0 without one."""
-        return self.c.mask.shape[-1] if isinstance(self.c, SetBatch) else 0
+    full = per_slot(events, functools.partial(fill, real_objects(events)))
+    if not isinstance(events.context, AnotherSet):
+        return full
+    return per_context_slot(full, functools.partial(fill, events.context.mask))
 
-    @property
-    def real(self) -> Tensor:
-        """The mask of sets, all real if they have none."""
-        if self.mask is not None:
-            return self.mask
-        shape = self.x.shape[: self.lead_ndim + 1]
-        return torch.ones(shape, dtype=torch.bool, device=self.x.device)
 
-    @property
-    def occupied(self) -> Tensor:
-        """Which events have a real coordinate, with shape `lead`."""
-        if self.mask is not None:
-            return self.mask.any(-1)
-        _, event = split_event(self.x, self.event_ndim)
-        return torch.full_like(self.t, event_numel(event) > 0, dtype=torch.bool)
+def padded_to(events: Events, slots: int, slots_of_context: int) -> Events:
+    """Append padded slots, with NaN in them, to sets and to a context set."""
+    dim = len(events.lead)
 
-    def per_event(self, change: Callable[[Tensor], Tensor]) -> Events:
-        """Change every tensor."""
-        c = self.c
-        if isinstance(c, SetBatch):
-            c = SetBatch(change(c.x), change(c.mask), None if c.c is None else change(c.c))
-        elif c is not None:
-            c = change(c)
-        mask = None if self.mask is None else change(self.mask)
-        return replace(self, x=change(self.x), t=change(self.t), c=c, mask=mask)
+    def append(extra: int, old: Tensor) -> Tensor:
+        shape = (*old.shape[:dim], extra, *old.shape[dim + 1 :])
+        new = old.new_full(shape, False if old.dtype == torch.bool else math.nan)
+        return torch.cat([old, new], dim)
 
-    def per_slot(self, change: Callable[[Tensor], Tensor]) -> Events:
-        """Change every tensor of sets that has their object dimension."""
-        c = self.c
-        if isinstance(c, Tensor) and c.ndim == self.lead_ndim + 2:
-            c = change(c)
-        mask = None if self.mask is None else change(self.mask)
-        return replace(self, x=change(self.x), c=c, mask=mask)
+    extra = slots - events.slots
+    longer = per_slot(replace(events, mask=real_objects(events)), functools.partial(append, extra))
+    extra = slots_of_context - context_slots(events)
+    return per_context_slot(longer, functools.partial(append, extra))
 
-    def per_context_slot(self, change: Callable[[Tensor], Tensor]) -> Events:
-        """Change every tensor of a context set that has its object dimension."""
-        if not isinstance(self.c, SetBatch):
-            return self
-        return replace(self, c=SetBatch(change(self.c.x), change(self.c.mask), self.c.c))
 
-    def flat(self) -> Events:
-        """Return the events with one lead dimension."""
-        lead = self.lead_ndim
-        return self.per_event(lambda old: old.reshape(-1, *old.shape[lead:]))
+def repeated(events: Events, times: int) -> Events:
+    """Return events `times` times, in a dimension in front."""
 
-    def singly(self) -> Iterator[Events]:
-        """Yield the events one by one, each with a lead shape of ones."""
-        lead = self.lead_ndim
+    def expanded(old: Tensor) -> Tensor:
+        return old.expand(times, *old.shape)
 
-        def pick(index: tuple[int, ...], old: Tensor) -> Tensor:
-            return old[index].reshape((1,) * lead + old.shape[lead:])
+    return events.changed(expanded, expanded)
 
-        for index in itertools.product(*(range(size) for size in self.t.shape)):
-            yield self.per_event(functools.partial(pick, index))
 
-    def compacted(self) -> Events:
-        """Return a single set, of lead shape (1,), without its padding.
+def shuffled(events: Events, generator: torch.Generator | None) -> tuple[Events, Tensor]:
+    """Permute the slots, and those of a context set by themselves; return the former's order.
 
-        A context set without objects keeps one slot.
-        """
-        real = self.real[0]
-        events = replace(self, mask=self.real).per_slot(lambda old: old[:, real])
-        if not isinstance(self.c, SetBatch):
-            return events
-        kept = self.c.mask[0]
-        if not bool(kept.any()):
-            kept = torch.arange(len(kept), device=kept.device) < 1
-        return events.per_context_slot(lambda old: old[:, kept])
-
-    def filled(self, value: float) -> Events:
-        """Fill the padding of states, of a context per object and of a context set."""
-
-        def fill(real: Tensor, old: Tensor) -> Tensor:
-            if old.dtype == torch.bool:
-                return old
-            return torch.where(over_features(real, old.ndim), old, old.new_tensor(value))
-
-        events = self.per_slot(functools.partial(fill, self.real))
-        if not isinstance(self.c, SetBatch):
-            return events
-        return events.per_context_slot(functools.partial(fill, self.c.mask))
-
-    def padded_to(self, slots: int, context_slots: int) -> Events:
-        """Append padded slots, with NaN in them, to the sets and to a context set."""
-        dim = self.lead_ndim
-
-        def append(extra: int, old: Tensor) -> Tensor:
-            shape = (*old.shape[:dim], extra, *old.shape[dim + 1 :])
-            new = old.new_full(shape, False if old.dtype == torch.bool else math.nan)
-            return torch.cat([old, new], dim)
-
-        longer = replace(self, mask=self.real).per_slot(
-            functools.partial(append, slots - self.slots)
-        )
-        return longer.per_context_slot(
-            functools.partial(append, context_slots - self.context_slots)
-        )
-
-    def repeated(self, times: int) -> Events:
-        """Return the events `times` times, in a dimension in front."""
-        return self.per_event(lambda old: old.expand(times, *old.shape))
-
-    def moved_by(self, steps: Tensor) -> Events:
-        """Add steps to the states."""
-        return replace(self, x=self.x + steps)
-
-    def shuffled(self, generator: torch.Generator | None) -> tuple[Events, Tensor]:
-        """Permute the slots, and those of a context set by themselves; return the former's order.
-
-        One order is drawn for all events, never the identity if there are two slots.
-        """
-        order = _draw_permutation(self.slots, self.x, generator)
-        events = self.per_slot(lambda old: old.index_select(self.lead_ndim, order))
-        if isinstance(self.c, SetBatch):
-            other = _draw_permutation(self.context_slots, self.x, generator)
-            events = events.per_context_slot(lambda old: old.index_select(self.lead_ndim, other))
-        return events, order
+    One order is drawn for all events, never the identity if there are two slots.
+    """
+    dim = len(events.lead)
+    order = _draw_permutation(events.slots, events.x, generator)
+    permuted = per_slot(events, lambda old: old.index_select(dim, order))
+    if isinstance(events.context, AnotherSet):
+        other = _draw_permutation(context_slots(events), events.x, generator)
+        permuted = per_context_slot(permuted, lambda old: old.index_select(dim, other))
+    return permuted, order
 
 
 def joined(events: Sequence[Events]) -> Events:
     """Return sets with equal numbers of slots as one batch, along the first lead dimension."""
+    first = events[0]
+    contexts = [e.context for e in events if e.context is not None]
+    context = None
+    if contexts:
+        values = [torch.cat(parts) for parts in zip(*(c.values for c in contexts), strict=True)]
+        context = contexts[0]
+        if isinstance(context, AnotherSet):
+            masks = [c.mask for c in contexts if isinstance(c, AnotherSet)]
+            context = replace(context, mask=torch.cat(masks))
+        context = context.holding(*values)
     return replace(
-        events[0],
+        first,
         x=torch.cat([e.x for e in events]),
-        t=torch.cat([e.t for e in events]),
-        c=_joined_contexts([e.c for e in events]),
-        mask=torch.cat([e.real for e in events]),
+        t=torch.cat([e.t for e in events if e.t is not None]),
+        context=context,
+        mask=torch.cat([real_objects(e) for e in events]),
     )
 
 
-def _joined_contexts(contexts: Sequence[Context | None]) -> Context | None:
-    """Return contexts of one kind as one."""
-    sets = [c for c in contexts if isinstance(c, SetBatch)]
-    if sets:
-        own = [c.c for c in sets if c.c is not None]
-        return SetBatch(
-            torch.cat([c.x for c in sets]),
-            torch.cat([c.mask for c in sets]),
-            torch.cat(own) if own else None,
-        )
-    rows = [c for c in contexts if isinstance(c, Tensor)]
-    return torch.cat(rows) if rows else None
-
-
-def checked_events(
+def occupied_events(
     field: nn.Module,
     x: Tensor,
     t: Tensor | float,
@@ -224,27 +194,14 @@ def checked_events(
     *,
     sets_only: bool = False,
 ) -> Events:
-    """Check what a diagnostic is given against a field; padded states come back as zeros.
+    """Resolve what a diagnostic is given.
 
     Raises:
         ValueError: if a shape or dtype does not fit, or no event has a real object.
     """
-    event_ndim = event_ndim_of(field, at_least=2 if sets_only or mask is not None else 0)
-    lead, event = split_event(x, event_ndim)
-    if not x.is_floating_point():
-        raise ValueError(f"x has dtype {x.dtype}, expected a floating dtype; convert it first")
-    if mask is not None:
-        mask = as_mask(mask, (*lead, event[0])).to(x.device)
-    time = expand_time(t, lead, like=x)
-    if not isinstance(c, SetBatch):
-        c = expand_context(c, lead, len(lead), event)
-    elif tuple(c.mask.shape[:-1]) != lead:
-        raise ValueError(
-            f"the context set has a mask of shape {tuple(c.mask.shape)}, expected "
-            f"{(*lead, 'M')}: one set per event of x"
-        )
-    events = Events(zero_padding(x, mask), time, c, mask, event_ndim)
-    if not bool(events.occupied.any()):
+    event_ndim_of(field, at_least=2 if sets_only else 0)
+    events = Events.of(field, x, mask, t=t, c=c)
+    if not bool(occupied(events).any()):
         raise ValueError(
             f"no event of x, which has shape {tuple(x.shape)}, has a real object; expected at "
             "least one: there is nothing to measure"
@@ -287,8 +244,14 @@ def left_as_it_was(field: nn.Module) -> Iterator[None]:
 
 
 def velocity_of(field: nn.Module, events: Events) -> Tensor:
-    """Call a field as the verbs do."""
-    return call_field(field, events.x, events.t, events.c, events.mask)
+    """Call a field as the verbs do, whatever stands in the padding."""
+    assert events.t is not None
+    return call_field(field, events.x, events.t, given_context(events), events.mask)
+
+
+def given_context(events: Events) -> Context | None:
+    """Return the context as a caller gives it."""
+    return None if events.context is None else events.context.given
 
 
 def bare_velocity_of(field: nn.Module, events: Events) -> Tensor:
@@ -298,7 +261,7 @@ def bare_velocity_of(field: nn.Module, events: Events) -> Tensor:
         ValueError: if it returns another shape than that of the states.
     """
     masked = {"mask": events.mask} if declares(field, "takes_mask") else {}
-    v: Tensor = field(events.x, events.t, events.c, **masked)
+    v: Tensor = field(events.x, events.t, given_context(events), **masked)
     if v.shape != events.x.shape:
         raise ValueError(
             f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "
@@ -323,7 +286,7 @@ def largest_of(v: Tensor, events: Events) -> Tensor:
 
 def summary_of(values: Tensor, events: Events, *names: str) -> dict[str, Tensor]:
     """Return named statistics of one value per event, over the events that have real objects."""
-    values = values[events.occupied]
+    values = values[occupied(events)]
     statistics: dict[str, Callable[[], Tensor]] = {
         "mean": values.mean,
         "std": lambda: values.std(correction=0),

@@ -23,13 +23,19 @@ from torch import Tensor, nn
 
 from setflow.diagnostics.events import (
     bare_velocity_of,
-    checked_events,
+    context_slots,
+    filled,
     largest_of,
     left_as_it_was,
+    occupied_events,
+    padded_to,
+    real_objects,
+    shuffled,
+    singly,
     summary_of,
     velocity_of,
 )
-from setflow.sets.events import Context
+from setflow.sets.context import Context
 from setflow.sets.masks import zero_padding
 
 __all__ = ["company_error", "length_error", "padding_leakage", "permutation_error"]
@@ -73,8 +79,8 @@ def padding_leakage(
     >>> padding_leakage(field, torch.randn(2, 3, 2), mask, 0.5)
     {'mean': tensor(0.), 'max': tensor(0.), 'padded': tensor(0.)}
     """
-    events = checked_events(field, x, t, c, mask, sets_only=True)
-    real = events.real
+    events = occupied_events(field, x, t, c, mask, sets_only=True)
+    real = real_objects(events)
     if bool(real.all()):
         raise ValueError(
             "every slot of x is real, expected some padding: there is nothing to fill; pad the "
@@ -84,7 +90,7 @@ def padding_leakage(
         raise ValueError("fillings is empty, expected at least one number to fill the padding with")
 
     with left_as_it_was(field), torch.no_grad():
-        quiet, *others = (bare_velocity_of(field, events.filled(v)) for v in (0.0, *fillings))
+        quiet, *others = (bare_velocity_of(field, filled(events, v)) for v in (0.0, *fillings))
         leaks = [largest_of(zero_padding(v - quiet, real), events) for v in others]
         padded = [largest_of(zero_padding(v, ~real), events) for v in (quiet, *others)]
     errors = torch.stack(leaks).amax(0)
@@ -122,10 +128,10 @@ def length_error(
     >>> bool(length_error(field, torch.randn(8, 5, 2), None, 0.5)["max"] < 1e-5)
     True
     """
-    events = checked_events(field, x, t, c, mask, sets_only=True)
+    events = occupied_events(field, x, t, c, mask, sets_only=True)
     with left_as_it_was(field), torch.no_grad():
-        longer = velocity_of(field, events.padded_to(2 * events.slots, 2 * events.context_slots))
-        change = longer.narrow(events.lead_ndim, 0, events.slots) - velocity_of(field, events)
+        longer = velocity_of(field, padded_to(events, 2 * events.slots, 2 * context_slots(events)))
+        change = longer.narrow(len(events.lead), 0, events.slots) - velocity_of(field, events)
     return summary_of(largest_of(change, events), events, "mean", "max")
 
 
@@ -165,16 +171,16 @@ def permutation_error(
     >>> bool(permutation_error(field, torch.randn(8, 5, 2), None, 0.5)["max"] < 1e-5)
     True
     """
-    events = checked_events(field, x, t, c, mask, sets_only=True)
+    events = occupied_events(field, x, t, c, mask, sets_only=True)
     if events.slots < 2:
         raise ValueError(
             f"x has shape {tuple(x.shape)} with one slot per event, expected at least two: one "
             "object has no order"
         )
-    shuffled, order = events.shuffled(generator)
+    permuted_events, order = shuffled(events, generator)
     with left_as_it_was(field), torch.no_grad():
-        permuted = velocity_of(field, shuffled)
-        expected = velocity_of(field, events).index_select(events.lead_ndim, order)
+        permuted = velocity_of(field, permuted_events)
+        expected = velocity_of(field, events).index_select(len(events.lead), order)
         difference = permuted - expected
     return summary_of(largest_of(difference, events), events, "mean", "max")
 
@@ -212,13 +218,13 @@ def company_error(
     >>> bool(company_error(field, torch.randn(8, 5, 2), None, 0.5)["max"] < 1e-5)
     True
     """
-    events = checked_events(field, x, t, c, mask)
-    if events.t.numel() < 2:
+    events = occupied_events(field, x, t, c, mask)
+    if math.prod(events.lead) < 2:
         raise ValueError(
             f"x has shape {tuple(x.shape)}, one event; expected at least two: one event has no "
             "company"
         )
     with left_as_it_was(field), torch.no_grad():
-        alone = [velocity_of(field, event) for event in events.singly()]
+        alone = [velocity_of(field, event) for event in singly(events)]
         difference = torch.stack(alone).reshape(x.shape) - velocity_of(field, events)
     return summary_of(largest_of(difference, events), events, "mean", "max")

@@ -13,15 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from setflow.diagnostics.events import (
-    checked_events,
     left_as_it_was,
     norms_of,
+    occupied_events,
     summary_of,
     velocity_of,
 )
 from setflow.divergence.base import DivergenceEstimator, as_estimator
 from setflow.divergence.exact import ExactDivergence
-from setflow.sets.events import Context, call_field, with_plain_context
+from setflow.sets.context import Context
 from setflow.sets.protocols import SDESolver, Solver
 from setflow.solvers.integrate import integrate
 
@@ -57,7 +57,7 @@ def field_stats(
     >>> field_stats(field, torch.tensor([[[3.0, 4.0]], [[0.0, 1.0]]]), 1.0)["mean"]
     tensor(3.)
     """
-    events = checked_events(field, x, t, c, mask)
+    events = occupied_events(field, x, t, c, mask)
     with left_as_it_was(field), torch.no_grad():
         norms = norms_of(velocity_of(field, events), events)
     return summary_of(norms, events, "mean", "std", "min", "max")
@@ -84,8 +84,7 @@ def divergence_stats(
         mask: which slots are real, with shape `(*lead, N)`; None means all. The divergence is over
             real coordinates, and events without objects are left out.
         estimator: of the divergence; None is exact. A callable `(field, x, t, c)` will do; it is
-            called with gradients enabled, and of a context set it gets one row per event and a
-            field that takes it so.
+            called with gradients enabled.
         generator: the random generator for the probes of a stochastic estimator.
 
     Returns:
@@ -99,13 +98,12 @@ def divergence_stats(
     >>> divergence_stats(field, torch.zeros(2, 3, 2), 1.0, mask=mask)["max"]
     tensor(4.)
     """
-    events = checked_events(field, x, t, c, mask)
+    events = occupied_events(field, x, t, c, mask)
     users_own = estimator is not None and not isinstance(estimator, DivergenceEstimator)
     estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
     with left_as_it_was(field), torch.set_grad_enabled(users_own):
-        estimate = estimator.for_solve(events.x, events.mask, generator)
-        field, row = with_plain_context(field, events.c)
-        divergence = estimate(field, events.x, events.t, row, mask=events.mask)
+        _, estimates = estimator.for_solve(field, events, generator)(events)
+        divergence = estimates.mean(-1)
     return summary_of(divergence.detach(), events, "mean", "std", "min", "max")
 
 
@@ -153,10 +151,10 @@ def reversibility_error(
     >>> bool(error["max"] > 0.01), bool(finer["max"] < 1e-5)
     (True, True)
     """
-    events = checked_events(field, x, 0.0, c, mask)
+    events = occupied_events(field, x, 0.0, c, mask)
 
     def velocity(state: Tensor, t: Any) -> Tensor:
-        return call_field(field, state, t, events.c, events.mask)
+        return events.at(state, t).velocity(field)
 
     def solve(start: Tensor, first: float, last: float) -> Tensor:
         return integrate(

@@ -26,14 +26,21 @@ import torch
 from torch import Tensor, nn
 
 from setflow.diagnostics.events import (
-    Events,
-    checked_events,
+    compacted,
+    context_slots,
     joined,
     left_as_it_was,
+    occupied,
+    occupied_events,
+    padded_to,
+    real_objects,
     refuse_coarse_dtypes,
+    shuffled,
+    singly,
     velocity_of,
 )
-from setflow.sets.events import Context
+from setflow.sets.context import Context
+from setflow.sets.events import Events
 from setflow.sets.protocols import event_ndim_of
 from setflow.sets.shapes import event_numel, split_event
 
@@ -139,10 +146,10 @@ def broken_laws(
         lead, _ = split_event(x, event_ndim_of(field, at_least=2))
         number = event_numel(lead)
         t = ((torch.arange(number, device=x.device) + 0.5) / max(1, number)).reshape(lead)
-    events = checked_events(field, x, t, c, mask, sets_only=True).flat()
+    events = occupied_events(field, x, t, c, mask, sets_only=True).flat()
     refuse_coarse_dtypes(x)
     with left_as_it_was(field):
-        singles = [event.compacted() for event in events.singly() if bool(event.occupied.all())]
+        singles = [compacted(event) for event in singly(events) if bool(occupied(event).all())]
         tolerance = _tolerance(field, singles)
         errors = _law_errors(field, singles, generator)
     return [
@@ -167,6 +174,7 @@ def _tolerance(field: nn.Module, singles: list[Events]) -> float:
     for event in singles:
         outcome = _outcome(field, event)
         if not outcome.is_finite():
+            assert event.t is not None
             raise ValueError(
                 f"{name} is not finite, in its velocity or its gradients, at an event of "
                 f"{event.slots} real objects and t={event.t.item():.3g}, without any padding: no "
@@ -197,18 +205,18 @@ def _law_errors(
     """Return the error of each law, from events without padding."""
     longest = max(singles, key=lambda event: event.slots)
     slots = 2 * longest.slots + 1
-    context_slots = 2 * max(event.context_slots for event in singles) + 1
-    padded = [event.padded_to(slots, context_slots) for event in singles]
+    slots_of_context = 2 * max(context_slots(event) for event in singles) + 1
+    padded = [padded_to(event, slots, slots_of_context) for event in singles]
     batch = joined(padded)
-    shuffled, order = batch.shuffled(generator)
+    permuted, order = shuffled(batch, generator)
 
     expected = [_outcome(field, event) for event in singles]
     together = _outcome(field, batch)
-    empty = replace(longest, mask=torch.zeros_like(longest.real))
+    empty = replace(longest, mask=torch.zeros_like(real_objects(longest)))
     beside_empty = [_outcome(field, joined([longest, empty])), _outcome(field, empty)]
     unmasked = [_outcome(field, replace(event, mask=None)) for event in singles]
     alone = [_outcome(field, event) for event in padded]
-    reordered = _outcome(field, shuffled)
+    reordered = _outcome(field, permuted)
 
     def worst(got: list[_Outcome], wanted: list[_Outcome]) -> float:
         return max(mine.distance(theirs) for mine, theirs in zip(got, wanted, strict=True))
@@ -284,10 +292,14 @@ class _Outcome:
         return replace(self, per_slot=tuple(v.index_select(1, order) for v in self.per_slot))
 
 
+def _copy(value: Tensor) -> Tensor:
+    return value.detach().clone()
+
+
 def _outcome(field: nn.Module, events: Events) -> _Outcome:
     parameters = [p for p in field.parameters() if p.requires_grad]
     with torch.inference_mode(False), torch.enable_grad():
-        events = events.per_event(lambda old: old.detach().clone())  # autograd may save a clone
+        events = events.changed(_copy, _copy)  # autograd may save it
         x = events.x.requires_grad_()
         v = velocity_of(field, events)
         squares = (v**2).sum() + 0 * x.sum()  # differentiable, also where v is a constant

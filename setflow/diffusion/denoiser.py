@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from setflow.diffusion.preconditioning import EDMPreconditioning
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule
 from setflow.fields.base import VectorField
+from setflow.sets.context import Context
 from setflow.sets.events import call_field
 from setflow.sets.masks import zero_padding
 from setflow.sets.protocols import event_ndim_of
@@ -61,7 +62,7 @@ class EDMDenoiser(VectorField):
         self,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> Tensor:

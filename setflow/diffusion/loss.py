@@ -10,7 +10,7 @@ squared error that is usual for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -21,11 +21,11 @@ from setflow.diffusion.parameterization import (
     error_factor,
 )
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule
-from setflow.losses.means import Reduction
-from setflow.losses.regression import Events, checked_events, regression_loss
-from setflow.sets.events import Context
+from setflow.losses.means import Reduction, regression_loss
+from setflow.sets.context import Context
+from setflow.sets.events import Events
 from setflow.sets.shapes import align_coefficient
-from setflow.timesteps import TimeSampling
+from setflow.timesteps import TimeSampling, times_of
 
 __all__ = [
     "EDMWeighting",
@@ -158,63 +158,10 @@ def diffusion_loss(
     >>> diffusion_loss(model, torch.randn(64, 2), schedule, parameterization="x0").shape
     torch.Size([])
     """
-    events = checked_events(model, x_target, None, sets_only=False)
-    return denoising_loss(
-        model, events, schedule, t, c, parameterization=parameterization, noise=noise,
+    return masked_diffusion_loss(
+        model, x_target, schedule, None, t, c, parameterization=parameterization, noise=noise,
         weighting=weighting, times=times, reduction=reduction, generator=generator,
     )  # fmt: skip
-
-
-def denoising_loss(
-    model: nn.Module,
-    events: Events,
-    schedule: NoiseSchedule,
-    t: Tensor | float | None,
-    c: Context | None,
-    *,
-    parameterization: Parameterization,
-    noise: Tensor | None,
-    weighting: Weighting | None,
-    times: TimeSampling | None,
-    reduction: Reduction,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Return the loss of checked events; the arguments are those of `diffusion_loss`."""
-    check_parameterization(parameterization)
-    check_schedule(schedule)
-    x_0 = events.x
-    smallest = torch.finfo(x_0.dtype).eps
-    t = events.times(t, times, generator).clamp(smallest, 1 - smallest)
-    noise = events.drawn_noise(generator) if noise is None else events.noise(noise, "noise")
-    alpha = align_coefficient(schedule.alpha(t), t, x_0, "alpha")
-    sigma = align_coefficient(schedule.sigma(t), t, x_0, "sigma")
-    x_t = alpha * x_0 + sigma * noise
-    scale = None
-    # the score is compared as sigma times itself, which is finite where it is not
-    compared: Parameterization = "eps" if parameterization == "score" else parameterization
-    if parameterization == "x0":
-        target = x_0
-    elif parameterization == "eps":
-        target = noise
-    elif parameterization == "score":
-        target, scale = -noise, sigma
-    else:
-        alpha_dot = align_coefficient(schedule.alpha_dot(t), t, x_0, "alpha_dot")
-        sigma_dot = align_coefficient(schedule.sigma_dot(t), t, x_0, "sigma_dot")
-        target = alpha_dot * x_0 + sigma_dot * noise
-    weight = None if times is None else times.weight(t)
-    if weighting is not None:
-        chosen = weighting(schedule.snr(t))
-        if chosen.shape != t.shape:
-            raise ValueError(
-                f"the weighting returned shape {tuple(chosen.shape)}, expected {tuple(t.shape)}: "
-                "one per event"
-            )
-        on_x_0 = chosen / error_factor(t, schedule, compared) ** 2
-        weight = on_x_0 if weight is None else weight * on_x_0
-    return regression_loss(
-        model, x_t, target, t, c, events, weight=weight, reduction=reduction, scale=scale
-    )
 
 
 def masked_diffusion_loss(
@@ -242,8 +189,39 @@ def masked_diffusion_loss(
     >>> setflow.masked_diffusion_loss(model, x, setflow.VPSchedule(), mask).shape
     torch.Size([])
     """
-    events = checked_events(model, x_target, mask, sets_only=True)
-    return denoising_loss(
-        model, events, schedule, t, c, parameterization=parameterization, noise=noise,
-        weighting=weighting, times=times, reduction=reduction, generator=generator,
-    )  # fmt: skip
+    check_parameterization(parameterization)
+    check_schedule(schedule)
+    events = Events.of(model, x_target, mask, c=c, name="x_target")
+    x_0 = events.x
+    smallest = torch.finfo(x_0.dtype).eps
+    t, _ = times_of(events, t, times, generator)
+    t = t.clamp(smallest, 1 - smallest)
+    noise = events.drawn_noise(generator) if noise is None else events.noise(noise, "noise")
+    alpha = align_coefficient(schedule.alpha(t), t, x_0, "alpha")
+    sigma = align_coefficient(schedule.sigma(t), t, x_0, "sigma")
+    x_t = alpha * x_0 + sigma * noise
+    scale = None
+    # the score is compared as sigma times itself, which is finite where it is not
+    compared: Parameterization = "eps" if parameterization == "score" else parameterization
+    if parameterization == "x0":
+        target = x_0
+    elif parameterization == "eps":
+        target = noise
+    elif parameterization == "score":
+        target, scale = -noise, sigma
+    else:
+        alpha_dot = align_coefficient(schedule.alpha_dot(t), t, x_0, "alpha_dot")
+        sigma_dot = align_coefficient(schedule.sigma_dot(t), t, x_0, "sigma_dot")
+        target = alpha_dot * x_0 + sigma_dot * noise
+    weight = None if times is None else times.weight(t)
+    if weighting is not None:
+        chosen = weighting(schedule.snr(t))
+        if chosen.shape != t.shape:
+            raise ValueError(
+                f"the weighting returned shape {tuple(chosen.shape)}, expected {tuple(t.shape)}: "
+                "one per event"
+            )
+        on_x_0 = chosen / error_factor(t, schedule, compared) ** 2
+        weight = on_x_0 if weight is None else weight * on_x_0
+    moved = replace(events.at(x_t, t), weights=weight)
+    return regression_loss(model, moved, target, reduction=reduction, scale=scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule
-from setflow.paths.base import AffinePath
+from setflow.paths.affine import AffinePath
 
 __all__ = ["ScheduledPath"]
 

@@ -7,16 +7,22 @@ diffusion; its velocity is alpha' x_0 + sigma' eps in terms of the predictions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
-from setflow.diffusion.parameterization import Parameterization, check_parameterization, convert
+from setflow.diffusion.parameterization import (
+    Parameterization,
+    check_parameterization,
+    convert,
+)
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule
 from setflow.fields.base import VectorField
-from setflow.process import Guidance
-from setflow.sets.events import call_field
+from setflow.process import Guidance, known_event_ndim
+from setflow.sets.context import Context
+from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
-from setflow.sets.protocols import event_ndim_of
-from setflow.sets.shapes import expand_time, split_event
+from setflow.sets.shapes import expand_time
 
 __all__ = ["ProbabilityFlowField"]
 
@@ -33,6 +39,7 @@ class ProbabilityFlowField(VectorField):
         parameterization: `eps`, `score`, `x0` or `velocity`.
         guidance_fn: changes the predicted noise, called as `guidance_fn(x, t, eps)` with `t` of the
             lead shape; None leaves it.
+        event_ndim: how many trailing dimensions form one event; needed if the model does not say.
 
     Raises:
         TypeError: if `schedule` is not a noise schedule.
@@ -52,6 +59,8 @@ class ProbabilityFlowField(VectorField):
         schedule: NoiseSchedule,
         parameterization: Parameterization,
         guidance_fn: Guidance | None = None,
+        *,
+        event_ndim: int | None = None,
     ) -> None:
         super().__init__()
         check_parameterization(parameterization)
@@ -61,16 +70,19 @@ class ProbabilityFlowField(VectorField):
         self.parameterization: Parameterization = parameterization
         self.guidance_fn = guidance_fn
         self.holds_context = guidance_fn is not None  # it may hold a row per event
+        # how one solve evaluates the model on its events
+        self.predict: Callable[[Events], Tensor] = lambda events: events.velocity(model)
+        self._event_ndim = known_event_ndim(model, event_ndim)
 
     @property
     def event_ndim(self) -> int:
-        return event_ndim_of(self.model)
+        return self._event_ndim
 
     def forward(
         self,
         x: Tensor,
         t: Tensor | float,
-        c: Tensor | None = None,
+        c: Context | None = None,
         *,
         mask: Tensor | None = None,
     ) -> Tensor:
@@ -82,10 +94,9 @@ class ProbabilityFlowField(VectorField):
             c: the context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object.
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
         """
-        x = zero_padding(x, mask)
-        lead, _ = split_event(x, self.event_ndim)
-        t = expand_time(t, lead, like=x)
-        prediction = call_field(self.model, x, t, c, mask)
+        events = Events.of(self.event_ndim, x, mask, t=t, c=c)
+        x, t, mask = events.x, expand_time(t, events.lead, like=x), events.mask
+        prediction = self.predict(events)
         source = self.parameterization
         if self.guidance_fn is not None:
             eps = convert(prediction, x, t, self.schedule, source=source, target="eps")

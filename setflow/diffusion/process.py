@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,12 @@ from torch.distributions import Distribution
 
 from setflow.diffusion.parameterization import Parameterization, check_parameterization
 from setflow.diffusion.probability_flow import ProbabilityFlowField
-from setflow.diffusion.schedule import NoiseSchedule, check_schedule, drift_at, smallest_time
+from setflow.diffusion.schedule import (
+    NoiseSchedule,
+    check_schedule,
+    drift_at,
+    smallest_time,
+)
 from setflow.distributions.base import as_base
 from setflow.distributions.normal import IsotropicNormal
 from setflow.divergence.base import DivergenceEstimator
@@ -32,17 +38,17 @@ from setflow.lazy import (
     UnconditionalDistribution,
     UnconditionalField,
 )
-from setflow.masking.start import start_of_sampling
+from setflow.masking.sample import start_of_sampling
 from setflow.process import (
     FlowMatchingProcess,
     Guidance,
     Process,
     check_event_shape,
-    with_event_ndim,
+    known_event_ndim,
 )
-from setflow.sets.events import Context, with_plain_context
+from setflow.sets.context import Context
 from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.planning import planned
+from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares
 from setflow.sets.shapes import align_right, as_tuple
 from setflow.solvers.integrate import integrate_sde
@@ -124,9 +130,7 @@ class Diffusion(LazyDistribution):
         event_ndim = self.model.event_ndim
         if event_ndim is None and self.event_shape is not None and mask is None:
             event_ndim = len(self.event_shape)
-        model = with_event_ndim(
-            self.model(c), event_ndim, bound=not isinstance(self.model, UnconditionalField)
-        )
+        model = self.model(c)
         base = self._default_base(model) if self.base is None else as_base(self.base(c))
         if self.validate_args and self.event_shape not in (None, tuple(base.event_shape)):
             raise ValueError(
@@ -143,6 +147,8 @@ class Diffusion(LazyDistribution):
             base=base,
             context=c,
             mask=mask,
+            event_ndim=event_ndim,
+            bound=not isinstance(self.model, UnconditionalField),
             validate_args=self.validate_args,
         )
 
@@ -169,9 +175,10 @@ class DiffusionProcess(Process):
         t0: the time of the noise.
         t1: the time of the data.
         base: the distribution at `t0`.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
-            kept as one row per event if it is a `SetBatch`.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
+        event_ndim: how many trailing dimensions form one event; needed if the model does not say.
+        bound: whether the model was made for this context; see `FlowMatchingProcess`.
         validate_args: check that the base fits the model.
 
     Raises:
@@ -190,13 +197,18 @@ class DiffusionProcess(Process):
         base: Base,
         context: Context | None = None,
         mask: Tensor | None = None,
+        event_ndim: int | None = None,
+        bound: bool = False,
         validate_args: bool = True,
     ) -> None:
         check_parameterization(parameterization)
         check_schedule(schedule)
+        self.event_ndim = known_event_ndim(model, event_ndim)
         if validate_args:
-            check_event_shape(model, tuple(base.event_shape))
-        self.model, self.context = with_plain_context(model, context)
+            check_event_shape(self.event_ndim, tuple(base.event_shape))
+        self.model = model
+        self.bound = bound
+        self.context = context
         self.schedule = schedule
         self.solver = solver
         self.parameterization: Parameterization = parameterization
@@ -230,16 +242,19 @@ class DiffusionProcess(Process):
             ValueError: if a shape does not fit, or the prediction does not determine the flow.
         """
         start = start_of_sampling(
-            self.model, self.base, self.mask, sample_shape, self.context, x_source, generator
+            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
-        flow = self._flow(guidance_fn, start.mask)
+        start = replace(start, together=self.bound)
+        flow = self._flow(guidance_fn)
+        if guidance_fn is not None:  # which sees the whole batch, the model events of like length
+            flow.predict = planned_velocity(self.model, start)
         if not declares(self.solver, "is_sde"):
             return self._along(flow, start.x).sample(sample_shape, x_source=start.x)
-        velocity, like = start.velocity(flow), start.x
+        velocity, like = planned_velocity(flow, start), start.x
 
         def drift(x: Tensor, t: Tensor | float) -> Tensor:
             time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
-            reverse = 2 * velocity(x, t) - drift_at(self.schedule, x, time)
+            reverse = 2 * velocity(start.at(x, t)) - drift_at(self.schedule, x, time)
             return zero_padding(reverse, start.mask)
 
         def diffusion(t: Tensor | float) -> Tensor:
@@ -279,9 +294,7 @@ class DiffusionProcess(Process):
             x, estimator=estimator, generator=generator
         )
 
-    def _flow(
-        self, guidance_fn: Guidance | None, mask: Tensor | None = None
-    ) -> ProbabilityFlowField:
+    def _flow(self, guidance_fn: Guidance | None) -> ProbabilityFlowField:
         needs_drift = (
             declares(self.solver, "is_sde")
             or guidance_fn is not None
@@ -295,9 +308,10 @@ class DiffusionProcess(Process):
                 "and the drift is infinite; start at t0 < 1, or use an ODE solver with a model "
                 "that predicts x0 or the velocity, and no guidance"
             )
-        # guidance sees the whole batch, the model events of like length
-        model = self.model if guidance_fn is None else planned(self.model, mask)
-        return ProbabilityFlowField(model, self.schedule, self.parameterization, guidance_fn)
+        return ProbabilityFlowField(
+            self.model, self.schedule, self.parameterization, guidance_fn,
+            event_ndim=self.event_ndim,
+        )  # fmt: skip
 
     def _vanishes(self, t: float) -> bool:
         """Return whether there is no noise at time `t`."""
@@ -318,6 +332,7 @@ class DiffusionProcess(Process):
             t1=t1,
             context=self.context,
             mask=self.mask,
+            bound=self.bound,
             validate_args=False,  # this process has checked it
         )
 
@@ -336,7 +351,7 @@ class _SquareRootTime(VectorField):
         return self.field.event_ndim
 
     def forward(
-        self, x: Tensor, u: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
+        self, x: Tensor, u: Tensor, c: Context | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         v: Tensor = self.field(x, u**2, c, mask=mask)
         return align_right(2 * u, x.ndim) * v

@@ -16,7 +16,7 @@ from torch.distributions import Distribution, Independent
 
 from setflow.sets.masks import as_mask, over_features, zero_padding
 from setflow.sets.protocols import Base
-from setflow.sets.shapes import as_tuple, coordinates, split_event
+from setflow.sets.shapes import as_tuple, split_event
 
 __all__ = [
     "EverySlot",
@@ -24,7 +24,6 @@ __all__ = [
     "as_base",
     "checked_event",
     "draw_noise",
-    "for_sets",
     "sum_real",
 ]
 
@@ -41,8 +40,9 @@ def sum_real(log_p: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
     Returns:
         The sums, with shape `lead`, accumulated in float64 and returned in the dtype of `log_p`.
     """
-    total = coordinates(zero_padding(log_p, mask), event_ndim).sum(-1, dtype=torch.float64)
-    return total.to(log_p.dtype)
+    lead = log_p.shape[: log_p.ndim - event_ndim]
+    flat = zero_padding(log_p, mask).reshape(*lead, log_p.shape[len(lead) :].numel())
+    return flat.sum(-1, dtype=torch.float64).to(log_p.dtype)
 
 
 def checked_event(
@@ -174,11 +174,6 @@ class FactorisedBase:
             return self._coordinates.sample()
 
 
-def as_base(base: Base | Distribution) -> Base:
-    """Return `base` itself, or the adapter of a torch distribution."""
-    return FactorisedBase(base) if isinstance(base, Distribution) else base
-
-
 class EverySlot:
     """A base that differs from event to event, for sets: in each event all slots have its own.
 
@@ -232,23 +227,29 @@ class EverySlot:
         return sum_real(log_p, 1, mask)
 
 
-def for_sets(base: Base, slots: int, event_ndim: int) -> Base:
-    """Return a base with which the verbs can serve sets of `slots` slots.
+def as_base(
+    base: Base | Distribution, slots: int | None = None, event_ndim: int | None = None
+) -> Base:
+    """Return a base with which the verbs can serve events.
 
-    A base of one object with a batch shape, so with one distribution for each event, becomes a base
-    of whole events; every other one is returned as it is.
+    A torch distribution gets its adapter. A base of one object with a batch shape, so with one
+    distribution for each event, becomes a base of whole events if the events are told. Every other
+    one is returned as it is.
 
     Arguments:
         base: the base.
-        slots: the number of slots N.
-        event_ndim: the number of event dimensions of a set.
+        slots: the number of slots N of the events that it is to serve.
+        event_ndim: how many dimensions form one such event.
     """
-    per_object = len(base.event_shape) == event_ndim - 1
-    return EverySlot(base, slots) if per_object and base.batch_shape else base
+    if isinstance(base, Distribution):
+        base = FactorisedBase(base)
+    if slots is None or event_ndim is None or event_ndim < 2 or not base.batch_shape:
+        return base
+    return EverySlot(base, slots) if len(base.event_shape) == event_ndim - 1 else base
 
 
 def draw_noise(
-    base: Base | Distribution,
+    base: Base,
     lead: tuple[int, ...],
     batch_ndim: int,
     mask: Tensor | None,
@@ -272,9 +273,8 @@ def draw_noise(
     Raises:
         ValueError: if the base's shapes do not fit.
     """
-    base = as_base(base)
     if mask is not None:
-        base = for_sets(base, mask.shape[-1], event_ndim)
+        base = as_base(base, mask.shape[-1], event_ndim)
     batch = lead[len(lead) - batch_ndim :]
     base_batch, event = tuple(base.batch_shape), tuple(base.event_shape)
     per_object = mask is not None and len(event) == event_ndim - 1

@@ -94,7 +94,8 @@ class EmpiricalCardinality(CardinalityModel):
             ValueError: if there are none, one lies outside [0, max_objects], or the context does
                 not have a row for each.
         """
-        _require_a_row_for_each(lengths, c)
+        if c is not None:
+            _require_a_row_for_each(lengths, c)
         counts = _counts(lengths, self.max_objects)
         self.probabilities.copy_(counts / lengths.numel())
         return self
@@ -105,7 +106,8 @@ class EmpiricalCardinality(CardinalityModel):
         Raises:
             ValueError: if the context does not have a row for each.
         """
-        _require_a_row_for_each(uniform, c)
+        if c is not None:
+            _require_a_row_for_each(uniform, c)
         return _at_quantile(self.probabilities, uniform)
 
     def log_prob(self, lengths: Tensor, c: Tensor | None = None) -> Tensor:
@@ -115,7 +117,8 @@ class EmpiricalCardinality(CardinalityModel):
             ValueError: if a length lies outside [0, max_objects], or the context does not have a
                 row for each.
         """
-        _require_a_row_for_each(lengths, c)
+        if c is not None:
+            _require_a_row_for_each(lengths, c)
         return self.probabilities.log()[_checked(lengths, self.max_objects)]
 
 
@@ -290,8 +293,8 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     return lengths.to(torch.int64)
 
 
-def _require_a_row_for_each(events: Tensor, c: Tensor | None) -> None:
-    if c is not None and c.shape[:-1] != events.shape:
+def _require_a_row_for_each(events: Tensor, c: Tensor) -> None:
+    if c.shape[:-1] != events.shape:
         raise ValueError(
             f"c has shape {tuple(c.shape)}, expected {(*events.shape, 'C')}: one row for each event"
         )

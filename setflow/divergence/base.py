@@ -2,39 +2,48 @@
 the library's own evaluate the events of a batch.
 
 Notation. The divergence of v(x, t, c) is the sum of d v_i / d x_i over the real coordinates of each
-event. Fields are called at the one junction, which zeroes padded input and padded velocity: rows
-and columns of the Jacobian that belong to padding are zero, so that they add nothing to a trace.
+event. Fields are called at the one junction, which zeroes padded velocity: rows and columns of the
+Jacobian that belong to padding are zero, so that they add nothing to a trace.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from setflow.random import EventSeeds
-from setflow.sets.events import Context, call_field, with_plain_context
-from setflow.sets.masks import as_mask
-from setflow.sets.planning import Chunk, FlatEvents, Plan
-from setflow.sets.protocols import event_ndim_of
-from setflow.sets.shapes import event_numel, split_event
+from setflow.sets.context import Context
+from setflow.sets.events import Events
+from setflow.sets.planning import Chunk, Plan
 
 __all__ = [
     "DivergenceEstimator",
-    "PlannedDivergence",
-    "StochasticDivergence",
+    "Evaluation",
+    "PlannedEstimator",
+    "PlannedSolve",
     "as_estimator",
 ]
+
+# velocity and K estimates of the divergence, float64 with shape (*lead, K), at the states of events
+Evaluation = Callable[[Events], tuple[Tensor, Tensor]]
 
 
 class DivergenceEstimator(ABC):
     """Velocity and divergence from one evaluation of the field.
 
     Called like a function, `estimator(field, x, t, c)`, it returns the divergence alone.
+
+    Attributes:
+        renews: whether every evaluation draws new probes, which only fixed steps allow.
     """
+
+    renews: bool = False
 
     @abstractmethod
     def velocity_and_divergence(
@@ -77,59 +86,53 @@ class DivergenceEstimator(ABC):
 
     def for_solve(
         self,
-        x: Tensor,
-        mask: Tensor | None,
-        generator: torch.Generator | EventSeeds | None = None,
-    ) -> DivergenceEstimator:
-        """Return the estimator to use in one solve that starts at `x`.
-
-        A stochastic estimator draws its probes here, once, so that the solver sees a right-hand
-        side without noise; the seeds of the events may be given in place of a generator.
-        """
-        return self
-
-
-class PlannedDivergence(DivergenceEstimator):
-    """The estimators of the library: like lengths together, results in the caller's order.
-
-    It belongs to one solve and to the mask that it first meets.
-    """
-
-    _plan: Plan | None = None
-    columns = 1  # how many estimates stand side by side
-
-    @abstractmethod
-    def estimates(
-        self,
         field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None,
-        chunk: Chunk,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the velocity of the events of a chunk and K estimates of its divergence.
+        events: Events,
+        seeds: EventSeeds | torch.Generator | None = None,
+    ) -> Evaluation:
+        """Return what evaluates velocity and divergence in one solve.
 
         Arguments:
             field: the field.
-            x: the states, with shape `(b, *event_shape)`, cut to the columns of the chunk.
-            t: the time, a number or a tensor with shape `(b,)`.
-            c: the context, with `b` in front.
-            chunk: the events and their mask.
-
-        Returns:
-            The velocity, with the shape of `x`, and the estimates, with shape `(b, K)`.
+            events: the events of the solve, at its first state and time.
+            seeds: what the probes of a stochastic estimator depend on, drawn once for the solve, so
+                that the solver sees a right-hand side without noise; or what they are drawn from.
         """
+        return partial(_evaluated, self, field)
 
-    @abstractmethod
-    def plan(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None,
-        mask: Tensor | None,
-    ) -> Plan:
-        """Return how to cut a flattened batch; the arguments are those of one evaluation."""
+
+def _evaluated(
+    estimator: DivergenceEstimator, field: nn.Module, events: Events
+) -> tuple[Tensor, Tensor]:
+    """Ask an estimator of a user's own."""
+    assert events.t is not None
+    c = None if events.context is None else events.context.given
+    v, divergence = estimator.velocity_and_divergence(
+        field, events.x, events.t, c, mask=events.mask
+    )
+    return v, _checked(divergence, events)
+
+
+def _checked(divergence: Tensor, events: Events) -> Tensor:
+    """Return what a user's own estimator gave as the only one of K estimates."""
+    if divergence.shape != events.lead:
+        raise ValueError(
+            f"the estimator returned a divergence with shape {tuple(divergence.shape)}, expected "
+            f"{events.lead}: one value per event"
+        )
+    return divergence[..., None].double()
+
+
+class PlannedEstimator(DivergenceEstimator):
+    """The estimators of the library, whose solves evaluate events of like length together.
+
+    Attributes:
+        n_estimates: how many independent estimates are averaged; 1 of an exact divergence.
+        is_exact: whether it is no estimate at all, so that it leaves no error.
+    """
+
+    n_estimates: int = 1
+    is_exact: bool = False
 
     def velocity_and_divergence(
         self,
@@ -141,84 +144,59 @@ class PlannedDivergence(DivergenceEstimator):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the velocity and its divergence; see `DivergenceEstimator`."""
-        v, estimates = self.velocity_and_estimates(field, x, t, c, mask=mask)
-        return v, estimates.mean(-1)
+        if x.is_floating_point():  # the narrowest arithmetic
+            x = x.to(torch.promote_types(x.dtype, torch.float32))
+        events = Events.of(field, x, mask, t=t, c=c)
+        v, estimates = self.for_solve(field, events)(events)
+        return v, estimates.mean(-1).to(v.dtype)
 
-    def velocity_and_estimates(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Context | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
+
+@dataclass
+class PlannedSolve(ABC):
+    """One solve of an estimator of the library: like lengths together, in the caller's order.
+
+    Arguments:
+        field: the field.
+        plan: how the events of the solve are evaluated.
+        columns: how many estimates stand side by side.
+    """
+
+    field: nn.Module
+    plan: Plan
+    columns: int
+
+    @abstractmethod
+    def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        """Return the velocity of the events of a chunk and K estimates of its divergence.
+
+        Arguments:
+            part: the events, cut to the columns of the chunk.
+            chunk: which they are.
+
+        Returns:
+            The velocity, with the shape of their states, and the estimates, with shape `(b, K)`.
+        """
+
+    def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
         """Return the velocity and K estimates of its divergence, with shape `(*lead, K)`.
 
         Their mean is the estimate, and its standard error is their standard deviation over the
         root of K.
         """
-        event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
-        field, c = with_plain_context(field, c)
-        lead, event = split_event(x, event_ndim)
-        events = event_numel(lead)
-        if mask is not None:
-            mask = as_mask(mask, (*lead, event[0]))
-            if torch.is_grad_enabled():  # the backward pass uses it again
-                mask = mask.clone()
-        if not events:
-            return torch.zeros_like(x), x.new_zeros(*lead, self.columns)
-        flat = FlatEvents.of(x, t, c, mask, event_ndim)
-        if self._plan is None:
-            self._plan = self.plan(field, flat.x, flat.t, flat.c, flat.mask)
-        found = [self.estimates(field, *flat.taken(chunk), chunk) for chunk in self._plan.chunks]
-        v = self._plan.objects([v for v, _ in found])
-        estimates = self._plan.events([part for _, part in found])
-        return v.reshape(x.shape), estimates.reshape(*lead, estimates.shape[-1])
-
-
-class StochasticDivergence(DivergenceEstimator):
-    """An estimator whose probes are drawn for the events of a solve.
-
-    Attributes:
-        n_estimates: how many estimates are averaged.
-        independent: whether they are independent, so that their spread tells a standard error.
-        renews: whether every evaluation draws new ones, which only fixed steps allow.
-    """
-
-    n_estimates: int
-    independent: bool = True
-    renews: bool = False
-
-    @abstractmethod
-    def bound(self, x: Tensor, mask: Tensor | None, seeds: EventSeeds) -> PlannedDivergence:
-        """Return the estimator of one solve, with the probes that belong to `seeds`."""
-
-    def for_solve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        generator: torch.Generator | EventSeeds | None = None,
-    ) -> PlannedDivergence:
-        """Draw the probes for events of the shape of `x`."""
-        if not isinstance(generator, EventSeeds):
-            lead = x.shape[:-2] if mask is None else mask.shape[:-1]
-            generator = EventSeeds.drawn(tuple(lead), x.device, generator)
-        return self.bound(x, mask, generator)
-
-    def velocity_and_divergence(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Context | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return velocity and divergence estimated with new probes; see `DivergenceEstimator`."""
-        lead, _ = split_event(x, event_ndim_of(field))
-        solve = self.for_solve(x, mask, EventSeeds.drawn(lead, x.device))
-        return solve.velocity_and_divergence(field, x, t, c, mask=mask)
+        lead = events.lead
+        if not self.plan.chunks:
+            none = events.x.new_zeros(*lead, self.columns, dtype=torch.float64)
+            return torch.zeros_like(events.x), none
+        flat = events.flat()
+        if torch.is_grad_enabled() and flat.mask is not None:  # the backward pass uses it again
+            flat = replace(flat, mask=flat.mask.clone())
+        found = [
+            self.estimates(flat if c.rows is None else flat.taken(c.rows, c.slots, c.mask), c)
+            for c in self.plan.chunks
+        ]
+        v = self.plan.objects([v for v, _ in found])
+        estimates = self.plan.events([part for _, part in found])
+        return v.reshape(events.x.shape), estimates.reshape(*lead, self.columns).double()
 
 
 class _Callable(DivergenceEstimator):
@@ -236,24 +214,35 @@ class _Callable(DivergenceEstimator):
         *,
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        divergence = self._estimate(_MaskedField(field, mask), x, t, c)
-        return call_field(field, x, t, c, mask), divergence
+        events = Events.of(field, x, mask, t=t, c=c)
+        v, divergence = self._evaluated(field, events)
+        return v, divergence[..., 0].to(v.dtype)
+
+    def for_solve(
+        self,
+        field: nn.Module,
+        events: Events,
+        seeds: EventSeeds | torch.Generator | None = None,
+    ) -> Evaluation:
+        return partial(self._evaluated, field)
+
+    def _evaluated(self, field: nn.Module, events: Events) -> tuple[Tensor, Tensor]:
+        c = None if events.context is None else events.context.given
+        divergence = self._estimate(_MaskedField(field, events), events.x, events.t, c)
+        return events.velocity(field), _checked(divergence, events)
 
 
 class _MaskedField(nn.Module):
-    """A field with its mask bound, for code that knows no masks."""
+    """A field with the mask of some events bound, for code that knows no masks."""
 
-    def __init__(self, field: nn.Module, mask: Tensor | None) -> None:
+    def __init__(self, field: nn.Module, events: Events) -> None:
         super().__init__()
         self.field = field
-        self._mask = mask
+        self.event_ndim = events.event_ndim
+        self._mask = events.mask
 
-    @property
-    def event_ndim(self) -> int:
-        return event_ndim_of(self.field)
-
-    def forward(self, x: Tensor, t: Tensor | float, c: Tensor | None = None) -> Tensor:
-        return call_field(self.field, x, t, c, self._mask)
+    def forward(self, x: Tensor, t: Tensor | float, c: Context | None = None) -> Tensor:
+        return Events.of(self.event_ndim, x, self._mask, t=t, c=c).velocity(self.field)
 
 
 def as_estimator(estimator: Any) -> DivergenceEstimator:

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
-from setflow.divergence.base import (
-    DivergenceEstimator,
-    PlannedDivergence,
-)
+from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
 from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
 from setflow.random import EventSeeds
-from setflow.sets.events import Context
-from setflow.sets.masks import count_real
-from setflow.sets.planning import Chunk, Plan, plan_events, trimmable
-from setflow.sets.protocols import event_ndim_of, part_that_declares
-from setflow.sets.shapes import event_numel
+from setflow.sets.events import Events
+from setflow.sets.planning import Chunk, Plan, plan_events, traits_of
 
 __all__ = ["ExactDivergence"]
 
@@ -27,7 +23,7 @@ _GPU_OVERHEAD, _GPU_OBJECTS = 2**15, 2**18
 _WORKING = 1.0  # memory of a reverse pass, in units of what the graph of its event keeps
 
 
-class ExactDivergence(DivergenceEstimator):
+class ExactDivergence(PlannedEstimator):
     """The trace of the Jacobian over real coordinates, coordinate by coordinate.
 
     Events of like length are evaluated together, in chunks of bounded memory, each over the real
@@ -52,6 +48,8 @@ class ExactDivergence(DivergenceEstimator):
     tensor([6., 6., 6., 6.])
     """
 
+    is_exact = True
+
     def __init__(
         self,
         max_dim: int | None = None,
@@ -72,139 +70,106 @@ class ExactDivergence(DivergenceEstimator):
         text = (f"{name}={value}" for name, value in given.items() if value is not None)
         return f"ExactDivergence({', '.join(text)})"
 
-    def velocity_and_divergence(
+    def for_solve(
         self,
         field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Context | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return velocity and exact divergence; see `DivergenceEstimator`.
+        events: Events,
+        seeds: EventSeeds | torch.Generator | None = None,
+    ) -> Evaluation:
+        """Plan the events of one solve, once; see `DivergenceEstimator`.
 
         Raises:
             ValueError: if an event has more than `max_dim` real coordinates.
         """
-        return self.for_solve(x, mask).velocity_and_divergence(field, x, t, c, mask=mask)
-
-    def for_solve(
-        self,
-        x: Tensor,
-        mask: Tensor | None,
-        generator: torch.Generator | EventSeeds | None = None,
-    ) -> PlannedDivergence:
-        """Return the estimator that plans the events of one solve once."""
-        return _PlannedExact(self)
-
-
-class _PlannedExact(PlannedDivergence):
-    def __init__(self, options: ExactDivergence) -> None:
-        self._options = options
-        self._saved = 0  # bytes that the graph of the longest event keeps
-        self._longest = 1
-        self._memory = 0
-
-    def plan(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None,
-        mask: Tensor | None,
-    ) -> Plan:
-        event_ndim = event_ndim_of(field)
-        event = x.shape[1:]
-        per_object = event_numel(event[1:]) if event_ndim > 1 else event_numel(event)
-        slots = x.shape[1] if event_ndim > 1 else 1
-        lengths = None if mask is None else count_real(mask)
-        longest = slots if lengths is None else int(lengths.max())
-        max_dim = self._options.max_dim
-        if max_dim is not None and longest * per_object > max_dim:
+        flat = events.flat()
+        per_object = flat.x.shape[2:].numel() if flat.event_ndim > 1 else flat.x[:1].numel()
+        lengths = None if flat.mask is None or not len(flat.x) else flat.lengths
+        longest = flat.slots if lengths is None else int(lengths.max())
+        if self.max_dim is not None and longest * per_object > self.max_dim:
             raise ValueError(
-                f"an event has {longest * per_object} coordinates, more than max_dim={max_dim}; "
-                "raise it, or use setflow.HutchinsonDivergence()"
+                f"an event has {longest * per_object} coordinates, more than "
+                f"max_dim={self.max_dim}; raise it, or use setflow.HutchinsonDivergence()"
             )
-        if not x.numel():
-            return Plan([Chunk(None, None, mask)], slots)
-        self._memory = self._options.memory or _default_memory(x.device)
-        widest = 0 if lengths is None else int(lengths.argmax())
-        whole = part_that_declares(field, "holds_context") is not None
-        one = slice(None) if whole else slice(widest, widest + 1)
-        trimmed = lengths is not None and trimmable(field)
-        self._saved = bytes_saved(
+        if not flat.x.numel():
+            whole = [Chunk(None, None, flat.mask)] if len(flat.x) else []
+            return _ExactSolve(field, Plan(whole), 1, 1, 1.0, self.batched)
+        traits = traits_of(field)
+        if traits.holds_events or flat.together:
+            saved = bytes_saved(field, flat) / len(flat.x)
+        else:
+            widest = torch.tensor([0 if lengths is None else int(lengths.argmax())])
+            one = widest.to(flat.x.device)
+            mask = None if flat.mask is None else flat.mask[one]
+            saved = bytes_saved(field, flat.taken(one, None, mask))
+        # what the graph of an object keeps; columns of padding keep as much before they are cut
+        per_slot = saved / flat.slots
+        on_cpu, memory = flat.x.device.type == "cpu", self.memory or _MEMORY
+        if flat.x.is_cuda and not self.memory:
+            memory = int(torch.cuda.mem_get_info(flat.x.device)[0]) // 2
+        overhead, most = (_CPU_OVERHEAD, _CPU_OBJECTS) if on_cpu else (_GPU_OVERHEAD, _GPU_OBJECTS)
+        room = memory / (max(1.0, per_slot) * (1 + _WORKING))  # for so many objects
+        plan = plan_events(
             field,
-            x[one],
-            t[one] if isinstance(t, Tensor) and t.ndim else t,
-            None if c is None else c[one],
-            None if mask is None else mask[one],
-        )
-        if whole:
-            self._saved //= len(x)
-        if trimmed:  # columns of padding are not kept
-            self._saved = self._saved * max(1, longest) // slots
-        self._longest = max(1, longest if trimmed else slots)
-        on_cpu = x.device.type == "cpu"
-
-        def largest(n: int) -> int:
-            fits = int(self._memory / (self._bytes(n) * (1 + _WORKING)))
-            return max(1, min(fits, (_CPU_OBJECTS if on_cpu else _GPU_OBJECTS) // max(1, n)))
-
-        return plan_events(
-            field,
-            x,
-            mask,
-            overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-            largest=largest,
+            flat,
+            overhead=overhead,
+            largest=lambda n: max(1, int(min(room, most) / max(1, n))),
             repeats=lambda n: 1 + n * per_object,
         )
+        return _ExactSolve(field, plan, 1, memory, max(1.0, per_slot), self.batched)
 
-    def _bytes(self, objects: int) -> float:
-        return max(1.0, self._saved * max(1, objects) / self._longest)
 
-    def estimates(
-        self, field: nn.Module, x: Tensor, t: Tensor | float, c: Tensor | None, chunk: Chunk
-    ) -> tuple[Tensor, Tensor]:
-        used = _used_coordinates(chunk.mask, tuple(x.shape[1:]), x)
-        again = torch.is_grad_enabled()
-        objects = x.shape[1] if event_ndim_of(field) > 1 else 1
-        budget = self._memory / max(1.0, len(x) * self._bytes(objects)) - 1
-        lanes = self._lanes(len(x) * objects, budget / _WORKING, x.device)
-        if not again:
-            with linearize(field, x, t, c, chunk.mask, together=lanes > 1) as lin:
+@dataclass
+class _ExactSolve(PlannedSolve):
+    """One solve.
+
+    Arguments:
+        memory: the bytes that an evaluation may take.
+        per_object: the bytes that the graph of an evaluation keeps for each object.
+        batched: as `ExactDivergence` takes it.
+    """
+
+    memory: int
+    per_object: float
+    batched: bool | None
+
+    def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
+        field, events = self.field, len(part.x)
+        used = _used_coordinates(part)
+        if not len(used):  # all is padding, where the velocity is zero
+            return torch.zeros_like(part.x), part.x.new_zeros(events, 1)
+        budget = self.memory / (max(1, events * part.slots) * self.per_object) - 1
+        lanes = self._lanes(events * part.slots, budget / _WORKING, part.x.device)
+        if not torch.is_grad_enabled():
+            with linearize(field, part, together=lanes > 1) as lin:
                 total = _trace(lin, used, lanes)
                 return lin.velocity.detach(), total[:, None]
 
         group = max(1, int(budget / 3))  # a product with its graph keeps about three times as much
-        v, total = None, x.new_zeros(())
-        for first in range(0, max(1, len(used)), group):
+        v, total = None, part.x.new_zeros(())
+        for first in range(0, len(used), group):
             some = used[first : first + group]
 
-            def differentiated(
-                x: Tensor, t: Tensor | float, c: Tensor | None, some: Tensor = some
-            ) -> tuple[Tensor, ...]:
+            def differentiated(again: Events, some: Tensor = some) -> tuple[Tensor, ...]:
                 graph = torch.is_grad_enabled()
                 together = lanes > 1 and not graph
-                with linearize(
-                    field, x, t, c, chunk.mask, create_graph=graph, together=together
-                ) as lin:
+                with linearize(field, again, create_graph=graph, together=together) as lin:
                     trace = _trace(lin, some, lanes if together else 1)
                     v = lin.velocity if graph else lin.velocity.detach()
                     return v, trace
 
-            v_again, part = recomputed(differentiated, field, x, t, c, chunk.mask)
+            v_again, share = recomputed(differentiated, field, part)
             v = v_again if v is None else v
-            total = total + part
+            total = total + share
         assert v is not None
         return v, total[:, None]
 
     def _lanes(self, objects: int, fitting: float, device: torch.device) -> int:
-        if self._options.batched is False or fitting < 2:
+        if self.batched is False or fitting < 2:
             return 1
         if device.type != "cpu":
             return max(1, min(int(fitting), _GPU_OBJECTS // max(1, objects)))
         few = min(_CPU_LANES, _CPU_OBJECTS // max(1, objects))
-        if self._options.batched is None and few < 4:  # then one after the other is as fast
+        if self.batched is None and few < 4:  # then one after the other is as fast
             return 1
         return max(1, min(int(fitting), few))
 
@@ -223,36 +188,28 @@ def _trace(lin: Linearization, used: Tensor, lanes: int) -> Tensor:
     return total
 
 
-def _used_coordinates(mask: Tensor | None, event: tuple[int, ...], like: Tensor) -> Tensor:
+def _used_coordinates(events: Events) -> Tensor:
     """Return the flat coordinates that are real in any event."""
-    coordinates = torch.arange(event_numel(event), device=like.device)
-    if mask is None:
+    event = events.x.shape[1:]
+    coordinates = torch.arange(event.numel(), device=events.x.device)
+    if events.mask is None:
         return coordinates
-    return coordinates[mask.any(0).repeat_interleave(event_numel(event[1:]))]
+    return coordinates[events.mask.any(0).repeat_interleave(event[1:].numel())]
 
 
-def _default_memory(device: torch.device) -> int:
-    if device.type == "cuda":
-        return int(torch.cuda.mem_get_info(device)[0]) // 2
-    return _MEMORY
-
-
-def bytes_saved(
-    field: nn.Module, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Tensor | None
-) -> int:
+def bytes_saved(field: nn.Module, events: Events) -> int:
     """Return the bytes that the graph of one evaluation keeps, its weights not counted."""
     weights = {p.untyped_storage().data_ptr() for p in [*field.parameters(), *field.buffers()]}
-    kept: dict[int, int] = {}
 
-    def pack(value: Tensor) -> Tensor:
-        storage = value.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return value
-
+    saved: list[Tensor] = []  # held, so that no two of them share a place
     with (
-        torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value),
-        linearize(uncompiled(field), x, t, c, mask),
+        torch.autograd.graph.saved_tensors_hooks(
+            lambda value: saved.append(value) or value,  # type: ignore[func-returns-value]
+            lambda value: value,
+        ),
+        linearize(uncompiled(field), events),
     ):
-        pass
-    return sum(kept.values())
+        storages = [value.untyped_storage() for value in saved]
+        return sum(
+            {s.data_ptr(): s.nbytes() for s in storages if s.data_ptr() not in weights}.values()
+        )

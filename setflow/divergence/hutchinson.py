@@ -8,30 +8,26 @@ is 2 sum_{i != j} S_ij^2, S the symmetric part of J: the diagonal adds nothing t
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from setflow.divergence.base import (
-    DivergenceEstimator,
-    PlannedDivergence,
-    StochasticDivergence,
-)
-from setflow.divergence.linearization import Linearization, linearize, recomputed
+from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
+from setflow.divergence.linearization import linearize, recomputed
 from setflow.random import EventSeeds, counter_normal, counter_signs
-from setflow.sets.events import Context
-from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.planning import Chunk, Plan, plan_events
-from setflow.sets.protocols import event_ndim_of
-from setflow.sets.shapes import event_numel, positive_integer, split_event
+from setflow.sets.events import Events
+from setflow.sets.masks import zero_padding
+from setflow.sets.planning import Chunk, plan_events
+from setflow.sets.shapes import positive_integer
 
 __all__ = [
     "FixedProbeDivergence",
     "HutchinsonDivergence",
     "Probe",
-    "ProbedDivergence",
     "draw_probes",
 ]
 
@@ -71,94 +67,61 @@ def draw_probes(
     return torch.stack(drawn).to(like.dtype).reshape(count, *like.shape)
 
 
-class ProbedDivergence(PlannedDivergence):
-    """An estimator of one solve that is made of probes."""
+@dataclass
+class _ProbedSolve(PlannedSolve):
+    """One solve of an estimator that is made of probes.
 
-    @abstractmethod
-    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return the probes of one evaluation, with shape `(K, *x.shape)`."""
+    Arguments:
+        probes: given the events, the probes of one evaluation, with shape `(K, *x.shape)`.
+    """
 
-    def velocity_and_estimates(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Context | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return the velocity and its estimates; see `PlannedDivergence`."""
-        probes = self.probes_of(x, mask).to(x)
-        if mask is not None:
-            real = as_mask(mask, x.shape[: x.ndim - event_ndim_of(field, at_least=2) + 1])
-            probes = zero_padding(probes, real.expand(len(probes), *real.shape))
-        lead, event = split_event(x, event_ndim_of(field))
-        flat = probes.reshape(len(probes), event_numel(lead), *event)
-        self._probes = flat.movedim(0, -1)  # (B, *event, K)
-        self.columns = len(probes)
-        return super().velocity_and_estimates(field, x, t, c, mask=mask)
+    probes: Callable[[Events], Tensor]
 
-    def plan(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Tensor | None,
-        mask: Tensor | None,
-    ) -> Plan:
-        on_cpu = x.device.type == "cpu"
-        most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
-        return plan_events(
-            field,
-            x,
-            mask,
-            overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-            largest=lambda n: max(1, most // max(1, n)),
-        )
+    def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
+        probes = self.probes(events).to(events.x)
+        flat = probes.reshape(len(probes), *events.flat().x.shape)
+        self._current = flat.movedim(0, -1)  # (B, *event, K)
+        return super().__call__(events)
 
-    def estimates(
-        self, field: nn.Module, x: Tensor, t: Tensor | float, c: Tensor | None, chunk: Chunk
-    ) -> tuple[Tensor, Tensor]:
+    def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
         # taken now: when a backward pass computes again, other probes may be the current ones
-        probes = chunk.objects(self._probes) if x.ndim > 1 else chunk.events(self._probes)
+        probes = self._current
+        if chunk.rows is not None and chunk.slots is not None:
+            probes = probes[chunk.rows[:, None], chunk.slots]
+        elif chunk.rows is not None:
+            probes = probes[chunk.rows]
 
-        def differentiated(x: Tensor, t: Tensor | float, c: Tensor | None) -> tuple[Tensor, Tensor]:
+        def differentiated(again: Events) -> tuple[Tensor, Tensor]:
             graph = torch.is_grad_enabled()
-            with linearize(field, x, t, c, chunk.mask, create_graph=graph) as lin:
-                estimates = self.traces(lin, probes.movedim(-1, 0).to(lin.state.dtype), chunk)
-                return (lin.velocity if graph else lin.velocity.detach()), estimates
+            with linearize(self.field, again, create_graph=graph) as lin:
+                vectors = zero_padding(probes, part.mask).movedim(-1, 0).to(lin.state.dtype)
+                products = lin.pull(vectors) * vectors
+                count = products.shape[2:].numel()
+                traces = products.reshape(*products.shape[:2], count).sum(-1).T  # (b, K)
+                return (lin.velocity if graph else lin.velocity.detach()), traces
 
         if not torch.is_grad_enabled():
-            return differentiated(x, t, c)
-        v, estimates = recomputed(differentiated, field, x, t, c, chunk.mask)
-        return v, estimates
-
-    def traces(self, lin: Linearization, probes: Tensor, chunk: Chunk) -> Tensor:
-        """Return K estimates of the trace of each event's Jacobian, with shape `(b, K)`."""
-        return _over_coordinates(lin.pull(probes) * probes).T
+            return differentiated(part)
+        v, traces = recomputed(differentiated, self.field, part)
+        return v, traces
 
 
-def _over_coordinates(values: Tensor) -> Tensor:
-    """Sum values with shape `(K, b, *event_shape)` over the event."""
-    return values.reshape(*values.shape[:2], event_numel(values.shape[2:])).sum(-1)
+def _solve_with(
+    probes: Callable[[Events], Tensor], field: nn.Module, events: Events, count: int
+) -> _ProbedSolve:
+    """Plan the events of a solve with `count` probes an evaluation."""
+    on_cpu = events.x.device.type == "cpu"
+    most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
+    plan = plan_events(
+        field,
+        events.flat(),
+        overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
+        largest=lambda n: max(1, most // max(1, n)),
+    )
+    return _ProbedSolve(field, plan, count, probes)
 
 
-class _GivenProbes(ProbedDivergence):
-    """Probes that are the same at every evaluation of a solve."""
-
-    def __init__(self, probes: Tensor) -> None:
-        self._given = probes
-
-    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        if self._given.shape[1:] != x.shape or not len(self._given):
-            raise ValueError(
-                f"probes have shape {tuple(self._given.shape)}, expected "
-                f"{('n_probes', *x.shape)}: the shape of x behind the number of probes"
-            )
-        return self._given
-
-
-class FixedProbeDivergence(DivergenceEstimator):
+class FixedProbeDivergence(PlannedEstimator):
     """The mean of e^T J e over given probes.
 
     Arguments:
@@ -171,51 +134,32 @@ class FixedProbeDivergence(DivergenceEstimator):
 
     def __init__(self, probes: Tensor) -> None:
         self.probes = probes
-
-    def velocity_and_divergence(
-        self,
-        field: nn.Module,
-        x: Tensor,
-        t: Tensor | float,
-        c: Context | None = None,
-        *,
-        mask: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Return velocity and estimated divergence; see `DivergenceEstimator`.
-
-        Raises:
-            ValueError: if the probes do not have the shape of `x`.
-        """
-        return self.for_solve(x, mask).velocity_and_divergence(field, x, t, c, mask=mask)
+        self.n_estimates = len(probes)
 
     def for_solve(
         self,
-        x: Tensor,
-        mask: Tensor | None,
-        generator: torch.Generator | EventSeeds | None = None,
-    ) -> PlannedDivergence:
-        """Return the estimator that plans the events of one solve once."""
-        return _GivenProbes(self.probes)
+        field: nn.Module,
+        events: Events,
+        seeds: EventSeeds | torch.Generator | None = None,
+    ) -> Evaluation:
+        """Plan the events of one solve, once; see `DivergenceEstimator`.
 
-
-class _RenewedProbes(ProbedDivergence):
-    """New probes at every evaluation, by its number."""
-
-    def __init__(self, probe: Probe, n_probes: int, seeds: EventSeeds) -> None:
-        self._draw = (probe, n_probes)
-        self._seeds = seeds
-        self._evaluations = 0
-
-    def probes_of(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        self._evaluations += 1
-        seeds = self._seeds.at(_STRIDE * self._evaluations)
-        return draw_probes(*self._draw, x, mask, seeds)
+        Raises:
+            ValueError: if the probes do not have the shape of the states.
+        """
+        probes = self.probes
+        if probes.shape[1:] != events.x.shape or not len(probes):
+            raise ValueError(
+                f"probes have shape {tuple(probes.shape)}, expected "
+                f"{('n_probes', *events.x.shape)}: the shape of x behind the number of probes"
+            )
+        return _solve_with(lambda _: probes, field, events, len(probes))
 
 
 _STRIDE = 2**20  # more than the probes of one evaluation
 
 
-class HutchinsonDivergence(StochasticDivergence):
+class HutchinsonDivergence(PlannedEstimator):
     """An unbiased estimate of the divergence at the price of a few reverse passes.
 
     Hutchinson, "A stochastic estimator of the trace of the influence matrix for Laplacian smoothing
@@ -253,8 +197,25 @@ class HutchinsonDivergence(StochasticDivergence):
         renew = ", renew=True" if self.renews else ""
         return f"HutchinsonDivergence({self.probe!r}, n_probes={self.n_probes}{renew})"
 
-    def bound(self, x: Tensor, mask: Tensor | None, seeds: EventSeeds) -> ProbedDivergence:
-        """Draw the probes for events of the shape of `x`."""
+    def for_solve(
+        self,
+        field: nn.Module,
+        events: Events,
+        seeds: EventSeeds | torch.Generator | None = None,
+    ) -> Evaluation:
+        """Draw the probes of one solve and plan its events; see `DivergenceEstimator`."""
+        if not isinstance(seeds, EventSeeds):
+            seeds = EventSeeds.drawn(events.lead, events.x.device, seeds)
+        first = seeds
+
+        def drawn(events: Events, key: EventSeeds) -> Tensor:
+            return draw_probes(self.probe, self.n_probes, events.x, events.mask, key)
+
         if self.renews:
-            return _RenewedProbes(self.probe, self.n_probes, seeds)
-        return _GivenProbes(draw_probes(self.probe, self.n_probes, x, mask, seeds))
+            evaluation = itertools.count(1)
+            return _solve_with(
+                lambda events: drawn(events, first.at(_STRIDE * next(evaluation))),
+                field, events, self.n_probes,
+            )  # fmt: skip
+        probes = drawn(events, seeds)
+        return _solve_with(lambda _: probes, field, events, self.n_probes)

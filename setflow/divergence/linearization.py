@@ -19,32 +19,29 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from setflow.sets.events import call_field
-from setflow.sets.protocols import declares, event_ndim_of
+from setflow.sets.events import Events
 
 __all__ = ["Linearization", "linearize", "recomputed", "uncompiled"]
 
 
+@dataclass
 class Linearization(ABC):
     """The velocity at a state, and products with its Jacobian there.
 
     Arguments:
         state: the state, with shape `(*lead, *event_shape)`.
+        velocity: the velocity, with the shape of the state, zero in padded slots.
     """
 
-    def __init__(self, state: Tensor) -> None:
-        self.state = state
-
-    @property
-    @abstractmethod
-    def velocity(self) -> Tensor:
-        """The velocity, with the shape of the state, zero in padded slots."""
+    state: Tensor
+    velocity: Tensor
 
     @abstractmethod
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
@@ -59,105 +56,67 @@ class Linearization(ABC):
         """
 
 
+@dataclass
 class _Eager(Linearization):
     """The graph of one evaluation, walked backwards as often as needed."""
 
-    def __init__(self, state: Tensor, velocity: Tensor, *, create_graph: bool) -> None:
-        super().__init__(state)
-        self._velocity = velocity
-        self._create_graph = create_graph
-
-    @property
-    def velocity(self) -> Tensor:
-        return self._velocity
+    create_graph: bool
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
         if not self.velocity.requires_grad or not len(vectors):
             return torch.zeros_like(vectors)
+        options: dict[str, Any] = {
+            "retain_graph": True,
+            "create_graph": self.create_graph,
+            "materialize_grads": True,
+        }
+        ends = self.velocity, self.state
         if together:
-            return self._products(vectors, is_grads_batched=True)
-        return torch.stack([self._products(vector) for vector in vectors])
-
-    def _products(self, vectors: Tensor, *, is_grads_batched: bool = False) -> Tensor:
-        (products,) = torch.autograd.grad(
-            self.velocity,
-            self.state,
-            vectors,
-            retain_graph=True,
-            create_graph=self._create_graph,
-            is_grads_batched=is_grads_batched,
-            materialize_grads=True,
-        )
-        return products
+            return torch.autograd.grad(*ends, vectors, is_grads_batched=True, **options)[0]
+        return torch.stack([torch.autograd.grad(*ends, u, **options)[0] for u in vectors])
 
 
+@dataclass
 class _Compiled(Linearization):
     """Velocity and products as one compiled function, evaluated anew for each set of vectors."""
 
-    def __init__(
-        self, evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], state: Tensor
-    ) -> None:
-        super().__init__(state.contiguous())  # other strides would be compiled again
-        self._evaluate = evaluate
-        self._velocity: Tensor | None = None
-
-    @property
-    def velocity(self) -> Tensor:
-        if self._velocity is None:  # no product was asked for
-            self.pull(self.state.new_zeros(1, *self.state.shape))
-        assert self._velocity is not None
-        return self._velocity
+    evaluate: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
-        self._velocity, products = self._evaluate(self.state, vectors.contiguous())
+        self.velocity, products = self.evaluate(self.state, vectors.contiguous())
         return products
 
 
 def _velocity_and_products(
-    field: nn.Module,
-    x: Tensor,
-    t: Tensor | float,
-    c: Tensor | None,
-    mask: Tensor | None,
-    vectors: Tensor,
+    field: nn.Module, events: Events, x: Tensor, t: Tensor, vectors: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Return v and u^T J as pure functions, which the compiler can follow."""
     vjp: Any = torch.func.vjp  # its type does not tell without from with auxiliary output
-    velocity, pull = vjp(lambda state: call_field(field, state, t, c, mask), x)
+    velocity, pull = vjp(lambda state: replace(events, x=state, t=t).velocity(field), x)
     return velocity, torch.func.vmap(lambda vector: pull(vector)[0])(vectors)
 
 
 @contextmanager
 def linearize(
-    field: nn.Module,
-    x: Tensor,
-    t: Tensor | float,
-    c: Tensor | None = None,
-    mask: Tensor | None = None,
-    *,
-    create_graph: bool = False,
-    together: bool = False,
+    field: nn.Module, events: Events, *, create_graph: bool = False, together: bool = False
 ) -> Iterator[Linearization]:
     """Evaluate a field so that products with its Jacobian can be taken inside the `with` block.
 
     Arguments:
         field: the field; evaluated as in evaluation under the laws of the mask.
-        x: the state, with shape `(*lead, *event_shape)`; float32 is the narrowest arithmetic.
-        t: the time, a number or a tensor with shape `lead`.
-        c: the context, or None.
-        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+        events: the events, at the state and time of the evaluation; float32 is the narrowest
+            arithmetic.
         create_graph: whether velocity and products are to be differentiated in turn.
         together: whether products will be taken together.
     """
-    event_ndim_of(field)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(_plain_arithmetic(x.device.type))
-        x, t, c, mask = (_ordinary(value) for value in (_as_wide(x), t, c, mask))
-        c = None if c is None else _as_wide(c, x.dtype)
+        stack.enter_context(_plain_arithmetic(events.x.device.type))
+        events = _ordinary(events)
+        x = events.x
         original = uncompiled(field)
-        wide = _in_dtype(original, x.dtype)
-        compiled = original is not field and wide is original and not create_graph
+        weights = _wide_weights(original, x.dtype)
+        compiled = original is not field and weights is None and not create_graph
         # the fused kernels can be differentiated once only, and not for many vectors at a time; on
         # a CPU they are no faster for the few events that are evaluated together
         if create_graph or together or compiled or x.device.type == "cpu":
@@ -165,16 +124,18 @@ def linearize(
         if compiled:
             stack.enter_context(torch.no_grad())
             product = field.dynamo_ctx(_velocity_and_products)  # type: ignore[operator]
-            time = torch.as_tensor(t, dtype=x.dtype, device=x.device)  # a number is compiled in
-            yield _Compiled(lambda x, u: product(original, x, time, c, mask, u), x.detach())
+            state = x.detach().contiguous()  # other strides would be compiled again
+            yield _Compiled(
+                state, state.new_zeros(0), lambda x, u: product(original, events, x, events.t, u)
+            )
             return
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_as_written())
         # a node of its own, since a context may have been computed from x
         tracked = create_graph and x.requires_grad
         state = x.view_as(x) if tracked else x.detach().requires_grad_()
-        velocity = call_field(wide, state, t, c, mask)
-        yield _Eager(state, velocity, create_graph=create_graph)
+        velocity = replace(events, x=state).velocity(original, weights)
+        yield _Eager(state, velocity, create_graph)
 
 
 def uncompiled(field: nn.Module) -> nn.Module:
@@ -193,18 +154,23 @@ def _as_written() -> AbstractContextManager[Any]:
     return stance
 
 
-def _ordinary(value: Any) -> Any:
-    """Return a tensor that autograd may save, which one made in inference mode is not."""
-    return value.clone() if isinstance(value, Tensor) and value.is_inference() else value
+def _ordinary(events: Events) -> Events:
+    """Return events of at least float32 that autograd may save, which inference tensors are not."""
+
+    events = events.changed(*[lambda value: value.clone() if value.is_inference() else value] * 2)
+    x = _as_wide(events.x, torch.float32)
+    context = events.context
+    if context is not None:
+        context = context.holding(*[_as_wide(value, x.dtype) for value in context.values])
+    t = None if events.t is None else _as_wide(events.t, x.dtype)
+    return replace(events, x=x, t=t, context=context)
 
 
-def _as_wide(value: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return a tensor that is at least as wide as `dtype`."""
-    return value.to(dtype) if _narrower(value, dtype) else value
-
-
-def _narrower(value: Tensor, dtype: torch.dtype) -> bool:
-    return value.is_floating_point() and torch.finfo(value.dtype).bits < torch.finfo(dtype).bits
+def _as_wide(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor that is at least as wide as `dtype`; integers stay as they are."""
+    if not value.is_floating_point():
+        return value
+    return value.to(torch.promote_types(value.dtype, dtype))
 
 
 @contextmanager
@@ -227,63 +193,50 @@ def _plain_arithmetic(device: str) -> Iterator[None]:
             product.fp32_precision = precision
 
 
-def _in_dtype(field: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Return a field whose weights autograd may save and are as wide as the state, or wider."""
-    tensors = [*field.parameters(), *field.buffers()]
-    unfit = any(_narrower(t, dtype) or t.is_inference() for t in tensors)
-    return _Widened(field, dtype) if unfit else field
+def _wide_weights(field: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
+    """Return the weights of a field as autograd may save them, at least as wide as the state.
 
-
-class _Widened(nn.Module):
-    """A field that is called with its weights in a wider dtype; gradients reach the weights."""
-
-    def __init__(self, field: nn.Module, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.field = field
-        self.dtype = dtype
-        self.event_ndim = event_ndim_of(field)
-        self.takes_mask = declares(field, "takes_mask")
-
-    def forward(self, x: Tensor, t: Tensor, c: Tensor | None = None, **mask: Any) -> Any:
-        weights = {
-            name: _as_wide(_ordinary(value), self.dtype)
-            for name, value in [*self.field.named_parameters(), *self.field.named_buffers()]
-        }
-        return torch.func.functional_call(self.field, weights, (x, t, c), mask)
+    None if they are so already; gradients reach the weights of the field.
+    """
+    own = {**dict(field.named_parameters()), **dict(field.named_buffers())}
+    wide = {
+        name: _as_wide(value.clone() if value.is_inference() else value, dtype)
+        for name, value in own.items()
+    }
+    return None if all(wide[name] is value for name, value in own.items()) else wide
 
 
 def recomputed(
-    function: Callable[[Tensor, Any, Tensor | None], tuple[Tensor, ...]],
-    field: nn.Module,
-    x: Tensor,
-    t: Tensor | float,
-    c: Tensor | None,
-    mask: Tensor | None,
+    function: Callable[[Events], tuple[Tensor, ...]], field: nn.Module, events: Events
 ) -> tuple[Tensor, ...]:
-    """Return `function(x, t, c)`, differentiable once, without keeping what it computes.
+    """Return `function(events)`, differentiable once, without keeping what it computes.
 
     The function runs without gradients now and again with them when they are asked for. Its
-    derivatives with respect to x, t, c and everything that the field's value depends on (its
-    parameters, and tensors that it holds otherwise) are complete.
+    derivatives with respect to states, times, context and everything that the field's value depends
+    on (its parameters, and tensors that it holds otherwise) are complete.
 
     Arguments:
-        function: takes x, t and c, calls `field` with them, and gives its results a graph where
+        function: takes events, calls `field` with them, and gives its results a graph where
             gradients are enabled.
         field: the field that it calls.
-        x: the state.
-        t: the time.
-        c: the context.
-        mask: the mask with which the field is called.
+        events: the events.
     """
-    with torch.enable_grad(), _plain_arithmetic(x.device.type), _as_written():
-        state = _as_wide(x.detach())
-        context = None if c is None else _as_wide(c.detach(), state.dtype)
-        time = t.detach() if isinstance(t, Tensor) else t
-        wide = _in_dtype(uncompiled(field), state.dtype)
-        leaves = _leaves_of(call_field(wide, state, time, context, mask))
+    assert events.t is not None
+    context = () if events.context is None else events.context.values
+    with torch.enable_grad(), _plain_arithmetic(events.x.device.type), _as_written():
+        found = _holding(events, *(v.detach() for v in (events.x, events.t, *context)))
+        found = _ordinary(found)
+        original = uncompiled(field)
+        leaves = _leaves_of(found.velocity(original, _wide_weights(original, found.x.dtype)))
     apply: Any = _Recomputed.apply  # which carries no types
-    outputs: tuple[Tensor, ...] = apply(function, x, t, c, *leaves)
+    outputs: tuple[Tensor, ...] = apply(function, events, events.x, events.t, *context, *leaves)
     return outputs
+
+
+def _holding(events: Events, x: Tensor, t: Tensor, *context: Tensor) -> Events:
+    """Return events with other numbers in them."""
+    own = None if events.context is None else events.context.holding(*context)
+    return replace(events, x=x, t=t, context=own)
 
 
 def _leaves_of(value: Tensor) -> list[Tensor]:
@@ -301,11 +254,15 @@ def _leaves_of(value: Tensor) -> list[Tensor]:
 
 
 class _Recomputed(torch.autograd.Function):
+    """Arguments: the function, the events, their numbers (x, t, context) and the other leaves."""
+
     @staticmethod
-    def forward(ctx: Any, function: Any, x: Tensor, t: Any, c: Any, *leaves: Tensor) -> Any:
-        ctx.function, ctx.time = function, None if isinstance(t, Tensor) else t
-        ctx.save_for_backward(x, t if isinstance(t, Tensor) else None, c, *leaves)
-        return function(x, t, c)
+    def forward(ctx: Any, function: Any, events: Events, *tensors: Tensor) -> Any:
+        ctx.function = function
+        ctx.count = 2 + (0 if events.context is None else len(events.context.values))
+        ctx.events = _holding(events, *(v.detach() for v in tensors[: ctx.count]))
+        ctx.save_for_backward(*tensors)
+        return function(_holding(events, *tensors[: ctx.count]))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -315,15 +272,15 @@ class _Recomputed(torch.autograd.Function):
                 "for a second time; leave it out, or give an estimator of your own that keeps its "
                 "graph"
             )
-        x, t, c, *leaves = ctx.saved_tensors
-        needed = ctx.needs_input_grad[1:]
+        saved, needed = ctx.saved_tensors, ctx.needs_input_grad[2:]
         inputs = [
-            value if value is None else value.detach().requires_grad_(need)
-            for value, need in zip((x, t, c), needed, strict=False)
+            value.detach().requires_grad_(need)
+            for value, need in zip(saved[: ctx.count], needed, strict=False)
         ]
         with torch.enable_grad(), _plain_arithmetic(gradients[0].device.type):
-            outputs = ctx.function(inputs[0], ctx.time if t is None else inputs[1], inputs[2])
-            wanted = [v for v, need in zip([*inputs, *leaves], needed, strict=True) if need]
+            outputs = ctx.function(_holding(ctx.events, *inputs))
+            everything = [*inputs, *saved[ctx.count :]]
+            wanted = [v for v, need in zip(everything, needed, strict=True) if need]
             pairs = [(o, g) for o, g in zip(outputs, gradients, strict=True) if o.requires_grad]
             found: Any = [None] * len(wanted)
             if pairs:
@@ -335,4 +292,4 @@ class _Recomputed(torch.autograd.Function):
                     allow_unused=True,
                 )
         results = iter(found)
-        return None, *(next(results) if need else None for need in needed)
+        return None, None, *(next(results) if need else None for need in needed)

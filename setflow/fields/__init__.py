@@ -1,6 +1,6 @@
 """Velocity fields."""
 
-from setflow.fields.base import SetField, SetInputs, VectorField
+from setflow.fields.base import SetField, VectorField
 from setflow.fields.embeddings import EventEmbedding, FourierFeatures, FourierTime
 from setflow.fields.epic import EPiCField
 from setflow.fields.gaussian import GaussianSetField
@@ -26,7 +26,6 @@ __all__ = [
     "PairFeatures",
     "ScoreFromNoise",
     "SetField",
-    "SetInputs",
     "TransformerField",
     "VectorField",
     "VelocityField",

@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from setflow.fields.base import SetField, SetInputs, zeroed
+from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventFeatures
+from setflow.sets.events import Events
 
 __all__ = ["EPiCField"]
 
@@ -82,17 +83,21 @@ class EPiCField(SetField):
         self.out = zeroed(_RowLinear(own, condition, dim))
         self.skip = zeroed(nn.Linear(condition, dim))
 
-    def velocity(self, inputs: SetInputs) -> Tensor:
+    def velocity(self, events: Events) -> Tensor:
         """Return the velocity of a flat batch of events; see `SetField`."""
-        x, e = inputs.x, self.condition(inputs.t, inputs.n, inputs.c)
-        own = () if inputs.c_object is None else (inputs.c_object,)
+        context = events.context
+        row, rows = (None, None) if context is None else (context.row, context.rows)
+        x, n = events.x, events.lengths.to(events.x.dtype)
+        e = self.condition(events.t, n, row)
+        own = () if rows is None else (rows,)
+        real = None if events.mask is None else events.mask[:, None].to(x.dtype)
         h = F.silu(self.embed((*own, x), (e,)))
         h = F.silu(self.embed_update((*own, h), (e,)) + h)
         state = _State(h, h.new_zeros(len(h), self.hidden))
-        g = F.silu(self.pooled(torch.cat([state.pooled(inputs), e], dim=-1)))
+        g = F.silu(self.pooled(torch.cat([state.pooled(real, n), e], dim=-1)))
         g = F.silu(self.pooled_update(torch.cat([g, e], dim=-1)))
         for block in self.blocks:
-            state, g = block(state, g, e, inputs, own)
+            state, g = block(state, g, e, (real, n), own)
         out: Tensor = self.out((*own, state.h), (state.shift, e))
         return torch.addcmul(out, self.skip(e)[:, None], x)
 
@@ -108,13 +113,17 @@ class _State(NamedTuple):
     h: Tensor
     shift: Tensor
 
-    def pooled(self, inputs: SetInputs) -> Tensor:
-        """Return the mean and the scaled sum over real objects, with shape `(E, 2 hidden)`."""
-        if inputs.mask is None:
-            total = self.h.sum(1)
-        else:  # padded rows are finite, since their input was selected away: a product will do
-            total = (inputs.mask[:, None].to(self.h.dtype) @ self.h).squeeze(1)
-        n = inputs.n[:, None]
+    def pooled(self, real: Tensor | None, n: Tensor) -> Tensor:
+        """Return the mean and the scaled sum over real objects, with shape `(E, 2 hidden)`.
+
+        Arguments:
+            real: 1 for real objects and 0 for padding, with shape `(E, 1, N)`, or None for all.
+            n: the number of real objects, with shape `(E,)`.
+        """
+        # padded rows are finite, since their input was selected away: a product will do
+        h = self.h
+        total = h.sum(1) if real is None else (real.to(h.dtype) @ h).squeeze(1)
+        n = n[:, None]
         total = total + n * self.shift
         return torch.cat([total / n.clamp(min=1), _SUM_SCALE * total], dim=-1)
 
@@ -130,9 +139,14 @@ class _Layer(nn.Module):
         self.local_update = _RowLinear(own, condition, hidden)
 
     def forward(
-        self, state: _State, g: Tensor, e: Tensor, inputs: SetInputs, own: tuple[Tensor, ...]
+        self,
+        state: _State,
+        g: Tensor,
+        e: Tensor,
+        objects: tuple[Tensor | None, Tensor],
+        own: tuple[Tensor, ...],
     ) -> tuple[_State, Tensor]:
-        u = F.silu(self.pooled(torch.cat([state.pooled(inputs), g, e], dim=-1)))
+        u = F.silu(self.pooled(torch.cat([state.pooled(*objects), g, e], dim=-1)))
         g = g + self.pooled_update(torch.cat([u, e], dim=-1))
         rows = F.silu(self.local((*own, state.h), (state.shift, g, e)))
         h = self.local_update.added_to(state.h, (*own, rows))

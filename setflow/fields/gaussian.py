@@ -15,11 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from setflow.fields.base import VectorField, checked_inputs
-from setflow.paths.base import AffinePath
-from setflow.paths.linear import LinearPath
-from setflow.sets.masks import count_real, over_features, zero_padding
-from setflow.sets.shapes import align_right
+from setflow.fields.base import VectorField, row_of
+from setflow.paths.affine import AffinePath, LinearPath
+from setflow.sets.masks import as_mask, count_real, over_features, zero_padding
+from setflow.sets.shapes import align_right, expand_time, split_event
 
 __all__ = ["GaussianSetField"]
 
@@ -162,10 +161,16 @@ class GaussianSetField(VectorField):
     def _checked(
         self, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        _, time, mask = checked_inputs(
-            self, x, t, c, mask, features=tuple(self.loc.shape), condition_dim=0
-        )
-        return time, mask
+        row_of(self, c, x, 0)
+        lead, event = split_event(x, self.event_ndim)
+        if event[1:] != tuple(self.loc.shape):
+            raise ValueError(
+                f"GaussianSetField got x with shape {tuple(x.shape)}, expected features "
+                f"{tuple(self.loc.shape)} behind the object dimension"
+            )
+        if mask is not None:
+            mask = as_mask(mask, (*lead, event[0])).to(x.device)
+        return expand_time(t, lead, like=x), mask
 
     def _count(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return N of each event, so shaped that it meets `x`."""

@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from setflow.fields.base import SetField, SetInputs, zeroed
+from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
+from setflow.sets.events import Events
 from setflow.sets.shapes import positive_integer
 
 if TYPE_CHECKING:
@@ -145,14 +146,16 @@ class GraphField(SetField):
                 f"counted from 0 to {columns - 1}"
             )
 
-    def velocity(self, inputs: SetInputs) -> Tensor:
+    def velocity(self, events: Events) -> Tensor:
         """Return the velocity of a flat batch of events; see `SetField`."""
-        x, mask = inputs.x, inputs.mask
-        features = x if inputs.c_object is None else torch.cat([x, inputs.c_object], dim=-1)
-        condition = self.condition(inputs.t, inputs.n, inputs.c)  # (events, hidden)
-        edges = self._edges(inputs)
+        context = events.context
+        row, rows = (None, None) if context is None else (context.row, context.rows)
+        x, mask, n = events.x, events.mask, events.lengths.to(events.x.dtype)
+        features = x if rows is None else torch.cat([x, rows], dim=-1)
+        condition = self.condition(events.t, n, row)  # (events, hidden)
+        edges = self._edges(events)
         real = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
-        share = (real / inputs.n.clamp(min=1)[:, None])[:, None]  # (events, 1, slots)
+        share = (real / n.clamp(min=1)[:, None])[:, None]  # (events, 1, slots)
         h = self.embed(features)
         for block in self.blocks:
             h = block(h, features, condition, edges, share)  # (events, slots, hidden)
@@ -160,25 +163,26 @@ class GraphField(SetField):
         v: Tensor = self.out(modulate(h, shift, scale)) + self.skip(condition)[:, None] * x
         return v
 
-    def _edges(self, inputs: SetInputs) -> Edges:
+    def _edges(self, events: Events) -> Edges:
         """Return the graph: of the state, or of the context."""
         from setflow.fields.message_passing import Edges  # torch-geometric takes its time
 
-        positions = inputs.x if self.graph_from == "state" else inputs.c_object
+        rows = None if events.context is None else events.context.rows
+        positions = events.x if self.graph_from == "state" else rows
         assert positions is not None
         if self.coordinates is not None:
             positions = torch.stack([positions[..., k] for k in self.coordinates], dim=-1)
         if torch.finfo(positions.dtype).bits < 32:
             positions = positions.float()
-        sender, exists, squared, weight = _neighbours(positions, inputs.mask, self.k)
-        events, slots, _ = sender.shape
-        node = torch.arange(events * slots, device=sender.device).reshape(events, slots, 1)
-        receiver = torch.where(exists, node, events * slots)
+        sender, exists, squared, weight = _neighbours(positions, events.mask, self.k)
+        count, slots, _ = sender.shape
+        node = torch.arange(count * slots, device=sender.device).reshape(count, slots, 1)
+        receiver = torch.where(exists, node, count * slots)
         features = [weight, squared.log1p(), (_NEAR * squared).log1p()]
         return Edges(
             torch.stack([(node[:, :1] + sender).flatten(), receiver.flatten()]),
             weight.flatten(0, 1),
-            torch.stack(features, dim=-1).flatten(0, 1).to(inputs.x.dtype),
+            torch.stack(features, dim=-1).flatten(0, 1).to(events.x.dtype),
         )
 
 

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.paths.gamma import GammaSchedule, as_gamma
+from setflow.sets.context import Context
 from setflow.sets.events import call_field
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
@@ -75,7 +76,7 @@ class ScoreFromNoise(nn.Module):
         self.eps = eps
 
     def forward(
-        self, x: Tensor, t: Tensor | float, c: Tensor | None = None, *, mask: Tensor | None = None
+        self, x: Tensor, t: Tensor | float, c: Context | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         """Return the score.
 
@@ -135,7 +136,7 @@ class DriftFromVelocityScore(nn.Module):
         self.gamma_schedule = gamma_schedule
 
     def forward(
-        self, x: Tensor, t: Tensor | float, c: Tensor | None = None, *, mask: Tensor | None = None
+        self, x: Tensor, t: Tensor | float, c: Context | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         """Return the drift, with the shape of `x`; the arguments are those of `ScoreFromNoise`."""
         t, mask = _checked_inputs(self.event_ndim, x, t, mask)
@@ -174,7 +175,7 @@ class MirrorVelocityFromScore(nn.Module):
         self.gamma_schedule = gamma_schedule
 
     def forward(
-        self, x: Tensor, t: Tensor | float, c: Tensor | None = None, *, mask: Tensor | None = None
+        self, x: Tensor, t: Tensor | float, c: Context | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         """Return the drift, with the shape of `x`; the arguments are those of `ScoreFromNoise`."""
         t, mask = _checked_inputs(self.event_ndim, x, t, mask)

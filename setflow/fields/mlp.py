@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from setflow.fields.base import VectorField, checked_inputs
+from setflow.fields.base import VectorField, checked_events, row_of
 
 __all__ = ["VelocityField"]
 
@@ -58,9 +58,11 @@ class VelocityField(VectorField):
         Raises:
             ValueError: if a shape does not fit.
         """
-        _, time, _ = checked_inputs(
-            self, x, t, c, None, features=(self.dim,), condition_dim=self.condition_dim
-        )
-        parts = [x, time[..., None]] if c is None else [x, time[..., None], c]
+        row = row_of(self, c, x, self.condition_dim)
+        events = checked_events(self, x, t, row, None, features=(self.dim,))
+        assert events.t is not None
+        parts = [events.x, events.t[:, None]]
+        if events.context is not None and events.context.row is not None:
+            parts.append(events.context.row)
         v: Tensor = self.net(torch.cat(parts, dim=-1))
-        return v
+        return v.reshape(x.shape)

@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from setflow.fields.base import SetField, SetInputs, zeroed
+from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
 from setflow.fields.pairs import PairFeatures
-from setflow.sets.batch import SetBatch
+from setflow.sets.context import AnotherSet
+from setflow.sets.events import Events
 from setflow.sets.masks import count_real
 
 __all__ = ["TransformerField"]
@@ -138,20 +139,21 @@ class TransformerField(SetField):
         self.out = zeroed(nn.Linear(hidden, dim))
         self.skip = zeroed(nn.Linear(hidden, dim))
 
-    def velocity(self, inputs: SetInputs) -> Tensor:
+    def velocity(self, events: Events) -> Tensor:
         """Return the velocity of a flat batch of events; see `SetField`."""
-        x, c, events = inputs.x, inputs.c, len(inputs.x)
+        given, x = events.context, events.x
+        row, rows = (None, None) if given is None else (given.row, given.rows)
         context = None
-        if inputs.c_set is not None:
-            context = self.context_set(inputs.c_set)
-            count = count_real(inputs.c_set.mask).to(x.dtype).log1p()[:, None]
-            c = count if c is None else torch.cat([count, c], dim=-1)
-        condition = self.condition(inputs.t, inputs.n, c)  # (events, hidden)
+        if isinstance(given, AnotherSet):
+            context = self.context_set(given)
+            count = count_real(given.mask).to(x.dtype).log1p()[:, None]
+            row = count if row is None else torch.cat([count, row], dim=-1)
+        condition = self.condition(events.t, events.lengths.to(x.dtype), row)  # (events, hidden)
         h = self.embed(x)
-        if inputs.c_object is not None:
-            h = h + self.embed_context(inputs.c_object)
-        h = torch.cat([self.global_token.to(h.dtype).expand(events, 1, -1), h], dim=1)
-        attend = self._attend(x, inputs.mask)
+        if rows is not None:
+            h = h + self.embed_context(rows)
+        h = torch.cat([self.global_token.to(h.dtype).expand(len(x), 1, -1), h], dim=1)
+        attend = self._attend(x, events.mask)
         with _attention_backends(x.is_cuda):
             for block in self.blocks:
                 h = block(h, condition, attend, context)  # (events, 1 + slots, hidden)
@@ -181,7 +183,7 @@ class _ContextTokens(nn.Module):
         )
         self.empty = nn.Parameter(0.02 * torch.randn(hidden))
 
-    def forward(self, context: SetBatch) -> tuple[Tensor, Tensor]:
+    def forward(self, context: AnotherSet) -> tuple[Tensor, Tensor]:
         tokens = self.net(context.x)
         first = self.empty.to(tokens.dtype).expand(len(tokens), 1, -1)
         real = F.pad(context.mask, (1, 0), value=True)[:, None, None, :]
@@ -261,19 +263,16 @@ def _attention_backends(on_cuda: bool) -> AbstractContextManager[None]:
     Otherwise cuDNN is left out, whose backward pass can return NaN under a mask on Hopper GPUs; of
     the others those stay that the caller allows.
     """
-    if not torch.compiler.is_compiling() and _is_transformed():
+    functorch: Any = torch._C._functorch  # no public function asks for transforms
+    if not torch.compiler.is_compiling() and (
+        functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+    ):
         return sdpa_kernel([SDPBackend.MATH])
     if not on_cuda:
         return nullcontext()
     fused = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)
     kept = [backend for backend, allowed in zip(fused, _allowed(), strict=True) if allowed]
     return sdpa_kernel(kept) if kept else nullcontext()
-
-
-def _is_transformed() -> bool:
-    """Return whether a transform of `torch.func` or a dual level of forward mode is entered."""
-    functorch: Any = torch._C._functorch  # no public function asks
-    return functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 
 
 def _allowed() -> tuple[bool, bool, bool]:

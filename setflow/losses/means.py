@@ -1,4 +1,4 @@
-"""The masked means: how errors of objects become one number.
+"""The masked means, and the regression of a field that all losses are: how errors become a number.
 
 Notation. Errors have the shape `(*lead, N, ...)`. Per object the mean over its features; per event
 the mean over its real objects, 0 if there are none; over events the `reduction`, in which empty
@@ -7,35 +7,85 @@ events count as 0. With all objects real and equally many, `mean` is the mean ov
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
+from setflow.sets.events import Events
 from setflow.sets.masks import count_real, zero_padding
-from setflow.sets.shapes import coordinates
+from setflow.sets.planning import planned_velocity
 
-__all__ = ["Reduction", "event_means", "reduce_events"]
+__all__ = ["Reduction", "event_means", "reduce_events", "regression_loss"]
 
 Reduction = Literal["mean", "sum", "none"]
+
+
+def regression_loss(
+    field: nn.Module,
+    events: Events,
+    target: Tensor,
+    *,
+    reduction: Reduction,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Return the masked mean squared error of a field against a target.
+
+    Arguments:
+        field: the field.
+        events: the events, at the points and times where the field is evaluated, with the weights
+            of their losses.
+        target: what it should return there, with the shape of the states; padded slots may hold
+            anything.
+        reduction: `mean` or `sum` over events, or `none`.
+        scale: a factor on the field's output before the comparison, shaped to meet it.
+
+    Raises:
+        ValueError: if a shape is not exactly that of the events: nothing is broadcast.
+    """
+    if target.shape != events.x.shape:
+        raise ValueError(
+            f"the path gave a target with shape {tuple(target.shape)}, x_target has "
+            f"{tuple(events.x.shape)}; expected equal shapes"
+        )
+    weights = events.weights
+    if weights is not None and weights.shape != events.lead:
+        raise ValueError(
+            f"the weights have shape {tuple(weights.shape)}, expected {events.lead}: one per event"
+        )
+    prediction = planned_velocity(field, events)(events)
+    if scale is not None:
+        prediction = scale * prediction
+    # selected before it is squared: the slope of NaN is NaN
+    errors = zero_padding(prediction - target, events.mask) ** 2
+    losses = _means(errors, events.event_ndim, events.mask)
+    return reduce_events(losses if weights is None else weights * losses, reduction)
 
 
 def event_means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
     """Return the mean error of each event.
 
     Arguments:
-        errors: one value per coordinate, with shape `(*lead, N, ...)`.
+        errors: one value per coordinate, with shape `(*lead, N, ...)`; padded slots may hold
+            anything, and their gradient is zero.
         event_ndim: the number of event dimensions.
         mask: boolean mask with shape `(*lead, N)`, or None for all real.
 
     Returns:
         The means, with shape `lead`.
     """
+    return _means(zero_padding(errors, mask), event_ndim, mask)
+
+
+def _means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
+    """Return the mean error of each event; the errors are zero in padded slots."""
     if mask is None:
-        flat = coordinates(errors, event_ndim)
-        return flat.sum(-1) / max(1, flat.shape[-1])
-    features = coordinates(zero_padding(errors, mask), errors.ndim - mask.ndim)
-    per_object = features.sum(-1) / max(1, features.shape[-1])
-    return per_object.sum(-1) / count_real(mask).clamp(min=1)
+        lead = errors.shape[: errors.ndim - event_ndim]
+        numel = math.prod(errors.shape[len(lead) :])
+        return errors.reshape(*lead, numel).sum(-1) / max(1, numel)
+    numel = math.prod(errors.shape[mask.ndim :])
+    features = errors.reshape(*mask.shape, numel)
+    return (features.sum(-1) / max(1, numel)).sum(-1) / count_real(mask).clamp(min=1)
 
 
 def reduce_events(values: Tensor, reduction: Reduction) -> Tensor:

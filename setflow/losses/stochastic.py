@@ -6,17 +6,19 @@ adds gamma(t) z to the point and gamma'(t) z to the velocity, z standard normal.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from setflow.losses.means import Reduction
-from setflow.losses.regression import Events, checked_events, regression_loss
+from setflow.losses.means import Reduction, regression_loss
+from setflow.paths.affine import LinearPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
-from setflow.paths.linear import LinearPath
-from setflow.sets.events import Context
+from setflow.sets.context import Context
+from setflow.sets.events import Events
 from setflow.sets.protocols import Path
 from setflow.sets.shapes import align_coefficient
-from setflow.timesteps import TimeSampling
+from setflow.timesteps import TimeSampling, times_of
 
 __all__ = ["masked_stochastic_fm_loss", "stochastic_fm_loss"]
 
@@ -68,45 +70,10 @@ def stochastic_fm_loss(
     >>> stochastic_fm_loss(field, x, torch.randn_like(x)).shape
     torch.Size([])
     """
-    events = checked_events(field, x_target, None, sets_only=False)
-    return stochastic_flow_matching_loss(
-        field, events, x_source, t, c, path=path, gamma=gamma, z=z, times=times,
+    return masked_stochastic_fm_loss(
+        field, x_target, x_source, None, t, c, path=path, gamma=gamma, z=z, times=times,
         reduction=reduction, generator=generator,
     )  # fmt: skip
-
-
-def stochastic_flow_matching_loss(
-    field: nn.Module,
-    events: Events,
-    x_source: Tensor,
-    t: Tensor | float | None,
-    c: Context | None,
-    *,
-    path: Path | None,
-    gamma: GammaSchedule | None,
-    z: Tensor | None,
-    times: TimeSampling | None,
-    reduction: Reduction,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Return the loss of checked events; the arguments are those of `stochastic_fm_loss`."""
-    path = LinearPath() if path is None else path
-    gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
-    x_source = events.noise(x_source, "x_source")
-    t = events.times(t, times, generator, within=gamma.time_range)
-    z = events.drawn_noise(generator) if z is None else events.noise(z, "z")
-    amplitude = align_coefficient(gamma.gamma(t), t, z, "gamma")
-    rate = align_coefficient(gamma.gamma_dot(t), t, z, "gamma_dot")
-    return regression_loss(
-        field,
-        path.sample_xt(events.x, x_source, t) + amplitude * z,
-        path.target_ut(events.x, x_source, t) + rate * z,
-        t,
-        c,
-        events,
-        weight=None if times is None else times.weight(t),
-        reduction=reduction,
-    )
 
 
 def masked_stochastic_fm_loss(
@@ -134,8 +101,15 @@ def masked_stochastic_fm_loss(
     >>> setflow.masked_stochastic_fm_loss(field, x, torch.randn_like(x), mask).shape
     torch.Size([])
     """
-    events = checked_events(field, x_target, mask, sets_only=True)
-    return stochastic_flow_matching_loss(
-        field, events, x_source, t, c, path=path, gamma=gamma, z=z, times=times,
-        reduction=reduction, generator=generator,
-    )  # fmt: skip
+    events = Events.of(field, x_target, mask, c=c, name="x_target")
+    path = LinearPath() if path is None else path
+    gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
+    x_source = events.noise(x_source, "x_source")
+    t, weights = times_of(events, t, times, generator, within=gamma.time_range)
+    z = events.drawn_noise(generator) if z is None else events.noise(z, "z")
+    amplitude = align_coefficient(gamma.gamma(t), t, z, "gamma")
+    rate = align_coefficient(gamma.gamma_dot(t), t, z, "gamma_dot")
+    point = path.sample_xt(events.x, x_source, t) + amplitude * z
+    target = path.target_ut(events.x, x_source, t) + rate * z
+    moved = replace(events.at(point, t), weights=weights)
+    return regression_loss(field, moved, target, reduction=reduction)

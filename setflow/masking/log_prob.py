@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, overload
+from dataclasses import replace
+from typing import Literal, NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from setflow.distributions.base import as_base, for_sets
-from setflow.divergence.base import (
-    DivergenceEstimator,
-    PlannedDivergence,
-    StochasticDivergence,
-    as_estimator,
-)
+from setflow.distributions.base import as_base
+from setflow.divergence.base import DivergenceEstimator, PlannedEstimator, as_estimator
 from setflow.divergence.exact import ExactDivergence
-from setflow.masking.start import Start, refuse_sde
 from setflow.random import EventSeeds
-from setflow.sets.events import Context, with_plain_context, zero_unused_context
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.context import Context, batch_ndim_of_context
+from setflow.sets.events import Events
+from setflow.sets.masks import as_mask
 from setflow.sets.protocols import (
     Base,
     SDESolver,
@@ -30,7 +26,7 @@ from setflow.sets.protocols import (
     event_ndim_of,
     part_that_declares,
 )
-from setflow.sets.shapes import context_shape, expand_context, split_event
+from setflow.sets.shapes import split_event
 from setflow.solvers.integrate import integrate_augmented
 
 __all__ = [
@@ -39,11 +35,13 @@ __all__ = [
     "masked_log_prob",
     "sample_and_score",
     "score_events",
+    "scored_events",
     "solve_dtype",
     "tells_error",
 ]
 
 _LEAST_BITS = 32  # of the arithmetic of a log-density
+_EXACT = ExactDivergence()
 
 
 class LogProbEstimate(NamedTuple):
@@ -166,21 +164,51 @@ def masked_log_prob(
     >>> torch.allclose(log_p, field.log_prob(x, mask), atol=1e-3)
     True
     """
-    event_ndim_of(field, at_least=2)
-    field, c = with_plain_context(field, c)
+    events = scored_events(field, x, mask, c)
     result = score_events(
-        field, base, solver, x, mask, c=c, t0=t0, t1=t1, estimator=estimator, seeds=generator,
+        field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
         with_error=return_standard_error,
     )  # fmt: skip
     log_prob, error = (value.to(solve_dtype(x)) for value in result)
     return LogProbEstimate(log_prob, error) if return_standard_error else log_prob
 
 
+def scored_events(
+    field: nn.Module | int, x: Tensor, mask: Tensor | None, c: Context | None
+) -> Events:
+    """Resolve events to score, whose mask and context may lack sample dimensions in front.
+
+    Arguments:
+        field: the field, or how many dimensions form one event.
+        x: data, with shape `(*samples, *batch, *event_shape)`.
+        mask: the mask, with shape `(*batch, N)` or with sample dimensions, or None.
+        c: the context, with the batch shape of the mask in front if there is one.
+
+    Raises:
+        ValueError: if a shape does not fit.
+    """
+    least = 0 if mask is None else 2
+    event_ndim = field if isinstance(field, int) else event_ndim_of(field, at_least=least)
+    lead, event = split_event(x, event_ndim)
+    batch_ndim = None if c is None else batch_ndim_of_context(c, lead, event)
+    if mask is not None:
+        mask = as_mask(mask).to(x.device)
+        batch = tuple(mask.shape[:-1])
+        batch_ndim = len(batch)
+        if lead[len(lead) - len(batch) :] != batch or mask.shape[-1] != event[0]:
+            raise ValueError(
+                f"mask has shape {tuple(mask.shape)}, expected {(*lead, event[0])}, or that "
+                "without sample dimensions in front"
+            )
+        mask = mask.expand(*lead, event[0])
+    return Events.of(event_ndim, x, mask, c=c, batch_ndim=batch_ndim)
+
+
 def sample_and_score(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver | SDESolver,
-    start: Start,
+    start: Events,
     *,
     t0: float,
     t1: float,
@@ -192,66 +220,50 @@ def sample_and_score(
     Raises:
         ValueError: as `masked_log_prob`.
     """
-    lead, _ = split_event(start.x, start.event_ndim)
-    z = _scorable(field, solver, start.x, start.mask, start.c)
-    log_p = _base_log_prob(base, z, start.mask, start.event_ndim, lead)
-    x, collected = _collect_divergence(
-        field, solver, z, start.mask, start.c, t0, t1, estimator, generator, columns=False
-    )
+    dtype = start.x.dtype
+    events = _scorable(field, start)
+    log_p = _base_log_prob(base, events)
+    x, collected = _collect_divergence(field, solver, events, t0, t1, estimator, generator)
     # carried from t0 to t1 the integral has the other sign
-    return SampleWithLogProb(
-        zero_padding(x, start.mask).to(start.x.dtype),
-        (log_p - collected).to(solve_dtype(start.x)),
-    )
+    log_prob = log_p - collected.mean(-1)
+    return SampleWithLogProb(x.to(dtype), log_prob.to(solve_dtype(start.x)))
 
 
 def score_events(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver | SDESolver,
-    x: Tensor,
-    mask: Tensor | None,
+    events: Events,
     *,
-    c: Tensor | None,
     t0: float,
     t1: float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
-    seeds: torch.Generator | EventSeeds | None,
+    seeds: EventSeeds | torch.Generator | None,
     with_error: bool = False,
 ) -> LogProbEstimate:
     """Return the log-density of events of any shape and its standard error.
 
-    The arguments are those of `masked_log_prob`; `seeds` may number the events for their probes.
-    Both are float64; the standard error is NaN where it is not asked for.
+    The arguments are those of `masked_log_prob`, its events resolved; `seeds` may number the events
+    for their probes. Both are float64; the standard error is NaN where it is not asked for.
 
     Raises:
         ValueError: as `masked_log_prob`.
     """
-    event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
-    lead, event = split_event(x, event_ndim)
-    if mask is not None:
-        mask = as_mask(mask).to(x.device)
-        batch = tuple(mask.shape[:-1])
-        if lead[len(lead) - len(batch) :] != batch or mask.shape[-1] != event[0]:
-            raise ValueError(
-                f"mask has shape {tuple(mask.shape)}, expected {(*lead, event[0])}, or that "
-                "without sample dimensions in front"
-            )
-        mask = mask.expand(*lead, event[0])
-    c = _expand_over_samples(c, lead, event, None if mask is None else len(batch))
-    x = _scorable(field, solver, zero_padding(x, mask), mask, c)
-    z, collected = _collect_divergence(
-        field, solver, x, mask, c, t1, t0, estimator, seeds, columns=with_error
-    )
-    log_p = _base_log_prob(base, z, mask, event_ndim, lead)
+    if with_error and not tells_error(estimator):
+        raise ValueError(
+            f"{type(estimator).__name__} tells no standard error: it needs two or more independent "
+            "estimates, as setflow.HutchinsonDivergence(n_probes=8) makes"
+        )
+    events = _scorable(field, events)
+    z, collected = _collect_divergence(field, solver, events, t1, t0, estimator, seeds)
+    log_p = _base_log_prob(base, replace(events, x=z))
     error = torch.full_like(log_p, torch.nan)
-    if collected.ndim > len(lead):
+    if with_error:
         count = collected.shape[-1]
         error = torch.zeros_like(log_p)
         if count > 1 and collected.numel():
             error = collected.std(-1) / math.sqrt(count)
-        collected = collected.mean(-1)
-    return LogProbEstimate(log_p + collected, error)
+    return LogProbEstimate(log_p + collected.mean(-1), error)
 
 
 def solve_dtype(x: Tensor) -> torch.dtype:
@@ -261,24 +273,19 @@ def solve_dtype(x: Tensor) -> torch.dtype:
 
 def tells_error(estimator: object) -> bool:
     """Return whether an estimator (None is exact) tells the standard error of its divergence."""
-    if isinstance(estimator, StochasticDivergence):
-        return estimator.independent and estimator.n_estimates > 1
-    return estimator is None or isinstance(estimator, ExactDivergence)
+    if estimator is None:
+        return True
+    return isinstance(estimator, PlannedEstimator) and (
+        estimator.is_exact or estimator.n_estimates > 1
+    )
 
 
-def _scorable(
-    field: nn.Module,
-    solver: Solver | SDESolver,
-    x: Tensor,
-    mask: Tensor | None,
-    c: Tensor | None,
-) -> Tensor:
-    """Return events, zero in padding, in the dtype of a solve that collects the divergence.
+def _scorable(field: nn.Module, events: Events) -> Events:
+    """Return events in the dtype of a solve that collects the divergence.
 
     Raises:
-        ValueError: if they, the field or the solver have no density.
+        ValueError: if they or the field have no density.
     """
-    refuse_sde(solver, "a log-density")
     jumping = part_that_declares(field, "is_discontinuous")
     if jumping is not None:
         raise ValueError(
@@ -287,129 +294,69 @@ def _scorable(
             "wrong though it looks right; make the field continuous (edge weights that fall to "
             "zero at the border of a neighbourhood) or use it for sampling only"
         )
-    if not x.is_floating_point():
-        raise ValueError(f"x has dtype {x.dtype}, expected a floating dtype")
+    x = events.x
     if not bool(x.isfinite().all()):
         bad = (~x.isfinite()).nonzero()[0].tolist()
-        where = "" if mask is None else " of a real object"
+        where = "" if events.mask is None else " of a real object"
         raise ValueError(
             f"x[{', '.join(map(str, bad))}]{where} is not finite, so that it has no density; "
             "leave such events out, or mark the object as padding in the mask"
         )
-    if c is not None and not bool(zero_unused_context(c, mask).isfinite().all()):
+    values = () if events.context is None else events.context.values
+    if not all(bool(value.isfinite().all()) for value in values):
         raise ValueError(
             "the context c of an event with real objects holds NaN or infinity; leave such events "
             "out"
         )
-    widest = [p.dtype for p in field.parameters() if p.dtype == torch.float64]
-    return x.to(widest[0] if widest else solve_dtype(x))
+    wide = any(p.dtype == torch.float64 for p in field.parameters())
+    return replace(events, x=x.to(torch.float64 if wide else solve_dtype(x)))
 
 
 def _collect_divergence(
     field: nn.Module,
     solver: Solver | SDESolver,
-    x: Tensor,
-    mask: Tensor | None,
-    c: Tensor | None,
+    events: Events,
     t0: float,
     t1: float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
-    seeds: torch.Generator | EventSeeds | None,
-    *,
-    columns: bool,
+    seeds: EventSeeds | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
     """Carry events from `t0` to `t1`; return them and the integral of the divergence, in float64.
 
-    With `columns` the integrals of independent estimates stand side by side, with shape
-    `(*lead, K)`.
+    The integrals of independent estimates stand side by side, with shape `(*lead, K)`.
     """
-    event_ndim = event_ndim_of(field)
-    lead, _ = split_event(x, event_ndim)
-    estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
-    if isinstance(estimator, StochasticDivergence):
-        if estimator.renews and declares(solver, "is_adaptive"):
-            raise ValueError(
-                f"{type(solver).__name__} chooses its steps by its errors, and new probes at every "
-                "evaluation are noise to it; use renew=False, or a solver with fixed steps such as "
-                "setflow.RK4(50)"
-            )
-        if not isinstance(seeds, EventSeeds):  # the solve knows what an event is
-            seeds = EventSeeds.drawn(lead, x.device, seeds)
-    divergence = estimator.for_solve(x, mask, seeds)
-    tail: tuple[int, ...] = ()
-    if columns:
-        tail = (_independent_estimates(estimator),)
-
-    def rates(state: Tensor, t: Any) -> tuple[Tensor, Tensor]:
-        if tail:
-            assert isinstance(divergence, PlannedDivergence)
-            v, div = divergence.velocity_and_estimates(field, state, t, c, mask=mask)
-        else:
-            v, div = divergence.velocity_and_divergence(field, state, t, c, mask=mask)
-        if tuple(div.shape) != lead + tail:
-            raise ValueError(
-                f"the estimator returned a divergence with shape {tuple(div.shape)}, expected "
-                f"{lead + tail}: one value per event"
-            )
-        return v, div.double()
+    estimator = _EXACT if estimator is None else as_estimator(estimator)
+    if estimator.renews and declares(solver, "is_adaptive"):
+        raise ValueError(
+            f"{type(solver).__name__} chooses its steps by its errors, and new probes at every "
+            "evaluation are noise to it; use renew=False, or a solver with fixed steps such as "
+            "setflow.RK4(50)"
+        )
+    evaluate = estimator.for_solve(field, events.at(events.x, t0), seeds)
+    columns = estimator.n_estimates if isinstance(estimator, PlannedEstimator) else 1
 
     return integrate_augmented(
         solver,
-        rates,
-        x,
-        torch.zeros(lead + tail, dtype=torch.float64, device=x.device),
+        lambda state, t: evaluate(events.at(state, t)),
+        events.x,
+        events.x.new_zeros(*events.lead, columns, dtype=torch.float64),
         t0=t0,
         t1=t1,
-        mask=mask,
-        event_ndim=event_ndim,
+        mask=events.mask,
+        event_ndim=events.event_ndim,
     )
 
 
-def _independent_estimates(estimator: DivergenceEstimator) -> int:
-    """Return how many estimates of the divergence stand side by side.
-
-    Raises:
-        ValueError: if their spread would tell no standard error.
-    """
-    if tells_error(estimator):
-        return estimator.n_estimates if isinstance(estimator, StochasticDivergence) else 1
-    raise ValueError(
-        f"{type(estimator).__name__} tells no standard error: it needs two or more independent "
-        "estimates, as setflow.HutchinsonDivergence(n_probes=8) makes"
-    )
-
-
-def _base_log_prob(
-    base: Base | Distribution,
-    z: Tensor,
-    mask: Tensor | None,
-    event_ndim: int,
-    lead: tuple[int, ...],
-) -> Tensor:
+def _base_log_prob(base: Base | Distribution, events: Events) -> Tensor:
     """Return the log-density of noise under the base over real coordinates, in float64."""
-    base = as_base(base)
-    objects = z.shape[len(lead)] if event_ndim >= 2 else None
-    if mask is None and objects is not None and len(base.event_shape) == event_ndim - 1:
-        mask = torch.ones((*lead, objects), dtype=torch.bool, device=z.device)
-    if objects is not None:
-        base = for_sets(base, objects, event_ndim)
+    z, mask, event_ndim = events.x, events.mask, events.event_ndim
+    base = as_base(base, events.slots, event_ndim)
+    if event_ndim >= 2 and mask is None and len(base.event_shape) == event_ndim - 1:
+        mask = torch.ones((*events.lead, events.slots), dtype=torch.bool, device=z.device)
     log_p = base.log_prob(z, mask=mask)
-    if tuple(log_p.shape) != lead:
+    if log_p.shape != events.lead:
         raise ValueError(
-            f"the base returned a log-density with shape {tuple(log_p.shape)}, expected {lead}: "
-            "one value per event, summed over its real coordinates"
+            f"the base returned a log-density with shape {tuple(log_p.shape)}, expected "
+            f"{events.lead}: one value per event, summed over its real coordinates"
         )
     return log_p.double()
-
-
-def _expand_over_samples(
-    c: Tensor | None, lead: tuple[int, ...], event: tuple[int, ...], batch_ndim: int | None
-) -> Tensor | None:
-    """Expand a context whose batch are the last dimensions of `lead`."""
-    if c is None:
-        return None
-    if batch_ndim is None:  # one row per event, if that fits
-        front, own = tuple(c.shape[:-1]), context_shape(c, event)
-        per_event = own is None or front == lead[max(0, len(lead) - len(front)) :]
-        batch_ndim = len(front) if per_event or own is None else c.ndim - len(own)
-    return expand_context(c, lead, batch_ndim, event)

@@ -1,16 +1,18 @@
-"""The losses over real objects."""
+"""The flow-matching loss of sets."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from setflow.losses.means import Reduction
-from setflow.losses.regression import Events, checked_events, regression_loss
-from setflow.paths.linear import LinearPath
-from setflow.sets.events import Context
+from setflow.losses.means import Reduction, regression_loss
+from setflow.paths.affine import LinearPath
+from setflow.sets.context import Context
+from setflow.sets.events import Events
 from setflow.sets.protocols import Path
-from setflow.timesteps import TimeSampling
+from setflow.timesteps import TimeSampling, times_of
 
 __all__ = ["fm_loss", "masked_fm_loss"]
 
@@ -35,9 +37,10 @@ def masked_fm_loss(
     then `reduction` over events.
 
     Arguments:
-        field: the velocity field, with `forward(x, t, c=None)` and `event_ndim` of at least 2; one
-            that declares `takes_mask = True` is also given `mask=`, and may be called with the
-            events in another order and without their padding, unless it declares `holds_context`.
+        field: the velocity field, with `forward(x, t, c=None)` and `event_ndim`, at least 2 if
+            there is a mask; one that declares `takes_mask = True` is also given `mask=`, and may be
+            called with the events in another order and without their padding, unless it declares
+            `holds_context`.
         x_target: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
         x_source: noise, with the shape of `x_target`.
         mask: which slots are real, with shape `(*lead, N)`; boolean, or 0 and 1; None means all.
@@ -62,11 +65,13 @@ def masked_fm_loss(
     >>> setflow.masked_fm_loss(field, x, torch.randn_like(x), mask).shape
     torch.Size([])
     """
-    events = checked_events(field, x_target, mask, sets_only=True)
-    return flow_matching_loss(
-        field, events, x_source, t, c, path=path, times=times, reduction=reduction,
-        generator=generator,
-    )  # fmt: skip
+    events = Events.of(field, x_target, mask, c=c, name="x_target")
+    path = LinearPath() if path is None else path
+    x_source = events.noise(x_source, "x_source")
+    t, weights = times_of(events, t, times, generator)
+    moved = replace(events.at(path.sample_xt(events.x, x_source, t), t), weights=weights)
+    target = path.target_ut(events.x, x_source, t)
+    return regression_loss(field, moved, target, reduction=reduction)
 
 
 def fm_loss(
@@ -111,36 +116,7 @@ def fm_loss(
     >>> fm_loss(field, x, torch.randn_like(x), reduction="none").shape
     torch.Size([64])
     """
-    events = checked_events(field, x_target, None, sets_only=False)
-    return flow_matching_loss(
-        field, events, x_source, t, c, path=path, times=times, reduction=reduction,
+    return masked_fm_loss(
+        field, x_target, x_source, None, t, c, path=path, times=times, reduction=reduction,
         generator=generator,
     )  # fmt: skip
-
-
-def flow_matching_loss(
-    field: nn.Module,
-    events: Events,
-    x_source: Tensor,
-    t: Tensor | float | None,
-    c: Context | None,
-    *,
-    path: Path | None,
-    times: TimeSampling | None,
-    reduction: Reduction,
-    generator: torch.Generator | None,
-) -> Tensor:
-    """Return the loss of checked events; the arguments are those of `fm_loss`."""
-    path = LinearPath() if path is None else path
-    x_source = events.noise(x_source, "x_source")
-    t = events.times(t, times, generator)
-    return regression_loss(
-        field,
-        path.sample_xt(events.x, x_source, t),
-        path.target_ut(events.x, x_source, t),
-        t,
-        c,
-        events,
-        weight=None if times is None else times.weight(t),
-        reduction=reduction,
-    )

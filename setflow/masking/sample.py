@@ -9,15 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from setflow.distributions.base import as_base, draw_noise
 from setflow.divergence.base import DivergenceEstimator
 from setflow.masking.log_prob import SampleWithLogProb, sample_and_score
-from setflow.masking.start import Start, refuse_sde, start_of_sampling
-from setflow.sets.events import Context, with_plain_context
-from setflow.sets.masks import zero_padding
-from setflow.sets.protocols import Base, SDESolver, Solver, event_ndim_of
+from setflow.sets.context import Context, batch_of_context
+from setflow.sets.events import Events
+from setflow.sets.masks import as_mask
+from setflow.sets.planning import planned_velocity
+from setflow.sets.protocols import Base, Solver, event_ndim_of
+from setflow.sets.shapes import as_tuple
 from setflow.solvers.integrate import integrate
 
-__all__ = ["masked_sample", "sample_ode"]
+__all__ = ["masked_sample", "start_of_sampling"]
 
 
 @overload
@@ -106,32 +109,61 @@ def masked_sample(
     >>> setflow.masked_sample(field, base, solver, mask, sample_shape=(4,)).shape
     torch.Size([4, 2, 30, 3])
     """
-    event_ndim_of(field, at_least=2)
-    field, c = with_plain_context(field, c)
     start = start_of_sampling(field, base, mask, sample_shape, c, x_source, generator)
     if return_log_prob:
         return sample_and_score(
             field, base, solver, start, t0=t0, t1=t1, estimator=estimator, generator=generator
         )
-    return sample_ode(field, solver, start, t0=t0, t1=t1)
+    velocity = planned_velocity(field, start)
+    return integrate(
+        solver, lambda x, t: velocity(start.at(x, t)), start.x, t0=t0, t1=t1, mask=start.mask,
+        event_ndim=start.event_ndim,
+    )  # fmt: skip
 
 
-def sample_ode(
-    field: nn.Module, solver: Solver | SDESolver, start: Start, *, t0: float, t1: float
-) -> Tensor:
-    """Carry noise from `t0` to `t1` along a field.
+def start_of_sampling(
+    field: nn.Module | int,
+    base: Base | Distribution,
+    mask: Tensor | None,
+    sample_shape: Iterable[int] | int,
+    c: Context | None,
+    x_source: Tensor | None,
+    generator: torch.Generator | None,
+) -> Events:
+    """Resolve what sampling is given and draw the noise.
+
+    The arguments are those of `masked_sample`; the field may be told by how many dimensions form
+    one event.
+
+    Returns:
+        The events at the start of the solve, with `sample_shape + batch` as lead shape.
 
     Raises:
-        ValueError: if the solver is one for stochastic equations.
+        ValueError: if a shape does not fit.
     """
-    refuse_sde(solver, "sampling")
-    x = integrate(
-        solver,
-        start.velocity(field),
-        start.x,
-        t0=t0,
-        t1=t1,
-        mask=start.mask,
-        event_ndim=start.event_ndim,
-    )
-    return zero_padding(x, start.mask)
+    least = 0 if mask is None else 2
+    event_ndim = field if isinstance(field, int) else event_ndim_of(field, at_least=least)
+    base = as_base(base)
+    sample_shape = as_tuple(sample_shape)
+    batch = tuple(base.batch_shape)
+    if mask is not None:
+        mask = as_mask(mask)
+        batch = tuple(mask.shape[:-1])
+    elif not batch and x_source is not None:
+        batch = tuple(x_source.shape[len(sample_shape) : x_source.ndim - event_ndim])
+    elif not batch and c is not None:
+        batch = batch_of_context(c, tuple(base.event_shape), event_ndim)
+    lead = sample_shape + batch
+    if mask is not None:
+        mask = mask.expand(*lead, mask.shape[-1])
+    if x_source is None:
+        x_source = draw_noise(base, lead, len(batch), mask, event_ndim, generator)
+    elif x_source.shape[: x_source.ndim - event_ndim] != lead or (
+        mask is not None and x_source.shape[len(lead)] != mask.shape[-1]
+    ):
+        slots = "N" if mask is None else str(mask.shape[-1])
+        raise ValueError(
+            f"x_source has shape {tuple(x_source.shape)}, expected "
+            f"({', '.join(map(str, lead))}, {slots}, ...): sample_shape + batch + event_shape"
+        )
+    return Events.of(event_ndim, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")

@@ -33,9 +33,8 @@ from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
 from setflow.files import NewFolder
+from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
-from setflow.paths.cosine import CosinePath
-from setflow.paths.linear import LinearPath
 from setflow.timesteps import TimeSampling
 
 __all__ = [

@@ -34,10 +34,11 @@ from setflow.model.folder import (
     short_card,
     write_folder,
 )
+from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
-from setflow.paths.linear import LinearPath
 from setflow.random import EventSeeds, counter_normal, counter_uniform
 from setflow.sets.batch import SetBatch
+from setflow.sets.events import Events
 from setflow.sets.protocols import Solver, event_ndim_of
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4, Midpoint
@@ -139,6 +140,7 @@ class SetFlow(nn.Module):
         if context_scaler is None and self.conditions:
             context_scaler = Standardizer(len(self.conditions))
         self.context_scaler = context_scaler
+        self._base = StandardNormal((len(self.features),))
 
     @property
     def device(self) -> torch.device:
@@ -287,15 +289,14 @@ class SetFlow(nn.Module):
         mask = torch.arange(slots, device=device) < lengths[:, None]
         x = torch.zeros(n, slots, len(self.features), dtype=dtype, device=device)
         solver = Midpoint(steps=50) if solver is None else solver
-        base = StandardNormal((len(self.features),))
-        by_length = lengths.argsort(stable=True)
-        for start in range(0, n, batch_size):  # like lengths together
-            rows = by_length[start : start + batch_size]
-            part = mask[rows, : int(lengths[rows].max())]
-            noise = counter_normal(seed, index[rows], part, (len(self.features),)).to(dtype)
+        for start in range(0, n, batch_size):
+            rows = slice(start, start + batch_size)
+            noise = counter_normal(seed, index[rows], mask[rows], (len(self.features),)).to(dtype)
             row_context = None if context is None else context[rows]
-            z = masked_sample(self.field, base, solver, part, c=row_context, x_source=noise)
-            x[rows, : part.shape[1]] = self.scaler.inverse(z, part)
+            z = masked_sample(
+                self.field, self._base, solver, mask[rows], c=row_context, x_source=noise
+            )
+            x[rows] = self.scaler.inverse(z, mask[rows])
         return SetBatch(x, mask, c)
 
     def log_prob(
@@ -381,26 +382,23 @@ class SetFlow(nn.Module):
         if self.cardinality is not None:
             cardinality = self.cardinality.log_prob(lengths, c)
         solver = RK4(steps=50) if solver is None else solver
-        base = StandardNormal((len(self.features),))
-        parts, order = [], lengths.argsort(stable=True)
-        for start in range(0, n, self._batch_size(batch_size)):  # like lengths together
-            rows = order[start : start + self._batch_size(batch_size)]
-            part = SetBatch(z[rows], batch.mask[rows]).trim()
+        batch_size, parts = self._batch_size(batch_size), []
+        for start in range(0, n, batch_size):
+            rows = slice(start, start + batch_size)
+            context = None if c is None else c[rows].to(z)
+            events = Events.of(self.field, z[rows], batch.mask[rows], c=context)
             try:
                 parts.append(
                     score_events(
-                        self.field, base, solver, part.x, part.mask,
-                        c=None if c is None else c[rows].to(z), t0=1.0, t1=0.0,
-                        estimator=estimator, seeds=EventSeeds(seed, index[rows]),
-                        with_error=tells_error(estimator),
+                        self.field, self._base, solver, events, t0=1.0, t1=0.0, estimator=estimator,
+                        seeds=EventSeeds(seed, index[rows]), with_error=tells_error(estimator),
                     )
                 )  # fmt: skip
             except IntegrationError as error:
-                events = sorted((int(rows[event[0]]),) for event in error.events)
-                raise error.renamed(events) from error
-        back = order.argsort()
+                failed = [(start + int(event[0]),) for event in error.events]
+                raise error.renamed(failed) from error
         objects, standard_error = (
-            torch.cat(values)[back] if parts else z.new_zeros(0, dtype=torch.float64)
+            torch.cat(values) if parts else z.new_zeros(0, dtype=torch.float64)
             for values in (
                 [part.log_prob for part in parts],
                 [part.standard_error for part in parts],

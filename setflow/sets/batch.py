@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from setflow.sets.masks import as_mask, count_real
+from setflow.sets.masks import as_mask
 
 __all__ = ["SetBatch"]
 
@@ -61,7 +61,7 @@ class SetBatch:
     @property
     def lengths(self) -> Tensor:
         """The number of real objects of each event, with shape `batch`."""
-        return count_real(self.mask)
+        return self.mask.sum(-1)
 
     def to(self, *args: Any, **kwargs: Any) -> SetBatch:
         """Move or convert as `torch.Tensor.to`; a dtype changes `x` and `c`, never the mask."""

@@ -1,30 +1,223 @@
-"""The one place where a field is called, so that training and use obey the same law.
+"""Events, resolved once: what a verb is given becomes one object, which all behind it carry.
 
-Padded input is zeroed before the field and padded velocity after it, and so is the context of
-padded objects and of events without objects; `t` and `c` arrive expanded to the lead shape of `x`;
-a field that declares `takes_mask` is given the mask.
+Notation. Events have a lead shape and, behind it, `event_ndim` dimensions that form one event; sets
+have the object dimension first among these, with N slots. A verb resolves data, mask, time and
+context at its entrance, `Events.of`, where shapes are checked; nothing behind it checks them again.
+
+Here padding becomes zero: in the states of events that are made or moved (`Events.of`, `Events.at`)
+and in the velocity that a field returns (`Events.velocity`), so that training and use obey the same
+law. A field that declares `takes_mask` is given the mask.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.batch import SetBatch
-from setflow.sets.masks import zero_padding
+from setflow.sets.context import Context, ResolvedContext, resolve_context
+from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
-from setflow.sets.shapes import expand_context, expand_time, split_event
+from setflow.sets.shapes import expand_time, split_event
 
-__all__ = [
-    "Context",
-    "call_field",
-    "has_row_per_object",
-    "with_plain_context",
-    "zero_unused_context",
-]
+__all__ = ["Events", "call_field"]
 
 
-Context = Tensor | SetBatch  # rows per event or per object, or another set per event
+@dataclass(frozen=True)
+class Events:
+    """Events with all that a field is called with.
+
+    Arguments:
+        x: the states, with shape `(*lead, *event_shape)`, zero in padded slots.
+        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+        event_ndim: how many trailing dimensions of `x` form one event.
+        t: the times, with shape `lead`; None before they are known.
+        context: the context, or None.
+        weights: the weights of the events, with shape `lead`; None weighs all alike.
+        together: whether a field that was made for these events holds something of each, so that
+            they must stay together and in their order.
+    """
+
+    x: Tensor
+    mask: Tensor | None
+    event_ndim: int
+    t: Tensor | None = None
+    context: ResolvedContext | None = None
+    weights: Tensor | None = None
+    together: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        field: nn.Module | int,
+        x: Tensor,
+        mask: Tensor | None,
+        *,
+        t: Tensor | float | None = None,
+        c: Context | None = None,
+        batch_ndim: int | None = None,
+        name: str = "x",
+    ) -> Events:
+        """Resolve what a verb is given.
+
+        Arguments:
+            field: the field, which says how many dimensions form one event; or that number.
+            x: the states, with shape `(*lead, *event_shape)`; padded slots may hold anything.
+            mask: the mask, with shape `(*lead, N)`; boolean, or 0 and 1; None means all real.
+            t: the time, a number or a tensor with shape `lead`.
+            c: the context, as the verbs take it.
+            batch_ndim: how many lead dimensions the context has; None means all.
+            name: what the states are called, for error messages.
+
+        Raises:
+            ValueError: if a shape or dtype does not fit.
+        """
+        least = 0 if mask is None else 2
+        event_ndim = field if isinstance(field, int) else event_ndim_of(field, at_least=least)
+        lead, event = split_event(x, event_ndim)
+        if not x.is_floating_point():
+            raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
+        if mask is not None:
+            mask = as_mask(mask, (*lead, event[0])).to(x.device)
+        context = None
+        if c is not None:
+            count = len(lead) if batch_ndim is None else batch_ndim
+            context = resolve_context(c, lead, event, count).selected(mask)
+        time = None if t is None else expand_time(t, lead, like=x)
+        return cls(zero_padding(x, mask), mask, event_ndim, time, context)
+
+    @property
+    def lead(self) -> tuple[int, ...]:
+        """The shape in front of the event dimensions."""
+        return tuple(self.x.shape[: self.x.ndim - self.event_ndim])
+
+    @property
+    def slots(self) -> int:
+        """The number of slots of an event; a plain vector is one object."""
+        return self.x.shape[-self.event_ndim] if self.event_ndim > 1 else 1
+
+    @property
+    def lengths(self) -> Tensor:
+        """The number of real objects of each event, with shape `lead`."""
+        if self.mask is None:
+            return torch.full(self.lead, self.slots, device=self.x.device)
+        return self.mask.sum(-1)
+
+    def at(self, x: Tensor, t: Tensor | float) -> Events:
+        """Return the events in another state at another time.
+
+        Arguments:
+            x: the states, with the shape of the old ones; padded slots may hold anything.
+            t: the time, a number or a tensor with shape `lead`.
+
+        Raises:
+            ValueError: if `x` or `t` has another shape.
+        """
+        if x.shape != self.x.shape:
+            raise ValueError(
+                f"a state has shape {tuple(x.shape)}, expected {tuple(self.x.shape)}, that of the "
+                "events: nothing is broadcast"
+            )
+        lead = tuple(x.shape[: x.ndim - self.event_ndim])
+        return replace(self, x=zero_padding(x, self.mask), t=expand_time(t, lead, like=x))
+
+    def noise(self, given: Tensor, name: str) -> Tensor:
+        """Return noise for these events, checked, with zeros in padded slots.
+
+        Raises:
+            ValueError: if it has not the shape and dtype of the states.
+        """
+        if given.shape == self.x.shape and given.dtype == self.x.dtype:
+            return zero_padding(given, self.mask)
+        what = "shape" if given.shape != self.x.shape else "dtype"
+        got, expected = (
+            (tuple(given.shape), tuple(self.x.shape))
+            if what == "shape"
+            else (given.dtype, self.x.dtype)
+        )
+        raise ValueError(
+            f"{name} has {what} {got}, x_target {expected}; expected equal {what}s, one noise "
+            "value per coordinate"
+        )
+
+    def drawn_noise(self, generator: torch.Generator | None) -> Tensor:
+        """Return standard normal noise of the shape of the states, zero in padded slots."""
+        noise = torch.randn(
+            self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device
+        )
+        return zero_padding(noise, self.mask)
+
+    def velocity(self, field: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Call a field; this is the one place.
+
+        Arguments:
+            field: the field.
+            weights: tensors to take in place of its parameters and buffers, by name.
+
+        Returns:
+            The velocity, with the shape of the states, zero in padded slots.
+
+        Raises:
+            ValueError: if the field returns another shape.
+        """
+        given = None if self.context is None else self.context.given
+        masked = {"mask": self.mask} if declares(field, "takes_mask") else {}
+        arguments = (self.x, self.t, given)
+        v: Tensor
+        if weights is None:
+            v = field(*arguments, **masked)
+        else:
+            v = torch.func.functional_call(field, dict(weights), arguments, masked)
+        if v.shape != self.x.shape:
+            raise ValueError(
+                f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "
+                f"{tuple(self.x.shape)}; a velocity has the shape of its state"
+            )
+        return zero_padding(v, self.mask)
+
+    def changed(
+        self, per_event: Callable[[Tensor], Tensor], per_object: Callable[[Tensor], Tensor]
+    ) -> Events:
+        """Return the events with every tensor changed.
+
+        Arguments:
+            per_event: what becomes of a tensor with a row per event.
+            per_object: what becomes of one that has the object dimension, too; the states are one.
+        """
+        return replace(
+            self,
+            x=per_object(self.x),
+            mask=None if self.mask is None else per_object(self.mask),
+            t=None if self.t is None else per_event(self.t),
+            context=None if self.context is None else self.context.changed(per_event, per_object),
+            weights=None if self.weights is None else per_event(self.weights),
+        )
+
+    def flat(self) -> Events:
+        """Return the events with one lead dimension."""
+        ndim = self.x.ndim - self.event_ndim
+        if ndim == 1:
+            return self
+        count = self.x.shape[:ndim].numel()
+        return self.changed(*[lambda value: value.reshape(count, *value.shape[ndim:])] * 2)
+
+    def taken(self, rows: Tensor | None, slots: Tensor | None, mask: Tensor | None) -> Events:
+        """Return some of the events, which have one lead dimension, and some of their slots.
+
+        Arguments:
+            rows: which events, with shape `(b,)`; None means all, as they are.
+            slots: which slots of each, with shape `(b, n)`; None means all.
+            mask: the mask of these, with shape `(b, n)`, or None for all real.
+        """
+        if rows is None:
+            return replace(self, mask=mask)
+        events = replace(self, mask=None).changed(
+            lambda value: value[rows],
+            lambda value: value[rows] if slots is None else value[rows[:, None], slots],
+        )
+        return replace(events, mask=mask)
 
 
 def call_field(
@@ -42,7 +235,7 @@ def call_field(
         t: the time, a number or a tensor with shape `lead`.
         c: the context, with shape `(*lead, C)`, `(*lead, N, C)` for one row per object, or
             `(*lead, K, *event_shape[1:])` for channels beside an image; or another set per event.
-        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+        mask: the mask, with shape `(*lead, N)`, or None for all real.
 
     Returns:
         The velocity, with the shape of `x`, zero in padded slots.
@@ -50,82 +243,4 @@ def call_field(
     Raises:
         ValueError: if a shape does not fit, or the field returns another shape than that of `x`.
     """
-    event_ndim = event_ndim_of(field, at_least=0 if mask is None else 2)
-    field, c = with_plain_context(field, c)
-    lead, event = split_event(x, event_ndim)
-    x = zero_padding(x, mask)
-    t = expand_time(t, lead, like=x)
-    c = expand_context(c, lead, len(lead), event)
-    if c is not None:
-        c = zero_unused_context(c, mask)
-    v: Tensor = field(x, t, c, mask=mask) if declares(field, "takes_mask") else field(x, t, c)
-    if v.shape != x.shape:
-        raise ValueError(
-            f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "
-            f"{tuple(x.shape)}; a velocity has the shape of its state"
-        )
-    return zero_padding(v, mask)
-
-
-def with_plain_context(field: nn.Module, c: Context | None) -> tuple[nn.Module, Tensor | None]:
-    """Return a context set as one row per event, and a field that takes it so.
-
-    The row holds the objects of the set, its mask and its own context one behind the other, so that
-    whatever selects, expands or differentiates contexts serves sets, too. Other contexts and their
-    field come back as they are.
-
-    Raises:
-        ValueError: if an object of the set has not exactly one dimension of features.
-
-    >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2, set_condition_dim=4)
-    >>> context = SetBatch(torch.randn(8, 5, 4), torch.ones(8, 5))
-    >>> field, row = with_plain_context(field, context)
-    >>> row.shape, field(torch.randn(8, 30, 3), torch.rand(8), row).shape
-    (torch.Size([8, 25]), torch.Size([8, 30, 3]))
-    """
-    if not isinstance(c, SetBatch):
-        return field, c
-    if c.x.ndim != c.mask.ndim + 1:
-        raise ValueError(
-            f"the context set has x of shape {tuple(c.x.shape)}, expected {(*c.mask.shape, 'C')}: "
-            "one row of features per object"
-        )
-    parts = [zero_padding(c.x, c.mask).flatten(-2), c.mask.to(c.x.dtype)]
-    row = torch.cat(parts if c.c is None else [*parts, c.c], dim=-1)
-    return _RowAsSet(field, *c.x.shape[-2:], has_context=c.c is not None), row
-
-
-class _RowAsSet(nn.Module):
-    """A field that is given its context set as a row."""
-
-    def __init__(self, field: nn.Module, slots: int, features: int, *, has_context: bool) -> None:
-        super().__init__()
-        self.field = field
-        self.event_ndim = event_ndim_of(field)
-        self.takes_mask = declares(field, "takes_mask")
-        self._slots = slots
-        self._features = features
-        self._has_context = has_context
-
-    def forward(self, x: Tensor, t: Tensor, c: Tensor, **mask: Tensor | None) -> Tensor:
-        end = self._slots * self._features
-        objects = c[..., :end].reshape(*c.shape[:-1], self._slots, self._features)
-        own = c[..., end + self._slots :] if self._has_context else None
-        c_set = SetBatch(objects, c[..., end : end + self._slots] > 0.5, own)
-        v: Tensor = self.field(x, t, c_set, **mask)
-        return v
-
-
-def has_row_per_object(c: Tensor, mask: Tensor | None) -> bool:
-    """Return whether a context has one row per object of the mask, not one per event."""
-    return mask is not None and c.ndim > mask.ndim and c.shape[: mask.ndim] == mask.shape
-
-
-def zero_unused_context(c: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the context, zero where it belongs to padding or to an event without objects.
-
-    What belongs to no object may hold anything.
-    """
-    if mask is None:
-        return c
-    return zero_padding(c, mask if has_row_per_object(c, mask) else mask.any(-1))
+    return Events.of(field, x, mask, t=t, c=c).velocity(field)

@@ -12,8 +12,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from setflow.sets.shapes import as_tuple
-
 __all__ = ["as_mask", "count_real", "over_features", "rank_of_real", "zero_padding"]
 
 
@@ -38,9 +36,9 @@ def as_mask(mask: Tensor, shape: Iterable[int] | None = None) -> Tensor:
             f"mask must be a torch tensor, got {type(mask).__name__}; "
             "use torch.as_tensor(mask, dtype=torch.bool)"
         )
-    if shape is not None and tuple(mask.shape) != as_tuple(shape):
+    if shape is not None and mask.shape != torch.Size(shape):
         raise ValueError(
-            f"mask has shape {tuple(mask.shape)}, expected {as_tuple(shape)}: one entry for each "
+            f"mask has shape {tuple(mask.shape)}, expected {tuple(shape)}: one entry for each "
             "object of each event (1 = real, 0 = padding), without feature dimensions"
         )
     if mask.ndim == 0:
@@ -80,7 +78,8 @@ def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return x
-    return torch.where(over_features(mask, x.ndim), x, x.new_zeros(()))
+    real = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
+    return torch.where(real, x, x.new_zeros(()))
 
 
 def count_real(mask: Tensor) -> Tensor:

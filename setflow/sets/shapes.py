@@ -22,10 +22,8 @@ __all__ = [
     "align_right",
     "align_time",
     "as_tuple",
-    "context_shape",
     "coordinates",
     "event_numel",
-    "expand_context",
     "expand_time",
     "flatten_event",
     "positive_integer",
@@ -246,7 +244,7 @@ def align_time(t: Tensor, x: Tensor) -> Tensor:
             f"t has shape {tuple(t.shape)} and x {tuple(x.shape)}; expected a scalar t or the lead "
             f"shape of x: one time per event, for instance {tuple(x.shape[:1])}"
         )
-    return align_right(t, x.ndim)
+    return t.reshape(t.shape + (1,) * (x.ndim - t.ndim))
 
 
 def align_coefficient(values: Tensor, t: Tensor, x: Tensor, name: str) -> Tensor:
@@ -290,55 +288,3 @@ def expand_time(t: Tensor | float, lead: tuple[int, ...], like: Tensor) -> Tenso
             f"t has shape {tuple(t.shape)}, expected a scalar or {lead}: one time per event"
         )
     return t.to(dtype=like.dtype, device=like.device).expand(lead)
-
-
-def expand_context(
-    c: Tensor | None, lead: tuple[int, ...], batch_ndim: int, event: tuple[int, ...] = ()
-) -> Tensor | None:
-    """Return the context `c` with exactly the lead shape in front of its other dimensions.
-
-    Arguments:
-        c: the context, with shape `(*batch, C)`; for sets also `(*batch, N, C)`, one row per
-            object; for events of three dimensions or more, such as images, also
-            `(*batch, K, *event[1:])`, K channels of the same size. None stays None.
-        lead: the shape in front of the event dimensions, `sample_shape + batch`.
-        batch_ndim: how many dimensions of `lead` are batch dimensions.
-        event: the shape of one event.
-
-    Raises:
-        ValueError: if `c` has none of these shapes.
-
-    >>> expand_context(torch.zeros(4, 1, 8, 8), (16, 4), 1, event=(3, 8, 8)).shape
-    torch.Size([16, 4, 1, 8, 8])
-    """
-    if c is None:
-        return None
-    batch = lead[len(lead) - batch_ndim :]
-    own = context_shape(c, event)
-    if own is not None and tuple(c.shape[: c.ndim - len(own)]) == batch:
-        return c.expand(*lead, *own)
-    front = tuple(c.shape[:-1])
-    if c.ndim and front == batch:
-        return c.expand(*lead, c.shape[-1])
-    expected = [f"{(*batch, 'C')}: one context row per event"]
-    if len(event) >= 2:
-        expected.append(f"{(*batch, event[0], 'C')}: one per object")
-    if len(event) >= 3:
-        expected.append(f"{(*batch, 'K', *event[1:])}: an image of the size of the event")
-    raise ValueError(f"c has shape {tuple(c.shape)}, expected {', or '.join(expected)}")
-
-
-def context_shape(c: Tensor, event: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Return the last dimensions of a context that belong to one event, if they are more than one.
-
-    That is `(N, C)` for one row per object, or `(K, *event[1:])` for channels of an image; None
-    if `c` can only hold one row per event, `(C,)`.
-
-    >>> context_shape(torch.zeros(4, 30, 2), (30, 3)), context_shape(torch.zeros(4, 2), (30, 3))
-    ((30, 2), None)
-    """
-    if len(event) >= 3 and c.ndim >= len(event) and tuple(c.shape[1 - len(event) :]) == event[1:]:
-        return tuple(c.shape[-len(event) :])
-    if len(event) >= 2 and c.ndim >= 2 and c.shape[-2] == event[0]:
-        return tuple(c.shape[-2:])
-    return None

@@ -99,13 +99,22 @@ class FixedStepSolver:
         t1: float,
         steps: int | None,
     ) -> _State:
-        count = self.steps if steps is None else positive_integer(steps, "steps")
+        count = self.steps
+        if steps not in (None, count):
+            count = positive_integer(steps, "steps")
         h = (t1 - t0) / count
         for step in range(count):
             slopes: list[_State] = []
             for node, row in zip(self.nodes, self.rows, strict=True):
                 stage = _advance(state, slopes, row, h)
-                slopes.append(_checked_slope(f(stage, t0 + (step + node) * h), state))
+                slope = f(stage, t0 + (step + node) * h)
+                for rate, value in zip(slope, state, strict=True):
+                    if rate.shape != value.shape:
+                        raise ValueError(
+                            f"f returned shape {tuple(rate.shape)} for a state of shape "
+                            f"{tuple(value.shape)}; expected equal shapes"
+                        )
+                slopes.append(slope)
             state = _advance(state, slopes, self.weights, h)
         return state
 
@@ -118,16 +127,6 @@ def _advance(state: _State, slopes: list[_State], weights: tuple[float, ...], h:
     increments = [[weight * k for k in slope] for weight, slope in used]
     total = [sum(parts[1:], start=parts[0]) for parts in zip(*increments, strict=True)]
     return tuple(x + step for x, step in zip(state, total, strict=True))
-
-
-def _checked_slope(slope: _State, state: _State) -> _State:
-    for rate, value in zip(slope, state, strict=True):
-        if rate.shape != value.shape:
-            raise ValueError(
-                f"f returned shape {tuple(rate.shape)} for a state of shape "
-                f"{tuple(value.shape)}; expected equal shapes"
-            )
-    return slope
 
 
 class Euler(FixedStepSolver):

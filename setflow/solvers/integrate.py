@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from setflow.sets.masks import zero_padding
 from setflow.sets.protocols import SDESolver, Solver, declares
 from setflow.sets.shapes import check_accumulated, event_numel, positive_integer, split_event
 
@@ -43,7 +44,7 @@ def integrate(
     event_ndim: int,
     steps: int | None = None,
 ) -> Tensor:
-    """Return x(t1) for dx/dt = f(x, t) and x(t0) = `x0`, by any ODE solver.
+    """Return x(t1) for dx/dt = f(x, t) and x(t0) = `x0`, by any ODE solver; zero in padded slots.
 
     Arguments:
         solver: an ODE solver with `integrate(f, x0, t0, t1)`.
@@ -52,8 +53,8 @@ def integrate(
         x0: the state at `t0`, with shape `(*lead, *event_shape)`.
         t0: the first time.
         t1: the last time, before or after `t0`.
-        mask: boolean mask with shape `(*lead, N)`, for a solver that declares `takes_mask`; None
-            means all real.
+        mask: boolean mask with shape `(*lead, N)`, which a solver that declares `takes_mask` is
+            given; None means all real.
         event_ndim: how many trailing dimensions form one event.
         steps: the number of steps, for a solver that declares `requires_steps`; None takes the
             solver's own.
@@ -69,8 +70,9 @@ def integrate(
     tensor([3., 3., 3.])
     """
     options = _options(solver, mask, event_ndim, steps)
-    x1: Tensor = _untyped(solver).integrate(f, x0, t0=t0, t1=t1, **options)
-    return _of_shape(x1, x0, solver)
+    untyped: Any = solver  # it is given arguments that it declares itself
+    x1: Tensor = untyped.integrate(f, x0, t0=t0, t1=t1, **options)
+    return zero_padding(_of_shape(x1, x0, solver), mask)
 
 
 def integrate_augmented(
@@ -96,8 +98,8 @@ def integrate_augmented(
             side by side; may have a wider dtype than `x0`.
         t0: the first time.
         t1: the last time, before or after `t0`.
-        mask: boolean mask with shape `(*lead, N)`, for a solver that declares `takes_mask`; None
-            means all real.
+        mask: boolean mask with shape `(*lead, N)`, which a solver that declares `takes_mask` is
+            given; None means all real.
         event_ndim: how many trailing dimensions form one event.
 
     Raises:
@@ -117,7 +119,7 @@ def integrate_augmented(
     own = getattr(solver, "integrate_augmented", None)
     if callable(own):
         x1, logp1 = own(f_aug, x0, logp0, t0=t0, t1=t1, **options)
-        return _of_shape(x1, x0, solver), _of_shape(logp1, logp0, solver)
+        return zero_padding(_of_shape(x1, x0, solver), mask), _of_shape(logp1, logp0, solver)
     if declares(solver, "takes_mask"):
         raise ValueError(
             f"{type(solver).__name__} declares takes_mask but has no method integrate_augmented; "
@@ -144,7 +146,8 @@ def integrate_augmented(
         return pack(v, rate)
 
     packed = pack(x0, logp0)
-    y1: Tensor = _untyped(solver).integrate(f_packed, packed, t0=t0, t1=t1, **options)
+    untyped: Any = solver
+    y1: Tensor = untyped.integrate(f_packed, packed, t0=t0, t1=t1, **options)
     x1, logp1 = unpack(_of_shape(y1, packed, solver))
     return x1, logp1.to(logp0.dtype)
 
@@ -178,7 +181,7 @@ def integrate_sde(
 
     >>> noise = torch.Generator().manual_seed(0)
     >>> integrate_sde(
-    ...     setflow.solvers.EulerMaruyama(8), lambda x, t: -x, lambda t: 1.0, torch.zeros(2, 3),
+    ...     setflow.EulerMaruyama(8), lambda x, t: -x, lambda t: 1.0, torch.zeros(2, 3),
     ...     t0=0.0, t1=1.0, generator=noise,
     ... ).shape
     torch.Size([2, 3])
@@ -188,7 +191,7 @@ def integrate_sde(
             f"{type(solver).__name__} solves ordinary equations (is_sde is not True), expected a "
             "solver of stochastic equations such as setflow.EulerMaruyama(steps=64)"
         )
-    options: dict[str, Any] = {"steps": _steps(solver)}
+    options: dict[str, Any] = {"steps": _own_steps(solver)}
     if generator is not None:
         if not _accepts(solver.integrate, "generator"):
             raise ValueError(
@@ -196,13 +199,9 @@ def integrate_sde(
                 "drawn from the one given; add generator=None to its arguments, or pass none"
             )
         options["generator"] = generator
-    x1: Tensor = _untyped(solver).integrate(drift, diffusion, x0, t0=t0, t1=t1, **options)
+    untyped: Any = solver
+    x1: Tensor = untyped.integrate(drift, diffusion, x0, t0=t0, t1=t1, **options)
     return _of_shape(x1, x0, solver)
-
-
-def _untyped(solver: object) -> Any:
-    """Forget what is known of a solver, where it is given arguments that it declares itself."""
-    return solver
 
 
 def _options(
@@ -215,7 +214,8 @@ def _options(
         )
     options: dict[str, Any] = {}
     if declares(solver, "requires_steps"):
-        options["steps"] = _steps(solver) if steps is None else positive_integer(steps, "steps")
+        own = getattr(solver, "steps", None) if steps is None else positive_integer(steps, "steps")
+        options["steps"] = _own_steps(solver) if own is None else own
     elif steps is not None:
         raise ValueError(
             f"{type(solver).__name__} does not declare requires_steps, so that it cannot be told "
@@ -226,7 +226,7 @@ def _options(
     return options
 
 
-def _steps(solver: object) -> Any:
+def _own_steps(solver: object) -> Any:
     steps = getattr(solver, "steps", None)
     if steps is None:
         raise ValueError(

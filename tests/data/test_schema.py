@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import matplotlib
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 
+from each import each
 from setflow import schema
 
 
@@ -58,7 +58,7 @@ def test_an_axis_label_carries_its_unit() -> None:
     assert schema.axis_label(mass, unit=schema.RELATIVE_JET_UNITS[2]) == "jet mass [jet pT]"
 
 
-@pytest.mark.parametrize(
+@each(
     "label",
     [
         entry.label

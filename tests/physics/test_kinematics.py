@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from each import each
 from setflow.physics import (
     delta_phi,
     hardest_first,
@@ -127,7 +128,7 @@ def test_jet_features_are_pt_eta_mass_and_number():
     assert torch.equal(jet_features(x, mask), expected)
 
 
-@pytest.mark.parametrize(
+@each(
     ("difference", "expected"),
     [
         (0.0, 0.0),

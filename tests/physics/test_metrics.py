@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import wasserstein_distance
 
+from each import each
 from laws import LAWS, SLOTS, Case, Outcome, cases
 from setflow.physics import (
     JET_OBSERVABLES,
@@ -368,7 +369,7 @@ SUBJECTS = {
 }
 
 
-@pytest.mark.parametrize("law", ["content", "length", "order", "agreement", "emptiness"])
+@each("law", ["content", "length", "order", "agreement", "emptiness"])
 @pytest.mark.parametrize("name", SUBJECTS)
 def test_metrics_floor_and_controls_keep_the_law(name, law):
     for lead, case in cases():

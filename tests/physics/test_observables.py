@@ -10,6 +10,7 @@ import sys
 import pytest
 import torch
 
+from each import each
 from laws import LAWS, SLOTS, Case, Outcome, cases
 from setflow.physics import (
     energy_flow_polynomial,
@@ -247,8 +248,8 @@ def cases_for(law):
             yield case
 
 
-@pytest.mark.parametrize("law", LAWS)
-@pytest.mark.parametrize("name", PER_JET)
+@each("law", LAWS)
+@each("name", PER_JET)
 def test_observables_keep_the_law(name, law):
     for case in cases_for(law):
         LAWS[law](subject_of(PER_JET[name]), case)

@@ -1,0 +1,5 @@
+"""The contract of a path: setflow's own."""
+
+from setflow import ProbabilityPath
+
+__all__ = ["ProbabilityPath"]

@@ -1,0 +1,5 @@
+"""The straight path: setflow's own."""
+
+from setflow import LinearPath
+
+__all__ = ["LinearPath"]
