@@ -137,11 +137,7 @@ class TimeSampling:
         Raises:
             ValueError: if the shift needs lengths and there are none, or they do not fit.
         """
-        if lengths is None and self.shift_type in ("linear", "sqrt"):
-            raise ValueError(
-                f"shift_type={self.shift_type!r} depends on the number of real objects, got "
-                "lengths=None; expected lengths=mask.sum(-1), one integer per event"
-            )
+        self._check_lengths(lengths)
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -150,27 +146,8 @@ class TimeSampling:
         draw = torch.randn if self.density == "logit_normal" else torch.rand
         wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
         shape = (lead,) if isinstance(lead, int) else tuple(lead)
-        t = draw(shape, generator=generator, device=device, dtype=wide)
-        if self.density == "logit_normal":
-            t = torch.sigmoid(self.logit_mean + self.logit_std * t)
-        elif self.density == "mode":
-            rest = 1 - t
-            bump = rest - torch.cos(0.5 * math.pi * t) ** 2
-            t = (rest + self.mode_scale * bump).clamp(0, 1)  # by round-off only
-        t = t.to(dtype)
-        if self.shift_type is None:
-            return t
-        return time_shift(
-            t,
-            0 if lengths is None else lengths,
-            self.shift_type,
-            self.base_shift,
-            self.max_shift,
-            self.constant,
-            base_len=self.base_len,
-            max_len=self.max_len,
-            sqrt_len=self.sqrt_len,
-        )
+        drawn = draw(shape, generator=generator, device=device, dtype=wide)
+        return self._times(drawn, dtype, lengths)
 
     def from_uniform(self, u: Tensor, *, lengths: Tensor | int | None = None) -> Tensor:
         """Return the times that belong to uniform numbers, whose law is that of `sample`.
@@ -190,17 +167,27 @@ class TimeSampling:
         >>> TimeSampling("logit_normal").from_uniform(u)
         tensor([0.2173, 0.5000, 0.7827])
         """
+        self._check_lengths(lengths)
+        drawn = torch.special.ndtri(u) if self.density == "logit_normal" else u
+        return self._times(drawn, u.dtype, lengths)
+
+    def _check_lengths(self, lengths: Tensor | int | None) -> None:
         if lengths is None and self.shift_type in ("linear", "sqrt"):
             raise ValueError(
                 f"shift_type={self.shift_type!r} depends on the number of real objects, got "
                 "lengths=None; expected lengths=mask.sum(-1), one integer per event"
             )
-        t = u
+
+    def _times(self, drawn: Tensor, dtype: torch.dtype, lengths: Tensor | int | None) -> Tensor:
+        """Return the times of normal numbers for `logit_normal`, of uniform ones otherwise."""
+        t = drawn
         if self.density == "logit_normal":
-            t = torch.sigmoid(self.logit_mean + self.logit_std * torch.special.ndtri(u))
+            t = torch.sigmoid(self.logit_mean + self.logit_std * drawn)
         elif self.density == "mode":
-            bump = 1 - u - torch.cos(0.5 * math.pi * u) ** 2
-            t = (1 - u + self.mode_scale * bump).clamp(0, 1)  # by round-off only
+            rest = 1 - drawn
+            bump = rest - torch.cos(0.5 * math.pi * drawn) ** 2
+            t = (rest + self.mode_scale * bump).clamp(0, 1)  # by round-off only
+        t = t.to(dtype)
         if self.shift_type is None:
             return t
         return time_shift(
