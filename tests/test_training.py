@@ -375,3 +375,14 @@ def test_a_model_without_a_trained_p_of_n_logs_the_field_alone(options):
     (row,) = (row for row in _metrics("field") if "val_loss" in row)
     assert row["val_loss"] == row["val_flow_loss"]
     assert not any("cardinality" in name for row in _metrics("field") for name in row)
+
+
+def test_one_process_of_several_writes_the_model(tmp_path):
+    module = FlowMatchingModule(
+        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    )
+    exporter = ExportBestModel(tmp_path / "run")
+    for first in (False, True):
+        module.trainer = SimpleNamespace(is_global_zero=first)
+        assert exporter.finish(module) == tmp_path / "run" / "model"
+        assert (tmp_path / "run" / "model").is_dir() == first

@@ -53,9 +53,12 @@ class ExportBestModel(ModelCheckpoint):
     def finish(self, module: LightningModule) -> Path:
         """Return the folder of the exported model, written now if no validation has written one.
 
-        The weights are then the last ones, or their moving average if one is kept.
+        The weights are then the last ones, or their moving average if one is kept. Of several
+        processes the first one writes.
         """
         assert isinstance(module, FlowMatchingModule)
+        if not module.trainer.is_global_zero:
+            return self.run / "model"
         if self.best_model_path:
             return self.export(module)
         return self._save(module.flow)
