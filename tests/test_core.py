@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
 import setflow
 from setflow.data import SetBatch
-from setflow.files import new_folder
 from setflow.sets.context import AnotherSet, PerObject, Row, resolve_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, rank_of_real, zero_padding
@@ -231,65 +228,3 @@ def test_batches_that_do_not_fit_together(x, mask, c, message):
 def test_ragged_events_that_do_not_fit(events, length, message):
     with pytest.raises(ValueError, match=message):
         SetBatch.from_ragged(events, length=length)
-
-
-# --- folders by rename ---
-
-
-def test_a_folder_appears_when_it_is_complete(tmp_path):
-    target = tmp_path / "deep" / "model"
-    with new_folder(target, overwrite=False, marker="marker") as new:
-        (new / "marker").write_text("new")
-        assert not target.exists()
-    assert (target / "marker").read_text() == "new"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_failure_leaves_the_old_folder(tmp_path):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "marker").write_text("old")
-
-    def stop_half_way():
-        with new_folder(target, overwrite=True, marker="marker") as new:
-            (new / "marker").write_text("new")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        stop_half_way()
-    assert (target / "marker").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "marker").write_text("old")
-    rename = Path.rename
-
-    def fails_for_the_new(self, to):
-        if self.name == "new":
-            raise OSError("disk on fire")
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", fails_for_the_new)
-    with (
-        pytest.raises(OSError, match="on fire"),
-        new_folder(target, overwrite=True, marker="marker") as new,
-    ):
-        (new / "marker").write_text("new")
-    assert (target / "marker").read_text() == "old"
-
-
-def test_a_foreign_folder_or_file_is_never_replaced(tmp_path):
-    foreign, file = tmp_path / "foreign", tmp_path / "file"
-    foreign.mkdir()
-    (foreign / "work").touch()
-    file.touch()
-    for target in (foreign, file):
-        with (
-            pytest.raises(FileExistsError, match="not replaced"),
-            new_folder(target, overwrite=True, marker="marker"),
-        ):
-            pass
-    assert (foreign / "work").exists()

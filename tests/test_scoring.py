@@ -726,7 +726,13 @@ def test_a_file_that_appears_meanwhile_is_kept(
 
 
 def test_where_nothing_can_be_written(tmp_path: Path, data: Path) -> None:
-    refused(make_flow(), data, data / "s.h5", OSError, "Not a directory|File exists")
+    refused(
+        make_flow(),
+        data,
+        data / "s.h5",
+        NotADirectoryError,
+        r"jets\.h5 is a file, expected a folder",
+    )
     (tmp_path / "folder").mkdir()
     refused(make_flow(), data, tmp_path / "folder", FileExistsError, "exists already")
     refused(
