@@ -47,6 +47,9 @@ def module_functions(package: str) -> tuple[Callable[[str], Any], Callable[[], l
             message = f"module {package!r} has no attribute {name!r}"
             raise AttributeError(message, name=name, obj=module)
         setattr(module, name, value)  # the next time it is an ordinary attribute
+        for other, place in _homes(package).items():  # and so is what came along with it
+            if other not in vars(module) and hasattr(sys.modules.get(place), other):
+                setattr(module, other, getattr(sys.modules[place], other))
         return value
 
     def names() -> list[str]:

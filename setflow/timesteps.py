@@ -137,7 +137,6 @@ class TimeSampling:
         Raises:
             ValueError: if the shift needs lengths and there are none, or they do not fit.
         """
-        self._check_lengths(lengths)
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -167,19 +166,16 @@ class TimeSampling:
         >>> TimeSampling("logit_normal").from_uniform(u)
         tensor([0.2173, 0.5000, 0.7827])
         """
-        self._check_lengths(lengths)
         drawn = torch.special.ndtri(u) if self.density == "logit_normal" else u
         return self._times(drawn, u.dtype, lengths)
 
-    def _check_lengths(self, lengths: Tensor | int | None) -> None:
+    def _times(self, drawn: Tensor, dtype: torch.dtype, lengths: Tensor | int | None) -> Tensor:
+        """Return the times of normal numbers for `logit_normal`, of uniform ones otherwise."""
         if lengths is None and self.shift_type in ("linear", "sqrt"):
             raise ValueError(
                 f"shift_type={self.shift_type!r} depends on the number of real objects, got "
                 "lengths=None; expected lengths=mask.sum(-1), one integer per event"
             )
-
-    def _times(self, drawn: Tensor, dtype: torch.dtype, lengths: Tensor | int | None) -> Tensor:
-        """Return the times of normal numbers for `logit_normal`, of uniform ones otherwise."""
         t = drawn
         if self.density == "logit_normal":
             t = torch.sigmoid(self.logit_mean + self.logit_std * drawn)
@@ -235,9 +231,10 @@ def times_of(
     if t is not None:
         t = expand_time(t, events.lead, like=events.x)
     else:
-        like, density = events.x, _UNIFORM if sampling is None else sampling
+        like, lengths = events.x, events.lengths
+        density = _UNIFORM if sampling is None else sampling
         t = density.sample(
-            events.lead, lengths=events.lengths, generator=generator, dtype=like.dtype,
+            tuple(lengths.shape), lengths=lengths, generator=generator, dtype=like.dtype,
             device=like.device,
         )  # fmt: skip
         low, high = within
