@@ -15,6 +15,7 @@ import setflow
 from laws import cases, redraw
 from setflow import diagnostics
 from setflow.data.toys import sample_moons
+from setflow.sets.events import Events
 from subjects import ObjectConditioned, Pointwise
 
 MASK = torch.tensor(
@@ -144,7 +145,8 @@ def test_divergence_stats_take_an_estimator_and_its_generator():
     ]
     assert got[0] == got[1] != got[2]
     with torch.no_grad():
-        values = hutchinson.for_solve(x, None, drawn(1))(field, x, 0.4)
+        events = Events.of(field, x, None, t=0.4)
+        values = hutchinson.for_solve(field, events, drawn(1))(events)[1].mean(-1)
     check(got[0], values.tolist(), "mean", "std", "min", "max")
 
     def users_own(field, x, t, c):  # needs gradients

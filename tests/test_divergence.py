@@ -9,6 +9,7 @@ from torch import nn
 import setflow
 from laws import cases, redraw
 from setflow.divergence import FixedProbeDivergence, as_estimator
+from setflow.sets.events import Events
 
 
 class Swirl(nn.Module):
@@ -70,6 +71,13 @@ def brute_force(field, x, t, mask=None):
     return torch.stack(traces).reshape(lead)
 
 
+def solve_of(estimator, field, x, t, c=None, mask=None, generator=None):
+    """The divergence as a function of (x, t, c), with the probes of one solve."""
+    generator = torch.Generator().manual_seed(0) if generator is None else generator
+    evaluate = estimator.for_solve(field, Events.of(field, x, mask, t=t, c=c), generator)
+    return lambda x, t, c=None: evaluate(Events.of(field, x, mask, t=t, c=c))[1].mean(-1)
+
+
 @pytest.mark.parametrize("lead", [(), (5,), (2, 3)])
 @pytest.mark.parametrize("field", [Swirl(), Scalars(), redraw(setflow.VelocityField(3, hidden=8))])
 def test_exact_divergence_is_the_trace_of_the_jacobian(field, lead):
@@ -110,8 +118,8 @@ def test_hutchinson_is_unbiased_and_its_variance_falls_with_the_number_of_probes
         estimator = setflow.HutchinsonDivergence(probe, n_probes)
         return torch.stack(
             [
-                estimator.for_solve(case.x, case.mask, generator)(
-                    field, case.x, case.t, mask=case.mask
+                solve_of(estimator, field, case.x, case.t, None, case.mask, generator)(
+                    case.x, case.t
                 )
                 for _ in range(rounds)
             ]
@@ -141,7 +149,8 @@ def test_probes_come_from_the_generator():
 
     def draw(seed):
         estimator = setflow.HutchinsonDivergence(n_probes=2)
-        return estimator.for_solve(x, None, torch.Generator().manual_seed(seed))(field, x, t)
+        generator = torch.Generator().manual_seed(seed)
+        return solve_of(estimator, field, x, t, generator=generator)(x, t)
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
@@ -154,11 +163,11 @@ def test_probes_come_from_the_generator():
 def test_divergences_work_where_gradients_are_off(mode, estimator):
     field = redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2)).double()
     case = dict(cases())["lead1"]
-    fixed = estimator.for_solve(case.x, case.mask, torch.Generator().manual_seed(0))
-    expected = fixed(field, case.x, case.t, mask=case.mask).detach()
+    fixed = solve_of(estimator, field, case.x, case.t, None, case.mask)
+    expected = fixed(case.x, case.t).detach()
     with mode():
         x = case.x.clone()  # in inference mode, a tensor that autograd may not save
-        got = fixed(field, x, case.t, mask=case.mask)
+        got = fixed(x, case.t)
     assert not got.requires_grad
     torch.testing.assert_close(got.clone(), expected, atol=1e-12, rtol=0)
 
@@ -168,15 +177,15 @@ def test_divergences_are_differentiable(estimator):
     """d div / d theta and d div / d x against finite differences."""
     field, t = Sets().double(), torch.tensor([0.3, 0.8])
     x = torch.randn(2, 4, 3).requires_grad_()
-    fixed = estimator.for_solve(x, None, torch.Generator().manual_seed(0))
+    fixed = solve_of(estimator, field, x, t)
     inputs = (x, field.matrix)
 
     def divergence(x, matrix):
         with torch.no_grad():
             field.matrix.copy_(matrix)
-        return fixed(field, x, t).sum()
+        return fixed(x, t).sum()
 
-    gradients = torch.autograd.grad(fixed(field, x, t).sum(), inputs)
+    gradients = torch.autograd.grad(fixed(x, t).sum(), inputs)
     for index, gradient in enumerate(gradients):
         moved = [value.detach().clone() for value in inputs]
         step = 1e-5
@@ -197,9 +206,9 @@ def test_a_context_that_was_computed_from_x_is_held_fixed(estimator):
 
     field, t = Shifted().double(), torch.rand(4)
     x = torch.randn(4, 3).requires_grad_()
-    fixed = estimator.for_solve(x, None, torch.Generator().manual_seed(0))
-    expected = fixed(field, x.detach(), t, x.detach().sum(-1, keepdim=True))
-    got = fixed(field, x, t, x.sum(-1, keepdim=True))
+    fixed = solve_of(estimator, field, x, t, x.sum(-1, keepdim=True))
+    expected = fixed(x.detach(), t, x.detach().sum(-1, keepdim=True))
+    got = fixed(x, t, x.sum(-1, keepdim=True))
     torch.testing.assert_close(got, expected, atol=1e-12, rtol=0)
 
 

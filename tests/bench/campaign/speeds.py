@@ -29,8 +29,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import setflow
 from bench.campaign.record import Record, Stage
 from bench.setups import SLOTS, Padded, awake, plain_divergence, top_jets
-from setflow.sets.events import call_field
-from setflow.sets.planning import _GPU_OBJECTS, _GPU_OVERHEAD, cut_by_length, planned
+from setflow.divergence.base import Evaluation
+from setflow.sets.events import Events, call_field
+from setflow.sets.planning import _GPU_OBJECTS, _GPU_OVERHEAD, cut_by_length, planned_velocity
 
 __all__ = ["run"]
 
@@ -87,6 +88,22 @@ class Part(NamedTuple):
     measure: Callable[[], None]
 
 
+class Planned(nn.Module):
+    """A field that is evaluated by the plan of one mask."""
+
+    event_ndim, takes_mask = 2, True
+
+    def __init__(self, field: nn.Module, mask: Tensor) -> None:
+        super().__init__()
+        self.field, self.mask = field, mask
+        like = torch.zeros(*mask.shape, 3, device=mask.device)
+        self.start = Events.of(field, like, mask, t=0.0)
+        self.velocity = planned_velocity(field, self.start)
+
+    def forward(self, x: Tensor, t: Tensor, c: None = None, *, mask: Tensor) -> Tensor:
+        return self.velocity(self.start.at(x, t))
+
+
 class Captured(nn.Module):
     """One evaluation of a planned field with its mask, captured as a CUDA graph."""
 
@@ -94,7 +111,7 @@ class Captured(nn.Module):
 
     def __init__(self, field: nn.Module, mask: Tensor) -> None:
         super().__init__()
-        self.whole, self.mask = planned(field, mask), mask  # a replay reads their tensors
+        self.whole, self.mask = Planned(field, mask), mask  # a replay reads their tensors
         self.x = torch.zeros(*mask.shape, 3, device=mask.device)
         self.t = torch.zeros(len(mask), device=mask.device)
 
@@ -366,7 +383,7 @@ def sample(
 
 def _evaluation(bench: Bench, field: nn.Module, mask: Tensor) -> Callable[[], Tensor]:
     """Return one evaluation as a solver does it: the plan is made before."""
-    whole = planned(field, mask)
+    whole = Planned(field, mask)
     x, t = bench.noise(*mask.shape, 3), bench.times(len(mask))
     return lambda: call_field(whole, x, t, None, mask)
 
@@ -421,7 +438,7 @@ def train(bench: Bench, size: Size, columns: int) -> None:
 def compare_plan(bench: Bench, size: Size, mode: str) -> None:
     """Compare a planned evaluation with one of all 150 columns, after a check in float32."""
     field, mask = bench.field(size), bench.mask(PLANNED_JETS, SLOTS)
-    plan, padded = planned(field, mask), Padded(field, mask)
+    plan, padded = Planned(field, mask), Padded(field, mask)
     x, t = bench.noise(*mask.shape, 3), bench.times(len(mask))
     with torch.no_grad():
         agree(*(call_field(f, x, t, None, mask) for f in (plan, padded)), 1e-4)
@@ -444,11 +461,13 @@ def compare_exact(bench: Bench, size: Size) -> None:
     """Compare the exact divergence with a loop over all padded coordinates."""
     field, mask = bench.field(size), bench.mask(128, HARDEST)
     x = bench.noise(*mask.shape, 3)
-    estimator = setflow.ExactDivergence().for_solve(x, mask)
+    events = Events.of(field, x, mask, t=_T)
+    evaluate = setflow.ExactDivergence().for_solve(field, events)
 
     def ours() -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return estimator.velocity_and_divergence(field, x, _T, mask=mask)
+            v, divergence = evaluate(events)
+            return v, divergence[..., 0].to(v)
 
     def loop() -> tuple[Tensor, Tensor]:
         return plain_divergence(field, x, _T, mask)
@@ -467,12 +486,14 @@ def compare_hutchinson(bench: Bench, size: Size, columns: int) -> None:
     field, mask = bench.field(size), bench.mask(512, columns)
     x, t = bench.noise(*mask.shape, 3), torch.full((len(mask),), _T, device=bench.device)
     probe = torch.where(mask[..., None], bench.noise(*x.shape).sign(), 0.0)
-    given = setflow.divergence.FixedProbeDivergence(probe[None]).for_solve(x, mask)
-    drawn = setflow.HutchinsonDivergence().for_solve(x, mask, bench.generator)
+    events = Events.of(field, x, mask, t=t)
+    given = setflow.divergence.FixedProbeDivergence(probe[None]).for_solve(field, events)
+    drawn = setflow.HutchinsonDivergence().for_solve(field, events, bench.generator)
 
-    def estimated(estimator: setflow.divergence.DivergenceEstimator) -> tuple[Tensor, Tensor]:
+    def estimated(evaluate: Evaluation) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return estimator.velocity_and_divergence(field, x, t, mask=mask)
+            v, divergence = evaluate(events)
+            return v, divergence[..., 0].to(v)
 
     def by_hand() -> tuple[Tensor, Tensor]:
         state = x.detach().requires_grad_()
