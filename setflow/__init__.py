@@ -72,7 +72,7 @@ from setflow.sets.batch import SetBatch
 from setflow.solvers import RK4, Dopri5, Euler, Heun, Midpoint
 from setflow.timesteps import TimeSampling
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RK4",
