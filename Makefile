@@ -72,6 +72,7 @@ bench: $(STAMP)
 		$(if $(TRIAL),--trial,--keep $(RESULTS))
 
 quality: $(STAMP)
+	mkdir -p runs/quality
 	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --jets 50000 --seed 100 --out runs/quality/top50k.h5
 	for seed in 1 2; do for field in deepsets epic graph transformer transformer-qknorm; do \
 		OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.quality train $$field --seed $$seed \
@@ -118,6 +119,7 @@ campaign:
 campaign-data: $(CAMPAIGN)/top30.h5
 
 $(CAMPAIGN)/top30.h5: | $(STAMP)
+	mkdir -p runs/data $(@D)
 	test -f runs/data/top150k.h5 || $(BIN)/setflow dataset make datasets/pythia-top \
 		--jets 150000 --seed 100 --jobs $$(nproc) --out runs/data/top150k.h5
 	PYTHONPATH=tests $(BIN)/python -m bench.campaign.jets runs/data/top150k.h5 $@

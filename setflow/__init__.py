@@ -13,64 +13,15 @@ which slots are real. A velocity field v(x, t) is trained on points between data
     )
 
 Padding is never read: neither loss nor sample depends on what stands there or how long it is.
+
+Names are imported when they are first asked for; `import setflow` alone imports not even torch.
 """
 
-from setflow import diagnostics, rectified, timesteps
-from setflow.diffusion import (
-    Diffusion,
-    DiffusionProcess,
-    EDMDenoiser,
-    EDMSchedule,
-    EDMWeighting,
-    EulerMaruyama,
-    MinSNRWeighting,
-    NoiseSchedule,
-    ProbabilityFlowField,
-    ScheduledPath,
-    SNRWeighting,
-    VESchedule,
-    VPSchedule,
-    diffusion_loss,
-    masked_diffusion_loss,
-)
-from setflow.distributions import (
-    ConditionalCardinality,
-    DiagonalNormal,
-    EmpiricalCardinality,
-    IsotropicNormal,
-    StandardNormal,
-    as_base,
-)
-from setflow.divergence import ExactDivergence, HutchinsonDivergence
-from setflow.fields import (
-    DriftFromVelocityScore,
-    EPiCField,
-    FourierFeatures,
-    GaussianSetField,
-    GraphField,
-    MirrorVelocityFromScore,
-    PairFeatures,
-    ScoreFromNoise,
-    TransformerField,
-    VectorField,
-    VelocityField,
-)
-from setflow.lazy import LazyDistribution, LazyField, UnconditionalDistribution, UnconditionalField
-from setflow.losses import masked_stochastic_fm_loss, stochastic_fm_loss
-from setflow.masking import fm_loss, masked_fm_loss, masked_log_prob, masked_sample
-from setflow.model import SetFlow
-from setflow.paths import (
-    BrownianGamma,
-    CosinePath,
-    LinearPath,
-    ProbabilityPath,
-    ScaledBrownianGamma,
-    ZeroGamma,
-)
-from setflow.process import FlowMatching, FlowMatchingProcess
-from setflow.sets.batch import SetBatch
-from setflow.solvers import RK4, Dopri5, Euler, Heun, Midpoint
-from setflow.timesteps import TimeSampling
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from setflow.deferred import module_functions
 
 __version__ = "0.2.0"
 
@@ -139,3 +90,68 @@ __all__ = [
     "stochastic_fm_loss",
     "timesteps",
 ]
+
+if TYPE_CHECKING:
+    from setflow import diagnostics, rectified, timesteps
+    from setflow.diffusion import (
+        Diffusion,
+        DiffusionProcess,
+        EDMDenoiser,
+        EDMSchedule,
+        EDMWeighting,
+        EulerMaruyama,
+        MinSNRWeighting,
+        NoiseSchedule,
+        ProbabilityFlowField,
+        ScheduledPath,
+        SNRWeighting,
+        VESchedule,
+        VPSchedule,
+        diffusion_loss,
+        masked_diffusion_loss,
+    )
+    from setflow.distributions import (
+        ConditionalCardinality,
+        DiagonalNormal,
+        EmpiricalCardinality,
+        IsotropicNormal,
+        StandardNormal,
+        as_base,
+    )
+    from setflow.divergence import ExactDivergence, HutchinsonDivergence
+    from setflow.fields import (
+        DriftFromVelocityScore,
+        EPiCField,
+        FourierFeatures,
+        GaussianSetField,
+        GraphField,
+        MirrorVelocityFromScore,
+        PairFeatures,
+        ScoreFromNoise,
+        TransformerField,
+        VectorField,
+        VelocityField,
+    )
+    from setflow.lazy import (
+        LazyDistribution,
+        LazyField,
+        UnconditionalDistribution,
+        UnconditionalField,
+    )
+    from setflow.losses import masked_stochastic_fm_loss, stochastic_fm_loss
+    from setflow.masking import fm_loss, masked_fm_loss, masked_log_prob, masked_sample
+    from setflow.model import SetFlow
+    from setflow.paths import (
+        BrownianGamma,
+        CosinePath,
+        LinearPath,
+        ProbabilityPath,
+        ScaledBrownianGamma,
+        ZeroGamma,
+    )
+    from setflow.process import FlowMatching, FlowMatchingProcess
+    from setflow.sets.batch import SetBatch
+    from setflow.solvers import RK4, Dopri5, Euler, Heun, Midpoint
+    from setflow.timesteps import TimeSampling
+else:
+    __getattr__, __dir__ = module_functions(__name__)

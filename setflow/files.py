@@ -1,28 +1,275 @@
-"""Output appears by rename: a reader never sees half of it, and a failure leaves the old one."""
+"""Outputs appear whole: a reader never sees half of one, and a failure leaves the old one.
+
+Everything that writes goes by one protocol. The output is written to a *part* beside its target,
+on the same file system; when it is complete it is synced and takes the target's name. The part is
+locked while it is written, so of two processes that write to one target the second is refused. What
+is wrong with a target is found before the work: that it exists, or that its folder does not, or
+cannot be written to.
+
+A part that is of no use alone is called `.<name>.part`; a failure removes it, and after a kill the
+next writer does. One that can be continued is called `<name>.part`; it is begun as an output of its
+own, stays where it is, and the next call goes on with it.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 
-__all__ = ["file_sha256", "new_folder", "refuse_existing", "sync"]
+if sys.platform != "win32":
+    import fcntl
+
+__all__ = ["NewFile", "NewFolder", "check_target", "file_sha256", "write_text"]
 
 
-def refuse_existing(path: Path, *, overwrite: bool) -> None:
-    """Raise FileExistsError if `path` exists and must not be overwritten.
+def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
+    """Return the path of an output, or say why it cannot be written there.
 
-    >>> refuse_existing(Path("no such file"), overwrite=False)
+    Raises:
+        FileExistsError: if it exists and must not be overwritten.
+        FileNotFoundError: if its folder does not exist.
+        NotADirectoryError: if its folder is a file.
+        PermissionError: if its folder cannot be written to.
+
+    >>> check_target("no such file", overwrite=False).name
+    'no such file'
     """
-    if path.exists() and not overwrite:
+    path = Path(path)
+    folder = path.parent
+    if os.path.lexists(path) and not overwrite:
         raise FileExistsError(
             f"{path} exists already; choose another name, or overwrite it with --force "
             "(overwrite=True in Python)"
         )
+    if not folder.exists():
+        raise FileNotFoundError(
+            f"there is no folder {folder} to write {path.name} to; make it, or choose another"
+        )
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} is a file, expected a folder to write {path.name} to")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(
+            f"the folder {folder} cannot be written to; change its permissions, or choose another"
+        )
+    return path
+
+
+class NewFile:
+    """A file that appears under its name when the block ends without an error.
+
+    As a context manager it gives the path to write to: the file is there, empty or as it was left,
+    and must not be replaced by another one.
+
+    Arguments:
+        path: the file to write.
+        overwrite: replace a file that is there, once the new one is complete; and begin anew where
+            there is a part to continue.
+        begin: makes the part, given its path, where it can be continued: then the part of a call
+            that failed or was killed stays, and the next call finds it as it was left. Whether it
+            is the same work is for the caller to check. None writes all of it in one call.
+
+    Attributes:
+        keep: whether a failure leaves the part; True at first for one that was found.
+
+    Raises:
+        OSError: at once, if the file cannot be written; see `check_target`.
+        IsADirectoryError: at once, if there is a folder of this name.
+        BlockingIOError: in the block, if another process writes to the file.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     target = Path(folder) / "a.txt"
+    ...     with NewFile(target) as part:
+    ...         _ = part.write_text("whole")
+    ...         before = target.exists()
+    ...     before, target.read_text()
+    (False, 'whole')
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        begin: Callable[[Path], None] | None = None,
+    ) -> None:
+        self.path, self.keep = Path(path), False
+        self._overwrite, self._begin = overwrite, begin
+        self._lock = -1
+        name = self.path.name
+        self.part = self.path.with_name(f".{name}.part" if begin is None else f"{name}.part")
+        self._check()
+
+    def __enter__(self) -> Path:
+        if self._begin is None or self._overwrite:
+            self._discard()
+        self.keep = self.part.exists()
+        if self._begin is None:
+            try:
+                self._create()
+            except FileExistsError as error:
+                raise self._in_use() from error
+        else:
+            if not self.keep:
+                with NewFile(self.part) as new:
+                    self._begin(new)
+            self._take()
+        return self.part
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            if kind is None:
+                self._publish()
+        finally:
+            if not self.keep and self._holds():
+                self._remove()
+            os.close(self._lock)
+
+    # --- what differs between a file and a folder ---
+
+    def _check(self) -> None:
+        check_target(self.path, overwrite=self._overwrite)
+        if self.path.is_dir():
+            raise IsADirectoryError(f"{self.path} is a folder, expected the name of a file")
+
+    def _create(self) -> None:
+        # never an old file: where a file system has no locks, another process may write to that
+        self._lock = os.open(self.part, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)
+        self._acquire(self._lock)
+
+    def _remove(self) -> None:
+        self.part.unlink()
+
+    def _sync(self) -> None:
+        os.fsync(self._lock)
+
+    def _replace(self) -> None:
+        os.replace(self.part, self.path)
+
+    # --- the same for both ---
+
+    def _publish(self) -> None:
+        self._sync()
+        self._check()  # it may have appeared meanwhile
+        if not self._holds():
+            raise self._in_use()  # and has replaced the part
+        self._replace()
+        _sync(self.path.parent)
+
+    def _discard(self) -> None:
+        """Remove a part that is there, unless another process writes to it."""
+        if os.path.lexists(self.part):
+            self._take()
+            self._remove()
+            os.close(self._lock)
+
+    def _take(self) -> None:
+        """Lock the part that is there."""
+        try:
+            self._lock = os.open(self.part, os.O_RDONLY if self.part.is_dir() else os.O_RDWR)
+        except FileNotFoundError as error:  # it was there a moment ago
+            raise self._in_use() from error
+        self._acquire(self._lock)
+        if not self._holds():
+            os.close(self._lock)
+            raise self._in_use()  # and has published it before it could be locked
+
+    def _acquire(self, descriptor: int) -> None:
+        if sys.platform == "win32":
+            return
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise self._in_use() from error
+        except OSError:  # a file system without locks; `_holds` tells before anything is published
+            pass
+
+    def _holds(self) -> bool:
+        """Return whether the part is still the one that was locked."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.stat(self.part))
+        except FileNotFoundError:
+            return False
+
+    def _in_use(self) -> BlockingIOError:
+        return BlockingIOError(f"{self.part} is in use by another process; wait for its end")
+
+
+class NewFolder(NewFile):
+    """A folder that appears under its name when the block ends without an error.
+
+    As a context manager it gives an empty folder to write to.
+
+    Arguments:
+        path: the folder to make.
+        overwrite: replace a folder that is there, once the new one is complete.
+        marker: a file that every folder of this kind holds; a folder without it is never replaced,
+            unless it is empty.
+
+    Raises:
+        OSError: at once, if the folder cannot be written; see `check_target`.
+        FileExistsError: at once or at the end, if it holds something of another kind.
+        BlockingIOError: in the block, if another process writes to the folder.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, marker: str, overwrite: bool = False
+    ) -> None:
+        self._marker = marker
+        super().__init__(path, overwrite=overwrite)
+        # a name of its own: what another process writes where there are no locks ends elsewhere
+        self._new, self._old = self.part / secrets.token_hex(6), self.part / "old"
+
+    def __enter__(self) -> Path:
+        super().__enter__()
+        return self._new
+
+    def _check(self) -> None:
+        check_target(self.path, overwrite=self._overwrite)
+        empty = self.path.is_dir() and not any(self.path.iterdir())
+        if self.path.exists() and not empty and not (self.path / self._marker).is_file():
+            raise FileExistsError(
+                f"{self.path} is not a folder that this command made (it holds no {self._marker}), "
+                "so it is not replaced; choose another name"
+            )
+
+    def _create(self) -> None:
+        self.part.mkdir()
+        self._lock = os.open(self.part, os.O_RDONLY)
+        self._acquire(self._lock)
+        self._new.mkdir()
+
+    def _remove(self) -> None:
+        if self._old.exists() and not self.path.exists():  # there is no new one in its place
+            self._old.rename(self.path)
+        shutil.rmtree(self.part)
+
+    def _sync(self) -> None:
+        for path in (*self._new.rglob("*"), self._new):
+            _sync(path)
+
+    def _replace(self) -> None:
+        if self.path.exists():
+            self.path.rename(self._old)
+        self._new.rename(self.path)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a text file that is never seen half, in the place of one that is there."""
+    with NewFile(path, overwrite=True) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:
@@ -31,51 +278,10 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sync(path: Path) -> None:
+def _sync(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on disk: a rename outlives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def new_folder(path: Path, *, overwrite: bool, marker: str) -> Iterator[Path]:
-    """Yield an empty folder that becomes `path` when the block ends without an error.
-
-    Arguments:
-        path: the folder to make.
-        overwrite: replace a folder that is there, once the new one is complete.
-        marker: a file that every folder of this kind holds; a folder without it is never replaced.
-
-    Raises:
-        FileExistsError: if `path` exists and may not be replaced.
-    """
-    path = Path(path)
-    _refuse_foreign(path, overwrite=overwrite, marker=marker)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    new, old = scratch / "new", scratch / "old"
-    try:
-        new.mkdir()
-        yield new
-        _refuse_foreign(path, overwrite=overwrite, marker=marker)  # it may have appeared meanwhile
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        sync(path.parent)
-    finally:
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _refuse_foreign(path: Path, *, overwrite: bool, marker: str) -> None:
-    refuse_existing(path, overwrite=overwrite)
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty and not (path / marker).is_file():
-        raise FileExistsError(
-            f"{path} is not a folder that this command made (it holds no {marker}), so it is not "
-            "replaced; choose another name"
-        )

@@ -137,11 +137,6 @@ class TimeSampling:
         Raises:
             ValueError: if the shift needs lengths and there are none, or they do not fit.
         """
-        if lengths is None and self.shift_type in ("linear", "sqrt"):
-            raise ValueError(
-                f"shift_type={self.shift_type!r} depends on the number of real objects, got "
-                "lengths=None; expected lengths=mask.sum(-1), one integer per event"
-            )
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -150,12 +145,43 @@ class TimeSampling:
         draw = torch.randn if self.density == "logit_normal" else torch.rand
         wide = torch.promote_types(dtype, torch.float32)  # bfloat16 has only 257 values k / 256
         shape = (lead,) if isinstance(lead, int) else tuple(lead)
-        t = draw(shape, generator=generator, device=device, dtype=wide)
+        drawn = draw(shape, generator=generator, device=device, dtype=wide)
+        return self._times(drawn, dtype, lengths)
+
+    def from_uniform(self, u: Tensor, *, lengths: Tensor | int | None = None) -> Tensor:
+        """Return the times that belong to uniform numbers, whose law is that of `sample`.
+
+        Arguments:
+            u: uniform numbers in (0, 1), one per event, of any shape.
+            lengths: the number of real objects, an integer or a tensor with the shape of `u`; see
+                `sample`.
+
+        Returns:
+            Times in [0, 1], with shape and dtype of `u`.
+
+        Raises:
+            ValueError: if the shift needs lengths and there are none, or they do not fit.
+
+        >>> u = torch.tensor([0.1, 0.5, 0.9])
+        >>> TimeSampling("logit_normal").from_uniform(u)
+        tensor([0.2173, 0.5000, 0.7827])
+        """
+        drawn = torch.special.ndtri(u) if self.density == "logit_normal" else u
+        return self._times(drawn, u.dtype, lengths)
+
+    def _times(self, drawn: Tensor, dtype: torch.dtype, lengths: Tensor | int | None) -> Tensor:
+        """Return the times of normal numbers for `logit_normal`, of uniform ones otherwise."""
+        if lengths is None and self.shift_type in ("linear", "sqrt"):
+            raise ValueError(
+                f"shift_type={self.shift_type!r} depends on the number of real objects, got "
+                "lengths=None; expected lengths=mask.sum(-1), one integer per event"
+            )
+        t = drawn
         if self.density == "logit_normal":
-            t = torch.sigmoid(self.logit_mean + self.logit_std * t)
+            t = torch.sigmoid(self.logit_mean + self.logit_std * drawn)
         elif self.density == "mode":
-            rest = 1 - t
-            bump = rest - torch.cos(0.5 * math.pi * t) ** 2
+            rest = 1 - drawn
+            bump = rest - torch.cos(0.5 * math.pi * drawn) ** 2
             t = (rest + self.mode_scale * bump).clamp(0, 1)  # by round-off only
         t = t.to(dtype)
         if self.shift_type is None:
@@ -205,9 +231,10 @@ def times_of(
     if t is not None:
         t = expand_time(t, events.lead, like=events.x)
     else:
-        like, density = events.x, _UNIFORM if sampling is None else sampling
+        like, lengths = events.x, events.lengths
+        density = _UNIFORM if sampling is None else sampling
         t = density.sample(
-            events.lead, lengths=events.lengths, generator=generator, dtype=like.dtype,
+            tuple(lengths.shape), lengths=lengths, generator=generator, dtype=like.dtype,
             device=like.device,
         )  # fmt: skip
         low, high = within

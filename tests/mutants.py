@@ -38,6 +38,8 @@ def locate(name: str) -> tuple[Any, str, Any]:
         holder = getattr(holder, part)
     if inspect.isclass(holder) and parts[-1] in _fields(holder):
         return holder, parts[-1], None
+    if inspect.ismodule(holder):
+        getattr(holder, parts[-1])  # it may be imported only now
     return holder, parts[-1], inspect.getattr_static(holder, parts[-1])
 
 

@@ -10,14 +10,18 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 import setflow
 from each import each
+from setflow.deferred import _homes
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "setflow"
 
 # a module may import modules of strictly lower floors, and those of its own package
 FLOORS = {
+    "deferred": 0,
     "sets": 0,
     "random": 1,
     "files": 1,
@@ -149,16 +153,74 @@ HEAVY = (
 )
 
 
-def test_import_stays_light():
-    code = (
-        "import torch, sys, time\n"
-        "before = set(sys.modules); start = time.perf_counter()\n"
-        "import setflow, setflow.data, setflow.compat.fastgen, setflow.compat.nami\n"
-        "print([m for m in set(sys.modules) - before if m.split('.')[0] in "
-        f"{HEAVY!r}])"
-    )
+def imported_by(code: str) -> set[str]:
+    """The top-level names of the modules that a process of its own has imported after `code`."""
+    code += "\nimport sys\nprint(*sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.split("\n")[-2].split())
+
+
+@pytest.mark.parametrize(
+    "code", ["import setflow, setflow.data", "import setflow; dir(setflow)", "import setflow.cli"]
+)
+def test_import_needs_not_even_torch(code):
+    imported = imported_by(code)
+    assert "setflow" in imported
+    assert not imported & {"torch", "numpy", *HEAVY} - {"jsonargparse"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from setflow import *",
+        "from setflow.data import LengthBatchSampler, Standardizer, sample_moons",
+        "from setflow.training import Muon; import setflow.training.optimizers",
+        "import setflow.compat.fastgen, setflow.compat.nami, setflow.compat.nemo",
+    ],
+)
+def test_import_stays_light(code):
+    imported = imported_by(code)
+    assert "torch" in imported
+    assert not imported & set(HEAVY)
+
+
+def test_import_leaves_the_compiler_out():
+    code = "import setflow, sys; from setflow import *; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+DEFERRED = ("setflow", "setflow.data", "setflow.training")
+
+
+@pytest.mark.parametrize("module", DEFERRED)
+def test_deferred_names_are_those_of_the_package(module):
+    package = importlib.import_module(module)
+    assert set(_homes(module)) == set(package.__all__)
+    assert set(package.__all__) <= set(dir(package))
+    for name, home in _homes(module).items():
+        if home != module:
+            assert getattr(package, name) is getattr(importlib.import_module(home), name)
+
+
+def test_a_star_import_brings_all_public_names():
+    names: dict[str, object] = {}
+    exec("from setflow import *", names)
+    assert set(setflow.__all__) <= set(names)
+
+
+def test_submodules_are_there_without_an_import_of_their_own():
+    code = "import setflow\nprint(setflow.data.toys.__name__, setflow.fields.SetField.__name__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "setflow.data.toys SetField\n"
+
+
+def test_a_name_that_does_not_exist_is_told_from_one_that_does():
+    with pytest.raises(AttributeError, match="module 'setflow' has no attribute 'Midpiont'"):
+        setflow.Midpiont  # noqa: B018
+    with pytest.raises(ImportError, match="Midpiont"):
+        from setflow import Midpiont  # noqa: F401
+    assert not hasattr(setflow, "_private")
 
 
 def test_import_seeds_nothing():

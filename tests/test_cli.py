@@ -15,9 +15,9 @@ import torch
 import yaml
 
 import setflow
-from setflow import scoring
 from setflow.cli import main
 from setflow.data import read_jets
+from setflow.jobs import score
 
 CONFIG = {
     "seed_everything": 3,
@@ -149,7 +149,7 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder, options, killed_a
     code = (
         "import os, lightning.pytorch as pl\n"
         "from setflow.cli import main\n"
-        "from setflow.training.module import ExportBestModel\n"
+        "from setflow.training.export import ExportBestModel\n"
         "done = ExportBestModel.on_validation_end\n"
         "def die(self, trainer, module):\n"
         "    done(self, trainer, module)\n"
@@ -192,6 +192,17 @@ def test_a_run_that_cannot_start_loses_nothing(model, capsys):
         capsys, "fit", "--config", "config.yaml", "--force", "--trainer.default_root_dir", "x"
     )
     assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == files
+
+
+def test_a_run_where_nothing_can_be_written_does_not_begin(folder, capsys, monkeypatch):
+    access, ours = os.access, os.W_OK | os.X_OK
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != ours and access(path, mode))
+    monkeypatch.setattr(setflow.SetFlow, "fit_statistics", pytest.fail)
+    for _ in range(2):
+        message = fails(capsys, "fit", "--config", "config.yaml")
+        assert "cannot be written to; change its permissions" in message
+        Path("runs").mkdir(exist_ok=True)
+    assert not list(Path("runs").iterdir())
 
 
 def test_a_run_without_a_validation_exports_its_last_weights(model):
@@ -271,10 +282,10 @@ def test_score(model, capsys, options, solver, estimator):
 def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
     arguments = ("score", model, "jets.h5", "--out", "scores.h5", "--steps", 1, "--events", 9)
     run(*arguments[:3], "--out", "whole.h5", *arguments[5:])
-    monkeypatch.setitem(scoring.BLOCK_ROWS, "cpu", 5)
+    monkeypatch.setitem(score.BLOCK_ROWS, "cpu", 5)
     with monkeypatch.context() as patch:
         blocks = iter([setflow.data.screen_jets])
-        patch.setattr(scoring, "screen_jets", lambda *a, **o: next(blocks)(*a, **o))
+        patch.setattr(score, "screen_jets", lambda *a, **o: next(blocks)(*a, **o))
         with pytest.raises(StopIteration):
             run(*arguments)
     assert "seed was 0, is 1" in fails(capsys, *arguments, "--seed", 1)
@@ -382,6 +393,10 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
         (("evaluate", "config.yaml", "jets.h5", "--out", "r"), "config.yaml"),
         (("dataset", "make", "nowhere", "--jets", "3", "--out", "a.h5"), "nowhere"),
         (("demo",), "root of a clone"),
+        (("sample", "m", "--events", "3", "--out", "new/a.h5"), "there is no folder new"),
+        (("score", "m", "jets.h5", "--out", "new/a.h5"), "there is no folder new"),
+        (("evaluate", "jets.h5", "jets.h5", "--out", "new/r"), "there is no folder new"),
+        (("dataset", "make", "m", "--jets", "3", "--out", "new/a.h5"), "there is no folder new"),
         (("smaple",), "smaple"),
         ((), "it was not provided"),
     ],
@@ -392,13 +407,62 @@ def test_commands_that_cannot_work(folder, capsys, arguments, message):
     assert not Path("r").exists()
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--version",),
+        ("--help",),
+        ("sample", "--help"),
+        ("score", "--help"),
+        ("evaluate", "--help"),
+        ("dataset", "--help"),
+        ("dataset", "make", "--help"),
+        ("demo", "--help"),
+        (),
+        ("smaple",),
+        ("dataset", "mkae"),
+        ("sample", "model"),
+        ("sample", "model", "--out", "a.h5", "--evnets", "3"),
+        ("sample", "model", "--out", "a.h5", "--events", "three"),
+        ("sample", "model", "--out", "a.h5"),
+        ("sample", "model", "--out", "a.h5", "--events", "3", "--solver", "rk5"),
+        ("sample", "model", "--out", "a.h5", "--events", "3", "--device", "gpu"),
+        ("sample", "model", "--out", "jets.h5", "--events", "3"),
+        ("sample", "model", "--out", "nowhere/a.h5", "--events", "3"),
+        ("score", "model", "jets.h5", "--out", "a.h5", "--estimator", "exat"),
+        ("score", "model", "jets.h5", "--out", "a.h5", "--probes", "4"),
+        ("score", "model", "jets.h5", "--out", "a.h5", "--rtol", "1e-4"),
+        ("score", "model", "jets.h5", "--out", "jets.h5"),
+        ("evaluate", "jets.h5"),
+        ("evaluate", "jets.h5", "jets.h5", "--out", "jets.h5"),
+        ("dataset", "make", "recipe", "--out", "a.h5"),
+        ("demo", "--stpes", "3"),
+    ],
+    ids=" ".join,
+)
+def test_what_needs_no_torch_imports_none(folder, arguments):
+    """Help and errors about arguments are there at once."""
+    code = (
+        "import atexit, sys\n"
+        "heavy = ('torch', 'numpy', 'h5py', 'lightning', 'matplotlib', 'rich')\n"
+        "atexit.register(lambda: print('imported', [m for m in heavy if m in sys.modules]))\n"
+        "from setflow.cli import main\n"
+        f"main({list(arguments)!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.endswith("imported []\n"), done.stdout + done.stderr
+    helps = arguments[-1:] in [("--help",), ("--version",)]
+    assert done.returncode == (0 if helps else 2)
+    assert ("error: " in done.stderr) != helps
+
+
 def test_a_shell_gets_version_help_and_status():
     def shell(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "setflow.cli", *arguments], capture_output=True, text=True
         )
 
-    assert setflow.__version__ in shell("--version").stdout
+    assert shell("--version").stdout == f"setflow {setflow.__version__}\n"
     help_text = shell("--help").stdout
     commands = ("fit", "sample", "score", "evaluate", "dataset", "demo")
     assert all(command in help_text for command in commands)

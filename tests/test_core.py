@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
+import setflow
 from setflow.data import SetBatch
-from setflow.files import new_folder
+from setflow.sets.context import AnotherSet, PerObject, Row, resolve_context
+from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, rank_of_real, zero_padding
 from setflow.sets.shapes import (
     TensorSpec,
     as_tuple,
     event_numel,
-    expand_context,
     expand_time,
     flatten_event,
     split_event,
@@ -117,13 +116,46 @@ def test_time_is_expanded_to_the_lead_shape():
         expand_time(torch.zeros(3), (2, 3), like)
 
 
-def test_context_per_event_and_per_object():
-    assert expand_context(None, (5, 2), 1) is None
-    assert expand_context(torch.zeros(2, 4), (5, 2), 1).shape == (5, 2, 4)
-    assert expand_context(torch.zeros(2, 7, 4), (5, 2), 1, (7, 3)).shape == (5, 2, 7, 4)
+def test_the_kind_of_a_context_is_decided_once():
+    def shape(c, lead=(5, 2), event=(7, 3), batch_ndim=1):
+        context = resolve_context(c, lead, event, batch_ndim)
+        return type(context), tuple(context.values[0].shape)
+
+    assert shape(torch.zeros(2, 4)) == (Row, (5, 2, 4))
+    assert shape(torch.zeros(2, 7, 4)) == (PerObject, (5, 2, 7, 4))
+    assert shape(torch.zeros(2, 1, 8, 8), event=(3, 8, 8)) == (Row, (5, 2, 1, 8, 8))
+    another = setflow.SetBatch(torch.zeros(2, 4, 6), torch.ones(2, 4), torch.zeros(2, 3))
+    assert shape(another) == (AnotherSet, (5, 2, 4, 6))
+    assert resolve_context(another, (5, 2), (7, 3), 1).row.shape == (5, 2, 3)
     for wrong in ((3, 4), (4,), (2,), (2, 6, 4), (5, 2, 4)):
         with pytest.raises(ValueError, match="one context row per event"):
-            expand_context(torch.zeros(wrong), (5, 2), 1, (7, 3))
+            shape(torch.zeros(wrong))
+    with pytest.raises(ValueError, match="one set per event"):
+        shape(setflow.SetBatch(torch.zeros(3, 4, 6), torch.ones(3, 4)))
+
+
+@pytest.mark.parametrize("kind", [Row, PerObject, AnotherSet])
+def test_unused_context_is_selected_away_and_comes_back_in_order(kind):
+    mask = torch.tensor([[True, False, True], [False, False, False], [True, True, True]])
+    values = torch.randn(3, 3, 2)
+    context = {
+        Row: lambda: Row(values[:, 0].clone()),
+        PerObject: lambda: PerObject(values.clone()),
+        AnotherSet: lambda: AnotherSet(values.clone(), ~mask, values[:, 0].clone()),
+    }[kind]()
+    for value in context.values:
+        value[1] = torch.nan
+    events = Events(torch.randn(3, 3, 4), mask, 2, torch.rand(3), context.selected(mask))
+    assert all(bool(value.isfinite().all()) for value in events.context.values)
+    if kind is AnotherSet:
+        assert not events.context.mask[1].any()
+    rows, slots = torch.tensor([2, 0]), torch.tensor([[2, 0], [0, 2]])
+    taken = events.taken(rows, slots, mask[rows[:, None], slots])
+    assert torch.equal(taken.x, events.x[rows[:, None], slots])
+    assert torch.equal(taken.t, events.t[rows])
+    for mine, theirs in zip(taken.context.values, events.context.values, strict=True):
+        expected = theirs[rows[:, None], slots] if kind is PerObject else theirs[rows]
+        assert torch.equal(mine, expected)
 
 
 # --- batches ---
@@ -196,65 +228,3 @@ def test_batches_that_do_not_fit_together(x, mask, c, message):
 def test_ragged_events_that_do_not_fit(events, length, message):
     with pytest.raises(ValueError, match=message):
         SetBatch.from_ragged(events, length=length)
-
-
-# --- folders by rename ---
-
-
-def test_a_folder_appears_when_it_is_complete(tmp_path):
-    target = tmp_path / "deep" / "model"
-    with new_folder(target, overwrite=False, marker="marker") as new:
-        (new / "marker").write_text("new")
-        assert not target.exists()
-    assert (target / "marker").read_text() == "new"
-    assert list(target.parent.iterdir()) == [target]
-
-
-def test_a_failure_leaves_the_old_folder(tmp_path):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "marker").write_text("old")
-
-    def stop_half_way():
-        with new_folder(target, overwrite=True, marker="marker") as new:
-            (new / "marker").write_text("new")
-            raise RuntimeError("half way")
-
-    with pytest.raises(RuntimeError, match="half way"):
-        stop_half_way()
-    assert (target / "marker").read_text() == "old"
-    assert list(tmp_path.iterdir()) == [target]
-
-
-def test_a_rename_that_fails_brings_the_old_folder_back(tmp_path, monkeypatch):
-    target = tmp_path / "model"
-    target.mkdir()
-    (target / "marker").write_text("old")
-    rename = Path.rename
-
-    def fails_for_the_new(self, to):
-        if self.name == "new":
-            raise OSError("disk on fire")
-        return rename(self, to)
-
-    monkeypatch.setattr(Path, "rename", fails_for_the_new)
-    with (
-        pytest.raises(OSError, match="on fire"),
-        new_folder(target, overwrite=True, marker="marker") as new,
-    ):
-        (new / "marker").write_text("new")
-    assert (target / "marker").read_text() == "old"
-
-
-def test_a_foreign_folder_or_file_is_never_replaced(tmp_path):
-    foreign, file = tmp_path / "foreign", tmp_path / "file"
-    foreign.mkdir()
-    (foreign / "work").touch()
-    file.touch()
-    for target in (foreign, file):
-        with (
-            pytest.raises(FileExistsError, match="not replaced"),
-            new_folder(target, overwrite=True, marker="marker"),
-        ):
-            pass
-    assert (foreign / "work").exists()

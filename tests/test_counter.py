@@ -1,10 +1,70 @@
-"""Random signs by counter: fair, independent, and a function of the event alone."""
+"""Seeds for each use, and random signs by counter, a function of the event alone."""
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import subprocess
+import sys
+
+import numpy as np
+import pytest
 import torch
 
-from setflow.random import EventSeeds, counter_normal, counter_signs
+from setflow.random import EventSeeds, counter_normal, counter_signs, derive
+
+# --- one seed for each use ---
+
+KNOWN = {
+    (0,): 942255719006415262,
+    (-1,): 9399484824691385223,
+    (2**64, "a"): 15585912008914632864,
+    (1, "training", 0): 9556515370996078678,
+}
+
+
+@pytest.mark.parametrize("keys", KNOWN, ids=str)
+def test_derived_seeds_are_those_of_every_release(keys):
+    assert derive(*keys) == KNOWN[keys]
+
+
+def test_a_derived_seed_is_the_hash_that_is_documented():
+    text = b"text" + (2).to_bytes(8, "little") + "é".encode()
+    number = b"int " + (2).to_bytes(8, "little") + (200).to_bytes(2, "little")
+    seed = b"int " + (1).to_bytes(8, "little") + (7).to_bytes(1, "little")
+    digest = hashlib.blake2b(seed + text + number, digest_size=8).digest()
+    assert derive(7, "é", 200) == int.from_bytes(digest, "little")
+
+
+def test_no_two_uses_share_a_seed():
+    """Other keys, another order, another cut between them, another kind: another seed."""
+    words = ["", "a", "b", "ab", "1", "12", 0, 1, 2, 12, -1, 255, 256, 2**63, 2**64, -(2**63)]
+    keys = [key for count in range(4) for key in itertools.product(words, repeat=count)]
+    seeds = {derive(seed, *key) for seed in (0, 1, 12) for key in keys}
+    assert len(seeds) == 3 * len(keys)
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_derived_seeds_are_spread_evenly():
+    seeds = np.array([derive(0, "event", k) for k in range(4000)], dtype=np.uint64)
+    bits = (seeds[:, None] >> np.arange(64, dtype=np.uint64)) & np.uint64(1)
+    assert np.abs(bits.mean(0) - 0.5).max() < 4.5 * 0.5 / 4000**0.5
+
+
+def test_a_derived_seed_takes_integers_of_any_kind_and_nothing_else():
+    assert derive(np.int64(3), torch.tensor(4).item()) == derive(3, 4)
+    for wrong in (1.0, None, b"a", (1, 2)):
+        with pytest.raises(TypeError):
+            derive(0, wrong)
+
+
+def test_a_derived_seed_is_the_same_in_every_process():
+    code = "from setflow.random import derive; print(derive(3, 'here and there', 4))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == derive(3, "here and there", 4)
+
+
+# --- signs ---
 
 
 def test_signs_are_fair_and_independent_of_each_other():

@@ -190,10 +190,10 @@ def test_a_context_that_is_not_finite_is_refused_where_it_is_used():
 
 
 def test_a_standard_error_is_told_by_independent_estimates_only():
-    with pytest.raises(ValueError, match="XTraceDivergence tells no standard error"):
+    with pytest.raises(ValueError, match="HutchinsonDivergence tells no standard error"):
         setflow.masked_log_prob(
             transformer(), BASE, SOLVER, torch.randn(4, 6, 2), None,
-            estimator=setflow.XTraceDivergence(8), return_standard_error=True,
+            estimator=setflow.HutchinsonDivergence(), return_standard_error=True,
         )  # fmt: skip
 
 

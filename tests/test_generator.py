@@ -165,6 +165,21 @@ def test_the_loss_is_that_of_the_field_and_of_the_numbers():
         assert list(alone) == ["flow"]
 
 
+def test_the_loss_at_noise_that_is_given():
+    flow, batch = _flow_of_numbers(), _events(torch.rand(32, 2))
+    generator = torch.Generator().manual_seed(7)
+    noise = torch.randn(batch.x.shape, generator=generator)
+    t = torch.rand(32, generator=generator)
+    expected = flow.loss(batch, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(flow.loss(batch, t=t, noise=noise), expected)
+    flow.float()
+    loss = flow.loss(batch.to(torch.float32), t=t, noise=noise)  # in float64
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="x_source has shape"):
+        flow.loss(batch, noise=noise[:, :2])
+
+
 def test_each_part_learns_from_its_own_term():
     flow, batch = _flow_of_numbers(), _events(torch.rand(32, 2))
 

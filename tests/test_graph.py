@@ -19,8 +19,8 @@ import setflow
 from each import each
 from laws import LAWS, cases, redraw, to_device
 from setflow import GraphField, SetBatch
-from setflow.fields.base import SetInputs
 from setflow.fields.graph import _neighbours
+from setflow.sets.events import Events
 from subjects import log_prob_of, loss_of, sample_of
 from test_normalisation import shrunk, total_on_the_line
 
@@ -179,8 +179,8 @@ def test_a_fixed_graph_does_not_follow_the_state():
 class HardGraph(GraphField):
     """The same field with an edge or none: what everybody else builds."""
 
-    def _edges(self, inputs: SetInputs):
-        edges = super()._edges(inputs)
+    def _edges(self, events: Events):
+        edges = super()._edges(events)
         weight = (edges.weight > 0).to(edges.weight)
         features = torch.cat([weight[..., None], edges.features[..., 1:]], -1)
         return edges._replace(weight=weight, features=features)
@@ -273,10 +273,10 @@ def test_distances_keep_their_digits_in_short_arithmetic():
     """Far from the origin, where bfloat16 cannot tell the objects apart."""
     x = 100 + torch.randn(2, 9, 3).float()
     field = GraphField(3, k=2, **SMALL).float()
-    inputs = SetInputs(x, torch.rand(2), torch.full((2,), 9.0), None, None, None, None)
-    expected = field._edges(inputs)
+    events = Events(x, None, 2, torch.rand(2))
+    expected = field._edges(events)
     with torch.autocast("cpu", torch.bfloat16):
-        got = field._edges(inputs)
+        got = field._edges(events)
     assert got.weight.dtype == torch.float32
     assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
 

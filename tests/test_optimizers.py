@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from setflow.training import Muon, orthogonalised
+from setflow.training import Muon
+from setflow.training.optimizers import orthogonalised
 
 
 @pytest.mark.parametrize("shape", [(3, 20, 20), (2, 48, 16), (2, 16, 48)])

@@ -14,8 +14,8 @@ import setflow
 from each import each
 from laws import LAWS, cases, redraw
 from setflow.sets import planning
-from setflow.sets.events import call_field
-from setflow.sets.planning import cut_by_length, planned
+from setflow.sets.events import Events, call_field
+from setflow.sets.planning import cut_by_length, planned_velocity
 from subjects import Pointwise, loss_of, sample_of
 
 
@@ -119,17 +119,29 @@ KINDS = {
 }
 
 
+def is_cut(field, mask, x=None):
+    """Whether events of such a mask are not evaluated at once, with all their slots."""
+    calls = []
+    hook = field.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape))
+    if x is None:
+        x = torch.randn(3, 6, 3) if mask is None else torch.randn(*mask.shape, 3)
+    events = Events.of(field, x, mask, t=0.5)
+    planned_velocity(field, events)(events)
+    hook.remove()
+    return calls != [x.shape]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_planned_field_gives_what_the_field_gives(kind, no_overhead):
     options, context_of = KINDS[kind]
     field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2, **options)).double()
     for name, case in cases():
         spy = Counting(field)
-        whole = planned(spy, case.mask)
-        assert whole is not spy
         c, x = context_of(case), case.x.clone().requires_grad_()
         expected = call_field(field, x, case.t, c, case.mask)
-        got = call_field(whole, x, case.t, c, case.mask)
+        spy.slots, spy.seen = 0, []
+        events = Events.of(spy, x, case.mask, t=case.t, c=c)
+        got = planned_velocity(spy, events)(events)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=name)
         gradients = [torch.autograd.grad(v.square().sum(), x)[0] for v in (got, expected)]
         torch.testing.assert_close(*gradients, rtol=0, atol=1e-10, msg=name)
@@ -171,18 +183,17 @@ class PerSlot(Pointwise):
 def test_what_may_not_be_cut_is_left_whole(no_overhead):
     mask = torch.arange(6) < torch.tensor([[1], [6], [3]])
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
-    assert planned(field, None) is field
-    assert planned(field, torch.ones(3, 6, dtype=torch.bool)) is field
-    assert planned(field, mask[:0]) is field
-    plain = PerSlot()
-    assert planned(plain, mask) is plain
+    assert not is_cut(field, None)
+    assert not is_cut(field, torch.ones(3, 6, dtype=torch.bool))
+    assert not is_cut(field, mask[:0])
+    assert not is_cut(PerSlot(), mask)
     field.holds_context = True
-    assert planned(field, mask) is field
+    assert not is_cut(field, mask)
     del field.holds_context
-    assert planned(field, mask) is not field
-    seen = []
-    torch.vmap(lambda row: (seen.append(planned(field, row) is field), row)[1])(mask)
-    assert seen == [True]
+    assert is_cut(field, mask)
+    seen, x = [], torch.randn(6, 3)
+    torch.vmap(lambda row: (seen.append(is_cut(field, row, x)), row)[1])(mask)
+    assert seen == [False]
 
 
 def test_guidance_meets_the_whole_batch_and_the_field_its_plan(no_overhead):
@@ -228,18 +239,19 @@ def test_gradients_of_each_event_pass_through_a_verb():
     assert together[case.mask].abs().max() > 1e-3
     seen = []
     with FlopCounterMode(display=False):
-        seen.append(planned(field, case.mask))
-    seen.append(planned(field, case.mask.to("meta")))
-    assert all(whole is field for whole in seen)
+        seen.append(is_cut(field, case.mask))
+    seen.append(is_cut(field.to("meta"), case.mask.to("meta"), case.x.to("meta")))
+    assert seen == [False, False]
 
 
 def test_nothing_is_moved_where_nothing_is_gained():
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
     mask = torch.ones(64, 30, dtype=torch.bool)
     mask[3, 29] = False
-    assert planned(field, mask) is field
+    assert not is_cut(field, mask)
     mask[3, 0] = False  # a hole: objects are moved together, events stay where they are
     spy = Counting(field)
     x = torch.randn(64, 30, 3)
-    call_field(planned(spy, mask), x, 0.5, None, mask)
+    events = Events.of(spy, x, mask, t=0.5)
+    planned_velocity(spy, events)(events)
     torch.testing.assert_close(spy.seen[0], x[mask])

@@ -10,9 +10,10 @@ import pytest
 import torch
 from matplotlib.text import Text
 
-from setflow import SetBatch, plots
+from setflow import SetBatch
 from setflow.physics import METRICS, distances, truth_floor
 from setflow.physics.metrics import observables
+from setflow.report import figures
 from setflow.report.figures import QUANTITIES, example_jets, jet_images, spectrum, write_plots
 
 F64 = torch.float64
@@ -51,7 +52,7 @@ def assert_legible(figure):
 @pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda q: q.name)
 def test_a_spectrum_is_labelled_and_legible(quantity):
     _, (generated, reference) = both()
-    with matplotlib.rc_context(plots._STYLE):
+    with matplotlib.rc_context(figures._STYLE):
         figure = spectrum(quantity, generated, reference, note="W1 = 1.23, floor (1.00 ± 0.20)")
         assert_legible(figure)
     top, bottom = figure.axes
@@ -97,8 +98,8 @@ def test_every_observable_is_drawn():
 @pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda q: q.name)
 def test_a_histogram_counts_everything(quantity):
     _, (_, reference) = both()
-    edges = plots._edges(quantity, reference, 200)
-    got = plots._Histogram.of(quantity, reference, edges)
+    edges = figures._edges(quantity, reference, 200)
+    got = figures._Histogram.of(quantity, reference, edges)
     values = reference.column(quantity.name)[0].numpy()
     width = np.diff(np.log10(edges) if quantity.log_x else edges)
     counts, _ = np.histogram(values, edges)
@@ -122,7 +123,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
         tilt = torch.randn(100, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
         samples.append(observables(side.x + 0.3 * tilt, side.mask))
     edges = np.linspace(-0.6, 0.6, 13)
-    many = [plots._Histogram.of(quantity, sample, edges) for sample in samples]
+    many = [figures._Histogram.of(quantity, sample, edges) for sample in samples]
     scatter = np.std([h.density for h in many], axis=0)
     claimed = np.sqrt(np.mean([h.error**2 for h in many], axis=0))
     np.testing.assert_allclose(claimed, scatter, rtol=0.3)
@@ -133,7 +134,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
 @pytest.mark.parametrize("draw", [jet_images, example_jets])
 def test_images_and_examples_are_labelled_and_legible(draw):
     (generated, reference), _ = both()
-    with matplotlib.rc_context(plots._STYLE):
+    with matplotlib.rc_context(figures._STYLE):
         figure = draw(generated, reference)
         assert_legible(figure)
     shown = " ".join(text.get_text() for text in texts(figure))
@@ -146,13 +147,13 @@ def test_images_and_examples_are_labelled_and_legible(draw):
 
 def test_an_image_holds_the_momentum_of_the_jets():
     (generated, _), _ = both()
-    image, error = plots._image(generated, np.linspace(-5, 5, 11))
+    image, error = figures._image(generated, np.linspace(-5, 5, 11))
     x = torch.nan_to_num(generated.x)
     assert image.sum() == pytest.approx((x[..., 2].sum() / len(generated)).item())
     assert image.shape == error.shape == (10, 10)
     assert np.isinf(error[image == 0]).all()
     one_sided = SetBatch(x + torch.tensor([2.0, 0.0, 0.0]), generated.mask)
-    image, _ = plots._image(one_sided, np.linspace(-5, 5, 11))
+    image, _ = figures._image(one_sided, np.linspace(-5, 5, 11))
     assert image[5:].sum() > 0.99 * image.sum()  # etarel is the first axis
 
 
@@ -177,10 +178,10 @@ def test_the_note_gives_two_digits_of_the_spread():
     _, (_, reference) = both()
     floor = truth_floor(reference, 100, 100, pairs=2, generator=torch.Generator().manual_seed(0))
     floor.mean["w1m"], floor.spread["w1m"] = 1.234e-3, 0.234e-3
-    note = plots._note("mass", {"w1m": 2.347e-3}, floor)
+    note = figures._note("mass", {"w1m": 2.347e-3}, floor)
     assert note.startswith(r"$W_1$ = 2.35 $\times\, 10^{-3}$, floor (1.23 $\pm$ 0.23)")
     floor.spread["w1m"] = 0.0
-    assert "2.347" in plots._note("mass", {"w1m": 2.347e-3}, floor)
+    assert "2.347" in figures._note("mass", {"w1m": 2.347e-3}, floor)
 
 
 def odd_samples():

@@ -11,10 +11,11 @@ import torch
 from rich.console import Console
 
 from laws import GARBAGE
-from setflow import SetBatch, plots
+from setflow import SetBatch
 from setflow.data.hdf5 import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
+from setflow.report import figures
 from setflow.report.figures import QUANTITIES
 from setflow.report.page import METRICS_FILE, compare, evaluate
 
@@ -54,7 +55,7 @@ def no_pictures(monkeypatch):
         (folder / "mass.png").write_bytes(b"picture")
         return ["mass.png"]
 
-    monkeypatch.setattr(plots, "write_plots", write_one)
+    monkeypatch.setattr(figures, "write_plots", write_one)
 
 
 def read(folder):
@@ -72,6 +73,7 @@ def text_of(table, width=80):
 
 def test_a_report_from_files_holds_the_numbers_and_the_pictures(files, tmp_path):
     generated_path, reference_path, generated, reference = files
+    (tmp_path / "deep").mkdir()
     out = tmp_path / "deep" / "report"
     result = evaluate(generated_path, reference_path, out, pairs=3, seed=5)
     held = read(out)
@@ -222,7 +224,7 @@ def test_an_existing_report_is_replaced_only_when_asked(files, tmp_path, no_pict
 def test_a_report_that_fails_leaves_the_old_one_and_no_remains(files, tmp_path, monkeypatch):
     out = tmp_path / "report"
     with monkeypatch.context() as patch:
-        patch.setattr(plots, "write_plots", lambda folder, *rest: [])
+        patch.setattr(figures, "write_plots", lambda folder, *rest: [])
         evaluate(*files[:2], out, pairs=2)
     before = sorted(path.name for path in tmp_path.iterdir())
 
@@ -230,7 +232,7 @@ def test_a_report_that_fails_leaves_the_old_one_and_no_remains(files, tmp_path, 
         (folder / "half.png").write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(plots, "write_plots", fails)
+    monkeypatch.setattr(figures, "write_plots", fails)
     for target in (out, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
             evaluate(*files[:2], target, pairs=2, overwrite=True)
@@ -285,7 +287,7 @@ def test_a_folder_that_appears_meanwhile_is_not_replaced(files, tmp_path, monkey
         make_foreign(out, "a folder of data")
         return []
 
-    monkeypatch.setattr(plots, "write_plots", slow)
+    monkeypatch.setattr(figures, "write_plots", slow)
     with pytest.raises(FileExistsError, match=r"holds no metrics\.json"):
         evaluate(*files[:2], out, pairs=2, overwrite=True)
     assert [path.name for path in out.iterdir()] == ["events.h5"]

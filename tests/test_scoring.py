@@ -22,8 +22,8 @@ import torch
 import yaml
 
 import setflow
-from setflow import scoring
 from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
+from setflow.jobs import score as scoring
 from setflow.jobs.score import score_to_hdf5
 from setflow.schema import RELATIVE_JET_UNITS
 from setflow.solvers import IntegrationError
@@ -466,7 +466,7 @@ import os, signal, sys, torch
 sys.path.insert(0, {tests!r})
 torch.set_default_dtype(torch.float64)
 import test_scoring as t
-from setflow import scoring
+from setflow.jobs import score as scoring
 scoring.BLOCK_ROWS["cpu"] = 1
 screen, blocks = scoring.screen_jets, 0
 def slow(*arguments, **options):
@@ -726,7 +726,13 @@ def test_a_file_that_appears_meanwhile_is_kept(
 
 
 def test_where_nothing_can_be_written(tmp_path: Path, data: Path) -> None:
-    refused(make_flow(), data, data / "s.h5", OSError, "Not a directory|File exists")
+    refused(
+        make_flow(),
+        data,
+        data / "s.h5",
+        NotADirectoryError,
+        r"jets\.h5 is a file, expected a folder",
+    )
     (tmp_path / "folder").mkdir()
     refused(make_flow(), data, tmp_path / "folder", FileExistsError, "exists already")
     refused(

@@ -442,3 +442,27 @@ def test_time_sampling_weighs():
 def test_bad_time_samplings_are_refused_when_they_are_built(arguments, message):
     with pytest.raises(ValueError, match=message):
         TimeSampling(**arguments)
+
+
+@pytest.mark.parametrize("density", DENSITIES)
+@pytest.mark.parametrize("shift", SHIFTS)
+def test_times_from_uniform_numbers_have_the_law_of_drawn_ones(density, shift):
+    times = TimeSampling(**DENSITIES[density], **SHIFTS[shift])
+    lengths = torch.full((N,), 40)
+    u = (torch.arange(N) + 0.5) / N
+    got = times.from_uniform(u, lengths=lengths)
+    assert got.shape == u.shape
+    assert 0 <= got.min() <= got.max() <= 1
+    drawn = times.sample((N,), lengths=lengths, generator=generator(1))
+    assert scipy.stats.kstest(drawn.numpy(), got.numpy()).pvalue > 1e-3
+
+
+def test_a_uniform_number_gives_its_event_one_time():
+    times = TimeSampling("logit_normal", shift_type="linear", base_len=0, max_len=150)
+    u, lengths = torch.rand(9, generator=generator()), torch.arange(9) * 10
+    got = times.from_uniform(u, lengths=lengths)
+    torch.testing.assert_close(times.from_uniform(u[3:5], lengths=lengths[3:5]), got[3:5])
+    torch.testing.assert_close(times.from_uniform(u[:1], lengths=0), got[:1])
+    assert TimeSampling().from_uniform(u) is u
+    with pytest.raises(ValueError, match="depends on the number of real objects"):
+        times.from_uniform(u)

@@ -7,9 +7,12 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 import yaml
+from torch.utils.data import DataLoader
 
 import setflow
 from setflow import SetBatch
@@ -23,11 +26,13 @@ SAMPLE = str(Path(__file__).resolve().parents[1] / "datasets/pythia-top/heldout.
 
 
 def test_both_jets_of_an_event_fall_on_the_same_side():
-    data = SetDataModule(SAMPLE, max_objects=5, val_fraction=0.2, conditions=["pt"])
+    data = SetDataModule(SAMPLE, max_objects=5, val_fraction=0.2, conditions=["pt", "mass"])
     train, val = data.train_events, data._val
     jets = read_jets(SAMPLE, max_objects=5)
-    event_of = dict(zip(jets.jets[:, 0].tolist(), jets.event_number.tolist(), strict=True))
-    sides = [{event_of[pt] for pt in side.c[:, 0].tolist()} for side in (train, val)]
+    known = zip(jets.context(["pt", "mass"]).tolist(), jets.event_number.tolist(), strict=True)
+    event_of = {tuple(jet): event for jet, event in known}
+    assert len(event_of) == len(jets)
+    sides = [{event_of[tuple(jet)] for jet in side.c.tolist()} for side in (train, val)]
     assert not sides[0] & sides[1]
     assert len(train) + len(val) == len(jets)
     assert len(val) == pytest.approx(0.2 * len(jets), rel=0.1)
@@ -36,8 +41,113 @@ def test_both_jets_of_an_event_fall_on_the_same_side():
 def test_an_epoch_holds_every_training_jet_once():
     data = SetDataModule(SAMPLE, max_objects=5, batch_size=64, conditions=["pt"])
     data.setup("fit")
-    seen = torch.cat([batch.c[:, 0] for batch in data.train_dataloader()])
-    assert torch.equal(seen.sort().values, data.train_events.c[:, 0].sort().values)
+    batches = list(data.train_dataloader())
+    seen = torch.cat([batch.events.c[:, 0] for batch in batches])
+    place = torch.cat([batch.place for batch in batches])
+    assert torch.equal(place.sort().values, torch.arange(len(data.train_events)))
+    assert torch.equal(seen, data.train_events.c[place, 0])
+
+
+# --- the noise of an event is its own ---
+
+
+class Noted(setflow.SetFlow):
+    """Notes the time and the noise of each event, by its pT and mass."""
+
+    def __init__(self):
+        field = setflow.TransformerField(3, hidden=8, layers=1, heads=1, condition_dim=2)
+        super().__init__(field.float(), conditions=["pt", "mass"])
+        self.noted = {}
+
+    def loss_terms(self, batch, *, t, times, noise):
+        for jet, *seen in zip(batch.c.tolist(), t.tolist(), batch.lengths, noise, strict=True):
+            assert tuple(jet) not in self.noted, "once an epoch"
+            self.noted[tuple(jet)] = (seen[0], seen[2][: seen[1]].clone())
+        return {"flow": self.field.out.weight.sum()}
+
+
+def noise_of(*, epoch=0, workers=0, ranks=1, stage="training", times=None, **options):
+    """The noise and the time of each event of an epoch, which `ranks` processes share."""
+    data = SetDataModule(
+        SAMPLE, max_objects=6, conditions=["pt", "mass"], val_fraction=0.9, **options
+    )
+    data.setup("fit")
+    flow = Noted()
+    module = FlowMatchingModule(flow, times=times)
+    loader = data.train_dataloader() if stage == "training" else data.val_dataloader()
+    loader.sampler.set_epoch(epoch)
+    loader = DataLoader(
+        loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=workers
+    )
+    for rank in range(ranks):
+        module.trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        module.log = module.log_dict = lambda *_, **__: None
+        for index, batch in enumerate(loader):
+            if index % ranks == rank:
+                getattr(module, f"{stage}_step")(batch, index // ranks)
+        loader.sampler.set_epoch(epoch)
+    return flow.noted
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for jet, (t, noise) in one.items():
+        assert t == other[jet][0]
+        assert torch.equal(noise, other[jet][1])
+
+
+@pytest.mark.parametrize("stage", ["training", "validation"])
+def test_the_noise_of_an_event_depends_on_neither_batch_nor_process(stage):
+    torch.manual_seed(3)
+    expected = noise_of(stage=stage)
+    assert len(expected) > 400
+    for other in ({"batch_size": 64}, {"batch_size": 7}, {"workers": 2}, {"ranks": 3}):
+        assert_same(noise_of(stage=stage, **other), expected)
+
+
+def test_the_noise_of_training_is_normal_and_its_times_are_uniform():
+    seen = noise_of().values()
+    noise = torch.cat([noise.flatten() for _, noise in seen])
+    assert scipy.stats.kstest(noise.numpy(), "norm").pvalue > 1e-3
+    assert scipy.stats.kstest([t for t, _ in seen], "uniform").pvalue > 1e-3
+    times = setflow.TimeSampling(shift_type="constant", constant=50.0)
+    assert np.median([t for t, _ in noise_of(times=times).values()]) > 0.9
+
+
+def test_other_epochs_and_other_seeds_have_other_noise():
+    torch.manual_seed(3)
+    first, second = noise_of(), noise_of(epoch=1)
+    torch.manual_seed(4)
+    other = noise_of()
+    assert first.keys() == second.keys() == other.keys()
+    for one, two in ((first, second), (first, other)):
+        assert all(t != two[jet][0] for jet, (t, _) in one.items())
+        a, b = (torch.cat([seen[jet][1].flatten() for jet in first]) for seen in (one, two))
+        assert abs((a * b).mean()) < 4 / len(a) ** 0.5
+
+
+def test_every_validation_has_the_same_noise():
+    torch.manual_seed(3)
+    first = noise_of(stage="validation")
+    torch.manual_seed(4)
+    assert_same(noise_of(stage="validation", epoch=5), first)
+
+
+def test_batches_that_tell_no_places_are_trained_on_too():
+    """A plain `SetBatch` of a loader of one's own: noise of its own for each batch and process."""
+    jets = read_jets(SAMPLE, stop=8, max_objects=6)
+    batch = SetBatch(jets.particles.x, jets.particles.mask, jets.context(["pt", "mass"]))
+    seen = []
+    for index, rank in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        flow = Noted()
+        module = FlowMatchingModule(flow)
+        module.trainer = SimpleNamespace(current_epoch=0, global_rank=rank)
+        module.log = module.log_dict = lambda *_, **__: None
+        module.training_step(batch, index)
+        seen.append(tuple(t for t, _ in flow.noted.values()))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+    assert len(set(seen[0])) == 8
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0])
@@ -265,3 +375,14 @@ def test_a_model_without_a_trained_p_of_n_logs_the_field_alone(options):
     (row,) = (row for row in _metrics("field") if "val_loss" in row)
     assert row["val_loss"] == row["val_flow_loss"]
     assert not any("cardinality" in name for row in _metrics("field") for name in row)
+
+
+def test_one_process_of_several_writes_the_model(tmp_path):
+    module = FlowMatchingModule(
+        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    )
+    exporter = ExportBestModel(tmp_path / "run")
+    for first in (False, True):
+        module.trainer = SimpleNamespace(is_global_zero=first)
+        assert exporter.finish(module) == tmp_path / "run" / "model"
+        assert (tmp_path / "run" / "model").is_dir() == first

@@ -12,6 +12,7 @@ from torch import nn
 import setflow
 from laws import redraw
 from setflow.fields import PairFeatures
+from setflow.fields.transformer import _allowed
 
 
 def four_vectors(y, phi, pt):
@@ -255,3 +256,10 @@ def test_a_context_set_that_does_not_fit_is_refused(field, state):
         setflow.masked_fm_loss(field, x, torch.randn_like(x), mask, c=image)
     with pytest.raises(ValueError, match="one context row per event"):
         setflow.masked_fm_loss(field, x, torch.randn_like(x), mask, c=_context(lead=(5,)))
+
+
+def test_the_compiler_takes_the_allowed_kernels_as_constant():
+    """The mark is that of torch, whose own function would import the compiler at once."""
+    marked = torch.compiler.assume_constant_result(lambda: None)
+    assert vars(marked)
+    assert vars(_allowed) == vars(marked)

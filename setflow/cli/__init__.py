@@ -1,26 +1,29 @@
-"""The command line: the roof, the only place that parses, prints and exits."""
+"""The command line: the roof, the only place that parses, prints and exits.
+
+Help, the version and errors about arguments need neither torch nor what is built on it: here stand
+the names of what can be chosen, and what they mean is imported when a command runs.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser, Namespace
 from yaml import YAMLError
 
 import setflow
-from setflow import solvers
-from setflow.divergence import DivergenceEstimator
-from setflow.sets.protocols import Solver
+from setflow.files import check_target
+
+if TYPE_CHECKING:
+    from setflow.divergence import DivergenceEstimator
+    from setflow.sets.protocols import Solver
 
 __all__ = ["main"]
 
-_SOLVERS = {
-    "euler": solvers.Euler,
-    "midpoint": solvers.Midpoint,
-    "heun": solvers.Heun,
-    "rk4": solvers.RK4,
-}
+_SOLVERS = {"euler": "Euler", "midpoint": "Midpoint", "heun": "Heun", "rk4": "RK4"}
+_PROBES, _STEPS = 8, 50
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -47,7 +50,7 @@ def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="setflow",
         description="Flow matching for sets of variable size: train, sample and evaluate jets.",
-        version=f"setflow {setflow.__version__}",
+        version=setflow.__version__,
     )
     commands = parser.add_subcommands(dest="command", metavar="COMMAND")
     fit = ArgumentParser(description="Train a model; setflow fit --help lists the options.")
@@ -61,7 +64,7 @@ def _parser() -> ArgumentParser:
         "--like", help="a file whose jets give the number of particles (default: the model's p(N))"
     )
     sample.add_argument("--solver", default="midpoint", choices=tuple(_SOLVERS))
-    sample.add_argument("--steps", type=int, default=50, help="the number of solver steps")
+    sample.add_argument("--steps", type=int, default=_STEPS, help="the number of solver steps")
     sample.add_argument("--seed", type=int, default=0)
     _add_device(sample)
     _add_force(sample)
@@ -139,7 +142,13 @@ def _add_force(parser: ArgumentParser) -> None:
 
 
 def _solver(name: str, steps: int) -> Solver:
-    return _SOLVERS[name](steps=steps)
+    solver: Solver = getattr(setflow, _SOLVERS[name])(steps=steps)
+    return solver
+
+
+def _check_device(name: str) -> None:
+    if name != "auto" and name.split(":")[0] not in ("cpu", "cuda"):
+        raise ValueError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:<number>")
 
 
 def _device(name: str) -> str:
@@ -147,19 +156,20 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:<number>")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device is {name!r}, but torch finds no CUDA device here; use cpu")
     return name
 
 
 def _sample(config: Namespace) -> None:
+    _check_device(config.device)
+    if config.events is None and config.like is None:
+        raise ValueError("say how many jets to sample, with --events or with --like")
+    check_target(config.out, overwrite=config.force)
     from setflow.jobs.sample import sample_to_hdf5
 
-    flow = setflow.SetFlow.load(config.model, device=_device(config.device))
     path = sample_to_hdf5(
-        flow,
+        setflow.SetFlow.load(config.model, device=_device(config.device)),
         config.out,
         events=config.events,
         like=config.like,
@@ -171,15 +181,20 @@ def _sample(config: Namespace) -> None:
 
 
 def _score(config: Namespace) -> None:
+    _check_device(config.device)
+    if config.estimator == "exact" and config.probes is not None:
+        raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
+    if config.solver != "dopri5" and config.rtol is not None:
+        raise ValueError(f"{config.solver} has no tolerance; add --solver dopri5")
+    check_target(config.out, overwrite=config.force)
     from setflow.jobs.score import score_to_hdf5
 
-    estimator, solver = _estimator(config), _score_solver(config)
     path = score_to_hdf5(
         setflow.SetFlow.load(config.model, device=_device(config.device)),
         config.data,
         config.out,
-        estimator=estimator,
-        solver=solver,
+        estimator=_estimator(config),
+        solver=_score_solver(config),
         events=config.events,
         seed=config.seed,
         overwrite=config.force,
@@ -188,27 +203,24 @@ def _score(config: Namespace) -> None:
 
 
 def _estimator(config: Namespace) -> DivergenceEstimator:
-    if config.estimator == "hutchinson":
-        probes = 8 if config.probes is None else config.probes
-        fixed = config.solver in _SOLVERS  # then new probes cost nothing and are worth many
-        return setflow.HutchinsonDivergence("rademacher", probes, renew=fixed)
-    if config.probes is not None:
-        raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
-    return setflow.ExactDivergence()
+    if config.estimator == "exact":
+        return setflow.ExactDivergence()
+    probes = _PROBES if config.probes is None else config.probes
+    fixed = config.solver in _SOLVERS  # then new probes cost nothing and are worth many
+    return setflow.HutchinsonDivergence("rademacher", probes, renew=fixed)
 
 
 def _score_solver(config: Namespace) -> Solver:
-    if config.solver == "dopri5":
-        # two evaluations choose the first step, and each step takes six
-        limit = {} if config.steps is None else {"max_nfe": 2 + 6 * config.steps}
-        tolerance = () if config.rtol is None else (config.rtol, config.rtol / 10)
-        return solvers.Dopri5(*tolerance, **limit)
-    if config.rtol is not None:
-        raise ValueError(f"{config.solver} has no tolerance; add --solver dopri5")
-    return _solver(config.solver, 50 if config.steps is None else config.steps)
+    if config.solver != "dopri5":
+        return _solver(config.solver, _STEPS if config.steps is None else config.steps)
+    # two evaluations choose the first step, and each step takes six
+    limit = {} if config.steps is None else {"max_nfe": 2 + 6 * config.steps}
+    tolerance = () if config.rtol is None else (config.rtol, config.rtol / 10)
+    return setflow.Dopri5(*tolerance, **limit)
 
 
 def _evaluate(config: Namespace) -> None:
+    check_target(config.out, overwrite=config.force)
     from rich.console import Console
 
     from setflow.report.page import evaluate
@@ -226,9 +238,10 @@ def _evaluate(config: Namespace) -> None:
 
 
 def _dataset(config: Namespace) -> None:
+    make = config.make
+    check_target(make.out, overwrite=make.force)
     from setflow.data.recipes import make_dataset
 
-    make = config.make
     make_dataset(
         make.folder,
         jets=make.jets,

@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, Rich
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from setflow.files import refuse_existing
+from setflow.files import check_target, write_text
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
@@ -152,7 +152,8 @@ class _FitCLI(LightningCLI):
                 f"the run is named {name!r}, expected letters, digits and . + - _: a name, no path"
             )
         if checkpoint is None:
-            refuse_existing(self.folder, overwrite=self.config.force)
+            runs = self.folder.parent
+            check_target(self.folder if runs.exists() else runs, overwrite=self.config.force)
         elif not checkpoint.is_file():
             raise FileNotFoundError(
                 f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
@@ -209,4 +210,4 @@ class _SaveConfig(SaveConfigCallback):
         for order in ("resume", "force"):  # for this run, not for who trains from its file
             config.pop(order)
         text = self.parser.dump(config, skip_unset=False)
-        (folder / "config.yaml").write_text(text)
+        write_text(folder / "config.yaml", text)

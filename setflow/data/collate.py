@@ -8,13 +8,13 @@ step, and shuffling before and after keeps that random.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from setflow.random import derive
 from setflow.sets.batch import SetBatch
 
 __all__ = ["LengthBatchSampler", "SetDataset", "pad_collate"]
@@ -140,8 +140,7 @@ class LengthBatchSampler(Sampler[list[int]]):
     def _batches(self, epoch: int) -> list[list[int]]:
         n = len(self._lengths)
         generator = torch.Generator()
-        digest = hashlib.sha256(f"{self.seed} {epoch}".encode()).digest()
-        generator.manual_seed(int.from_bytes(digest[:7], "big"))
+        generator.manual_seed(derive(self.seed, "order of the events", epoch))
         order = torch.randperm(n, generator=generator) if self.shuffle else torch.arange(n)
         if self.drop_last:
             order = order[: n - n % self.batch_size]

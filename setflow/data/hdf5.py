@@ -7,10 +7,9 @@ hold the first two and no attributes, open as they are.
 
 Reading believes nothing: a value that cannot be is an error that names file, row and column, or,
 for those who need every row in its place, a row left empty with its reason. What stands in a padded
-slot is not looked at and becomes zero. Writing goes to a temporary file beside
-the target, which takes the target's name only once it is whole and on disk: the target is the old
-file or the new one, never half of one. The same content gives the same bytes, however it was cut
-into calls of `write`.
+slot is not looked at and becomes zero. A file that is written
+appears whole (`setflow.files`), and the same content gives the same bytes, however it was cut into
+calls of `write`.
 """
 
 from __future__ import annotations
@@ -18,9 +17,8 @@ from __future__ import annotations
 import difflib
 import math
 import os
-import secrets
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.files import refuse_existing, sync
+from setflow.files import NewFile
 from setflow.physics.kinematics import delta_phi
 from setflow.schema import (
     DATASETS,
@@ -328,7 +326,7 @@ class JetWriter:
     written is removed, and a file that stood there before stays as it was.
 
     Arguments:
-        path: the file to write; its folder is created.
+        path: the file to write; its folder must exist.
         objects: the number of slots `N` of the file.
         overwrite: replace the file if it exists.
         jet_units: the unit of each jet feature; `RELATIVE_JET_UNITS` if the jet pT is not known.
@@ -338,7 +336,8 @@ class JetWriter:
         compression: the gzip level, 0 (none) to 9.
 
     Raises:
-        FileExistsError: at once, if the file exists and `overwrite` is False.
+        OSError: at once, if the file exists and `overwrite` is False, or its folder does not exist
+            or cannot be written to.
         ValueError: if an argument is out of range.
 
     >>> import tempfile
@@ -362,10 +361,9 @@ class JetWriter:
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
     ) -> None:
-        self._path = Path(path)
-        self._objects, self._overwrite, self._jet_units = objects, overwrite, tuple(jet_units)
+        self._objects, self._jet_units = objects, tuple(jet_units)
         self._compression, self._attributes = compression, dict(attributes or {})
-        refuse_existing(self._path, overwrite=self._overwrite)
+        self._output = NewFile(path, overwrite=overwrite)
         if objects < 1:
             raise ValueError(f"objects is {objects}, expected at least one slot a jet")
         if not 0 <= compression <= 9:
@@ -383,7 +381,7 @@ class JetWriter:
         self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
         self._n = self._n_waiting = 0
         self._file: Any = None
-        self._temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(6)}.part")
+        self._open = ExitStack()
 
     @property
     def n(self) -> int:
@@ -391,13 +389,12 @@ class JetWriter:
         return self._n + self._n_waiting
 
     def __enter__(self) -> JetWriter:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(self._temporary, "x")
-        try:
+        with ExitStack() as stack:  # on the way out: the rest is written, the file closed, renamed
+            part = stack.enter_context(self._output)
+            self._file = stack.enter_context(h5py.File(part, "w", locking=False))
+            stack.push(self._finish)
             self._create()
-        except BaseException:
-            self._discard()
-            raise
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
@@ -406,23 +403,21 @@ class JetWriter:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is not None:
-            self._discard()
-            return
         try:
+            self._open.__exit__(kind, error, traceback)
+        finally:
+            self._file = None
+
+    def _finish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
             self._flush(everything=True)
             self._file.attrs["n"] = np.int64(self._n)
             self._file.attrs["complete"] = True
-            self._file.flush()
-            self._file.close()
-            sync(self._temporary)
-            refuse_existing(self._path, overwrite=self._overwrite)
-            os.replace(self._temporary, self._path)
-        except BaseException:
-            self._discard()
-            raise
-        self._file = None
-        sync(self._path.parent)
 
     def write(
         self,
@@ -543,12 +538,6 @@ class JetWriter:
             self._n += last - first
         self._waiting = {key: [joined[key][whole:]] for key in self._keys}
         self._n_waiting -= whole
-
-    def _discard(self) -> None:
-        with suppress(Exception):
-            self._file.close()
-        self._file = None
-        self._temporary.unlink(missing_ok=True)
 
 
 def _chunk_rows(objects: int) -> int:

@@ -172,7 +172,7 @@ def make_dataset(
         The path of the file.
 
     Raises:
-        FileExistsError: at once, if `out` exists and `overwrite` is False.
+        OSError: at once, if `out` exists and `overwrite` is False, or cannot be written.
         ImportError: if Pythia or FastJet is not installed.
         RuntimeError: if Pythia does not start, or no jet of a block passes the cuts.
         ValueError: if the recipe or an argument is wrong.

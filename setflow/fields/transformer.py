@@ -275,7 +275,6 @@ def _attention_backends(on_cuda: bool) -> AbstractContextManager[None]:
     return sdpa_kernel(kept) if kept else nullcontext()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _allowed() -> tuple[bool, bool, bool]:
     """Return whether the caller allows flash, memory-efficient and plain attention.
 
@@ -283,3 +282,7 @@ def _allowed() -> tuple[bool, bool, bool]:
     """
     cuda: Any = torch.backends.cuda  # its functions carry no types
     return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()
+
+
+# what `torch.compiler.assume_constant_result` does; calling it would import the whole compiler
+_allowed._dynamo_marked_constant = True  # type: ignore[attr-defined]

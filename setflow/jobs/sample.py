@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from setflow.data.hdf5 import JetWriter, read_jets
+from setflow.files import check_target
 from setflow.model.model import SetFlow
 from setflow.physics.kinematics import jet_features
 from setflow.progress import counting_bar
@@ -36,7 +37,7 @@ def sample_to_hdf5(
 
     Arguments:
         flow: the model; its features must be those of the layout.
-        out: the file to write.
+        out: the file to write; its folder must exist.
         events: the number of jets; None takes as many as `like` holds.
         like: a file whose jets give cardinality and context, in order; None draws the cardinality
             from the model's p(N), which a model with conditions does not allow.
@@ -49,11 +50,11 @@ def sample_to_hdf5(
         The path of the file. Mass and pT stand in units of the jet pT, as the file says.
 
     Raises:
-        FileExistsError: if the file exists and may not be replaced.
+        OSError: if the file exists and may not be replaced, or cannot be written.
         ValueError: if the model and the layout do not fit, `like` has too few jets, or neither
             `events` nor `like` is given.
     """
-    out = Path(out)
+    out = check_target(out, overwrite=overwrite)
     columns = tuple(column.name for column in PARTICLE_FEATURES[:-1])
     if flow.features != columns:
         raise ValueError(

@@ -13,10 +13,9 @@ Row k of the output is row k of the data. A row that cannot be scored holds NaN 
 others are neither shifted nor changed, since the probes of an estimated divergence depend on
 (seed, row, rank among the real particles, feature) only.
 
-Rows go block by block into `<name>.part` beside the target: the values first, then the number of
-rows that are done. Its datasets have their full size from the beginning, so that a kill finds no
-structure half changed. It takes the target's name when it is complete; until then the same call
-goes on behind the last block that is done.
+Rows go block by block into a part that can be continued (`setflow.files`): the values first, then
+the number of rows that are done. Its datasets have their full size from the beginning, so that a
+kill finds no structure half changed. The same call goes on behind the last block that is done.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -41,7 +40,7 @@ from torch import Tensor
 from setflow.data.hdf5 import read_header, read_jets, screen_jets
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
-from setflow.files import file_sha256, refuse_existing, sync
+from setflow.files import NewFile, file_sha256
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES, names
@@ -117,10 +116,7 @@ def score_to_hdf5(
     ...         file["log_prob"].shape, file["n_objects"][:].tolist()
     ((2,), [5, 2])
     """
-    data, out = Path(data), Path(out)
-    refuse_existing(out, overwrite=overwrite)
-    if out.is_dir():
-        raise IsADirectoryError(f"{out} is a folder, expected the name of a file to write")
+    data, out = Path(data), NewFile(out, overwrite=overwrite).path  # raises if it cannot be written
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")
@@ -306,10 +302,10 @@ def _described(thing: object) -> str:
 
 
 class _ScoreFile:
-    """The output: begun or continued as `<name>.part`, and renamed once it is complete.
+    """The output: begun or continued, and renamed once it is complete.
 
     Arguments:
-        path: the file to write; its folder is created.
+        path: the file to write.
         n: the number of rows.
         columns: the datasets by name.
         how: what the scores depend on; a file is continued only if all of it is the same.
@@ -330,19 +326,20 @@ class _ScoreFile:
         *,
         overwrite: bool,
     ) -> None:
-        self._path, self._n, self._columns, self._how = path, n, dict(columns), dict(how)
-        self._overwrite = overwrite
-        self._partial = path.with_name(f"{path.name}.part")
+        self._n, self._columns, self._how = n, dict(columns), dict(how)
+        self._output = NewFile(path, overwrite=overwrite, begin=self._begin)
+        self._open = ExitStack()
         self._file: Any = None
         self.done = 0
 
     def __enter__(self) -> _ScoreFile:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        if self._overwrite:
-            self._discard()
-        if not self._partial.exists():
-            self._begin()
-        self._file, self.done = self._continue()
+        with ExitStack() as stack:
+            part = stack.enter_context(self._output)
+            self._file, self.done = self._continue(part)
+            stack.enter_context(self._file)
+            stack.push(self._finish)
+            self._output.keep = self.done > 0  # else nothing is lost
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
@@ -351,12 +348,16 @@ class _ScoreFile:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._open.__exit__(kind, error, traceback)
+
+    def _finish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if kind is None:
-            self._publish()
-            return
-        self._file.close()
-        if self.done == 0:
-            self._partial.unlink(missing_ok=True)  # nothing is lost
+            self._file.attrs.modify("complete", True)
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Write the next rows, one array for each column; they are on disk when it returns."""
@@ -366,41 +367,32 @@ class _ScoreFile:
         self._sync()
         self._file.attrs.modify("n", np.int64(stop))  # in its place: the structure stays
         self._file.flush()
-        self.done = stop
+        self.done, self._output.keep = stop, True
 
-    def _begin(self) -> None:
-        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(6)}.part")
-        try:
-            with h5py.File(temporary, "x") as file:
-                for name, value in {"layout": "scores", **self._how}.items():
-                    file.attrs[name] = value
-                file.attrs["n"] = np.int64(0)
-                file.attrs["complete"] = False
-                for name, column in self._columns.items():
-                    early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                    early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                    dataset = file.create_dataset(
-                        name,
-                        shape=(self._n,),
-                        dtype=column.dtype,
-                        fillvalue=column.fill,
-                        track_times=False,
-                        dcpl=early,
-                    )
-                    dataset.attrs["unit"] = column.unit
-                    dataset.attrs["meaning"] = column.meaning
-            sync(temporary)
-            os.replace(temporary, self._partial)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+    def _begin(self, part: Path) -> None:
+        with h5py.File(part, "w", locking=False) as file:
+            for name, value in {"layout": "scores", **self._how}.items():
+                file.attrs[name] = value
+            file.attrs["n"] = np.int64(0)
+            file.attrs["complete"] = False
+            for name, column in self._columns.items():
+                early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+                early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+                dataset = file.create_dataset(
+                    name,
+                    shape=(self._n,),
+                    dtype=column.dtype,
+                    fillvalue=column.fill,
+                    track_times=False,
+                    dcpl=early,
+                )
+                dataset.attrs["unit"] = column.unit
+                dataset.attrs["meaning"] = column.meaning
 
-    def _continue(self) -> tuple[Any, int]:
+    def _continue(self, part: Path) -> tuple[Any, int]:
         """Return the file that is begun, and how many of its rows are done."""
         try:
-            file = h5py.File(self._partial, "r+")
-        except BlockingIOError as error:
-            raise self._in_use() from error
+            file = h5py.File(part, "r+", locking=False)
         except OSError as error:
             raise self._damaged(str(error)) from error
         try:
@@ -426,39 +418,16 @@ class _ScoreFile:
         ]
         if differences:
             raise ValueError(
-                f"{self._partial} was begun otherwise: {'; '.join(differences)}. Call as it was "
-                f"begun, choose another name, or {_ANEW}"
+                f"{self._output.part} was begun otherwise: {'; '.join(differences)}. Call as it "
+                f"was begun, choose another name, or {_ANEW}"
             )
-
-    def _publish(self) -> None:
-        self._file.attrs.modify("complete", True)
-        self._sync()
-        mine = os.fstat(self._file.id.get_vfd_handle())
-        self._file.close()
-        refuse_existing(self._path, overwrite=self._overwrite)
-        if not os.path.samestat(mine, os.stat(self._partial)):
-            raise self._in_use()  # and has replaced it
-        os.replace(self._partial, self._path)
-        sync(self._path.parent)
-
-    def _discard(self) -> None:
-        try:
-            h5py.File(self._partial, "r+").close()
-        except BlockingIOError as error:
-            raise self._in_use() from error
-        except OSError:  # there is none, or it is damaged
-            pass
-        self._partial.unlink(missing_ok=True)
 
     def _sync(self) -> None:
         self._file.flush()
         os.fsync(self._file.id.get_vfd_handle())
 
     def _damaged(self, why: str) -> OSError:
-        return OSError(f"{self._partial} cannot be continued, it is damaged ({why}); {_ANEW}")
-
-    def _in_use(self) -> OSError:
-        return OSError(f"{self._partial} is in use by another process; wait for its end")
+        return OSError(f"{self._output.part} cannot be continued, it is damaged ({why}); {_ANEW}")
 
 
 def _short(value: object) -> str:

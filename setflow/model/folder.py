@@ -32,7 +32,7 @@ from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
-from setflow.files import new_folder
+from setflow.files import NewFolder
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.timesteps import TimeSampling
@@ -267,12 +267,12 @@ def write_folder(
     """Write a model folder, which appears when it is complete.
 
     Raises:
-        FileExistsError: if it exists and may not be replaced.
+        OSError: if it exists and may not be replaced, or cannot be written where it is to be.
     """
     import yaml
     from safetensors.torch import save_file
 
-    with new_folder(folder, overwrite=overwrite, marker=_MANIFEST) as new:
+    with NewFolder(folder, overwrite=overwrite, marker=_MANIFEST) as new:
         (new / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False))
         tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
         save_file(tensors, new / _WEIGHTS)

@@ -171,6 +171,7 @@ class SetFlow(nn.Module):
         *,
         t: Tensor | None = None,
         times: TimeSampling | None = None,
+        noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the training loss of physical events, a scalar: the sum of `loss_terms`.
@@ -180,12 +181,14 @@ class SetFlow(nn.Module):
                 conditions.
             t: times with shape `(B,)`; None draws them.
             times: the density of the times and their weight; None takes uniform times, no weight.
-            generator: the random generator for noise and times.
+            noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
+                it.
+            generator: the random generator for noise and times that are not given.
 
         Raises:
             ValueError: as `loss_terms`.
         """
-        terms = self.loss_terms(batch, t=t, times=times, generator=generator)
+        terms = self.loss_terms(batch, t=t, times=times, noise=noise, generator=generator)
         return torch.stack(list(terms.values())).sum()
 
     def loss_terms(
@@ -194,6 +197,7 @@ class SetFlow(nn.Module):
         *,
         t: Tensor | None = None,
         times: TimeSampling | None = None,
+        noise: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms of the training loss by name, each a scalar; the arguments of `loss`.
@@ -214,9 +218,10 @@ class SetFlow(nn.Module):
             log_p = self.cardinality.log_prob(batch.lengths, c)
         z = self.scaler(batch.x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
-        noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
+        if noise is None:
+            noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         flow = masked_fm_loss(
-            self.field, z, noise, batch.mask, t, c, path=self.path, times=times,
+            self.field, z, noise.to(z), batch.mask, t, c, path=self.path, times=times,
             generator=generator,
         )  # fmt: skip
         if log_p is None:

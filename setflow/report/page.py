@@ -27,7 +27,7 @@ from rich import box
 from rich.table import Table
 
 from setflow.data.hdf5 import read_jets
-from setflow.files import new_folder, refuse_existing
+from setflow.files import NewFolder, check_target
 from setflow.physics.kinematics import hardest_first
 from setflow.physics.metrics import (
     METRICS,
@@ -306,7 +306,7 @@ def compare(
         return report
     from setflow.report.figures import write_plots  # numbers alone need no mplhep
 
-    with new_folder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
+    with NewFolder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
         pictures = write_plots(folder, model, compared, of_model, of_truth, values, floor)
         report = replace(report, pictures=tuple(pictures))
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
@@ -324,10 +324,11 @@ def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
     Raises:
         FileExistsError: if it exists and `overwrite` is False, or if it is anything but an empty
             folder or a report, that is `metrics.json` with pictures and nothing else.
+        OSError: if its own folder does not exist or cannot be written to.
     """
     target = Path(out).resolve()
     if not target.exists():
-        return target
+        return check_target(target, overwrite=overwrite)
     if not target.is_dir():
         raise FileExistsError(f"{target} is a file, expected a folder that does not exist yet")
     entries = sorted(target.iterdir())
@@ -341,5 +342,4 @@ def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
         raise FileExistsError(
             f"{target} {reason}, so it is no report and will not be replaced; choose another folder"
         )
-    refuse_existing(target, overwrite=overwrite)
-    return target
+    return check_target(target, overwrite=overwrite)

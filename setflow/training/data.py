@@ -3,17 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import JetSample, read_jets
+from setflow.random import derive
 from setflow.sets.batch import SetBatch
 
-__all__ = ["SetDataModule"]
+__all__ = ["PlacedBatch", "PlacedDataset", "SetDataModule"]
+
+
+class PlacedBatch(NamedTuple):
+    """Events with their places: what their noise in training depends on, whatever batch it is.
+
+    Attributes:
+        events: the events.
+        place: the number of each event, int64, with shape `(B,)`: its row among the events of the
+            epoch as they stand in memory, before they are shuffled.
+    """
+
+    events: SetBatch
+    place: Tensor
+
+
+class PlacedDataset(Dataset[PlacedBatch]):
+    """A data set of sets in memory whose batches tell the places of their events.
+
+    Arguments:
+        data: the data set, which is read a whole batch at a time.
+
+    >>> data = SetDataset(SetBatch(torch.zeros(10, 5, 3), torch.ones(10, 5)))
+    >>> PlacedDataset(data)[[7, 3]].place
+    tensor([7, 3])
+    """
+
+    def __init__(self, data: SetDataset) -> None:
+        self._data = data
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __getitem__(self, index: int | list[int]) -> PlacedBatch:
+        """Return the event `index` as a batch of one, or the events of a list as one batch."""
+        place = torch.tensor([index] if isinstance(index, int) else index)
+        return PlacedBatch(self._data[index], place)
 
 
 class SetDataModule(LightningDataModule):
@@ -27,7 +65,7 @@ class SetDataModule(LightningDataModule):
         batch_size: the number of jets in a batch.
         val_fraction: the fraction that is set aside if there is no validation file.
         conditions: the jet features that the model is conditioned on, in its order.
-        seed: the seed of that split and of the order of the batches.
+        seed: the seed of that split and of the order of the events.
     """
 
     def __init__(
@@ -80,19 +118,19 @@ class SetDataModule(LightningDataModule):
         context = sample.context(self.conditions) if self.conditions else None
         return SetBatch(sample.particles.x, sample.particles.mask, context)
 
-    def train_dataloader(self) -> DataLoader[SetBatch]:
+    def train_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._train, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader[SetBatch]:
+    def val_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._val, shuffle=False)
 
-    def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[SetBatch]:
+    def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[PlacedBatch]:
         assert events is not None
         # random batches: the loss itself evaluates like lengths together
         sampler = LengthBatchSampler(
             events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed, window=1
         )
-        return DataLoader(SetDataset(events), sampler=sampler, batch_size=None)
+        return DataLoader(PlacedDataset(SetDataset(events)), sampler=sampler, batch_size=None)
 
 
 def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
@@ -102,7 +140,8 @@ def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
     if number is not None:
         event = torch.unique(number, return_inverse=True)[1]
     events = int(event.max()) + 1 if len(sample) else 0
-    order = torch.randperm(events, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(derive(seed, "events held out"))
+    order = torch.randperm(events, generator=generator)
     held = torch.zeros(events, dtype=torch.bool)
     held[order[: round(fraction * events)]] = True
     return held[event]

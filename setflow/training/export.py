@@ -53,12 +53,19 @@ class ExportBestModel(ModelCheckpoint):
     def finish(self, module: LightningModule) -> Path:
         """Return the folder of the exported model, written now if no validation has written one.
 
-        The weights are then the last ones, or their moving average if one is kept.
+        The weights are then the last ones, or their moving average if one is kept. Of several
+        processes the first one writes.
         """
         assert isinstance(module, FlowMatchingModule)
+        if not module.trainer.is_global_zero:
+            return self.run / "model"
         if self.best_model_path:
             return self.export(module)
-        return module.flow.save(self.run / "model", overwrite=True, config=self._nodes())
+        return self._save(module.flow)
+
+    def _save(self, flow: SetFlow) -> Path:
+        self.run.mkdir(parents=True, exist_ok=True)
+        return flow.save(self.run / "model", overwrite=True, config=self._nodes())
 
     def _nodes(self) -> dict[str, Any] | None:
         config = self.run / "config.yaml"
@@ -77,4 +84,4 @@ class ExportBestModel(ModelCheckpoint):
                 if key.startswith(prefix)
             }
         )
-        return flow.save(self.run / "model", overwrite=True, config=self._nodes())
+        return self._save(flow)

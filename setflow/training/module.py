@@ -2,6 +2,10 @@
 
 Nothing that Lightning has is written again here: the loop, precision, gradient clipping, moving
 averages of the weights, checkpoints and progress bars are its own.
+
+The noise and the time of an event in an epoch are a function of (seed, epoch, place of the event)
+only (`PlacedBatch`). So neither the size of the batches nor the number of processes that share them
+changes what a field is trained on, and a resumed run goes on as if it had not stopped.
 """
 
 from __future__ import annotations
@@ -19,14 +23,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from setflow.data.collate import LengthBatchSampler
 from setflow.model.model import SetFlow
+from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.batch import SetBatch
 from setflow.timesteps import TimeSampling
+from setflow.training.data import PlacedBatch
 from setflow.training.optimizers import warmup_cosine
 
 __all__ = ["FlowMatchingModule"]
 
 _UNBOUNDED_WARMUP = 1000  # steps, of a training whose length nothing tells
-_VALIDATION_SEED = 20  # the same noise and times in every validation, so that losses compare
+_VALIDATION = derive(0, "validation")  # the same in every validation, so that losses compare
 
 
 def _adamw(parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
@@ -83,23 +89,48 @@ class FlowMatchingModule(LightningModule):
         if isinstance(sampler, LengthBatchSampler):  # go on in the middle of an epoch
             sampler.skip(self._batches_into_epoch % len(sampler))
 
-    def on_train_batch_end(self, outputs: Any, batch: SetBatch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, outputs: Any, batch: PlacedBatch | SetBatch, batch_idx: int
+    ) -> None:
         self._batches_into_epoch = batch_idx + 1
 
     def on_train_epoch_end(self) -> None:
         self._batches_into_epoch = 0
 
-    def training_step(self, batch: SetBatch, batch_idx: int) -> Tensor:
-        # a function of (seed, batch, rank), so that a resumed run goes on as if it had not stopped
-        seed = hash((torch.initial_seed(), self.current_epoch, batch_idx, self.global_rank))
-        generator = torch.Generator(self.device).manual_seed(seed)
-        terms = self.flow.loss_terms(batch, times=self.times, generator=generator)
-        return self._logged("train", terms, batch)
+    def training_step(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch.
 
-    def validation_step(self, batch: SetBatch, batch_idx: int) -> None:
-        generator = torch.Generator(self.device).manual_seed(_VALIDATION_SEED + batch_idx)
-        terms = self.flow.loss_terms(batch, generator=generator)
-        self._logged("val", terms, batch, sync_dist=True)
+        A plain `SetBatch` of a loader of one's own does not tell the places of its events: they are
+        then numbered within the batch, under a seed for each batch of each process.
+        """
+        seed = derive(torch.initial_seed(), "training", self.current_epoch)
+        return self._loss("train", batch, batch_idx, seed, self.times)
+
+    def validation_step(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
+        self._loss("val", batch, batch_idx, _VALIDATION, None, sync_dist=True)
+
+    def _loss(
+        self,
+        stage: str,
+        batch: PlacedBatch | SetBatch,
+        batch_idx: int,
+        seed: int,
+        times: TimeSampling | None,
+        *,
+        sync_dist: bool = False,
+    ) -> Tensor:
+        """Return and log the loss of a batch, at noise and times of its places under a seed."""
+        if isinstance(batch, PlacedBatch):
+            events, place = batch
+        else:
+            events, place = batch, torch.arange(len(batch), device=batch.x.device)
+            seed = derive(seed, "batch", batch_idx, self.global_rank)
+        noise = counter_normal(seed, place, events.mask, tuple(events.x.shape[2:]))
+        t = counter_uniform(seed, place)
+        if times is not None:
+            t = times.from_uniform(t, lengths=events.lengths)
+        terms = self.flow.loss_terms(events, t=t, times=times, noise=noise)
+        return self._logged(stage, terms, events, sync_dist=sync_dist)
 
     def _logged(
         self, stage: str, terms: dict[str, Tensor], batch: SetBatch, *, sync_dist: bool = False

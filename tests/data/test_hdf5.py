@@ -639,25 +639,6 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
         JetWriter(tmp_path / "c.h5", objects=1, attributes={"n": 3})
 
 
-def test_an_existing_file_is_refused_at_once_and_kept(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    path.write_text("precious")
-    with pytest.raises(FileExistsError, match=r"a\.h5 exists already; .*--force \(overwrite=True"):
-        JetWriter(path, objects=3)
-    assert path.read_text() == "precious"
-    assert os.listdir(tmp_path) == ["a.h5"]
-
-
-def test_overwriting_happens_at_the_end(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    path.write_text("old")
-    with JetWriter(path, objects=30, overwrite=True) as writer:
-        writer.write(_sample(10).particles, _sample(10).jets)
-        assert path.read_text() == "old"
-    assert len(read_jets(path)) == 10
-    assert os.listdir(tmp_path) == ["a.h5"]
-
-
 @pytest.mark.parametrize("exists", [True, False])
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_an_error_leaves_the_target_as_it_was(
@@ -697,31 +678,6 @@ def test_attributes_that_hdf5_cannot_hold_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="no native HDF5 equivalent"), writer:
         pass
     assert os.listdir(tmp_path) == []
-
-
-def test_a_file_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    with pytest.raises(FileExistsError, match="exists"), JetWriter(path, objects=3):
-        path.write_text("of somebody else")
-    assert path.read_text() == "of somebody else"
-    assert os.listdir(tmp_path) == ["a.h5"]
-
-
-def test_the_folder_is_created(tmp_path: Path) -> None:
-    with JetWriter(tmp_path / "new" / "folder" / "a.h5", objects=3):
-        pass
-    assert read_header(tmp_path / "new" / "folder" / "a.h5").n == 0
-
-
-def test_two_writers_of_one_target_do_not_meet(tmp_path: Path) -> None:
-    path = tmp_path / "a.h5"
-    with (
-        JetWriter(path, objects=3, overwrite=True) as first,
-        JetWriter(path, objects=3, overwrite=True) as second,
-    ):
-        first.write(SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.ones(2, 4))
-        second.write(SetBatch(torch.ones(5, 3, 3), torch.ones(5, 3)), torch.ones(5, 4))
-    assert len(read_jets(path)) == 2, "the one that finishes last"
 
 
 # --- the package ---------------------------------------------------------------------------------

@@ -17,8 +17,9 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from bench.campaign.record import CUT_OFF, NUMBERS, Stage, read_numbers, write_whole
+from bench.campaign.record import CUT_OFF, NUMBERS, Stage, read_numbers
 from bench.machine import REPOSITORY, described
+from setflow.files import write_text
 
 MODULES = {"smoke": "smoke", "tests": "checks", "training": "training", "speeds": "speeds"}
 REPORT, LOG = "report.md", "log.txt"
@@ -58,7 +59,7 @@ def main() -> int:
         "machine": described(),
         "stages": {},
     }
-    write_whole(given.out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
+    write_text(given.out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
     ended = {}
     for place, name in enumerate(wanted):
         part = min(1.0, given.minutes / _MINUTES[given.device])
@@ -149,7 +150,7 @@ def _in_process(given: argparse.Namespace, name: str, deadline: float) -> str:
             log.write(f"== {name}: {status} after {seconds:.0f} s\n")
             numbers = read_numbers(given.out)
             numbers["stages"].setdefault(name, {}).update(status=status, seconds=seconds)
-            write_whole(given.out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
+            write_text(given.out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
     sys.stdout.write(f"{name}: {status} after {seconds:.0f} s\n")
     sys.stdout.flush()
     return status
@@ -186,7 +187,7 @@ def _report(out: Path, wanted: list[str]) -> None:
         table = out / f"{name}.md"
         if table.is_file():
             lines += ["", table.read_text().replace("# ", "## ", 1).rstrip()]
-    write_whole(out / REPORT, "\n".join(lines) + "\n")
+    write_text(out / REPORT, "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

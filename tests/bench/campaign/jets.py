@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from setflow import SetBatch
 from setflow.data import read_jets
-from setflow.files import sync
+from setflow.files import NewFile
 
 __all__ = ["COLUMNS", "OBJECTS", "decoded", "encoded", "packed", "unpacked"]
 
@@ -85,16 +85,16 @@ def packed(source: Path, target: Path) -> None:
     codes = encoded(x)
     codes[..., 2] += mask & (codes[..., 2] == 0)  # no particle without momentum
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(target.name + ".part")
-    with h5py.File(part, "w") as file:
+    with (
+        NewFile(target, overwrite=True) as part,
+        h5py.File(part, "w", locking=False) as file,
+    ):
         chunks = (min(4096, max(1, len(codes))), OBJECTS, len(COLUMNS))
         options = {"compression": "gzip", "compression_opts": 9, "shuffle": True}
         file.create_dataset("codes", data=codes, chunks=chunks, dtype=np.uint16, **options)
         file.create_dataset("particles", data=mask.sum(-1).astype(np.uint8), dtype=np.uint8)
         file.attrs["columns"] = COLUMNS
         file.attrs["source"] = source.name
-    sync(part)
-    part.replace(target)
 
 
 def unpacked(path: Path, stop: int | None = None) -> SetBatch:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import sys
 import time
 from dataclasses import dataclass, field
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine import REPOSITORY
+from setflow.files import write_text
 
-__all__ = ["CUT_OFF", "HELD_OUT", "NUMBERS", "Record", "Stage", "read_numbers", "write_whole"]
+__all__ = ["CUT_OFF", "HELD_OUT", "NUMBERS", "Record", "Stage", "read_numbers"]
 
 HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
 NUMBERS = "numbers.json"
@@ -87,24 +87,17 @@ class Record:
                 lines.append(f"| {' | '.join(map(_shown, row.values()))} |")
             lines.append("")
         lines += [f"- {note}" for note in self.notes]
-        write_whole(self.stage.out / f"{self.stage.name}.md", "\n".join(lines).rstrip() + "\n")
+        write_text(self.stage.out / f"{self.stage.name}.md", "\n".join(lines).rstrip() + "\n")
         numbers = read_numbers(self.stage.out)
         part = numbers.setdefault("stages", {}).setdefault(self.stage.name, {})
         part.update(rows=self.rows, notes=self.notes)
-        write_whole(self.stage.out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
+        write_text(self.stage.out / NUMBERS, json.dumps(numbers, indent=2) + "\n")
 
 
 def read_numbers(out: Path) -> dict[str, Any]:
     """Return what numbers.json of a folder holds, or nothing if it is not there."""
     path = out / NUMBERS
     return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file that is never seen half."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
 
 
 def _shown(value: Any) -> str:

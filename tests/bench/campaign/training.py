@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 import torch
 import yaml
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
@@ -34,6 +34,7 @@ from bench.campaign.jets import OBJECTS, unpacked
 from bench.campaign.record import HELD_OUT, Record, Stage
 from bench.machine import described
 from setflow.data import Standardizer, read_jets
+from setflow.files import NewFile
 from setflow.report.page import Report, compare
 from setflow.training import Muon, warmup_cosine
 
@@ -461,10 +462,9 @@ def _save(path: Path, flow: setflow.SetFlow, story: dict[str, Any]) -> None:
         "trainer": trainer,
     }
     metadata = {"config": yaml.safe_dump(config, sort_keys=False), "training": json.dumps(story)}
-    part = path.with_name(path.name + ".part")
     weights = {name: value.contiguous() for name, value in flow.state_dict().items()}
-    save_file(weights, part, metadata=metadata)
-    os.replace(part, path)
+    with NewFile(path, overwrite=True) as part:
+        part.write_bytes(save(weights, metadata=metadata))  # save_file replaces the file
 
 
 def _sample(stage: Stage, record: Record, flow: setflow.SetFlow, story: dict[str, Any]) -> None:
