@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 RESULTS := tests/bench/results
+# the versions to install: these, those of tests/oldest.txt, or the newest with /dev/null
+CONSTRAINTS ?= constraints.txt
 # what judges most: the laws of the mask with their saboteurs, the oracle, kept values, the structure
 JUDGES := tests/test_laws.py tests/test_gaussian_field.py tests/test_kept.py \
 	tests/test_architecture.py
@@ -40,11 +42,11 @@ help:
 	@echo "make campaign OUT=DIR MINUTES=9 [STAGES=smoke,tests,training,speeds] [DEVICE=cpu]"
 	@echo "make campaign-land IN=DIR   keep its tables, and its model if it is the better one"
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml $(filter-out /dev/null,$(CONSTRAINTS))
 	@$(PYTHON) -c 'import sys; sys.exit("setflow needs Python 3.11 or newer, got %d.%d; try make PYTHON=python3.12" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS) --editable '.[dev]'
 	touch $@
 
 demo: $(STAMP)
@@ -85,7 +87,7 @@ test-scatter:
 .PHONY: with-scatter
 with-scatter: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel
-	$(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt \
+	$(BIN)/python -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS) \
 		--no-build-isolation torch-scatter
 	$(call kept,torch-scatter.log,$(BIN)/pytest tests/test_graph.py -rsp)
 
@@ -133,4 +135,4 @@ campaign-land: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m bench.campaign.land "$(IN)"
 
 clean:
-	rm -rf $(VENV) .venv-scatter build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .venv-scatter build dist .pytest_cache .mypy_cache .ruff_cache

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from setflow.deferred import module_functions
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "RK4",
