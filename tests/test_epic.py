@@ -36,13 +36,13 @@ def size_of(module):
 # --- the laws ---
 
 
-def pooled_over_slots(state, inputs):
-    return POOLED(state, inputs._replace(mask=None))
+def pooled_over_slots(state, real, n):
+    return POOLED(state, None, n)
 
 
-def mean_over_slots(state, inputs):
-    mean, total = POOLED(state, inputs).chunk(2, -1)
-    return torch.cat([mean * inputs.n[:, None] / inputs.x.shape[1], total], -1)
+def mean_over_slots(state, real, n):
+    mean, total = POOLED(state, real, n).chunk(2, -1)
+    return torch.cat([mean * n[:, None] / state.h.shape[1], total], -1)
 
 
 POOLED = epic._State.pooled

@@ -254,7 +254,7 @@ def test_a_context_set_that_does_not_fit_is_refused(field, state):
     image = setflow.SetBatch(torch.zeros(6, 5, 2, 2), good.mask)
     with pytest.raises(ValueError, match="one row of features per object"):
         setflow.masked_fm_loss(field, x, torch.randn_like(x), mask, c=image)
-    with pytest.raises(ValueError, match="one context row per event"):
+    with pytest.raises(ValueError, match="one set per event"):
         setflow.masked_fm_loss(field, x, torch.randn_like(x), mask, c=_context(lead=(5,)))
 
 

@@ -103,7 +103,7 @@ def divergence_stats(
     estimator = ExactDivergence() if estimator is None else as_estimator(estimator)
     with left_as_it_was(field), torch.set_grad_enabled(users_own):
         _, estimates = estimator.for_solve(field, events, generator)(events)
-        divergence = estimates.mean(-1)
+        divergence = estimates.mean(-1).to(events.x.dtype)
     return summary_of(divergence.detach(), events, "mean", "std", "min", "max")
 
 

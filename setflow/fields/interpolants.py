@@ -55,7 +55,7 @@ class ScoreFromNoise(nn.Module):
     Raises:
         ValueError: if `eps` is not positive.
 
-    >>> from setflow.fields import BrownianGamma
+    >>> from setflow.paths import BrownianGamma
     >>> model = setflow.VelocityField(dim=2)
     >>> score, x = ScoreFromNoise(model, BrownianGamma()), torch.randn(8, 2)
     >>> torch.allclose(score(x, 0.5), -2 * model(x, 0.5))
@@ -110,7 +110,7 @@ class DriftFromVelocityScore(nn.Module):
     Raises:
         ValueError: if the two models differ in `event_ndim`.
 
-    >>> from setflow.fields import BrownianGamma
+    >>> from setflow.paths import BrownianGamma
     >>> v, eta, gamma = setflow.VelocityField(2), setflow.VelocityField(2), BrownianGamma()
     >>> drift, x = DriftFromVelocityScore(v, ScoreFromNoise(eta, gamma), gamma), torch.randn(8, 2)
     >>> torch.allclose(drift(x, 0.1), v(x, 0.1) + 0.4 / 0.3 * eta(x, 0.1), atol=1e-6)
@@ -159,7 +159,7 @@ class MirrorVelocityFromScore(nn.Module):
         score_model: a field whose value is grad log rho_t.
         gamma_schedule: a `GammaSchedule`, or an object with `gamma` and `gamma_dot`.
 
-    >>> from setflow.fields import BrownianGamma
+    >>> from setflow.paths import BrownianGamma
     >>> model = setflow.VelocityField(dim=2)
     >>> mirror, x = MirrorVelocityFromScore(model, BrownianGamma()), torch.randn(8, 2)
     >>> torch.allclose(mirror(x, 0.25), -0.25 * model(x, 0.25))
