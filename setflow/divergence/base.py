@@ -146,6 +146,8 @@ class PlannedEstimator(DivergenceEstimator):
         """Return the velocity and its divergence; see `DivergenceEstimator`."""
         if x.is_floating_point():  # the narrowest arithmetic
             x = x.to(torch.promote_types(x.dtype, torch.float32))
+        if mask is not None and torch.is_grad_enabled():  # the backward pass uses it again
+            mask = mask.clone()
         events = Events.of(field, x, mask, t=t, c=c)
         v, estimates = self.for_solve(field, events)(events)
         return v, estimates.mean(-1).to(v.dtype)

@@ -130,15 +130,15 @@ class SetField(VectorField):
         Raises:
             ValueError: if it is of another kind.
         """
-        if not (self.set_condition_dim or self.object_condition_dim):
+        takes_none = isinstance(c, SetBatch) and not self.set_condition_dim
+        if takes_none or not (self.set_condition_dim or self.object_condition_dim):
             return row_of(self, c, x, self.condition_dim)
         name, lead = type(self).__name__, tuple(x.shape[:-2])
         if self.object_condition_dim:
             expected = (*x.shape[:-1], self.object_condition_dim)
             if isinstance(c, Tensor) and tuple(c.shape) == expected:
                 return PerObject(c.to(x.dtype))
-            got = "no context" if c is None else "a SetBatch"
-            got = f"c with shape {tuple(c.shape)}" if isinstance(c, Tensor) else got
+            got = f"c with shape {tuple(c.shape)}" if isinstance(c, Tensor) else "no context"
             raise ValueError(
                 f"{name} got {got}, expected c with shape {expected}: one row per object"
             )
