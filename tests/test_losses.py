@@ -389,11 +389,11 @@ def test_bad_input_is_refused():
         setflow.fm_loss(nn.Linear(3, 3), x, x)
     for verb in (setflow.masked_fm_loss, setflow.masked_stochastic_fm_loss):
         with pytest.raises(ValueError, match="event_ndim=1, expected at least 2"):
-            verb(Recorder(1), x, x, None)
+            verb(Recorder(1), x, x, torch.ones(4, 5))
         with pytest.raises(ValueError, match=r"mask has shape \(4,\)"):
             verb(field, x, x, torch.ones(4))
     with pytest.raises(ValueError, match="event_ndim=1, expected at least 2"):
-        setflow.masked_diffusion_loss(Recorder(1), x, schedule, None)
+        setflow.masked_diffusion_loss(Recorder(1), x, schedule, torch.ones(4, 5))
     for weighting in (setflow.MinSNRWeighting, setflow.EDMWeighting):
         with pytest.raises(ValueError, match="must be positive"):
             weighting(0.0)

@@ -41,6 +41,10 @@ def test_linear_path_formula():
     t = torch.tensor([0.25])
     assert setflow.LinearPath().sample_xt(x_target, x_source, t).item() == 0.5
     assert setflow.LinearPath().target_ut(x_target, x_source, t).item() == -6.0
+    assert (setflow.LinearPath().alpha(t).item(), setflow.LinearPath().sigma(t).item()) == (
+        0.75,
+        0.25,
+    )
 
 
 def test_cosine_path_formula():

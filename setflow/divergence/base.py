@@ -179,7 +179,7 @@ class PlannedSolve(ABC):
             The velocity, with the shape of their states, and the estimates, with shape `(b, K)`.
         """
 
-    def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
+    def evaluate(self, events: Events) -> tuple[Tensor, Tensor]:
         """Return the velocity and K estimates of its divergence, with shape `(*lead, K)`.
 
         Their mean is the estimate, and its standard error is their standard deviation over the

@@ -92,7 +92,7 @@ class ExactDivergence(PlannedEstimator):
             )
         if not flat.x.numel():
             whole = [Chunk(None, None, flat.mask)] if len(flat.x) else []
-            return _ExactSolve(field, Plan(whole), 1, 1, 1.0, self.batched)
+            return _ExactSolve(field, Plan(whole), 1, 1, 1.0, self.batched).evaluate
         traits = traits_of(field)
         if traits.holds_events or flat.together:
             saved = bytes_saved(field, flat) / len(flat.x)
@@ -115,7 +115,7 @@ class ExactDivergence(PlannedEstimator):
             largest=lambda n: max(1, int(min(room, most) / max(1, n))),
             repeats=lambda n: 1 + n * per_object,
         )
-        return _ExactSolve(field, plan, 1, memory, max(1.0, per_slot), self.batched)
+        return _ExactSolve(field, plan, 1, memory, max(1.0, per_slot), self.batched).evaluate
 
 
 @dataclass

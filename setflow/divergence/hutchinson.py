@@ -77,11 +77,11 @@ class _ProbedSolve(PlannedSolve):
 
     probes: Callable[[Events], Tensor]
 
-    def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
+    def evaluate(self, events: Events) -> tuple[Tensor, Tensor]:
         probes = self.probes(events).to(events.x)
         flat = probes.reshape(len(probes), *events.flat().x.shape)
         self._current = flat.movedim(0, -1)  # (B, *event, K)
-        return super().__call__(events)
+        return super().evaluate(events)
 
     def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
         # taken now: when a backward pass computes again, other probes may be the current ones
@@ -108,7 +108,7 @@ class _ProbedSolve(PlannedSolve):
 
 def _solve_with(
     probes: Callable[[Events], Tensor], field: nn.Module, events: Events, count: int
-) -> _ProbedSolve:
+) -> Evaluation:
     """Plan the events of a solve with `count` probes an evaluation."""
     on_cpu = events.x.device.type == "cpu"
     most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
@@ -118,7 +118,7 @@ def _solve_with(
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
         largest=lambda n: max(1, most // max(1, n)),
     )
-    return _ProbedSolve(field, plan, count, probes)
+    return _ProbedSolve(field, plan, count, probes).evaluate
 
 
 class FixedProbeDivergence(PlannedEstimator):

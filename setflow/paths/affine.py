@@ -86,6 +86,7 @@ class LinearPath(AffinePath):
 
     def target_ut(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
         _require_equal_shapes(x_target, x_source)
+        align_time(t, x_target)  # a time of another shape is refused, though it does not matter
         return x_source - x_target
 
     def alpha(self, t: Tensor) -> Tensor:
