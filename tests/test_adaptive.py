@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import replace
 
 import pytest
@@ -114,6 +113,29 @@ FIELDS = {
 
 
 # --- accuracy ---
+
+
+def test_the_tableau_is_an_embedded_pair_of_orders_5_and_4():
+    """By the order conditions (Hairer, Norsett and Wanner, II.2): 17 to order 5, 8 to order 4."""
+    c = torch.tensor(Dopri5.nodes)
+    a = torch.zeros(len(c), len(c))
+    for i, row in enumerate(Dopri5.rows):
+        a[i, : len(row)] = torch.tensor(row)
+    b, e = torch.tensor(Dopri5.weights), torch.tensor(Dopri5.error_weights)
+    ac, ac2 = a @ c, a @ c**2
+    conditions = [  # the values of b at each tree of 1, 2, 3 and 4 nodes, then of 5
+        (c**0, 1), (c, 1 / 2), (c**2, 1 / 3), (ac, 1 / 6),
+        (c**3, 1 / 4), (c * ac, 1 / 8), (ac2, 1 / 12), (a @ ac, 1 / 24),
+        (c**4, 1 / 5), (c**2 * ac, 1 / 10), (c * ac2, 1 / 15), (c * (a @ ac), 1 / 30),
+        (ac**2, 1 / 20), (a @ c**3, 1 / 20), (a @ (c * ac), 1 / 40), (a @ ac2, 1 / 60),
+        (a @ a @ ac, 1 / 120),
+    ]  # fmt: skip
+    torch.testing.assert_close(a.sum(-1), c)
+    assert torch.equal(a[-1], b)  # the last stage is the new state: its slope is used again
+    for value, expected in conditions:
+        assert b @ value == pytest.approx(expected, abs=1e-14)
+    assert all(abs(e @ value) < 1e-14 for value, _ in conditions[:8])
+    assert max(abs(e @ value) for value, _ in conditions[8:]) > 1e-5
 
 
 @pytest.mark.parametrize("name", ode_problems())
@@ -249,6 +271,52 @@ def test_gradients_reach_the_state_and_the_parameters():
     with torch.no_grad():
         x = Dopri5().integrate(lambda x, t: rate * x, x0, t0=0.0, t1=2.0, event_ndim=1)
     assert not x.requires_grad
+
+
+def test_gradients_are_right_where_steps_are_rejected():
+    height = torch.tensor([50.0, 1e-3], requires_grad=True)
+
+    def f(x, t):  # still, then a kick: the first steps are too long
+        return height[:, None] * torch.exp(-100 * (t[:, None] - 0.5) ** 2) + 0 * x
+
+    solver = Dopri5(1e-8, 1e-8)
+    x0 = torch.zeros(2, 1, requires_grad=True)
+    x = solver.integrate(f, x0, t0=0.0, t1=1.0, event_ndim=1)
+    to_height, to_x0 = torch.autograd.grad(x.sum(), (height, x0))
+    assert solver.last.rejected[0] >= 3
+    exact = math.sqrt(math.pi / 100) * math.erf(5)
+    torch.testing.assert_close(to_height[0].item(), exact, atol=1e-7, rtol=0)
+    torch.testing.assert_close(to_x0, torch.ones(2, 1), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("augmented", [False, True])
+def test_a_rejected_step_that_overflows_does_not_poison_the_gradients(augmented):
+    """Events beyond 2 have no slope and an infinite derivative; they only try to go there."""
+    rate = torch.tensor(7.0, requires_grad=True)
+    share = torch.tensor([[1.0], [0.01], [1.0]])
+
+    def f(x, t):
+        push = share * rate * (t[:, None] - 0.5).clamp(min=0)
+        return push + 1e-9 * rate * (2 - x).sqrt()
+
+    x0 = torch.ones(3, 1, requires_grad=True)
+    solver, options = Dopri5(1e-7, 1e-7), {"t0": 0.0, "t1": 1.0, "event_ndim": 1}
+    if augmented:
+        x, logp = solver.integrate_augmented(
+            lambda x, t: (f(x, t), (2 - x[:, 0]).sqrt()), x0, torch.zeros(3), **options
+        )
+        assert torch.autograd.grad(logp.sum(), rate, retain_graph=True)[0].isfinite()
+    else:
+        x = solver.integrate(f, x0, **options)
+    to_rate, to_x0 = torch.autograd.grad(x.sum(), (rate, x0))
+    assert (solver.last.rejected > 0).any()
+    assert solver.last.calls > solver.last.evaluations.max()  # some steps were repeated
+    torch.testing.assert_close(to_rate.item(), 2.01 / 8, atol=1e-5, rtol=0)
+    torch.testing.assert_close(to_x0, torch.ones(3, 1), atol=1e-5, rtol=0)
+    if not augmented:
+        with torch.no_grad():
+            torch.testing.assert_close(solver.integrate(f, x0, **options), x, atol=1e-12, rtol=0)
+        assert solver.last.calls == solver.last.evaluations.max()
 
 
 # --- the laws of the mask ---
@@ -567,12 +635,6 @@ def test_shapes_are_checked():
                 lambda x, t, rate=rate: (x, rate), torch.ones(2, 3), logp0,
                 t0=0.0, t1=1.0, event_ndim=1,
             )  # fmt: skip
-
-
-def test_without_torchode_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "torchode", None)
-    with pytest.raises(ImportError, match=r"pip install 'setflow\[adaptive\]'"):
-        Dopri5().integrate(lambda x, t: x, torch.ones(2), t0=0.0, t1=1.0, event_ndim=0)
 
 
 def test_of_log_densities_side_by_side_the_mean_keeps_the_tolerance():

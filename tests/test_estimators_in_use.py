@@ -131,7 +131,6 @@ def test_compiled_parts_of_a_field_run_as_they_are_written(gradients):
 
 
 def test_scoring_in_inference_mode_leaves_nothing_behind():
-    pytest.importorskip("torchode", reason="adaptive solvers need pip install 'setflow[adaptive]'")
     x = torch.randn(4, 6, 2)
     with torch.inference_mode():
         field = transformer()  # its weights are inference tensors

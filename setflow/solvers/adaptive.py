@@ -18,7 +18,9 @@ that has arrived stands still.
 
 from __future__ import annotations
 
+import functools
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,16 +28,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from setflow.sets.masks import as_mask, count_real, zero_padding
-from setflow.sets.shapes import check_accumulated, event_numel, split_event
+from setflow.solvers.rows import Rates, RowFlow
 
 __all__ = ["Dopri5", "IntegrationError", "SolveReport"]
 
 _NAMED = 8  # events in an error message
 _FIRST_STEP, _STEP = 2, 6  # evaluations to choose the first step, and for each step
-_ORDER, _SAFETY, _SHRINK, _GROW = 5, 0.9, 0.2, 10.0
-
-_Rates = Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]]
+_SAFETY, _SHRINK, _GROW = 0.9, 0.2, 10.0
 
 
 class IntegrationError(RuntimeError):
@@ -80,7 +79,8 @@ class SolveReport:
             `lead`.
         accepted: the steps that each event took, with shape `lead`.
         rejected: the steps that it tried and did not take, with shape `lead`.
-        calls: how often f was called for the whole batch: the evaluations of its slowest event.
+        calls: how often f was called for the whole batch: the evaluations of its slowest event, and
+            six more for each step that was repeated for the sake of its gradients.
     """
 
     evaluations: Tensor
@@ -93,9 +93,9 @@ class Dopri5:
     """The Dormand-Prince method of order 5, with a step size per event.
 
     Dormand and Prince, "A family of embedded Runge-Kutta formulae" (J. Comput. Appl. Math. 6, 19,
-    1980), in the parallel implementation of Lienen and Günnemann, "torchode: A Parallel ODE Solver
-    for PyTorch" (arXiv:2210.12375): install it with `pip install 'setflow[adaptive]'`. The state is
-    advanced in float64, whatever its dtype; f sees it in its own.
+    1980); Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I", II.4 and II.5.
+    The state is advanced in float64, whatever its dtype; f sees it in its own. Gradients flow
+    through the steps that were taken, and through no choice of their size.
 
     After a solve, also after one that failed, `last` holds its `SolveReport`.
 
@@ -121,6 +121,23 @@ class Dopri5:
     supports_rsample: ClassVar[bool] = True
     takes_mask: ClassVar[bool] = True
     is_adaptive: ClassVar[bool] = True
+
+    order: ClassVar[int] = 5
+    nodes: ClassVar[tuple[float, ...]] = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+    rows: ClassVar[tuple[tuple[float, ...], ...]] = (
+        (),
+        (1 / 5,),
+        (3 / 40, 9 / 40),
+        (44 / 45, -56 / 15, 32 / 9),
+        (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+        (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+        (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+    )
+    weights: ClassVar[tuple[float, ...]] = (*rows[-1], 0.0)  # so that the last stage is x'
+    # two thirds of the difference between the formulae of order 5 and 4 of 1980
+    error_weights: ClassVar[tuple[float, ...]] = (
+        71 / 86400, 0.0, -142 / 50085, 71 / 2880, -5751 / 169600, 44 / 1575, -1 / 60,
+    )  # fmt: skip
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-6, *, max_nfe: int = 10_000) -> None:
         for name, value in (("rtol", rtol), ("atol", atol)):
@@ -164,7 +181,6 @@ class Dopri5:
             event_ndim: how many trailing dimensions form one event; None takes it from the mask.
 
         Raises:
-            ImportError: if torchode is not installed.
             IntegrationError: if an event cannot reach the tolerance.
             ValueError: if shapes do not fit, or neither mask nor `event_ndim` tells what an event
                 is.
@@ -198,7 +214,6 @@ class Dopri5:
             event_ndim: how many trailing dimensions form one event; None takes it from the mask.
 
         Raises:
-            ImportError: if torchode is not installed.
             IntegrationError: if an event cannot reach the tolerance.
             ValueError: if shapes do not fit, or neither mask nor `event_ndim` tells what an event
                 is.
@@ -218,7 +233,7 @@ class Dopri5:
 
     def _solve(
         self,
-        rates: _Rates,
+        rates: Rates,
         x0: Tensor,
         logp0: Tensor | None,
         t0: float,
@@ -226,238 +241,153 @@ class Dopri5:
         mask: Tensor | None,
         event_ndim: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        torchode = _torchode()
         t0, t1 = float(t0), float(t1)
         if not (math.isfinite(t0) and math.isfinite(t1)):
             raise ValueError(f"t0 and t1 must be finite, got {t0} and {t1}")
-        state = _State.of(x0, logp0, mask, event_ndim)
-        y0 = state.pack(x0, logp0)
-        flow = _Flow(rates, state, min(t0, t1), max(t0, t1))
-        if t0 == t1 or y0.shape[0] == 0:
-            none = torch.zeros(state.lead, dtype=torch.int64, device=x0.device)
+        flow = RowFlow.of(rates, x0, logp0, mask, event_ndim)
+        y0 = flow.pack(x0, logp0)
+        if t0 == t1 or len(y0) == 0:
+            none = torch.zeros(flow.lead, dtype=torch.int64, device=x0.device)
             self.last = SolveReport(none, none, none, 0)
-            return state.unpack(y0)
-        control = _Control(self, state, flow)
-        term = torchode.ODETerm(flow, with_stats=False)
-        loop = torchode.AutoDiffAdjoint(torchode.Dopri5(term=term), control)
-        start = torch.full((y0.shape[0],), t0, dtype=torch.float64, device=x0.device)
-        problem = torchode.InitialValueProblem(y0, start, torch.full_like(start, t1))
-        stats = loop.solve(problem, term=term).stats
-        steps = stats["n_steps"].reshape(state.lead)
-        accepted = stats["n_accepted"].reshape(state.lead)
-        self.last = SolveReport(
-            _FIRST_STEP + _STEP * steps, accepted, steps - accepted, calls=flow.calls
-        )
-        self._raise_if_failed(control, state.lead, t0, t1)
-        return state.unpack(control.y)
+            return flow.unpack(y0)
+        solve = _Solve(self, flow, y0, t0, t1)
+        while solve.goes_on:
+            solve.advance()
+        self.last = solve.report()
+        solve.raise_if_failed()
+        return flow.unpack(solve.y)
 
-    def _raise_if_failed(
-        self, control: _Control, lead: tuple[int, ...], t0: float, t1: float
-    ) -> None:
-        failed = control.failed.nonzero().flatten().tolist()
+
+class _Solve:
+    """One solve under way: where each event is, and how far it will try to go next.
+
+    Per event, with shape `(B,)`: its time `t`, the size `step` of its next step, and the numbers of
+    steps `tried` and `taken`. Its state `y` and the slope there are rows with shape `(B, F)`.
+    """
+
+    def __init__(self, solver: Dopri5, flow: RowFlow, y0: Tensor, t0: float, t1: float) -> None:
+        self.solver, self.flow, self.y, self.t0, self.t1 = solver, flow, y0, t0, t1
+        self.direction = math.copysign(1.0, t1 - t0)
+        self.resolution = sys.float_info.epsilon * max(abs(t0), abs(t1))  # no less changes t
+        self.t = torch.full_like(flow.n_real, t0, dtype=torch.float64)
+        self.tried = torch.zeros_like(flow.n_real)
+        self.taken = torch.zeros_like(flow.n_real)
+        self.goes_on = True
+        self.slope = flow(self.t, y0)
+        with torch.no_grad():
+            self.step = self._first_step()
+
+    def _first_step(self) -> Tensor:
+        """Hairer, Norsett and Wanner, II.4.
+
+        An event whose velocity is zero here and a little later tries the whole way at once.
+        """
+        span = abs(self.t1 - self.t0)
+        small = 1e-6 * span
+        d0, d1 = self._size(self.y, self.y), self._size(self.slope, self.y)
+        probe = torch.where((d0 < 1e-5) | (d1 < 1e-5), small, 0.01 * d0 / d1)
+        probe = torch.where(probe.isfinite(), probe.clamp(max=span), small)
+        there = torch.where(probe < span, self.t + self.direction * probe, self.t1)
+        slope = self.flow(there, self.y + self.direction * probe[:, None] * self.slope)
+        steepest = torch.maximum(d1, self._size(slope - self.slope, self.y) / probe)
+        step = torch.minimum(100 * probe, (0.01 / steepest) ** (1 / self.solver.order))
+        step = torch.where(steepest <= 1e-15, span, step)
+        return torch.where(step.isfinite() & (step > 0), step, small)
+
+    def advance(self) -> None:
+        """Let each event try one step; one that has arrived stands still."""
+        solver = self.solver
+        with torch.no_grad():
+            left = (self.t1 - self.t).abs()
+            step = torch.minimum(self.step, left)
+            there = torch.where(step < left, self.t + self.direction * step, self.t1)
+        y, slopes = self._try(step, there)
+        with torch.no_grad():
+            error = step[:, None] * _combine(solver.error_weights, slopes)
+            ratio = self._size(error, self.y, y)
+            accepted, self.finite = ratio <= 1, ratio.isfinite()
+            factor = (_SAFETY * ratio ** (-1 / solver.order)).clamp(_SHRINK, _GROW)
+            self.step = step * torch.where(self.finite, factor, _SHRINK)
+            moved = accepted & (left > 0)
+            there = torch.where(moved, there, self.t)
+        room = self.flow.calls + _STEP <= solver.max_nfe
+        if room and y.requires_grad and not bool((self.finite | (left == 0)).all()):
+            # the gradient of a step not taken is 0, and 0 times an infinite derivative is NaN
+            y, slopes = self._try(step * moved, there)
+            room = self.flow.calls + _STEP <= solver.max_nfe
+        self.y = torch.where(moved[:, None], y, self.y)
+        self.slope = torch.where(moved[:, None], slopes[-1], self.slope)
+        with torch.no_grad():
+            self.t = there
+            self.tried += left > 0
+            self.taken += moved
+            running = self.t != self.t1
+            self.stuck = ~accepted & (self.step <= self.resolution)
+            self.failed = running & self.stuck if room else running
+            self.goes_on = bool(running.any() & ~self.failed.any())
+
+    def _try(self, step: Tensor, there: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return where steps from `t` to `there` lead, and the slopes of their stages."""
+        h = (self.direction * step)[:, None]
+        y, slopes = self.y, [self.slope]
+        for node, row in zip(self.solver.nodes[1:], self.solver.rows[1:], strict=True):
+            y = torch.addcmul(self.y, h, _combine(row, slopes))
+            # between the ends of the step: beyond the interval f may be undefined
+            slopes.append(self.flow(torch.lerp(self.t, there, node), y))
+        return y, slopes
+
+    def _size(self, values: Tensor, *states: Tensor) -> Tensor:
+        """Return the norm of rows with shape `(B,)`, scaled by the tolerances at the states.
+
+        Of several log-densities side by side the mean counts, which is what they stand for.
+        """
+        numel = self.flow.numel
+
+        def scaled(part: Callable[[Tensor], Tensor]) -> Tensor:
+            largest = functools.reduce(torch.maximum, (part(y).abs() for y in states))
+            return part(values).abs() / (self.solver.atol + self.solver.rtol * largest)
+
+        size = self.solver._norm(scaled(lambda rows: rows[:, :numel]), self.flow.n_real)
+        if self.flow.logp0 is None:
+            return size
+        return torch.maximum(size, scaled(lambda rows: rows[:, numel:].mean(-1)))
+
+    def report(self) -> SolveReport:
+        lead = self.flow.lead
+        tried, taken = self.tried.reshape(lead), self.taken.reshape(lead)
+        return SolveReport(_FIRST_STEP + _STEP * tried, taken, tried - taken, self.flow.calls)
+
+    def raise_if_failed(self) -> None:
+        failed = self.failed.nonzero().flatten().tolist()
         if not failed:
             return
-        first = failed[0]
+        first, lead = failed[0], self.flow.lead
         indices = (torch.unravel_index(torch.tensor(event), lead) for event in failed)
         events = [tuple(int(i) for i in index) for index in indices]
-        time = control.t[first].item()
-        if not bool(control.finite[first]):
+        if not bool(self.finite[first]):
             reason = (
                 "the velocity is not finite there; look at the field at this time, or end before "
                 "it where it is singular"
             )
-        elif bool(control.stuck[first]):
+        elif bool(self.stuck[first]):
             reason = (
                 "the step has shrunk to nothing, as at a jump of the velocity; loosen rtol and "
                 "atol, or make the field smoother"
             )
         else:
             reason = (
-                f"the {control.calls} evaluations made leave no further step within max_nfe; "
+                f"the {self.flow.calls} evaluations made leave no further step within max_nfe; "
                 "raise it, loosen rtol and atol, or take a solver with fixed steps such as "
                 "setflow.RK4(100)"
             )
-        raise IntegrationError(
-            repr(self), events, time, f"on the way from {t0:g} to {t1:g}: {reason}"
-        )
+        way = f"on the way from {self.t0:g} to {self.t1:g}: {reason}"
+        raise IntegrationError(repr(self.solver), events, self.t[first].item(), way)
 
 
-def _torchode() -> Any:
-    try:
-        with torch.inference_mode(False):  # its constants are made when it is imported
-            import torchode
-    except ImportError as error:
-        raise ImportError(
-            "adaptive solvers need torchode, which is not installed; "
-            "install it with pip install 'setflow[adaptive]'"
-        ) from error
-    return torchode
-
-
-@dataclass(frozen=True)
-class _State:
-    """How a state, and perhaps its log-density, is packed into rows of float64, one per event."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    lead: tuple[int, ...]
-    mask: Tensor | None
-    n_real: Tensor  # (B,), real coordinates
-    logp0: Tensor | None
-
-    @classmethod
-    def of(
-        cls, x0: Tensor, logp0: Tensor | None, mask: Tensor | None, event_ndim: int | None
-    ) -> _State:
-        if not x0.is_floating_point():
-            raise ValueError(f"the state must be floating point, got {x0.dtype}")
-        if event_ndim is None:
-            if mask is None:
-                raise ValueError(
-                    "neither mask nor event_ndim is given, so it is not known what an event is; "
-                    "pass event_ndim, 2 for sets with shape (N, D)"
-                )
-            event_ndim = max(1, x0.ndim - mask.ndim + 1)
-        lead, event = split_event(x0, event_ndim)
-        n_real = torch.full((math.prod(lead),), event_numel(event), device=x0.device)
-        if mask is not None:
-            if not event:
-                raise ValueError("a mask needs an object dimension, got event_ndim=0")
-            mask = as_mask(mask, (*lead, event[0])).to(x0.device)
-            n_real = count_real(mask).reshape(-1) * event_numel(event[1:])
-        if logp0 is not None:
-            check_accumulated(logp0, lead)
-        return cls(tuple(x0.shape), x0.dtype, lead, mask, n_real, logp0)
-
-    @property
-    def numel(self) -> int:
-        return event_numel(self.shape[len(self.lead) :])
-
-    def pack(self, x: Tensor, logp: Tensor | None) -> Tensor:
-        """Return rows with shape `(B, F)`, or `(B, F + K)` with the K log-densities last."""
-        if tuple(x.shape) != self.shape:
-            raise ValueError(
-                f"f returned shape {tuple(x.shape)} for a state of shape {self.shape}; "
-                "a velocity has the shape of its state"
-            )
-        rows = zero_padding(x, self.mask).reshape(len(self.n_real), self.numel).double()
-        if logp is None or self.logp0 is None:
-            return rows
-        if logp.shape != self.logp0.shape:
-            raise ValueError(
-                f"f_aug returned a rate of shape {tuple(logp.shape)}, expected "
-                f"{tuple(self.logp0.shape)}: that of logp0"
-            )
-        columns = event_numel(logp.shape[len(self.lead) :])
-        return torch.cat([rows, logp.reshape(len(rows), columns).double()], -1)
-
-    def unpack(self, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        x = y[:, : self.numel].reshape(self.shape).to(self.dtype)
-        if self.logp0 is None:
-            return x, None
-        return x, y[:, self.numel :].reshape(self.logp0.shape).to(self.logp0.dtype)
-
-
-class _Flow:
-    """The right-hand side on packed rows; counts its calls."""
-
-    def __init__(self, rates: _Rates, state: _State, first: float, last: float) -> None:
-        self.rates = rates
-        self.state = state
-        self.first = first
-        self.last = last
-        self.calls = 0
-
-    def __call__(self, t: Tensor, y: Tensor) -> Tensor:
-        self.calls += 1
-        x, _ = self.state.unpack(y)
-        # round-off in t + h must not lead outside the interval, where f may be undefined
-        time = t.clamp(self.first, self.last).reshape(self.state.lead).to(x.dtype)
-        return self.state.pack(*self.rates(x, time))
-
-
-class _Control:
-    """Accepts or rejects each event's step and chooses its next one, for the loop of torchode.
-
-    What torchode interpolates at the end is not used: `y` is where each event's last step led, and
-    `t` the time that it reached. No gradient flows through the choice of steps.
-    """
-
-    def __init__(self, solver: Dopri5, state: _State, flow: _Flow) -> None:
-        self.solver = solver
-        self.state = state
-        self.flow = flow
-
-    @property
-    def calls(self) -> int:
-        return self.flow.calls
-
-    def init(
-        self, term: Any, problem: Any, order: int, dt0: None, *, stats: Any, args: Any
-    ) -> tuple[Tensor, None, Tensor]:
-        self.t, self.y = problem.t_start, problem.y0
-        self.t_end, self.direction = problem.t_end, problem.time_direction
-        latest = torch.maximum(self.t.abs(), self.t_end.abs())
-        self.resolution = torch.finfo(latest.dtype).eps * latest  # no smaller step changes t
-        f0 = term.vf(self.t, self.y, stats, args)
-        with torch.no_grad():
-            step = self._first_step(lambda t, y: term.vf(t, y, stats, args), f0)
-        return self.direction * step, None, f0
-
-    def _first_step(self, f: Callable[[Tensor, Tensor], Tensor], f0: Tensor) -> Tensor:
-        """Hairer, Norsett and Wanner, "Solving Ordinary Differential Equations I", II.4.
-
-        An event whose velocity is zero here and a little later tries the whole way at once.
-        """
-        span = (self.t_end - self.t).abs()
-        small = 1e-6 * span
-        d0, d1 = self._size(self.y, self.y), self._size(f0, self.y)
-        probe = torch.where((d0 < 1e-5) | (d1 < 1e-5), small, 0.01 * d0 / d1)
-        probe = torch.where(probe.isfinite(), torch.minimum(probe, span), small)
-        h = self.direction * probe
-        f1 = f(self.t + h, self.y + h[:, None] * f0)
-        steepest = torch.maximum(d1, self._size(f1 - f0, self.y) / probe)
-        step = torch.minimum(100 * probe, (0.01 / steepest) ** (1 / _ORDER))
-        step = torch.where(steepest <= 1e-15, span, step)
-        return torch.where(step.isfinite() & (step > 0), torch.minimum(step, span), small)
-
-    def adapt_step_size(
-        self, t0: Tensor, dt: Tensor, y0: Tensor, step: Any, state: None, stats: Any
-    ) -> tuple[Tensor, Tensor, None, Tensor]:
-        with torch.no_grad():
-            ratio = self._size(step.error_estimate, y0, step.y)
-            self.finite = ratio.isfinite()
-            accept = ratio <= 1
-            factor = (_SAFETY * ratio ** (-1 / _ORDER)).clamp(_SHRINK, _GROW)
-            dt_next = dt * torch.where(self.finite, factor, _SHRINK)
-            moved = accept & self._before_end(t0)
-            self.t = torch.where(moved, t0 + dt, t0)
-            self.stuck = ~accept & (dt_next.abs() <= self.resolution)
-            spent = self.flow.calls + _STEP > self.solver.max_nfe
-            self.failed = self._before_end(self.t) & (self.stuck | spent)
-        self.y = step.y  # an event that has arrived takes steps of size 0
-        return accept, dt_next, None, self.failed.long()  # torchode stops at a status other than 0
-
-    def merge_states(self, running: Tensor, current: None, previous: None) -> None:
-        """Nothing is remembered from step to step."""
-
-    def _before_end(self, t: Tensor) -> Tensor:
-        before: Tensor = self.direction * (t - self.t_end) < 0
-        return before
-
-    def _size(self, values: Tensor, *states: Tensor) -> Tensor:
-        """Return the norm of values with shape `(B, F)`, scaled by the tolerances at the states.
-
-        Of several log-densities side by side the mean counts, which is what they stand for.
-        """
-        largest = torch.stack([self._with_mean(y).abs() for y in states]).amax(0)
-        scaled = self._with_mean(values).abs() / (self.solver.atol + self.solver.rtol * largest)
-        size = self.solver._norm(scaled[:, : self.state.numel], self.state.n_real)
-        return size if self.state.logp0 is None else torch.maximum(size, scaled[:, -1])
-
-    def _with_mean(self, rows: Tensor) -> Tensor:
-        """Return rows with shape `(B, F + 1)`, or as they are if there is no log-density."""
-        if self.state.logp0 is None:
-            return rows
-        x, logp = rows[:, : self.state.numel], rows[:, self.state.numel :]
-        return torch.cat([x, logp.mean(-1, keepdim=True)], -1)
+def _combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """Return the weighted sum of slopes with shape `(B, F)`."""
+    total = weights[0] * slopes[0]
+    for weight, slope in zip(weights[1:], slopes[1:], strict=True):
+        if weight:
+            total = torch.add(total, slope, alpha=weight)
+    return total
