@@ -149,7 +149,6 @@ HEAVY = (
     "jsonargparse",
     "scipy",
     "rich",
-    "torchode",
 )
 
 

@@ -1,8 +1,7 @@
 """The tests that judge most, on the device: the laws of the mask in every verb, and derivatives.
 
-The selection needs neither torchode nor what only files, documents and pictures need, and holds
-only tests that take a `device`. What judges most comes first, so that a run which is cut off leaves
-most of it.
+The selection needs nothing that only files, documents and pictures need, and holds only tests that
+take a `device`. What judges most comes first, so that a run which is cut off leaves most of it.
 """
 
 from __future__ import annotations
@@ -25,12 +24,13 @@ from bench.machine import REPOSITORY
 
 __all__ = ["Outcomes", "run", "selected"]
 
-# of `test_laws.test_verbs_keep_the_law`; the adaptive solver needs torchode
+# of `test_laws.test_verbs_keep_the_law`
 VERBS = (
     "loss",
     "log_prob",
     "sample",
     "scored sample",
+    "adaptive sample",
     "estimated log_prob",
     "stochastic loss",
     "x0 loss",
