@@ -26,9 +26,10 @@ from torch import Tensor, nn
 import setflow
 from bench.machine import REPOSITORY, described
 from setflow.data import Standardizer, read_jets
-from setflow.fields import SetField, SetInputs
+from setflow.fields import SetField
 from setflow.fields.embeddings import EventEmbedding
 from setflow.report.page import compare
+from setflow.sets.events import Events
 from setflow.training import Muon, SetDataModule
 from setflow.training.module import FlowMatchingModule
 
@@ -51,11 +52,12 @@ class DeepSets(SetField):
         self.mean = nn.ModuleList(nn.Linear(2 * hidden, hidden, bias=False) for _ in range(layers))
         self.out = nn.Linear(hidden, dim)
 
-    def velocity(self, inputs: SetInputs) -> Tensor:
-        e = self.condition(inputs.t, inputs.n, None)
-        real = inputs.x.new_ones(inputs.x.shape[:2]) if inputs.mask is None else inputs.mask
-        share = (real / inputs.n.clamp(min=1)[:, None])[:, None]
-        h = self.embed(inputs.x)
+    def velocity(self, events: Events) -> Tensor:
+        n = events.lengths.to(events.x.dtype)
+        e = self.condition(events.t, n, None)
+        real = events.x.new_ones(events.x.shape[:2]) if events.mask is None else events.mask
+        share = (real / n.clamp(min=1)[:, None])[:, None]
+        h = self.embed(events.x)
         for own, mean in zip(self.own, self.mean, strict=True):
             whole = mean(torch.cat([(share @ h)[:, 0], e], dim=-1))
             h = h + nn.functional.silu(own(h) + whole[:, None])
