@@ -22,7 +22,6 @@ __all__ = [
     "declares",
     "event_ndim_of",
     "part_that_declares",
-    "refuse_sde",
 ]
 
 Flag = Literal[
@@ -127,16 +126,3 @@ def event_ndim_of(field: object, *, at_least: int = 0) -> int:
             "it takes whole sets (N, D)"
         )
     return event_ndim
-
-
-def refuse_sde(solver: Solver | SDESolver, purpose: str) -> None:
-    """Raise if a solver is one for stochastic equations.
-
-    Raises:
-        ValueError: if it is.
-    """
-    if declares(solver, "is_sde"):
-        raise ValueError(
-            f"{type(solver).__name__} solves stochastic equations; {purpose} integrates "
-            "dx/dt = v(x, t): give it an ODE solver such as setflow.Midpoint(steps=50)"
-        )
