@@ -37,12 +37,49 @@ Guidance = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class Process(ABC):
-    """A model bound to a context and a mask, which samples."""
+    """A model bound to a context and a mask, which samples.
 
-    base: Base
-    solver: Solver | SDESolver
-    context: Context | None
-    mask: Tensor | None
+    Arguments:
+        model: the field or the network.
+        base: the distribution at `t0`.
+        solver: the solver.
+        t0: the time of the noise.
+        t1: the time of the data.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
+        mask: which slots are real, with shape `(*batch, N)`, or None for all.
+        event_ndim: how many trailing dimensions form one event; needed if the model does not say.
+        bound: whether the model was made for this context, so that it may hold something of each
+            event, and events must stay together and in their order.
+        validate_args: check that the base fits the model.
+
+    Raises:
+        ValueError: if the base does not fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        base: Base,
+        solver: Solver | SDESolver,
+        *,
+        t0: float,
+        t1: float,
+        context: Context | None,
+        mask: Tensor | None,
+        event_ndim: int | None,
+        bound: bool,
+        validate_args: bool,
+    ) -> None:
+        self.event_ndim = known_event_ndim(model, event_ndim)
+        if validate_args:
+            check_event_shape(self.event_ndim, tuple(base.event_shape))
+        self.base = base
+        self.solver = solver
+        self.t0 = t0
+        self.t1 = t1
+        self.context = context
+        self.mask = None if mask is None else as_mask(mask)
+        self.bound = bound
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -84,6 +121,18 @@ class Process(ABC):
             return self.sample(
                 sample_shape, guidance_fn=guidance_fn, x_source=x_source, generator=generator
             )
+
+    def _start(
+        self,
+        sample_shape: Iterable[int] | int,
+        x_source: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> Events:
+        """Return the events at the start of a solve; the arguments are those of `sample`."""
+        start = start_of_sampling(
+            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
+        )
+        return replace(start, together=self.bound)
 
 
 def bound_batch_shape(base: Base, context: Context | None, mask: Tensor | None) -> tuple[int, ...]:
@@ -182,21 +231,7 @@ class FlowMatching(LazyDistribution):
 class FlowMatchingProcess(Process):
     """A flow-matching model bound to a context and a mask; `FlowMatching` makes it.
 
-    Arguments:
-        field: the velocity field.
-        base: the distribution at `t0`.
-        solver: the ODE solver.
-        t0: the time of the noise.
-        t1: the time of the data.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
-        mask: which slots are real, with shape `(*batch, N)`, or None for all.
-        event_ndim: how many trailing dimensions form one event; needed if the field does not say.
-        bound: whether the field was made for this context, so that it may hold something of each
-            event, and events must stay together and in their order.
-        validate_args: check that the base fits the field.
-
-    Raises:
-        ValueError: if the base does not fit.
+    The arguments are those of `Process`, the model being the velocity field.
     """
 
     def __init__(
@@ -213,18 +248,11 @@ class FlowMatchingProcess(Process):
         bound: bool = False,
         validate_args: bool = True,
     ) -> None:
-        event_ndim = known_event_ndim(field, event_ndim)
-        if validate_args:
-            check_event_shape(event_ndim, tuple(base.event_shape))
+        super().__init__(
+            field, base, solver, t0=t0, t1=t1, context=context, mask=mask, event_ndim=event_ndim,
+            bound=bound, validate_args=validate_args,
+        )  # fmt: skip
         self.field = field
-        self.event_ndim = event_ndim
-        self.bound = bound
-        self.context = context
-        self.base = base
-        self.solver = solver
-        self.t0 = t0
-        self.t1 = t1
-        self.mask = None if mask is None else as_mask(mask)
 
     def sample(
         self,
@@ -249,10 +277,7 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
-        start = start_of_sampling(
-            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
-        )
-        start = replace(start, together=self.bound)
+        start = self._start(sample_shape, x_source, generator)
         velocity = planned_velocity(self.field, start)
         if guidance_fn is not None:
             velocity = _guided(velocity, guidance_fn)

@@ -774,3 +774,13 @@ def test_bad_diffusions_are_refused():
     )
     with pytest.raises(ValueError, match="solves stochastic equations"):
         sde(None).log_prob(torch.zeros(2, 8))
+
+
+def test_a_mask_needs_an_object_dimension_in_a_process_too():
+    """Also where the model says by how many dimensions form one event, and not the field."""
+    field, mask = setflow.VelocityField(2), torch.ones(4, 2)
+    process = setflow.FlowMatching(field, setflow.StandardNormal((2,)), setflow.Euler(1))(mask=mask)
+    with pytest.raises(ValueError, match="event_ndim=1, expected at least 2"):
+        process.sample()
+    with pytest.raises(ValueError, match="event_ndim=1, expected at least 2"):
+        process.log_prob(torch.zeros(4, 2))

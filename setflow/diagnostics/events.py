@@ -93,8 +93,7 @@ def singly(events: Events) -> Iterator[Events]:
         return old[index].reshape((1,) * len(lead) + old.shape[len(lead) :])
 
     for index in itertools.product(*(range(size) for size in lead)):
-        one = functools.partial(pick, index)
-        yield events.changed(one, one)
+        yield events.changed(functools.partial(pick, index))
 
 
 def compacted(events: Events) -> Events:
@@ -144,10 +143,7 @@ def padded_to(events: Events, slots: int, slots_of_context: int) -> Events:
 def repeated(events: Events, times: int) -> Events:
     """Return events `times` times, in a dimension in front."""
 
-    def expanded(old: Tensor) -> Tensor:
-        return old.expand(times, *old.shape)
-
-    return events.changed(expanded, expanded)
+    return events.changed(lambda old: old.expand(times, *old.shape))
 
 
 def shuffled(events: Events, generator: torch.Generator | None) -> tuple[Events, Tensor]:

@@ -292,14 +292,10 @@ class _Outcome:
         return replace(self, per_slot=tuple(v.index_select(1, order) for v in self.per_slot))
 
 
-def _copy(value: Tensor) -> Tensor:
-    return value.detach().clone()
-
-
 def _outcome(field: nn.Module, events: Events) -> _Outcome:
     parameters = [p for p in field.parameters() if p.requires_grad]
     with torch.inference_mode(False), torch.enable_grad():
-        events = events.changed(_copy, _copy)  # autograd may save it
+        events = events.changed(lambda value: value.detach().clone())  # autograd may save it
         x = events.x.requires_grad_()
         v = velocity_of(field, events)
         squares = (v**2).sum() + 0 * x.sum()  # differentiable, also where v is a constant

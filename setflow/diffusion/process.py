@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -38,16 +37,13 @@ from setflow.lazy import (
     UnconditionalDistribution,
     UnconditionalField,
 )
-from setflow.masking.sample import start_of_sampling
 from setflow.process import (
     FlowMatchingProcess,
     Guidance,
     Process,
-    check_event_shape,
-    known_event_ndim,
 )
 from setflow.sets.context import Context
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.masks import zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares
 from setflow.sets.shapes import align_right, as_tuple
@@ -167,19 +163,13 @@ class Diffusion(LazyDistribution):
 class DiffusionProcess(Process):
     """A diffusion model bound to a context and a mask; `Diffusion` makes it.
 
+    Further arguments are those of `Process`; the solver is one for ordinary or for stochastic
+    equations.
+
     Arguments:
         model: predicts what `parameterization` says.
         schedule: the noise schedule.
-        solver: an ODE solver or an SDE solver.
         parameterization: `eps`, `score`, `x0` or `velocity`.
-        t0: the time of the noise.
-        t1: the time of the data.
-        base: the distribution at `t0`.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
-        mask: which slots are real, with shape `(*batch, N)`, or None for all.
-        event_ndim: how many trailing dimensions form one event; needed if the model does not say.
-        bound: whether the model was made for this context; see `FlowMatchingProcess`.
-        validate_args: check that the base fits the model.
 
     Raises:
         ValueError: if the parameterisation is unknown, or the base does not fit.
@@ -203,19 +193,13 @@ class DiffusionProcess(Process):
     ) -> None:
         check_parameterization(parameterization)
         check_schedule(schedule)
-        self.event_ndim = known_event_ndim(model, event_ndim)
-        if validate_args:
-            check_event_shape(self.event_ndim, tuple(base.event_shape))
+        super().__init__(
+            model, base, solver, t0=t0, t1=t1, context=context, mask=mask, event_ndim=event_ndim,
+            bound=bound, validate_args=validate_args,
+        )  # fmt: skip
         self.model = model
-        self.bound = bound
-        self.context = context
         self.schedule = schedule
-        self.solver = solver
         self.parameterization: Parameterization = parameterization
-        self.t0 = t0
-        self.t1 = t1
-        self.base = base
-        self.mask = None if mask is None else as_mask(mask)
 
     def sample(
         self,
@@ -241,10 +225,7 @@ class DiffusionProcess(Process):
         Raises:
             ValueError: if a shape does not fit, or the prediction does not determine the flow.
         """
-        start = start_of_sampling(
-            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
-        )
-        start = replace(start, together=self.bound)
+        start = self._start(sample_shape, x_source, generator)
         flow = self._flow(guidance_fn)
         if guidance_fn is not None:  # which sees the whole batch, the model events of like length
             flow.predict = planned_velocity(self.model, start)

@@ -226,6 +226,7 @@ class _Callable(DivergenceEstimator):
         events: Events,
         seeds: EventSeeds | torch.Generator | None = None,
     ) -> Evaluation:
+        # by the events, since the field need not say how many dimensions form one
         return partial(self._evaluated, field)
 
     def _evaluated(self, field: nn.Module, events: Events) -> tuple[Tensor, Tensor]:

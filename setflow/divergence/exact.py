@@ -109,10 +109,10 @@ class ExactDivergence(PlannedEstimator):
         overhead, most = (_CPU_OVERHEAD, _CPU_OBJECTS) if on_cpu else (_GPU_OVERHEAD, _GPU_OBJECTS)
         room = memory / (max(1.0, per_slot) * (1 + _WORKING))  # for so many objects
         plan = plan_events(
-            field,
+            traits,
             flat,
             overhead=overhead,
-            largest=lambda n: max(1, int(min(room, most) / max(1, n))),
+            objects=int(min(room, most)),
             repeats=lambda n: 1 + n * per_object,
         )
         return _ExactSolve(field, plan, 1, memory, max(1.0, per_slot), self.batched).evaluate

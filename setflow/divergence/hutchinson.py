@@ -21,7 +21,7 @@ from setflow.divergence.linearization import linearize, recomputed
 from setflow.random import EventSeeds, counter_normal, counter_signs
 from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
-from setflow.sets.planning import Chunk, plan_events
+from setflow.sets.planning import Chunk, plan_events, traits_of
 from setflow.sets.shapes import positive_integer
 
 __all__ = [
@@ -111,12 +111,11 @@ def _solve_with(
 ) -> Evaluation:
     """Plan the events of a solve with `count` probes an evaluation."""
     on_cpu = events.x.device.type == "cpu"
-    most = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
     plan = plan_events(
-        field,
+        traits_of(field),
         events.flat(),
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-        largest=lambda n: max(1, most // max(1, n)),
+        objects=_CPU_OBJECTS if on_cpu else _GPU_OBJECTS,
     )
     return _ProbedSolve(field, plan, count, probes).evaluate
 

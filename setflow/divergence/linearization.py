@@ -125,9 +125,8 @@ def linearize(
             stack.enter_context(torch.no_grad())
             product = field.dynamo_ctx(_velocity_and_products)  # type: ignore[operator]
             state = x.detach().contiguous()  # other strides would be compiled again
-            yield _Compiled(
-                state, state.new_zeros(0), lambda x, u: product(original, events, x, events.t, u)
-            )
+            unknown = state.new_zeros(0)  # until the first product brings the velocity
+            yield _Compiled(state, unknown, lambda x, u: product(original, events, x, events.t, u))
             return
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_as_written())
@@ -156,8 +155,7 @@ def _as_written() -> AbstractContextManager[Any]:
 
 def _ordinary(events: Events) -> Events:
     """Return events of at least float32 that autograd may save, which inference tensors are not."""
-
-    events = events.changed(*[lambda value: value.clone() if value.is_inference() else value] * 2)
+    events = events.changed(lambda value: value.clone() if value.is_inference() else value)
     x = _as_wide(events.x, torch.float32)
     context = events.context
     if context is not None:

@@ -112,7 +112,7 @@ class SetField(VectorField):
         """
         sizes = (self.condition_dim, self.object_condition_dim, self.set_condition_dim)
         context = self._typed(c, x) if c is not None or any(sizes) else None
-        events = checked_events(self, x, t, context, mask, features=(self.dim,))
+        events = checked_events(self, x, t, context, mask, features=(self.dim,)).flat()
         return zero_padding(self.velocity(events), events.mask).reshape(x.shape)
 
     @abstractmethod
@@ -201,7 +201,7 @@ def checked_events(
     *,
     features: tuple[int, ...],
 ) -> Events:
-    """Check what a library field is called with; return it with one lead dimension.
+    """Check what a library field is called with; return it as events.
 
     Arguments:
         field: the field.
@@ -231,7 +231,7 @@ def checked_events(
         )
     if context is not None:
         context = context.selected(events.mask)
-    return replace(events, context=context).flat()
+    return replace(events, context=context)
 
 
 def zeroed(module: _Module) -> _Module:

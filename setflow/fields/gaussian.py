@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from setflow.fields.base import VectorField, row_of
+from setflow.fields.base import VectorField, checked_events, row_of
 from setflow.paths.affine import AffinePath, LinearPath
-from setflow.sets.masks import as_mask, count_real, over_features, zero_padding
-from setflow.sets.shapes import align_right, expand_time, split_event
+from setflow.sets.masks import count_real, over_features, zero_padding
+from setflow.sets.shapes import align_right
 
 __all__ = ["GaussianSetField"]
 
@@ -161,16 +161,10 @@ class GaussianSetField(VectorField):
     def _checked(
         self, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
-        row_of(self, c, x, 0)
-        lead, event = split_event(x, self.event_ndim)
-        if event[1:] != tuple(self.loc.shape):
-            raise ValueError(
-                f"GaussianSetField got x with shape {tuple(x.shape)}, expected features "
-                f"{tuple(self.loc.shape)} behind the object dimension"
-            )
-        if mask is not None:
-            mask = as_mask(mask, (*lead, event[0])).to(x.device)
-        return expand_time(t, lead, like=x), mask
+        context = row_of(self, c, x, 0)
+        events = checked_events(self, x, t, context, mask, features=tuple(self.loc.shape))
+        assert events.t is not None
+        return events.t, events.mask
 
     def _count(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Return N of each event, so shaped that it meets `x`."""

@@ -61,8 +61,8 @@ class VelocityField(VectorField):
         row = row_of(self, c, x, self.condition_dim)
         events = checked_events(self, x, t, row, None, features=(self.dim,))
         assert events.t is not None
-        parts = [events.x, events.t[:, None]]
+        parts = [events.x, events.t[..., None]]
         if events.context is not None and events.context.row is not None:
             parts.append(events.context.row)
         v: Tensor = self.net(torch.cat(parts, dim=-1))
-        return v.reshape(x.shape)
+        return v

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -69,6 +69,16 @@ class SampleWithLogProb(NamedTuple):
     log_prob: Tensor
 
 
+class LogProbOptions(TypedDict, total=False):
+    """What `masked_log_prob` takes by keyword, whatever it returns."""
+
+    c: Context | None
+    t0: float
+    t1: float
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None
+    generator: torch.Generator | None
+
+
 @overload
 def masked_log_prob(
     field: nn.Module,
@@ -77,12 +87,8 @@ def masked_log_prob(
     x: Tensor,
     mask: Tensor | None,
     *,
-    c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
-    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
-    generator: torch.Generator | None = None,
     return_standard_error: Literal[False] = False,
+    **options: Unpack[LogProbOptions],
 ) -> Tensor: ...
 
 
@@ -94,12 +100,8 @@ def masked_log_prob(
     x: Tensor,
     mask: Tensor | None,
     *,
-    c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
-    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
-    generator: torch.Generator | None = None,
     return_standard_error: Literal[True],
+    **options: Unpack[LogProbOptions],
 ) -> LogProbEstimate: ...
 
 
@@ -188,10 +190,12 @@ def scored_events(
         ValueError: if a shape does not fit.
     """
     least = 0 if mask is None else 2
-    event_ndim = field if isinstance(field, int) else event_ndim_of(field, at_least=least)
+    event_ndim = event_ndim_of(field, at_least=least)
     lead, event = split_event(x, event_ndim)
-    batch_ndim = None if c is None else batch_ndim_of_context(c, lead, event)
-    if mask is not None:
+    batch_ndim = None
+    if mask is None and c is not None:
+        batch_ndim = batch_ndim_of_context(c, lead, event)
+    elif mask is not None:
         mask = as_mask(mask).to(x.device)
         batch = tuple(mask.shape[:-1])
         batch_ndim = len(batch)

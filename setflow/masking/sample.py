@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Literal, overload
+from typing import Literal, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,18 @@ from setflow.solvers.integrate import integrate
 __all__ = ["masked_sample", "start_of_sampling"]
 
 
+class SampleOptions(TypedDict, total=False):
+    """What `masked_sample` takes by keyword, whatever it returns."""
+
+    sample_shape: Iterable[int] | int
+    c: Context | None
+    t0: float
+    t1: float
+    x_source: Tensor | None
+    estimator: DivergenceEstimator | Callable[..., Tensor] | None
+    generator: torch.Generator | None
+
+
 @overload
 def masked_sample(
     field: nn.Module,
@@ -30,14 +42,8 @@ def masked_sample(
     solver: Solver,
     mask: Tensor | None,
     *,
-    sample_shape: Iterable[int] | int = (),
-    c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
-    x_source: Tensor | None = None,
-    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
-    generator: torch.Generator | None = None,
     return_log_prob: Literal[False] = False,
+    **options: Unpack[SampleOptions],
 ) -> Tensor: ...
 
 
@@ -48,14 +54,8 @@ def masked_sample(
     solver: Solver,
     mask: Tensor | None,
     *,
-    sample_shape: Iterable[int] | int = (),
-    c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
-    x_source: Tensor | None = None,
-    estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
-    generator: torch.Generator | None = None,
     return_log_prob: Literal[True],
+    **options: Unpack[SampleOptions],
 ) -> SampleWithLogProb: ...
 
 
@@ -142,7 +142,7 @@ def start_of_sampling(
         ValueError: if a shape does not fit.
     """
     least = 0 if mask is None else 2
-    event_ndim = field if isinstance(field, int) else event_ndim_of(field, at_least=least)
+    event_ndim = event_ndim_of(field, at_least=least)
     base = as_base(base)
     sample_shape = as_tuple(sample_shape)
     batch = tuple(base.batch_shape)

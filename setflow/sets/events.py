@@ -75,7 +75,7 @@ class Events:
             ValueError: if a shape or dtype does not fit.
         """
         least = 0 if mask is None else 2
-        event_ndim = field if isinstance(field, int) else event_ndim_of(field, at_least=least)
+        event_ndim = event_ndim_of(field, at_least=least)
         lead, event = split_event(x, event_ndim)
         if not x.is_floating_point():
             raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
@@ -129,18 +129,16 @@ class Events:
         Raises:
             ValueError: if it has not the shape and dtype of the states.
         """
-        if given.shape == self.x.shape and given.dtype == self.x.dtype:
-            return zero_padding(given, self.mask)
-        what = "shape" if given.shape != self.x.shape else "dtype"
-        got, expected = (
-            (tuple(given.shape), tuple(self.x.shape))
-            if what == "shape"
-            else (given.dtype, self.x.dtype)
-        )
-        raise ValueError(
-            f"{name} has {what} {got}, x_target {expected}; expected equal {what}s, one noise "
-            "value per coordinate"
-        )
+        for what, got, expected in (
+            ("shape", tuple(given.shape), tuple(self.x.shape)),
+            ("dtype", given.dtype, self.x.dtype),
+        ):
+            if got != expected:
+                raise ValueError(
+                    f"{name} has {what} {got}, x_target {expected}; expected equal {what}s, one "
+                    "noise value per coordinate"
+                )
+        return zero_padding(given, self.mask)
 
     def drawn_noise(self, generator: torch.Generator | None) -> Tensor:
         """Return standard normal noise of the shape of the states, zero in padded slots."""
@@ -178,14 +176,18 @@ class Events:
         return zero_padding(v, self.mask)
 
     def changed(
-        self, per_event: Callable[[Tensor], Tensor], per_object: Callable[[Tensor], Tensor]
+        self,
+        per_event: Callable[[Tensor], Tensor],
+        per_object: Callable[[Tensor], Tensor] | None = None,
     ) -> Events:
         """Return the events with every tensor changed.
 
         Arguments:
             per_event: what becomes of a tensor with a row per event.
-            per_object: what becomes of one that has the object dimension, too; the states are one.
+            per_object: what becomes of one that has the object dimension, too, as the states have;
+                None changes it in the same way.
         """
+        per_object = per_event if per_object is None else per_object
         return replace(
             self,
             x=per_object(self.x),
@@ -201,18 +203,16 @@ class Events:
         if ndim == 1:
             return self
         count = self.x.shape[:ndim].numel()
-        return self.changed(*[lambda value: value.reshape(count, *value.shape[ndim:])] * 2)
+        return self.changed(lambda value: value.reshape(count, *value.shape[ndim:]))
 
-    def taken(self, rows: Tensor | None, slots: Tensor | None, mask: Tensor | None) -> Events:
+    def taken(self, rows: Tensor, slots: Tensor | None, mask: Tensor | None) -> Events:
         """Return some of the events, which have one lead dimension, and some of their slots.
 
         Arguments:
-            rows: which events, with shape `(b,)`; None means all, as they are.
+            rows: which events, with shape `(b,)`.
             slots: which slots of each, with shape `(b, n)`; None means all.
             mask: the mask of these, with shape `(b, n)`, or None for all real.
         """
-        if rows is None:
-            return replace(self, mask=mask)
         events = replace(self, mask=None).changed(
             lambda value: value[rows],
             lambda value: value[rows] if slots is None else value[rows[:, None], slots],

@@ -130,7 +130,11 @@ class Plan:
         if self.rows is None:
             return events.velocity(field)
         flat = events.flat()
-        parts = [flat.taken(c.rows, c.slots, c.mask).velocity(field) for c in self.chunks]
+        parts = [
+            flat.taken(chunk.rows, chunk.slots, chunk.mask).velocity(field)
+            for chunk in self.chunks
+            if chunk.rows is not None
+        ]
         return self.objects(parts).reshape(events.x.shape)
 
     def events(self, parts: Sequence[Tensor]) -> Tensor:
@@ -158,11 +162,11 @@ class Plan:
 
 
 def plan_events(
-    field: nn.Module,
+    traits: Traits,
     events: Events,
     *,
     overhead: float,
-    largest: Callable[[int], int],
+    objects: int,
     repeats: Callable[[int], int] = lambda longest: 1,
 ) -> Plan:
     """Plan the evaluation of events with one lead dimension.
@@ -171,20 +175,21 @@ def plan_events(
     length and order. One that holds something of each event is not cut at all.
 
     Arguments:
-        field: the field.
+        traits: what the field declares.
         events: the events; the values of their states are not read.
         overhead: as `cut_by_length` takes it.
-        largest: as `cut_by_length` takes it.
+        objects: how many objects may stand in one evaluation of more than one event.
         repeats: as `cut_by_length` takes it.
     """
     mask, slots, count = events.mask, events.slots, len(events.x)
     whole = Plan([Chunk(None, None, mask)] if count else [])
-    traits = traits_of(field)
     if not count or traits.holds_events or events.together:
         return whole
     real = mask if traits.takes_mask else None
     lengths = [slots] * count if real is None else events.lengths.tolist()
-    groups = cut_by_length(lengths, overhead=overhead, largest=largest, repeats=repeats)
+    groups = cut_by_length(
+        lengths, overhead=overhead, largest=lambda n: objects // max(1, n), repeats=repeats
+    )
     if len(groups) < 2:  # in the caller's order, whatever the padding: rounding stays the same
         groups = [list(range(count))]
         gaps = real is not None and bool((real[:, 1:] & ~real[:, :-1]).any())
@@ -251,15 +256,15 @@ def planned_velocity(field: nn.Module, events: Events) -> Callable[[Events], Ten
     mask = events.mask
     if mask is None or not mask.numel() or not _is_readable(mask):
         return lambda events: events.velocity(field)
-    if not traits_of(field).takes_mask:
+    traits = traits_of(field)
+    if not traits.takes_mask:
         return lambda events: events.velocity(field)
     on_cpu = mask.device.type == "cpu"
-    objects = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
     plan = plan_events(
-        field,
+        traits,
         events.flat(),
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-        largest=lambda n: objects // max(1, n),
+        objects=_CPU_OBJECTS if on_cpu else _GPU_OBJECTS,
     )
     return lambda events: plan.velocity(field, events)
 

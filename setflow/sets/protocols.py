@@ -109,10 +109,14 @@ def part_that_declares(field: nn.Module, flag: Flag) -> nn.Module | None:
 def event_ndim_of(field: object, *, at_least: int = 0) -> int:
     """Return how many trailing dimensions form one event of `field`.
 
+    Arguments:
+        field: the field; or that number, of a field that does not say it itself.
+        at_least: the smallest number that will do.
+
     Raises:
         ValueError: if the field does not say, or it is fewer than `at_least`.
     """
-    event_ndim = getattr(field, "event_ndim", None)
+    event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", None)
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(
             f"{type(field).__name__} has no integer attribute event_ndim of at least 0, got "
@@ -121,7 +125,8 @@ def event_ndim_of(field: object, *, at_least: int = 0) -> int:
         )
     if event_ndim < at_least:
         raise ValueError(
-            f"{type(field).__name__} has event_ndim={event_ndim}, expected at least {at_least}: "
+            f"{'the field' if isinstance(field, int) else type(field).__name__} has "
+            f"event_ndim={event_ndim}, expected at least {at_least}: "
             "a mask needs an object dimension in front of the features; wrap the field so that "
             "it takes whole sets (N, D)"
         )

@@ -186,12 +186,7 @@ def integrate_sde(
     ... ).shape
     torch.Size([2, 3])
     """
-    if not declares(solver, "is_sde"):
-        raise ValueError(
-            f"{type(solver).__name__} solves ordinary equations (is_sde is not True), expected a "
-            "solver of stochastic equations such as setflow.EulerMaruyama(steps=64)"
-        )
-    options: dict[str, Any] = {"steps": _own_steps(solver)}
+    options = _options(solver, stochastic=True)
     if generator is not None:
         if not _accepts(solver.integrate, "generator"):
             raise ValueError(
@@ -205,35 +200,43 @@ def integrate_sde(
 
 
 def _options(
-    solver: object, mask: Tensor | None, event_ndim: int, steps: int | None = None
+    solver: object,
+    mask: Tensor | None = None,
+    event_ndim: int = 0,
+    steps: int | None = None,
+    *,
+    stochastic: bool = False,
 ) -> dict[str, Any]:
-    if declares(solver, "is_sde"):
+    """Return what a solver is given besides its equation, by what it declares."""
+    name = type(solver).__name__
+    if stochastic and not declares(solver, "is_sde"):
         raise ValueError(
-            f"{type(solver).__name__} solves stochastic equations (is_sde = True), expected an "
-            "ODE solver such as setflow.Midpoint(steps=50)"
+            f"{name} solves ordinary equations (is_sde is not True), expected a solver of "
+            "stochastic equations such as setflow.EulerMaruyama(steps=64)"
+        )
+    if declares(solver, "is_sde") and not stochastic:
+        raise ValueError(
+            f"{name} solves stochastic equations (is_sde = True), expected an ODE solver such as "
+            "setflow.Midpoint(steps=50)"
         )
     options: dict[str, Any] = {}
-    if declares(solver, "requires_steps"):
-        own = getattr(solver, "steps", None) if steps is None else positive_integer(steps, "steps")
-        options["steps"] = _own_steps(solver) if own is None else own
+    if stochastic or declares(solver, "requires_steps"):
+        own = getattr(solver, "steps", None)
+        count = own if steps is None else positive_integer(steps, "steps")
+        if count is None:
+            raise ValueError(
+                f"{name} must be told its number of steps, but has no attribute steps; set it in "
+                "its __init__, as in setflow.RK4(steps=32)"
+            )
+        options["steps"] = count
     elif steps is not None:
         raise ValueError(
-            f"{type(solver).__name__} does not declare requires_steps, so that it cannot be told "
-            f"steps={steps}; leave steps out, and set what the solver has instead"
+            f"{name} does not declare requires_steps, so that it cannot be told steps={steps}; "
+            "leave steps out, and set what the solver has instead"
         )
-    if declares(solver, "takes_mask"):
+    if declares(solver, "takes_mask") and not stochastic:
         options |= {"mask": mask, "event_ndim": event_ndim}
     return options
-
-
-def _own_steps(solver: object) -> Any:
-    steps = getattr(solver, "steps", None)
-    if steps is None:
-        raise ValueError(
-            f"{type(solver).__name__} must be told its number of steps, but has no attribute "
-            "steps; set it in its __init__, as in setflow.RK4(steps=32)"
-        )
-    return steps
 
 
 def _accepts(function: Callable[..., Any], name: str) -> bool:
