@@ -8,7 +8,7 @@ RESULTS := tests/bench/results
 # the versions to install: these, those of tests/oldest.txt, or the newest with /dev/null
 CONSTRAINTS ?= constraints.txt
 # what judges most: the laws of the mask with their saboteurs, the oracle, kept values, the structure
-JUDGES := tests/test_laws.py tests/test_gaussian_field.py tests/test_kept.py \
+JUDGES := tests/laws/test_laws.py tests/fields/test_gaussian.py tests/test_kept.py \
 	tests/test_architecture.py
 # as many processes as cores, each with one thread: tests are many small things
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/pytest -n auto --maxprocesses 8 --dist worksteal \
@@ -89,7 +89,7 @@ with-scatter: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check setuptools wheel
 	$(BIN)/python -m pip install --disable-pip-version-check --constraint $(CONSTRAINTS) \
 		--no-build-isolation torch-scatter
-	$(call kept,torch-scatter.log,$(BIN)/pytest tests/test_graph.py -rsp)
+	$(call kept,torch-scatter.log,$(BIN)/pytest tests/fields/test_graph.py -rsp)
 
 test-cuda: $(STAMP) cuda-device
 	$(call kept,test-cuda.log,$(BIN)/pytest --device cuda --all -rs --benchmark-disable)

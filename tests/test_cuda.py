@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import setflow
-from laws import redraw
+from laws.laws import redraw
 from setflow.fields import PairFeatures
 
 

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from each import each
-from laws import LAWS, Outcome, cases, law_content
+from laws.laws import LAWS, Outcome, cases, law_content
 from setflow.rectified import (
     SampleTimestepConfig,
     add_noise,

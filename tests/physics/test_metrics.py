@@ -10,7 +10,7 @@ import torch
 from scipy.stats import wasserstein_distance
 
 from each import each
-from laws import LAWS, SLOTS, Case, Outcome, cases
+from laws.laws import LAWS, SLOTS, Case, Outcome, cases
 from setflow.physics import (
     JET_OBSERVABLES,
     METRICS,

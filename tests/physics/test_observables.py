@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from each import each
-from laws import LAWS, SLOTS, Case, Outcome, cases
+from laws.laws import LAWS, SLOTS, Case, Outcome, cases
 from setflow.physics import (
     energy_flow_polynomial,
     hardest_first,

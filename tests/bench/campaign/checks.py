@@ -96,17 +96,17 @@ class Outcomes:
 
 def selected(scale: float) -> list[str]:
     """Return the files and node ids to run, what judges most first."""
-    verbs = "tests/test_laws.py::test_verbs_keep_the_law"
+    verbs = "tests/laws/test_laws.py::test_verbs_keep_the_law"
     if scale < 1:
         some = [f"{verbs}[coupled gaussian-{verb}]" for verb in VERBS[:3]]
-        return ["tests/test_cuda.py", f"tests/test_fields.py::{CONTRACT[1]}", *some]
+        return ["tests/test_cuda.py", f"tests/fields/test_contract.py::{CONTRACT[1]}", *some]
     return [
         "tests/test_cuda.py",
-        *(f"tests/test_fields.py::{test}" for test in CONTRACT),
+        *(f"tests/fields/test_contract.py::{test}" for test in CONTRACT),
         *(f"{verbs}[{name}-{verb}]" for verb in VERBS for name in FIELDS),
-        "tests/test_laws.py::test_fields_keep_the_law_when_called_directly",
-        "tests/test_graph.py::test_the_verbs_keep_the_law",
-        "tests/test_graph.py::test_sets_become_graphs_and_come_back",
+        "tests/laws/test_laws.py::test_fields_keep_the_law_when_called_directly",
+        "tests/fields/test_graph.py::test_the_verbs_keep_the_law",
+        "tests/fields/test_graph.py::test_sets_become_graphs_and_come_back",
     ]
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 import setflow
 from bench.campaign.record import Record, Stage
 from families import FAMILIES
-from laws import Case, cases, padding_filled, redraw
+from laws.laws import Case, cases, padding_filled, redraw
 
 __all__ = ["run"]
 

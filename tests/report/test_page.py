@@ -1,0 +1,323 @@
+"""The report: from files to numbers and pictures, and what it refuses to overwrite."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+
+import pytest
+import torch
+from rich.console import Console
+
+from laws.laws import GARBAGE
+from setflow import SetBatch
+from setflow.data.hdf5 import JetWriter
+from setflow.physics import METRICS, distances, hardest_first, jet_features
+from setflow.physics.metrics import observables
+from setflow.report import figures
+from setflow.report.figures import QUANTITIES
+from setflow.report.page import METRICS_FILE, compare, evaluate
+
+F64 = torch.float64
+
+
+def jets(n=120, slots=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    common = torch.rand(n, 1, 1, generator=generator)
+    angles = 0.3 * common * torch.randn(n, slots, 2, generator=generator)
+    pt = (0.1 + common) * torch.rand(n, slots, 1, generator=generator) ** 4
+    mask = torch.rand(n, slots, generator=generator) < 0.8
+    return SetBatch(torch.cat([angles, pt], -1).float(), mask)
+
+
+def write(path, sample):
+    with JetWriter(path, objects=sample.mask.shape[1]) as writer:
+        writer.write(sample, jet_features(sample.x, sample.mask))
+    return path
+
+
+@pytest.fixture
+def files(tmp_path):
+    generated, reference = jets(seed=1), jets(n=200, slots=20, seed=2)
+    paths = [
+        write(tmp_path / f"{name}.h5", sample)
+        for name, sample in (("generated", generated), ("reference", reference))
+    ]
+    return *paths, generated, reference
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Pictures have tests of their own; most of these do without."""
+
+    def write_one(folder, *rest):
+        (folder / "mass.png").write_bytes(b"picture")
+        return ["mass.png"]
+
+    monkeypatch.setattr(figures, "write_plots", write_one)
+
+
+def read(folder):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON number")
+
+    return json.loads((folder / METRICS_FILE).read_text(), parse_constant=refuse)
+
+
+def text_of(table, width=80):
+    console = Console(width=width, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+def test_a_report_from_files_holds_the_numbers_and_the_pictures(files, tmp_path):
+    generated_path, reference_path, generated, reference = files
+    (tmp_path / "deep").mkdir()
+    out = tmp_path / "deep" / "report"
+    result = evaluate(generated_path, reference_path, out, pairs=3, seed=5)
+    held = read(out)
+    assert held == result.to_dict()
+    assert list(held["metrics"]) == [metric.name for metric in METRICS]
+    for metric in METRICS:
+        row = held["metrics"][metric.name]
+        assert set(row) == {"value", "floor", "floor_spread", "shuffled", "swapped", "unit"}
+        assert row["unit"] == metric.unit
+        assert all(math.isfinite(row[key]) for key in row if key != "unit")
+    assert (held["columns"], held["seed"]) == (12, 5)
+    assert held["generated"] == {
+        "name": str(generated_path),
+        "events": 120,
+        "available": 120,
+        "columns": 12,
+    }
+    assert held["reference"]["name"] == str(reference_path)
+    assert (held["reference"]["events"], held["reference"]["columns"]) == (200, 20)
+    assert held["floor"]["scaled"] is True
+    assert held["floor"]["factor"] == pytest.approx(math.sqrt((1 / 120 + 1 / 200) / (4 / 200)))
+    assert held["floor"]["sizes"] == [100, 100]
+    names = {f"{quantity.name}.png" for quantity in QUANTITIES}
+    assert set(held["pictures"]) == names | {"jet_images.png", "example_jets.png"}
+    assert {path.name for path in out.iterdir()} == {METRICS_FILE, *held["pictures"]}
+    assert [path.name for path in out.parent.iterdir()] == ["report"]
+
+    same = compare(generated, reference, pairs=3, seed=5)
+    assert same.metrics == result.metrics
+    assert same.pictures == ()
+
+
+def test_both_sides_are_cut_to_the_same_columns_hardest_first(files):
+    *_, generated, reference = files
+    got = compare(generated, reference, pairs=2)
+    sides = [observables(*hardest_first(side.x, side.mask, 12)) for side in (generated, reference)]
+    expected = distances(*sides)
+    assert {name: result.value for name, result in got.metrics.items()} == expected
+    turned = compare(reference, generated, pairs=2)
+    assert turned.columns == 12
+    for name, value in expected.items():
+        assert turned.metrics[name].value == pytest.approx(value)
+
+
+def test_events_caps_the_sides_and_lets_the_floor_be_exact():
+    generated, reference = jets(seed=1), jets(n=200, seed=2)
+    got = compare(generated, reference, events=80, pairs=3)
+    assert (got.generated.events, got.generated.available) == (80, 120)
+    assert (got.reference.events, got.reference.available) == (80, 200)
+    assert (got.floor.sizes, got.floor.scaled, got.floor.factor) == ((80, 80), False, 1.0)
+    sides = [observables(side.x[:80], side.mask[:80]) for side in (generated, reference)]
+    for name, value in distances(*sides).items():
+        assert got.metrics[name].value == pytest.approx(value, rel=1e-10)
+    assert compare(generated, reference, events=10_000, pairs=2).generated.events == 120
+
+
+def test_what_stands_in_the_padding_does_not_matter():
+    generated, reference = jets(seed=1), jets(n=200, seed=2)
+    expected = compare(generated, reference, pairs=2)
+    for garbage in GARBAGE:
+        sides = [
+            SetBatch(side.x.masked_fill(~side.mask[..., None], garbage), side.mask)
+            for side in (generated, reference)
+        ]
+        assert compare(*sides, pairs=2) == expected
+    longer = [
+        SetBatch(
+            torch.nn.functional.pad(side.x, (0, 0, 2, 9), value=7.0),
+            torch.nn.functional.pad(side.mask, (2, 9)),
+        )
+        for side in (generated, reference)
+    ]
+    for name, result in compare(*longer, pairs=2).metrics.items():
+        for key in ("value", "floor", "shuffled", "swapped"):
+            assert getattr(result, key) == pytest.approx(
+                getattr(expected.metrics[name], key), abs=1e-10
+            )
+
+
+def test_the_controls_are_worse_than_the_floor_where_there_are_correlations():
+    reference = jets(n=2000, seed=2)
+    got = compare(jets(n=1000, seed=1), reference, events=1000)
+    mass = got.metrics["w1m"]
+    assert abs(mass.value - mass.floor) < 5 * mass.floor_spread
+    assert mass.shuffled > mass.floor + 5 * mass.floor_spread
+    assert mass.swapped > mass.floor + 3 * mass.floor_spread
+    assert got.metrics["w1p"].shuffled == got.metrics["w1p"].swapped == 0.0
+
+
+def test_swapping_asks_for_the_multiplicity_before_the_cut():
+    """Among jets cut to 3 particles all are equal; these are not, and each is alone."""
+    x = jets(n=8, slots=12).x
+    mask = torch.arange(12) < torch.arange(4, 12)[:, None]
+    got = compare(SetBatch(x[:, :3], mask[:, :3]), SetBatch(x, mask), pairs=2)
+    assert got.columns == 3
+    assert all(result.swapped == 0.0 for result in got.metrics.values())
+    assert got.metrics["w1m"].shuffled > 0
+
+
+def test_the_seed_decides_floor_and_controls_but_not_values():
+    sides = jets(seed=1), jets(n=200, seed=2)
+    one, same, other = (compare(*sides, pairs=2, seed=seed) for seed in (1, 1, 2))
+    assert one == same
+    assert one.metrics["w1m"].value == other.metrics["w1m"].value
+    assert one.metrics["w1m"].floor != other.metrics["w1m"].floor
+    assert one.metrics["w1m"].shuffled != other.metrics["w1m"].shuffled
+
+
+def test_the_table_says_what_was_compared():
+    sides = jets(seed=1), jets(n=200, seed=2)
+    text = text_of(compare(*sides, pairs=3).table())
+    for part in (*(metric.title for metric in METRICS), "floor ± spread", "shuffled", "swapped"):
+        assert part in text
+    assert "120 generated and 200 reference jets, 12 columns, seed 0" in text
+    assert "3 pairs of 100 and 100 reference jets" in text
+    assert "the floor is scaled by 0.816" in " ".join(text.split())
+    assert "…" not in text
+    exact = text_of(compare(*sides, events=50, pairs=3).table())
+    assert "scaled" not in exact
+    row = next(line for line in exact.splitlines() if line.startswith("W1M"))
+    value = compare(*sides, events=50, pairs=3).metrics["w1m"].value
+    assert float(row.split("pT")[1].split()[0]) == pytest.approx(1e3 * value, rel=0.02)
+
+
+def test_the_ratio_of_a_floor_of_zero_is_no_number():
+    x = torch.full((6, 4, 3), 0.1)
+    alike = SetBatch(x, torch.ones(6, 4))
+    got = compare(alike, alike, pairs=2)
+    assert {result.floor for result in got.metrics.values()} == {0.0}
+    assert text_of(got.table()).count(" - ") >= len(METRICS)
+
+
+# --- refusals ---
+
+
+def test_an_existing_report_is_replaced_only_when_asked(files, tmp_path, no_pictures):
+    out = tmp_path / "report"
+    first = evaluate(*files[:2], out, pairs=2, seed=1)
+    with pytest.raises(FileExistsError, match="overwrite=True in Python"):
+        evaluate(*files[:2], out, pairs=2, seed=2)
+    assert read(out) == first.to_dict()
+    (out / "old.png").write_bytes(b"")
+    second = evaluate(*files[:2], out, pairs=2, seed=2, overwrite=True)
+    assert read(out) == second.to_dict() != first.to_dict()
+    assert not (out / "old.png").exists()
+
+
+def test_a_report_that_fails_leaves_the_old_one_and_no_remains(files, tmp_path, monkeypatch):
+    out = tmp_path / "report"
+    with monkeypatch.context() as patch:
+        patch.setattr(figures, "write_plots", lambda folder, *rest: [])
+        evaluate(*files[:2], out, pairs=2)
+    before = sorted(path.name for path in tmp_path.iterdir())
+
+    def fails(folder, *rest):
+        (folder / "half.png").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(figures, "write_plots", fails)
+    for target in (out, tmp_path / "new"):
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(*files[:2], target, pairs=2, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    assert list(read(out)["metrics"])
+
+
+def make_foreign(folder, kind):
+    if kind == "a file":
+        folder.write_text("notes")
+        return
+    folder.mkdir()
+    if kind == "a folder of data":
+        (folder / "events.h5").write_bytes(b"years of work")
+    elif kind == "a report and notes":
+        (folder / METRICS_FILE).write_text("{}")
+        (folder / "notes.txt").write_text("notes")
+    elif kind == "a report and a folder":
+        (folder / METRICS_FILE).write_text("{}")
+        (folder / "more.png").mkdir()
+    elif kind == "pictures":
+        (folder / "mine.png").write_bytes(b"mine")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "kind",
+    ["a file", "a folder of data", "a report and notes", "a report and a folder", "pictures"],
+)
+def test_what_is_no_report_is_never_touched(kind, overwrite, files, tmp_path, no_pictures):
+    out = tmp_path / "mine"
+    make_foreign(out, kind)
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    with pytest.raises(FileExistsError):
+        evaluate(*files[:2], out, pairs=2, overwrite=overwrite)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+def test_an_empty_folder_is_taken_only_when_asked(files, tmp_path, no_pictures):
+    out = tmp_path / "empty"
+    out.mkdir()
+    with pytest.raises(FileExistsError, match="exists"):
+        evaluate(*files[:2], out, pairs=2)
+    evaluate(*files[:2], out, pairs=2, overwrite=True)
+    assert (out / METRICS_FILE).is_file()
+
+
+def test_a_folder_that_appears_meanwhile_is_not_replaced(files, tmp_path, monkeypatch):
+    out = tmp_path / "report"
+
+    def slow(folder, *rest):
+        make_foreign(out, "a folder of data")
+        return []
+
+    monkeypatch.setattr(figures, "write_plots", slow)
+    with pytest.raises(FileExistsError, match=r"holds no metrics\.json"):
+        evaluate(*files[:2], out, pairs=2, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["events.h5"]
+
+
+def test_a_missing_file_is_an_error_before_anything_is_written(files, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        evaluate(tmp_path / "none.h5", files[1], tmp_path / "report")
+    assert not (tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [({"events": 0}, "events is 0"), ({"pairs": 1}, "pairs=1")],
+)
+def test_options_out_of_range_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        compare(jets(n=10), jets(n=10), **options)
+
+
+def test_samples_that_cannot_be_compared_are_refused():
+    usual, empty = jets(n=10), SetBatch(torch.zeros(10, 4, 3), torch.zeros(10, 4))
+    broken = jets(n=10)
+    broken.x[3, 1, 0], broken.mask[3, 1] = float("inf"), True
+    for sides, match in (
+        ((usual, empty), "W1 of etarel"),
+        ((usual[:0], usual), "no jet"),
+        ((broken, usual), "etarel is not finite in 1 of 10 jets"),
+        ((SetBatch(usual.x[0], usual.mask[0]), usual), r"expected jets \(n, N\)"),
+        ((usual, usual[:1]), "has 1 jets"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            compare(*sides, pairs=2)

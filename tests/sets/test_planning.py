@@ -1,0 +1,257 @@
+"""Plans of like lengths: every event once, no group too large, no cheaper cut, equal results."""
+
+from __future__ import annotations
+
+from itertools import pairwise, permutations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import setflow
+from each import each
+from laws.laws import LAWS, cases, redraw
+from laws.subjects import Pointwise, loss_of, sample_of
+from setflow.sets import planning
+from setflow.sets.events import Events, call_field
+from setflow.sets.planning import cut_by_length, planned_velocity
+
+
+def cost(groups, lengths, overhead, repeats):
+    return sum(
+        repeats(max(lengths[i] for i in group))
+        * (overhead + len(group) * max(lengths[i] for i in group))
+        for group in groups
+    )
+
+
+def every_cut(indices):
+    """All ways to cut a sequence into runs."""
+    if not indices:
+        yield []
+        return
+    for size in range(1, len(indices) + 1):
+        for rest in every_cut(indices[size:]):
+            yield [indices[:size], *rest]
+
+
+@pytest.mark.parametrize("overhead", [0, 1, 5, 40])
+@pytest.mark.parametrize("repeats", [lambda n: 1, lambda n: 1 + 3 * n])
+def test_no_cut_of_the_sorted_events_is_cheaper(overhead, repeats):
+    lengths = [7, 2, 0, 9, 2, 5, 7, 1]
+    groups = cut_by_length(lengths, overhead=overhead, largest=lambda n: 100, repeats=repeats)
+    got = cost(groups, lengths, overhead, repeats)
+    in_order = sorted(range(len(lengths)), key=lambda i: lengths[i])
+    best = min(cost(cut, lengths, overhead, repeats) for cut in every_cut(in_order))
+    assert got == pytest.approx(best)
+
+
+def test_any_grouping_of_few_events_is_no_cheaper_than_one_of_sorted_events():
+    lengths = [4, 1, 3, 1]
+    groups = cut_by_length(lengths, overhead=2, largest=lambda n: 100)
+    got = cost(groups, lengths, 2, lambda n: 1)
+    for order in permutations(range(4)):
+        for cut in every_cut(list(order)):
+            assert got <= cost(cut, lengths, 2, lambda n: 1)
+
+
+def test_every_event_stands_in_one_group_that_is_small_enough():
+    lengths = torch.randint(0, 900, (3000,), generator=torch.Generator().manual_seed(1)).tolist()
+    groups = cut_by_length(lengths, overhead=300, largest=lambda n: 4096 // max(1, n))
+    assert sorted(index for group in groups for index in group) == list(range(3000))
+    for group in groups:
+        longest = max(lengths[i] for i in group)
+        assert len(group) <= max(1, 4096 // max(1, longest))
+        assert longest == lengths[group[-1]]
+    for shorter, longer in pairwise(groups):  # up to the unit in which lengths are told apart
+        assert max(lengths[i] for i in shorter) <= min(lengths[i] for i in longer) + 15
+    padded = sum(len(g) * lengths[g[-1]] for g in groups)
+    assert padded < 1.1 * sum(lengths)
+
+
+def test_no_event_and_equal_events():
+    assert cut_by_length([], overhead=1, largest=lambda n: 1) == []
+    assert cut_by_length([0, 0], overhead=1, largest=lambda n: 9) == [[0, 1]]
+    assert cut_by_length([5, 5, 5], overhead=1, largest=lambda n: 2) == [[0, 1], [2]]
+    assert cut_by_length([5, 5], overhead=1, largest=lambda n: 0) == [[0], [1]]
+
+
+# --- fields ---
+
+
+class Counting(nn.Module):
+    """A field that records what it is evaluated on, behind another."""
+
+    event_ndim = 2
+    takes_mask = True
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+        self.seen: list[torch.Tensor] = []
+        self.slots = 0
+
+    def forward(self, x, t, c=None, *, mask):
+        self.seen.append(x.detach()[mask])
+        self.slots += mask.numel()
+        return self.field(x, t, c, mask=mask)
+
+
+@pytest.fixture
+def no_overhead(monkeypatch):
+    """Without overhead every length stands alone: the most that a plan can do."""
+    monkeypatch.setattr(planning, "_CPU_OVERHEAD", 0)
+
+
+def _context_set(lead):
+    generator = torch.Generator().manual_seed(3)
+    mask = torch.rand(*lead, 4, generator=generator) > 0.5
+    return setflow.SetBatch(torch.randn(*lead, 4, 2, generator=generator), mask)
+
+
+KINDS = {
+    "no context": ({}, lambda case: None),
+    "event": ({"condition_dim": 2}, lambda case: case.x[..., 0, :2]),
+    "object": ({"object_condition_dim": 2}, lambda case: case.x_source[..., :2]),
+    "set": ({"set_condition_dim": 2}, lambda case: _context_set(case.t.shape)),
+}
+
+
+def is_cut(field, mask, x=None):
+    """Whether events of such a mask are not evaluated at once, with all their slots."""
+    calls = []
+    hook = field.register_forward_pre_hook(lambda _, inputs: calls.append(inputs[0].shape))
+    if x is None:
+        x = torch.randn(3, 6, 3) if mask is None else torch.randn(*mask.shape, 3)
+    events = Events.of(field, x, mask, t=0.5)
+    planned_velocity(field, events)(events)
+    hook.remove()
+    return calls != [x.shape]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_planned_field_gives_what_the_field_gives(kind, no_overhead):
+    options, context_of = KINDS[kind]
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2, **options)).double()
+    for name, case in cases():
+        spy = Counting(field)
+        c, x = context_of(case), case.x.clone().requires_grad_()
+        expected = call_field(field, x, case.t, c, case.mask)
+        spy.slots, spy.seen = 0, []
+        events = Events.of(spy, x, case.mask, t=case.t, c=c)
+        got = planned_velocity(spy, events)(events)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=name)
+        gradients = [torch.autograd.grad(v.square().sum(), x)[0] for v in (got, expected)]
+        torch.testing.assert_close(*gradients, rtol=0, atol=1e-10, msg=name)
+        # every real object once, and no slot but one for each event without objects
+        seen, real = torch.cat(spy.seen), case.x[case.mask]
+        assert len(seen) == len(real)
+        torch.testing.assert_close(seen.sum(0), real.sum(0))
+        empty = int((~case.mask.any(-1)).sum())
+        assert spy.slots == len(real) + empty
+
+
+@each("law", LAWS)
+@pytest.mark.parametrize("verb", [loss_of, sample_of])
+def test_verbs_keep_the_law_however_their_batches_are_cut(verb, law, no_overhead):
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2)).double()
+    for name, case in cases():
+        if law != "emptiness" or name != "lead0":
+            LAWS[law](verb(field), case)
+
+
+def test_the_real_mix_of_sizes_costs_its_real_objects():
+    lengths = torch.randint(30, 151, (512,), generator=torch.Generator().manual_seed(1))
+    mask = torch.arange(150) < lengths[:, None]
+    spy = Counting(setflow.GaussianSetField(torch.zeros(3), torch.ones(3)))
+    base, solver = setflow.StandardNormal((3,)), setflow.Midpoint(steps=1)
+    setflow.masked_sample(spy, base, solver, mask)
+    real = int(mask.sum())
+    assert spy.slots <= 2 * 1.08 * real  # two evaluations, and some padding within a group
+    spy = Counting(spy.field)
+    x = torch.randn(512, 150, 3)
+    setflow.masked_fm_loss(spy, x, torch.randn_like(x), mask)
+    assert spy.slots <= 1.08 * real
+
+
+class PerSlot(Pointwise):
+    """A field that takes no mask."""
+
+
+def test_what_may_not_be_cut_is_left_whole(no_overhead):
+    mask = torch.arange(6) < torch.tensor([[1], [6], [3]])
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
+    assert not is_cut(field, None)
+    assert not is_cut(field, torch.ones(3, 6, dtype=torch.bool))
+    assert not is_cut(field, mask[:0])
+    assert not is_cut(PerSlot(), mask)
+    field.holds_context = True
+    assert not is_cut(field, mask)
+    del field.holds_context
+    assert is_cut(field, mask)
+    seen, x = [], torch.randn(6, 3)
+    torch.vmap(lambda row: (seen.append(is_cut(field, row, x)), row)[1])(mask)
+    assert seen == [False]
+
+
+def test_guidance_meets_the_whole_batch_and_the_field_its_plan(no_overhead):
+    mask = torch.arange(6) < torch.tensor([[1], [6], [3]])
+    rows = torch.randn(3, 1, 3)  # one for each event, in order
+    spy = Counting(setflow.GaussianSetField(torch.zeros(3), torch.ones(3), coupling=1.0))
+    x_source = torch.randn(3, 6, 3)
+    arguments = {"guidance_fn": lambda x, t, v: v + rows, "x_source": x_source}
+    models = [
+        setflow.FlowMatching(spy, setflow.StandardNormal((3,)), setflow.Euler(steps=1)),
+        setflow.Diffusion(
+            spy, setflow.VPSchedule(), setflow.Euler(1), parameterization="x0", event_shape=(3,)
+        ),
+    ]
+    for model in models:
+        spy.slots = 0
+        x = model(None, mask=mask).sample(**arguments)
+        assert spy.slots == int(mask.sum())
+        alone = [
+            model(None, mask=mask[k : k + 1]).sample(
+                guidance_fn=lambda x, t, v, k=k: v + rows[k], x_source=x_source[k : k + 1]
+            )
+            for k in range(3)
+        ]
+        torch.testing.assert_close(x, torch.cat(alone))
+
+
+def test_gradients_of_each_event_pass_through_a_verb():
+    """`vmap` over `grad` wraps the mask twice; and what records a mask keeps its batch whole."""
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2)).double()
+    case = dict(cases())["lead1"]
+
+    def loss(x, mask, t):
+        rows = (x[None], torch.ones_like(x)[None], mask[None], t[None])
+        return setflow.masked_fm_loss(field, *rows)
+
+    with sdpa_kernel([SDPBackend.MATH]):
+        together = torch.vmap(torch.func.grad(loss))(case.x, case.mask, case.t)
+        one_by_one = [
+            torch.func.grad(loss)(*event) for event in zip(case.x, case.mask, case.t, strict=True)
+        ]
+    torch.testing.assert_close(together, torch.stack(one_by_one), rtol=0, atol=1e-10)
+    assert together[case.mask].abs().max() > 1e-3
+    seen = []
+    with FlopCounterMode(display=False):
+        seen.append(is_cut(field, case.mask))
+    seen.append(is_cut(field.to("meta"), case.mask.to("meta"), case.x.to("meta")))
+    assert seen == [False, False]
+
+
+def test_nothing_is_moved_where_nothing_is_gained():
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=2)
+    mask = torch.ones(64, 30, dtype=torch.bool)
+    mask[3, 29] = False
+    assert not is_cut(field, mask)
+    mask[3, 0] = False  # a hole: objects are moved together, events stay where they are
+    spy = Counting(field)
+    x = torch.randn(64, 30, 3)
+    events = Events.of(spy, x, mask, t=0.5)
+    planned_velocity(spy, events)(events)
+    torch.testing.assert_close(spy.seen[0], x[mask])

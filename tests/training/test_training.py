@@ -1,0 +1,388 @@
+"""The Lightning modules apart from the command line."""
+
+from __future__ import annotations
+
+import csv
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+import yaml
+from torch.utils.data import DataLoader
+
+import setflow
+from setflow import SetBatch
+from setflow.cli.fit import fit
+from setflow.data import JetWriter, read_jets
+from setflow.training import ExportBestModel, SetDataModule
+from setflow.training.module import FlowMatchingModule
+from setflow.training.optimizers import LAST_RATE, warmup_cosine
+
+SAMPLE = str(Path(__file__).resolve().parents[2] / "datasets/pythia-top/heldout.h5")
+
+
+def test_both_jets_of_an_event_fall_on_the_same_side():
+    data = SetDataModule(SAMPLE, max_objects=5, val_fraction=0.2, conditions=["pt", "mass"])
+    train, val = data.train_events, data._val
+    jets = read_jets(SAMPLE, max_objects=5)
+    known = zip(jets.context(["pt", "mass"]).tolist(), jets.event_number.tolist(), strict=True)
+    event_of = {tuple(jet): event for jet, event in known}
+    assert len(event_of) == len(jets)
+    sides = [{event_of[tuple(jet)] for jet in side.c.tolist()} for side in (train, val)]
+    assert not sides[0] & sides[1]
+    assert len(train) + len(val) == len(jets)
+    assert len(val) == pytest.approx(0.2 * len(jets), rel=0.1)
+
+
+def test_an_epoch_holds_every_training_jet_once():
+    data = SetDataModule(SAMPLE, max_objects=5, batch_size=64, conditions=["pt"])
+    data.setup("fit")
+    batches = list(data.train_dataloader())
+    seen = torch.cat([batch.events.c[:, 0] for batch in batches])
+    place = torch.cat([batch.place for batch in batches])
+    assert torch.equal(place.sort().values, torch.arange(len(data.train_events)))
+    assert torch.equal(seen, data.train_events.c[place, 0])
+
+
+# --- the noise of an event is its own ---
+
+
+class Noted(setflow.SetFlow):
+    """Notes the time and the noise of each event, by its pT and mass."""
+
+    def __init__(self):
+        field = setflow.TransformerField(3, hidden=8, layers=1, heads=1, condition_dim=2)
+        super().__init__(field.float(), conditions=["pt", "mass"])
+        self.noted = {}
+
+    def loss_terms(self, batch, *, t, times, noise):
+        for jet, *seen in zip(batch.c.tolist(), t.tolist(), batch.lengths, noise, strict=True):
+            assert tuple(jet) not in self.noted, "once an epoch"
+            self.noted[tuple(jet)] = (seen[0], seen[2][: seen[1]].clone())
+        return {"flow": self.field.out.weight.sum()}
+
+
+def noise_of(*, epoch=0, workers=0, ranks=1, stage="training", times=None, **options):
+    """The noise and the time of each event of an epoch, which `ranks` processes share."""
+    data = SetDataModule(
+        SAMPLE, max_objects=6, conditions=["pt", "mass"], val_fraction=0.9, **options
+    )
+    data.setup("fit")
+    flow = Noted()
+    module = FlowMatchingModule(flow, times=times)
+    loader = data.train_dataloader() if stage == "training" else data.val_dataloader()
+    loader.sampler.set_epoch(epoch)
+    loader = DataLoader(
+        loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=workers
+    )
+    for rank in range(ranks):
+        module.trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
+        module.log = module.log_dict = lambda *_, **__: None
+        for index, batch in enumerate(loader):
+            if index % ranks == rank:
+                getattr(module, f"{stage}_step")(batch, index // ranks)
+        loader.sampler.set_epoch(epoch)
+    return flow.noted
+
+
+def assert_same(one, other):
+    assert one.keys() == other.keys()
+    for jet, (t, noise) in one.items():
+        assert t == other[jet][0]
+        assert torch.equal(noise, other[jet][1])
+
+
+@pytest.mark.parametrize("stage", ["training", "validation"])
+def test_the_noise_of_an_event_depends_on_neither_batch_nor_process(stage):
+    torch.manual_seed(3)
+    expected = noise_of(stage=stage)
+    assert len(expected) > 400
+    for other in ({"batch_size": 64}, {"batch_size": 7}, {"workers": 2}, {"ranks": 3}):
+        assert_same(noise_of(stage=stage, **other), expected)
+
+
+def test_the_noise_of_training_is_normal_and_its_times_are_uniform():
+    seen = noise_of().values()
+    noise = torch.cat([noise.flatten() for _, noise in seen])
+    assert scipy.stats.kstest(noise.numpy(), "norm").pvalue > 1e-3
+    assert scipy.stats.kstest([t for t, _ in seen], "uniform").pvalue > 1e-3
+    times = setflow.TimeSampling(shift_type="constant", constant=50.0)
+    assert np.median([t for t, _ in noise_of(times=times).values()]) > 0.9
+
+
+def test_other_epochs_and_other_seeds_have_other_noise():
+    torch.manual_seed(3)
+    first, second = noise_of(), noise_of(epoch=1)
+    torch.manual_seed(4)
+    other = noise_of()
+    assert first.keys() == second.keys() == other.keys()
+    for one, two in ((first, second), (first, other)):
+        assert all(t != two[jet][0] for jet, (t, _) in one.items())
+        a, b = (torch.cat([seen[jet][1].flatten() for jet in first]) for seen in (one, two))
+        assert abs((a * b).mean()) < 4 / len(a) ** 0.5
+
+
+def test_every_validation_has_the_same_noise():
+    torch.manual_seed(3)
+    first = noise_of(stage="validation")
+    torch.manual_seed(4)
+    assert_same(noise_of(stage="validation", epoch=5), first)
+
+
+def test_batches_that_tell_no_places_are_trained_on_too():
+    """A plain `SetBatch` of a loader of one's own: noise of its own for each batch and process."""
+    jets = read_jets(SAMPLE, stop=8, max_objects=6)
+    batch = SetBatch(jets.particles.x, jets.particles.mask, jets.context(["pt", "mass"]))
+    seen = []
+    for index, rank in ((0, 0), (0, 0), (1, 0), (0, 1)):
+        flow = Noted()
+        module = FlowMatchingModule(flow)
+        module.trainer = SimpleNamespace(current_epoch=0, global_rank=rank)
+        module.log = module.log_dict = lambda *_, **__: None
+        module.training_step(batch, index)
+        seen.append(tuple(t for t, _ in flow.noted.values()))
+    assert seen[0] == seen[1]
+    assert len(set(seen)) == 3
+    assert len(set(seen[0])) == 8
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0])
+def test_a_fraction_that_leaves_a_side_empty_is_refused(fraction):
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        SetDataModule(SAMPLE, val_fraction=fraction)
+
+
+def test_a_condition_that_the_file_lacks_is_named():
+    with pytest.raises(ValueError, match="no jet feature 'tau32'"):
+        SetDataModule(SAMPLE, conditions=["tau32"]).setup("fit")
+
+
+def test_the_learning_rate_rises_and_falls():
+    rates = [warmup_cosine(step / 100, 0.1) for step in range(101)]
+    assert rates[10] == max(rates) == 1.0
+    assert rates == sorted(rates[:10]) + sorted(rates[10:], reverse=True)
+    assert rates[0] == rates[-1] == warmup_cosine(1.5, 0.1) == pytest.approx(LAST_RATE)
+    assert rates[5] == pytest.approx(0.5)
+    assert warmup_cosine(0.0, 0.0) == 1.0  # without a rise
+
+
+@pytest.mark.parametrize("warmup", [-0.1, 1.0, 1000, float("nan")])
+def test_a_warmup_that_is_no_fraction_is_refused(warmup):
+    flow = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    with pytest.raises(ValueError, match=r"warmup must lie in \[0, 1\)"):
+        FlowMatchingModule(flow, warmup=warmup)
+
+
+def test_the_times_of_training_are_those_that_are_asked_for():
+    """Times near the noise and a weight of 1 + 3 t: the loss is that of the same draw by hand."""
+    flow = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    jets = setflow.SetBatch(torch.randn(64, 5, 3), torch.ones(64, 5))
+    times = setflow.TimeSampling(shift_type="constant", constant=50.0, weight_shift=3.0)
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(64, 5, 3, generator=generator)
+    t = times.sample((64,), lengths=jets.lengths, generator=generator)
+    assert t.median() > 0.9
+    losses = setflow.masked_fm_loss(flow.field, jets.x, noise, jets.mask, t, reduction="none")
+    got = flow.loss(jets, times=times, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(got, ((1 + 3 * t) * losses).mean(), atol=1e-10, rtol=0)
+    module = FlowMatchingModule(flow, times=times)
+    assert module.times is times
+
+
+def _jets(path: Path, jets: int = 300) -> None:
+    """Jets whose number of particles, 1 to 6, grows with their pT."""
+    generator = torch.Generator().manual_seed(0)
+    pt = 1000 + 100 * torch.randn(jets, generator=generator)
+    lengths = (3.5 + (pt - 1000) / 50 + torch.randn(jets, generator=generator)).round()
+    mask = torch.arange(6) < lengths.clamp(1, 6)[:, None]
+    x = torch.rand(jets, 6, 3, generator=generator) + 0.1
+    features = torch.stack([pt, torch.zeros(jets), torch.ones(jets), mask.sum(-1)], -1)
+    with JetWriter(path, objects=6) as writer:
+        writer.write(SetBatch(x, mask), features)
+
+
+@pytest.fixture
+def options(tmp_path, monkeypatch):
+    """The command line of a run of five epochs in which p(N | c) is trained."""
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    _jets(tmp_path / "jets.h5")
+    arguments = {"field": ("TransformerField", {"dim": 3, "condition_dim": 1, "hidden": 8})}
+    arguments["field"][1].update(layers=1, heads=1)
+    arguments["cardinality"] = ("ConditionalCardinality", {"max_objects": 6, "condition_dim": 1})
+    flow = {
+        name: {"class_path": f"setflow.{cls}", "init_args": init}
+        for name, (cls, init) in arguments.items()
+    }
+    config = {
+        "model": {
+            "flow": {"class_path": "setflow.SetFlow", "init_args": {**flow, "conditions": ["pt"]}},
+            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.02}},
+        },
+        "data": {"train": "jets.h5", "max_objects": 6, "batch_size": 32, "val_fraction": 0.2},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_epochs": 5,
+            "enable_progress_bar": False,
+            "log_every_n_steps": 1,
+            "callbacks": [
+                {
+                    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                    "init_args": {"decay": 0.8},
+                }
+            ],
+        },
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    return ("--config", "config.yaml")
+
+
+def _metrics(run: str) -> list[dict[str, float]]:
+    with (Path("runs") / run / "csv/version_0/metrics.csv").open() as file:
+        return [{k: float(v) for k, v in row.items() if v} for row in csv.DictReader(file)]
+
+
+def _rates(run: str) -> list[float]:
+    """The logged learning rates of a run, as fractions of the largest that is possible."""
+    return [row["lr-AdamW"] / 0.02 for row in _metrics(run) if "lr-AdamW" in row]
+
+
+def _without_epochs(**trainer: object) -> None:
+    """Write the configuration without `max_epochs`, and with these options of the trainer."""
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    del config["trainer"]["max_epochs"]
+    config["trainer"].update(trainer)
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+
+
+def test_a_run_that_its_time_bounds_has_the_whole_schedule(options):
+    _without_epochs(check_val_every_n_epoch=10, max_time="00:00:00:03")
+    begin = time.monotonic()
+    model = fit([*options, "--name", "timed", "--model.warmup", "0.2"])
+    assert 2.5 < time.monotonic() - begin < 60
+    assert setflow.SetFlow.load(model).sample(2, torch.full((2, 1), 1000.0)).x.isfinite().all()
+    rates = _rates("timed")
+    top = rates.index(max(rates))
+    assert rates[0] < 0.5
+    assert max(rates) > 0.8
+    assert rates == sorted(rates[:top]) + sorted(rates[top:], reverse=True)
+    assert rates[-1] < 0.2 * max(rates)
+
+
+def test_of_steps_and_time_what_ends_first_bounds_the_schedule(options):
+    _without_epochs(max_steps=20)
+    fit([*options, "--name", "steps"])
+    fit([*options, "--name", "both", "--trainer.max_time", "10:00:00:00"])
+    rates = _rates("steps")
+    assert _rates("both") == rates
+    assert rates == pytest.approx([warmup_cosine((step + 0.5) / 20, 0.05) for step in range(20)])
+
+
+def test_a_run_that_early_stopping_ends_has_a_constant_rate(options):
+    stopping = {"monitor": "val_flow_loss", "patience": 1, "min_delta": 1e3}
+    name = "lightning.pytorch.callbacks.EarlyStopping"
+    _without_epochs(callbacks=[{"class_path": name, "init_args": stopping}])
+    module = FlowMatchingModule(setflow.SetFlow.load(fit([*options, "--name", "stopped"])))
+    rates = _rates("stopped")
+    assert rates == pytest.approx([(step + 1) / 1000 for step in range(2 * 8)])  # epochs of 8 steps
+    module.trainer = SimpleNamespace(estimated_stepping_batches=float("inf"), callbacks=[])
+    assert [module._rate(step) for step in (999, 1000, 10**6)] == [1.0, 1.0, 1.0]
+
+
+def test_field_and_numbers_are_trained_together(options):
+    """Both terms are logged beside their sum; the step of the best field is what is exported."""
+    model = fit([*options, "--name", "both"])
+    rows = _metrics("both")
+    for stage in ("train", "val"):
+        logged = [row for row in rows if f"{stage}_loss" in row]
+        assert len(logged) >= 5
+        for row in logged:
+            terms = row[f"{stage}_flow_loss"] + row[f"{stage}_cardinality_loss"]
+            assert row[f"{stage}_loss"] == pytest.approx(terms, rel=1e-6)
+    val = [row for row in rows if "val_loss" in row]
+    share = read_jets("jets.h5").particles.lengths.bincount() / 300
+    without_context = -(share * share.clamp(min=1e-9).log()).sum().item()
+    assert val[-1]["val_cardinality_loss"] < without_context - 0.1
+    best = torch.load("runs/both/checkpoints/best.ckpt", weights_only=True)
+    assert best["global_step"] == 1 + min(val, key=lambda row: row["val_flow_loss"])["step"]
+    flow = setflow.SetFlow.load(model)
+    for name, value in flow.state_dict().items():
+        assert torch.equal(value, best["state_dict"][f"flow.{name}"]), name
+    sample = read_jets("jets.h5")
+    log_p = flow.cardinality.log_prob(
+        sample.particles.lengths, flow.context_scaler(sample.context(("pt",))[:, None])[:, 0]
+    )
+    frequencies = setflow.EmpiricalCardinality(6).fit(sample.particles.lengths)
+    assert log_p.mean() > frequencies.log_prob(sample.particles.lengths).mean() + 0.1
+
+
+def test_the_best_step_is_that_of_the_field(options, monkeypatch):
+    """Even where p(N | c) gets worse by more than the field gets better."""
+    terms_of = setflow.SetFlow.loss_terms
+    steps = iter(range(1, 1000))
+
+    def overfitting(self, batch, **arguments):
+        terms = terms_of(self, batch, **arguments)
+        if not self.training:  # one validation batch has all 60 jets
+            step = next(steps)
+            terms = {"flow": terms["flow"] * 0 - step, "cardinality": terms["flow"] * 0 + 2 * step}
+        return terms
+
+    monkeypatch.setattr(setflow.SetFlow, "loss_terms", overfitting)
+    fit([*options, "--name", "over", "--data.batch_size", "240"])
+    best, last = (
+        torch.load(f"runs/over/checkpoints/{name}.ckpt", weights_only=True)["global_step"]
+        for name in ("best", "last")
+    )
+    assert best == last == 5
+
+
+def test_a_resumed_run_has_the_same_numbers(options, monkeypatch):
+    options = (*options, "--trainer.max_epochs", "3")
+    whole = fit([*options, "--name", "whole"])
+    done = ExportBestModel.on_validation_end
+
+    def stop(self, trainer, module):
+        done(self, trainer, module)
+        if trainer.current_epoch == 1:
+            raise RuntimeError("stopped")
+
+    monkeypatch.setattr(ExportBestModel, "on_validation_end", stop)
+    with pytest.raises(RuntimeError, match="stopped"):
+        fit([*options, "--name", "broken"])
+    monkeypatch.setattr(ExportBestModel, "on_validation_end", done)
+    broken = fit([*options, "--name", "broken", "--resume"])
+    one, other = (setflow.SetFlow.load(model) for model in (whole, broken))
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, msg=name)
+    c = 1000 + 100 * torch.randn(200, 1)
+    lengths = one.sample(200, c, 1, solver=setflow.Euler(1)).lengths
+    assert torch.equal(lengths, other.sample(200, c, 1, solver=setflow.Euler(1)).lengths)
+
+
+def test_a_model_without_a_trained_p_of_n_logs_the_field_alone(options):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["model"]["flow"]["init_args"]["cardinality"] = {
+        "class_path": "setflow.EmpiricalCardinality",
+        "init_args": {"max_objects": 6},
+    }
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    fit([*options, "--name", "field", "--trainer.max_epochs", "1"])
+    (row,) = (row for row in _metrics("field") if "val_loss" in row)
+    assert row["val_loss"] == row["val_flow_loss"]
+    assert not any("cardinality" in name for row in _metrics("field") for name in row)
+
+
+def test_one_process_of_several_writes_the_model(tmp_path):
+    module = FlowMatchingModule(
+        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    )
+    exporter = ExportBestModel(tmp_path / "run")
+    for first in (False, True):
+        module.trainer = SimpleNamespace(is_global_zero=first)
+        assert exporter.finish(module) == tmp_path / "run" / "model"
+        assert (tmp_path / "run" / "model").is_dir() == first
