@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import Array
 from setflow.sets.events import Events
 from setflow.sets.shapes import expand_time
 
@@ -207,7 +208,7 @@ class TimeSampling:
 
 def times_of(
     events: Events,
-    t: Tensor | float | None,
+    t: Array | float | None,
     sampling: TimeSampling | None,
     generator: torch.Generator | None,
     *,

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from setflow.random import derive
-from setflow.sets.batch import SetBatch
+from setflow.sets.batch import SetBatch, listed
 
 __all__ = ["LengthBatchSampler", "SetDataset", "pad_collate"]
 
@@ -173,10 +173,12 @@ class SetDataset(Dataset[SetBatch]):
         batch: the events, with `x` of shape `(n, N, ...)`.
 
     Raises:
-        ValueError: if `batch` has not exactly one batch dimension.
+        TypeError: if `batch` is no `SetBatch`.
+        ValueError: if it has not exactly one batch dimension.
     """
 
     def __init__(self, batch: SetBatch) -> None:
+        listed(batch, "SetDataset")
         if batch.mask.ndim != 2:
             raise ValueError(
                 f"the mask has shape {tuple(batch.mask.shape)}, expected (n, N): one batch "
@@ -186,6 +188,11 @@ class SetDataset(Dataset[SetBatch]):
 
     def __len__(self) -> int:
         return len(self._batch)
+
+    @property
+    def events(self) -> SetBatch:
+        """All events, in their order."""
+        return self._batch
 
     @property
     def lengths(self) -> Tensor:
