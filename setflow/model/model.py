@@ -116,8 +116,9 @@ class SetFlow(SavedModel):
             context_scaler = Standardizer(len(self.conditions))
         self.context_scaler = context_scaler
         self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
-        if context_scaler is not None:
-            context_scaler.labels = tuple(f"condition '{name}'" for name in self.conditions)
+        for part in (context_scaler, cardinality):
+            if part is not None:
+                part.labels = tuple(f"condition '{name}'" for name in self.conditions)
         self.base = StandardNormal((len(self.features),))
 
     @property
