@@ -26,6 +26,7 @@ from setflow.masking.loss import masked_fm_loss
 from setflow.model.density import LogDensity
 from setflow.model.finite import first_not_finite, reason_of
 from setflow.model.generate import NamedContext, generate
+from setflow.model.parts import check_parts, require_statistics
 from setflow.model.saved import SavedModel
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
@@ -87,38 +88,19 @@ class SetFlow(SavedModel):
         self.path = LinearPath() if path is None else path
         self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
         self.cardinality = cardinality
-        for name, part, count in (
-            ("field", field, len(self.features)),
-            ("scaler", self.scaler, len(self.features)),
-            ("context_scaler", context_scaler, len(self.conditions)),
-        ):
-            dim = getattr(part, "dim", count)  # a field of one's own need not tell
-            if dim != count:
-                raise ValueError(
-                    f"{name} has dim={dim}, but there are {count} names: features "
-                    f"{', '.join(self.features)}; conditions {', '.join(self.conditions) or 'none'}"
-                )
-        for option in ("object_condition_dim", "set_condition_dim"):
-            if getattr(field, option, 0):
-                raise ValueError(
-                    f"field has {option}={getattr(field, option)}, but a SetFlow has one context "
-                    "row per event; give such contexts to the verbs, setflow.masked_fm_loss and "
-                    "setflow.masked_sample"
-                )
-        asked = 0 if cardinality is None else cardinality.condition_dim
-        if asked not in (0, len(self.conditions)):
-            raise ValueError(
-                f"cardinality has condition_dim={asked}, but there are {len(self.conditions)} "
-                f"conditions: {', '.join(self.conditions) or 'none'}; give as many, or take "
-                "setflow.EmpiricalCardinality, which needs none"
-            )
+        check_parts(
+            {"field": field, "scaler": self.scaler, "context_scaler": context_scaler},
+            cardinality,
+            self.features,
+            self.conditions,
+        )
         if context_scaler is None and self.conditions:
             context_scaler = Standardizer(len(self.conditions))
         self.context_scaler = context_scaler
         self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
-        for part in (context_scaler, cardinality):
-            if part is not None:
-                part.labels = tuple(f"condition '{name}'" for name in self.conditions)
+        for conditioned in (context_scaler, cardinality):
+            if conditioned is not None:
+                conditioned.labels = tuple(f"condition '{name}'" for name in self.conditions)
         self.base = StandardNormal((len(self.features),))
 
     @property
@@ -173,20 +155,9 @@ class SetFlow(SavedModel):
         Raises:
             ValueError: if they were neither given nor fitted.
         """
-        parts = {
-            "scaler": self.scaler,
-            "context_scaler": self.context_scaler,
-            "cardinality": self.cardinality,
-        }
-        lacking = [name for name, part in parts.items() if part and not part.is_fitted]
-        if lacking:
-            raise ValueError(
-                f"the model has no statistics for its {' and '.join(lacking)}, they were never "
-                "fitted; call flow.fit_statistics(batch) with the training events, load a trained "
-                "model by SetFlow.load, or give them: setflow.data.Standardizer(mean=..., std=...) "
-                "(mean 0 and std 1 leave features as they are), "
-                "setflow.EmpiricalCardinality(counts=...)"
-            )
+        require_statistics(
+            scaler=self.scaler, context_scaler=self.context_scaler, cardinality=self.cardinality
+        )
 
     def loss(
         self,
