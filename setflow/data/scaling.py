@@ -18,6 +18,7 @@ from torch import Tensor
 from setflow.fitted import Fitted
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.shapes import positive_integer
 
 __all__ = ["Standardizer"]
 
@@ -78,6 +79,7 @@ class Standardizer(Fitted):
                     "Standardizer got neither dim nor mean: give the number of features"
                 )
             dim = as_tensor(mean, "mean").numel()
+        dim = positive_integer(dim, "dim")
         boxcox = {int(index): float(power) for index, power in (boxcox or {}).items()}
         wrong = [index for index in boxcox if not 0 <= index < dim]
         if wrong:

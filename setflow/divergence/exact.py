@@ -57,6 +57,11 @@ class ExactDivergence(PlannedEstimator):
         memory: int | None = None,
         batched: bool | None = None,
     ) -> None:
+        if isinstance(max_dim, str):
+            raise ValueError(
+                f"max_dim must be a positive integer or None, got {max_dim!r}: the largest number "
+                "of real coordinates of an event; an exact divergence has no kind of probes"
+            )
         if max_dim is not None and max_dim < 1:
             raise ValueError(f"max_dim must be positive or None, got {max_dim}")
         if memory is not None and memory < 1:

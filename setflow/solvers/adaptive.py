@@ -143,6 +143,12 @@ class Dopri5:
         for name, value in (("rtol", rtol), ("atol", atol)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+        if rtol >= 1:
+            raise ValueError(
+                f"rtol must be below 1, got {rtol}: Dopri5 takes tolerances and chooses its steps "
+                "by them, as Dopri5(1e-5, 1e-6); max_nfe bounds its evaluations, and RK4(50) takes "
+                "a number of steps"
+            )
         if isinstance(max_nfe, bool) or not isinstance(max_nfe, int):
             raise ValueError(f"max_nfe must be an integer, got {max_nfe!r}")
         if max_nfe < _FIRST_STEP + _STEP:

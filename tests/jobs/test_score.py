@@ -32,7 +32,7 @@ NATS = ("log_prob", "objects", "scaling", "ordering", "cardinality", "standard_e
 COLUMNS = (*NATS, "n_objects", "reason")
 ROWS, SLOTS, LARGEST = 23, 7, 5
 EULER = setflow.Euler(2)
-HUTCHINSON = setflow.HutchinsonDivergence("rademacher", 2)
+HUTCHINSON = setflow.HutchinsonDivergence(2)
 
 
 def make_jets(path: Path, rows: int = ROWS, **attributes: Any) -> Path:

@@ -365,7 +365,7 @@ def test_total_probability_of_plain_vectors_is_one():
     "estimator",
     [
         setflow.HutchinsonDivergence(n_probes=2),
-        setflow.HutchinsonDivergence("gaussian", n_probes=2),
+        setflow.HutchinsonDivergence(2, "gaussian"),
         setflow.HutchinsonDivergence(n_probes=2, renew=True),
     ],
     ids=["signs", "gaussian", "renewed"],
