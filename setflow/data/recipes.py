@@ -37,7 +37,7 @@ import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 
-from setflow.data.hdf5 import JetWriter
+from setflow.data.writing import JetWriter
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_TYPES
 from setflow.sets.batch import SetBatch

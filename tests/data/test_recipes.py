@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from setflow.data import recipes
-from setflow.data.hdf5 import JetSample, read_header, read_jets
+from setflow.data.hdf5 import read_header, read_jets
+from setflow.data.jets import JetSample
 from setflow.data.recipes import Recipe, make_dataset, make_shipped, round_mantissa
 from setflow.physics.kinematics import jet_mass, jet_pt
 from setflow.schema import JET_UNITS
