@@ -1,4 +1,4 @@
-"""Events in and out: the schema, HDF5 files, batches of sets, simulated data sets."""
+"""Events in and out: HDF5 files, batches of sets, scaling, recipes and toys."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 the library's own evaluate the events of a batch.
 
 Notation. The divergence of v(x, t, c) is the sum of d v_i / d x_i over the real coordinates of each
-event. Fields are called at the one junction, which zeroes padded velocity: rows and columns of the
+event. Fields are called by `Events.velocity`, which zeroes padding: rows and columns of the
 Jacobian that belong to padding are zero, so that they add nothing to a trace.
 """
 

@@ -2,7 +2,8 @@
 
 Notation. Events have a lead shape and, behind it, `event_ndim` dimensions that form one event; sets
 have the object dimension first among these, with N slots. A verb resolves data, mask, time and
-context at its entrance, `Events.of`, where shapes are checked; nothing behind it checks them again.
+context at its entrance, `Events.of`, where shapes are checked;
+nothing behind it checks them again, but a field of the library, since it may be called bare.
 
 Here padding becomes zero: in the states of events that are made or moved (`Events.of`, `Events.at`)
 and in the velocity that a field returns (`Events.velocity`), so that training and use obey the same

@@ -22,7 +22,6 @@ __all__ = [
     "align_right",
     "align_time",
     "as_tuple",
-    "coordinates",
     "event_numel",
     "expand_time",
     "flatten_event",
@@ -118,19 +117,6 @@ def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
     """
     lead, event = split_event(x, event_ndim)
     return x if event_ndim == 0 else x.reshape(*lead, event_numel(event))
-
-
-def coordinates(x: Tensor, event_ndim: int) -> Tensor:
-    """Return the coordinates of each event in one last dimension, of size one for numbers.
-
-    >>> import torch
-    >>> coordinates(torch.zeros(8, 30, 3), event_ndim=2).shape
-    torch.Size([8, 90])
-    >>> coordinates(torch.zeros(8), event_ndim=0).shape
-    torch.Size([8, 1])
-    """
-    lead, event = split_event(x, event_ndim)
-    return x.reshape(*lead, event_numel(event))
 
 
 def unflatten_event(x: Tensor, event_shape: Iterable[int] | int) -> Tensor:

@@ -1,7 +1,7 @@
 """Explicit Runge-Kutta solvers with a fixed number of steps.
 
 Notation. dx/dt = f(x, t) is integrated from `t0` to `t1` in `steps` equal steps of h = (t1 - t0) /
-steps, forwards or backwards in time. A solver of order p has a global error of O(h^p); `stages` is
+steps, forwards or backwards in time. A solver of order p has a global error of O(h^p).
 the number of evaluations of `f` per step.
 
 No step looks at the values of x, so an event's result depends neither on its padding nor on the

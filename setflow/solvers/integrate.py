@@ -149,7 +149,7 @@ def integrate_augmented(
     untyped: Any = solver
     y1: Tensor = untyped.integrate(f_packed, packed, t0=t0, t1=t1, **options)
     x1, logp1 = unpack(_of_shape(y1, packed, solver))
-    return x1, logp1.to(logp0.dtype)
+    return zero_padding(x1, mask), logp1.to(logp0.dtype)
 
 
 def integrate_sde(
