@@ -71,6 +71,8 @@ class Process(ABC):
         validate_args: bool,
     ) -> None:
         self.event_ndim = known_event_ndim(model, event_ndim)
+        if mask is not None and self.event_ndim >= 2:  # a part of the model may miss it
+            event_ndim_of(model, at_least=2, given=event_ndim)
         if validate_args:
             check_event_shape(self.event_ndim, tuple(base.event_shape))
         self.base = base
@@ -349,7 +351,7 @@ def known_event_ndim(field: nn.Module, event_ndim: int | None) -> int:
             f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
             "them equal, or the argument left out"
         )
-    return event_ndim_of(field) if event_ndim is None else event_ndim
+    return event_ndim_of(field, given=event_ndim)
 
 
 def check_event_shape(event_ndim: int, event_shape: tuple[int, ...]) -> None:

@@ -238,6 +238,8 @@ class _Callable(DivergenceEstimator):
 class _MaskedField(nn.Module):
     """A field with the mask of some events bound, for code that knows no masks."""
 
+    takes_mask = False
+
     def __init__(self, field: nn.Module, events: Events) -> None:
         super().__init__()
         self.field = field
