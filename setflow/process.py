@@ -29,6 +29,7 @@ from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.sets.shapes import as_floating
 from setflow.solvers.integrate import integrate
 
 __all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
@@ -71,8 +72,11 @@ class Process(ABC):
         validate_args: bool,
     ) -> None:
         self.event_ndim = known_event_ndim(model, event_ndim)
+        if mask is not None and self.event_ndim >= 2:  # a part of the model may miss it
+            event_ndim_of(model, at_least=2, given=event_ndim)
         if validate_args:
             check_event_shape(self.event_ndim, tuple(base.event_shape))
+        self._model = model
         self.base = base
         self.solver = solver
         self.t0 = t0
@@ -129,6 +133,8 @@ class Process(ABC):
         generator: torch.Generator | None,
     ) -> Events:
         """Return the events at the start of a solve; the arguments are those of `sample`."""
+        if x_source is not None:
+            x_source = as_floating(x_source, self._model)
         start = start_of_sampling(
             self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
         )
@@ -306,6 +312,7 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
+        x = as_floating(x, self.field)
         events = scored_events(self.event_ndim, x, self.mask, self.context)
         result = score_events(
             self.field, self.base, self.solver, replace(events, together=self.bound), t0=self.t0,
@@ -349,7 +356,7 @@ def known_event_ndim(field: nn.Module, event_ndim: int | None) -> int:
             f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
             "them equal, or the argument left out"
         )
-    return event_ndim_of(field) if event_ndim is None else event_ndim
+    return event_ndim_of(field, given=event_ndim)
 
 
 def check_event_shape(event_ndim: int, event_shape: tuple[int, ...]) -> None:

@@ -46,7 +46,7 @@ from setflow.sets.context import Context
 from setflow.sets.masks import zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares
-from setflow.sets.shapes import align_right, as_tuple
+from setflow.sets.shapes import align_right, as_floating, as_tuple
 from setflow.solvers.integrate import integrate_sde
 
 __all__ = ["Diffusion", "DiffusionProcess"]
@@ -271,6 +271,7 @@ class DiffusionProcess(Process):
         Raises:
             ValueError: if a shape does not fit, or the solver is one for stochastic equations.
         """
+        x = as_floating(x, self.model)
         return self._along(self._flow(None), x).log_prob(
             x, estimator=estimator, generator=generator
         )

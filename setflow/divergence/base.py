@@ -21,6 +21,7 @@ from setflow.random import EventSeeds
 from setflow.sets.context import Context
 from setflow.sets.events import Events
 from setflow.sets.planning import Chunk, Plan
+from setflow.sets.shapes import as_floating
 
 __all__ = [
     "DivergenceEstimator",
@@ -144,7 +145,8 @@ class PlannedEstimator(DivergenceEstimator):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the velocity and its divergence; see `DivergenceEstimator`."""
-        if x.is_floating_point():  # the narrowest arithmetic
+        if x.dtype != torch.bool:  # the narrowest arithmetic
+            x = as_floating(x, field)
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         if mask is not None and torch.is_grad_enabled():  # the backward pass uses it again
             mask = mask.clone()
@@ -237,6 +239,8 @@ class _Callable(DivergenceEstimator):
 
 class _MaskedField(nn.Module):
     """A field with the mask of some events bound, for code that knows no masks."""
+
+    takes_mask = False
 
     def __init__(self, field: nn.Module, events: Events) -> None:
         super().__init__()

@@ -171,7 +171,7 @@ def masked_log_prob(
         field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
         with_error=return_standard_error,
     )  # fmt: skip
-    log_prob, error = (value.to(solve_dtype(x)) for value in result)
+    log_prob, error = (value.to(solve_dtype(events.x)) for value in result)
     return LogProbEstimate(log_prob, error) if return_standard_error else log_prob
 
 
@@ -205,7 +205,7 @@ def scored_events(
                 "without sample dimensions in front"
             )
         mask = mask.expand(*lead, event[0])
-    return Events.of(event_ndim, x, mask, c=c, batch_ndim=batch_ndim)
+    return Events.of(field, x, mask, c=c, batch_ndim=batch_ndim)
 
 
 def sample_and_score(

@@ -166,4 +166,4 @@ def start_of_sampling(
             f"x_source has shape {tuple(x_source.shape)}, expected "
             f"({', '.join(map(str, lead))}, {slots}, ...): sample_shape + batch + event_shape"
         )
-    return Events.of(event_ndim, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")
+    return Events.of(field, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")

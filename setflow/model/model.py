@@ -40,6 +40,7 @@ from setflow.random import EventSeeds, counter_normal, counter_uniform
 from setflow.sets.batch import SetBatch
 from setflow.sets.events import Events
 from setflow.sets.protocols import Solver, event_ndim_of
+from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4, Midpoint
 from setflow.timesteps import TimeSampling
@@ -216,7 +217,8 @@ class SetFlow(nn.Module):
         if self.cardinality is not None and next(self.cardinality.parameters(), None) is not None:
             # first: its checks wait for the device, which has nothing queued yet
             log_p = self.cardinality.log_prob(batch.lengths, c)
-        z = self.scaler(batch.x, batch.mask)
+        x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
+        z = self.scaler(x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
         if noise is None:
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
@@ -368,7 +370,8 @@ class SetFlow(nn.Module):
                 f"{int(bad.sum())} events hold NaN or infinite values in real objects, the first "
                 f"is event {int(bad.nonzero()[0])}; leave them out"
             )
-        z = self.scaler(batch.x, batch.mask)
+        x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
+        z = self.scaler(x, batch.mask)
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         c = self._scaled_context(batch.c, n)
         lengths = batch.lengths
@@ -499,7 +502,9 @@ class SetFlow(nn.Module):
                     f"the model takes no context, got c with shape {tuple(c.shape)}; leave it out"
                 )
             return None
-        scaled: Tensor = self.context_scaler(self._context(c, n)[:, None])
+        given = self._context(c, n)
+        given = given if given.is_floating_point() else as_floating(given, self.field)
+        scaled: Tensor = self.context_scaler(given[:, None])
         return scaled[:, 0]
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.shapes import as_floating, floating_dtype
 
 __all__ = [
     "checked_particles",
@@ -37,16 +38,18 @@ def checked_particles(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     """Return particles with zeros in their padded slots, and a boolean mask, both checked.
 
     Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`, floating point.
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; integers become numbers
+            of torch's default dtype.
         mask: which are real, with shape `(*batch, N)`; None means all.
 
     Raises:
-        TypeError: if `x` is not a floating-point tensor.
+        TypeError: if `x` is not a tensor of real numbers.
         ValueError: if a shape does not fit.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
+    if not isinstance(x, Tensor) or x.is_complex() or x.dtype == torch.bool:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise TypeError(f"particles must be a floating-point tensor, got {got}; convert it first")
+    x = as_floating(x)
     if x.ndim < 2 or x.shape[-1] != 3:
         raise ValueError(
             f"particles have shape {tuple(x.shape)}, expected (*batch, N, 3) with the features "
@@ -86,7 +89,7 @@ def jet_four_momentum(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor([0.7500, 0.7500, 0.0000, 0.0000])
     """
     real, _ = checked_particles(x, mask)
-    return _four_momentum(real.double()).to(x.dtype)
+    return _four_momentum(real.double()).to(floating_dtype(x))
 
 
 def _four_momentum(real: Tensor) -> Tensor:
@@ -116,7 +119,7 @@ def jet_mass(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.0998, dtype=torch.float64)
     """
     real, _ = checked_particles(x, mask)
-    return _mass(real.double()).to(x.dtype)
+    return _mass(real.double()).to(floating_dtype(x))
 
 
 def _mass(real: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ def jet_pt(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.7500)
     """
     real, _ = checked_particles(x, mask)
-    return _transverse(_four_momentum(real.double())).to(x.dtype)
+    return _transverse(_four_momentum(real.double())).to(floating_dtype(x))
 
 
 def _transverse(momentum: Tensor) -> Tensor:
@@ -177,7 +180,7 @@ def jet_eta(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.3000)
     """
     real, _ = checked_particles(x, mask)
-    return _pseudorapidity(_four_momentum(real.double())).to(x.dtype)
+    return _pseudorapidity(_four_momentum(real.double())).to(floating_dtype(x))
 
 
 def _pseudorapidity(momentum: Tensor) -> Tensor:
@@ -207,7 +210,7 @@ def jet_features(x: Tensor, mask: Tensor | None = None) -> Tensor:
         _mass(real.double()),
         count_real(mask).double(),
     )
-    return torch.stack(features, -1).to(x.dtype)
+    return torch.stack(features, -1).to(floating_dtype(x))
 
 
 def hardest_first(

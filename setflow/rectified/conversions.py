@@ -6,9 +6,9 @@ Learning to Generate and Transfer Data with Rectified Flow", arXiv:2209.03003).
 
 Arithmetic is in float64 and results have the input's dtype: no infinity arises in float16 or
 bfloat16, since a result beyond their range is set to the largest finite number of that sign.
-Denominators are never below 1e-6. `t` is a number or has the lead shape of x, one time per event:
-nothing broadcasts over objects or features. With a mask of shape `(*lead, N)` padded slots are
-never read and come out as zeros.
+Integers give results of torch's default dtype. Denominators are never below 1e-6. `t` is a number
+or has the lead shape of x, one time per event: nothing broadcasts over objects or features. With a
+mask of shape `(*lead, N)` padded slots are never read and come out as zeros.
 """
 
 from __future__ import annotations
@@ -215,7 +215,7 @@ def _checked(
             "equal shapes: nothing is broadcast"
         )
     for key, value in tensors.items():
-        if not value.is_floating_point():
+        if value.is_complex() or value.dtype == torch.bool:
             raise ValueError(f"{key} has dtype {value.dtype}, expected a floating dtype")
     shape = tuple(first.shape)
     if mask is not None:
@@ -251,6 +251,10 @@ def _denominator(value: Tensor) -> Tensor:
 
 
 def _narrowed(value: Tensor, dtype: torch.dtype, mask: Tensor | None) -> Tensor:
-    """Return a float64 result in `dtype`, within its finite range, zero in padded slots."""
+    """Return a float64 result in `dtype`, within its finite range, zero in padded slots.
+
+    That of integers is torch's default.
+    """
+    dtype = dtype if dtype.is_floating_point else torch.get_default_dtype()
     largest = torch.finfo(dtype).max
     return zero_padding(value.clamp(-largest, largest).to(dtype), mask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -114,7 +115,9 @@ class SetBatch:
             )
         slots = longest if length is None else length
         mask = torch.arange(slots) < lengths[:, None]
-        x = events[0].new_zeros(len(events), slots, *events[0].shape[1:])
+        # whole numbers in one event must not truncate those of another
+        dtype = functools.reduce(torch.promote_types, (event.dtype for event in events))
+        x = events[0].new_zeros(len(events), slots, *events[0].shape[1:], dtype=dtype)
         for row, event in zip(x, events, strict=True):
             row[: len(event)] = event
         return cls(x, mask.to(x.device), c)

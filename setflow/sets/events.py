@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from setflow.sets.context import Context, ResolvedContext, resolve_context
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
-from setflow.sets.shapes import expand_time, split_event
+from setflow.sets.shapes import as_floating, expand_time, split_event
 
 __all__ = ["Events", "call_field"]
 
@@ -66,6 +66,7 @@ class Events:
         Arguments:
             field: the field, which says how many dimensions form one event; or that number.
             x: the states, with shape `(*lead, *event_shape)`; padded slots may hold anything.
+                Integers take the dtype of the field.
             mask: the mask, with shape `(*lead, N)`; boolean, or 0 and 1; None means all real.
             t: the time, a number or a tensor with shape `lead`.
             c: the context, as the verbs take it.
@@ -79,7 +80,9 @@ class Events:
         event_ndim = event_ndim_of(field, at_least=least)
         lead, event = split_event(x, event_ndim)
         if not x.is_floating_point():
-            raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
+            if isinstance(field, int) or x.dtype == torch.bool or x.is_complex():
+                raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
+            x = as_floating(x, field)
         if mask is not None:
             mask = as_mask(mask, (*lead, event[0])).to(x.device)
         context = None
@@ -128,8 +131,10 @@ class Events:
         """Return noise for these events, checked, with zeros in padded slots.
 
         Raises:
-            ValueError: if it has not the shape and dtype of the states.
+            ValueError: if it has not the shape and dtype of the states; integers take the latter.
         """
+        if not given.is_floating_point() and given.dtype != torch.bool:
+            given = given.to(self.x.dtype)
         for what, got, expected in (
             ("shape", tuple(given.shape), tuple(self.x.shape)),
             ("dtype", given.dtype, self.x.dtype),

@@ -14,17 +14,19 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 __all__ = [
     "TensorSpec",
     "align_coefficient",
     "align_right",
     "align_time",
+    "as_floating",
     "as_tuple",
     "event_numel",
     "expand_time",
     "flatten_event",
+    "floating_dtype",
     "positive_integer",
     "split_event",
     "unflatten_event",
@@ -43,6 +45,30 @@ def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
     if isinstance(shape, int):
         return (shape,)
     return tuple(int(size) for size in shape)
+
+
+def floating_dtype(values: Tensor, field: nn.Module | None = None) -> torch.dtype:
+    """Return the dtype in which data are computed with: their own if it is floating.
+
+    Integers and booleans take that of the field's parameters, where there is a field that has some,
+    else torch's default: a mean or a time in the dtype of an integer would be truncated.
+
+    >>> floating_dtype(torch.tensor([1, 2])), floating_dtype(torch.zeros(2, dtype=torch.float64))
+    (torch.float32, torch.float64)
+    """
+    if values.is_floating_point() or values.is_complex():
+        return values.dtype
+    own = () if field is None else (p.dtype for p in field.parameters() if p.is_floating_point())
+    return next(iter(own), torch.get_default_dtype())
+
+
+def as_floating(values: Tensor, field: nn.Module | None = None) -> Tensor:
+    """Return data in the dtype in which they are computed with; see `floating_dtype`.
+
+    >>> as_floating(torch.tensor([1, 2]))
+    tensor([1., 2.])
+    """
+    return values.to(floating_dtype(values, field))
 
 
 def positive_integer(value: Any, name: str) -> int:

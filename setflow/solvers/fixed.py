@@ -34,6 +34,8 @@ class FixedStepSolver:
 
     is_sde: ClassVar[bool] = False
     requires_steps: ClassVar[bool] = True
+    takes_mask: ClassVar[bool] = False
+    is_adaptive: ClassVar[bool] = False
     supports_rsample: ClassVar[bool] = True
 
     order: ClassVar[int]

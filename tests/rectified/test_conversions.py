@@ -224,9 +224,9 @@ def test_nothing_broadcasts(function, shapes, t, mask, message):
 @FUNCTIONS
 def test_bad_values_are_refused(function):
     x = normal(2, 3, 1)
-    with pytest.raises(ValueError, match=r"has dtype torch.int64, expected a floating dtype"):
-        function(x.long(), x, 0.5)
-    with pytest.raises(ValueError, match=r"has dtype torch.int64, expected a floating dtype"):
-        function(x, x.long(), 0.5)
+    with pytest.raises(ValueError, match=r"has dtype torch.bool, expected a floating dtype"):
+        function(x > 0, x, 0.5)
+    with pytest.raises(ValueError, match=r"has dtype torch.bool, expected a floating dtype"):
+        function(x, x > 0, 0.5)
     with pytest.raises(ValueError, match=r"mask holds the value 0.5"):
         function(x, x, 0.5, mask=torch.full((2, 3), 0.5))
