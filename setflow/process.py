@@ -24,7 +24,8 @@ from setflow.lazy import (
 )
 from setflow.masking.log_prob import score_events, scored_events, solve_dtype
 from setflow.masking.sample import start_of_sampling
-from setflow.sets.context import Context, batch_of_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import Context, GivenContext, batch_of_context, context_of_batch
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
@@ -46,7 +47,8 @@ class Process(ABC):
         solver: the solver.
         t0: the time of the noise.
         t1: the time of the data.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
+            that of one event, with 1 in place of the batch, serves all.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
         event_ndim: how many trailing dimensions form one event; needed if the model does not say.
         bound: whether the model was made for this context, so that it may hold something of each
@@ -65,8 +67,8 @@ class Process(ABC):
         *,
         t0: float,
         t1: float,
-        context: Context | None,
-        mask: Tensor | None,
+        context: GivenContext | None,
+        mask: Array | None,
         event_ndim: int | None,
         bound: bool,
         validate_args: bool,
@@ -81,8 +83,9 @@ class Process(ABC):
         self.solver = solver
         self.t0 = t0
         self.t1 = t1
-        self.context = context
         self.mask = None if mask is None else as_mask(mask)
+        known = base.batch_shape if self.mask is None else self.mask.shape[:-1]
+        self.context = context_of_batch(context, tuple(known))
         self.bound = bound
 
     @property
@@ -101,7 +104,7 @@ class Process(ABC):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples with shape `sample_shape + batch + event_shape`."""
@@ -111,7 +114,7 @@ class Process(ABC):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples that are differentiable with respect to model, context and base.
@@ -129,14 +132,18 @@ class Process(ABC):
     def _start(
         self,
         sample_shape: Iterable[int] | int,
-        x_source: Tensor | None,
+        x_source: Array | None,
         generator: torch.Generator | None,
     ) -> Events:
         """Return the events at the start of a solve; the arguments are those of `sample`."""
+        context = self.context
         if x_source is not None:
-            x_source = as_floating(x_source, self._model)
+            x_source = as_floating(as_tensor(x_source, "x_source"), self._model)
+            if self.mask is None:
+                lead = tuple(x_source.shape[: x_source.ndim - self.event_ndim])
+                context = context_of_batch(context, lead[-1:])
         start = start_of_sampling(
-            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
+            self.event_ndim, self.base, self.mask, sample_shape, context, x_source, generator
         )
         return replace(start, together=self.bound)
 
@@ -207,19 +214,22 @@ class FlowMatching(LazyDistribution):
         self.validate_args = validate_args
 
     def forward(
-        self, c: Context | None = None, *, mask: Tensor | None = None
+        self, c: GivenContext | None = None, *, mask: Array | None = None
     ) -> FlowMatchingProcess:
         """Bind the model.
 
         Arguments:
             c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
-                a `SetBatch` for another set per event.
+                a `SetBatch` for another set per event. That of one event, such as `c[:1]`, serves
+                all.
             mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
 
         Raises:
             ValueError: if neither field nor model say `event_ndim`, or the base does not fit it.
         """
         event_ndim = self.field.event_ndim if self.event_ndim is None else self.event_ndim
+        mask = None if mask is None else as_mask(mask)
+        c = context_of_batch(c, () if mask is None else tuple(mask.shape[:-1]))
         return FlowMatchingProcess(
             self.field(c),
             as_base(self.base(c)),
@@ -248,8 +258,8 @@ class FlowMatchingProcess(Process):
         *,
         t0: float = 1.0,
         t1: float = 0.0,
-        context: Context | None = None,
-        mask: Tensor | None = None,
+        context: GivenContext | None = None,
+        mask: Array | None = None,
         event_ndim: int | None = None,
         bound: bool = False,
         validate_args: bool = True,
@@ -265,7 +275,7 @@ class FlowMatchingProcess(Process):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples.
@@ -294,7 +304,7 @@ class FlowMatchingProcess(Process):
 
     def log_prob(
         self,
-        x: Tensor,
+        x: Array,
         *,
         estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -312,8 +322,10 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
-        x = as_floating(x, self.field)
-        events = scored_events(self.event_ndim, x, self.mask, self.context)
+        x, context = as_floating(as_tensor(x, "x"), self.field), self.context
+        if self.mask is None:
+            context = context_of_batch(context, tuple(x.shape[: x.ndim - self.event_ndim][-1:]))
+        events = scored_events(self.event_ndim, x, self.mask, context)
         result = score_events(
             self.field, self.base, self.solver, replace(events, together=self.bound), t0=self.t0,
             t1=self.t1, estimator=estimator, seeds=generator,

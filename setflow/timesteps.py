@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.events import Events
 from setflow.sets.shapes import expand_time
 
@@ -148,7 +149,7 @@ class TimeSampling:
         drawn = draw(shape, generator=generator, device=device, dtype=wide)
         return self._times(drawn, dtype, lengths)
 
-    def from_uniform(self, u: Tensor, *, lengths: Tensor | int | None = None) -> Tensor:
+    def from_uniform(self, u: Array, *, lengths: Tensor | int | None = None) -> Tensor:
         """Return the times that belong to uniform numbers, whose law is that of `sample`.
 
         Arguments:
@@ -166,6 +167,7 @@ class TimeSampling:
         >>> TimeSampling("logit_normal").from_uniform(u)
         tensor([0.2173, 0.5000, 0.7827])
         """
+        u = as_tensor(u, "u")
         drawn = torch.special.ndtri(u) if self.density == "logit_normal" else u
         return self._times(drawn, u.dtype, lengths)
 
@@ -198,8 +200,9 @@ class TimeSampling:
             sqrt_len=self.sqrt_len,
         )
 
-    def weight(self, t: Tensor) -> Tensor:
+    def weight(self, t: Array) -> Tensor:
         """Return the weight of the loss at the (shifted) times `t`, with the shape of `t`."""
+        t = as_tensor(t, "t")
         if self.weight_shift is None:
             return torch.ones_like(t)
         return get_flow_match_loss_weight(t, self.weight_shift)
@@ -207,7 +210,7 @@ class TimeSampling:
 
 def times_of(
     events: Events,
-    t: Tensor | float | None,
+    t: Array | float | None,
     sampling: TimeSampling | None,
     generator: torch.Generator | None,
     *,

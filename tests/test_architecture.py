@@ -25,6 +25,7 @@ FLOORS = {
     "sets": 0,
     "random": 1,
     "files": 1,
+    "fitted": 1,
     "progress": 1,
     "solvers": 1,
     "schema": 1,

@@ -17,7 +17,6 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from setflow.data.jets import (
     DTYPES,
@@ -49,7 +48,8 @@ from setflow.schema import (
     PARTICLE_UNITS,
     names,
 )
-from setflow.sets.batch import SetBatch
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
 
 __all__ = ["JetWriter"]
@@ -161,9 +161,9 @@ class JetWriter:
     def write(
         self,
         particles: SetBatch,
-        jets: Tensor,
-        particle_type: Tensor | None = None,
-        event_number: Tensor | None = None,
+        jets: Array,
+        particle_type: Array | None = None,
+        event_number: Array | None = None,
     ) -> None:
         """Append jets; they reach the file when enough for a chunk have come, or at the end.
 
@@ -188,6 +188,12 @@ class JetWriter:
                     f"{key} is {'given' if given is not None else 'missing'}, but the writer was "
                     f"made with {short}={key in self._keys}; let both agree"
                 )
+        listed(particles, "JetWriter.write")
+        jets = as_tensor(jets, "jets")
+        if particle_type is not None:
+            particle_type = as_tensor(particle_type, "particle_type")
+        if event_number is not None:
+            event_number = as_tensor(event_number, "event_number")
         if particles.mask.ndim != 2:
             raise ValueError(
                 f"particles have a mask of shape {tuple(particles.mask.shape)}, expected (b, M): "

@@ -39,6 +39,7 @@ from setflow.diagnostics.events import (
     singly,
     velocity_of,
 )
+from setflow.sets.arrays import as_tensor
 from setflow.sets.context import Context
 from setflow.sets.events import Events
 from setflow.sets.protocols import event_ndim_of
@@ -142,6 +143,7 @@ def broken_laws(
     >>> broken_laws(field, torch.randn(8, 5, 3), torch.rand(8, 5) > 0.3)
     []
     """
+    x = as_tensor(x, "x")
     if t is None:
         lead, _ = split_event(x, event_ndim_of(field, at_least=2))
         number = event_numel(lead)

@@ -42,8 +42,9 @@ from setflow.process import (
     Guidance,
     Process,
 )
-from setflow.sets.context import Context
-from setflow.sets.masks import zero_padding
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import Context, GivenContext, context_of_batch
+from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares
 from setflow.sets.shapes import align_right, as_floating, as_tuple
@@ -112,12 +113,15 @@ class Diffusion(LazyDistribution):
         self.event_shape = None if event_shape is None else as_tuple(event_shape)
         self.validate_args = validate_args
 
-    def forward(self, c: Context | None = None, *, mask: Tensor | None = None) -> DiffusionProcess:
+    def forward(
+        self, c: GivenContext | None = None, *, mask: Array | None = None
+    ) -> DiffusionProcess:
         """Bind the model.
 
         Arguments:
             c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
-                a `SetBatch` for another set per event.
+                a `SetBatch` for another set per event. That of one event, such as `c[:1]`, serves
+                all.
             mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
 
         Raises:
@@ -126,6 +130,8 @@ class Diffusion(LazyDistribution):
         event_ndim = self.model.event_ndim
         if event_ndim is None and self.event_shape is not None and mask is None:
             event_ndim = len(self.event_shape)
+        mask = None if mask is None else as_mask(mask)
+        c = context_of_batch(c, () if mask is None else tuple(mask.shape[:-1]))
         model = self.model(c)
         base = self._default_base(model) if self.base is None else as_base(self.base(c))
         if self.validate_args and self.event_shape not in (None, tuple(base.event_shape)):
@@ -185,8 +191,8 @@ class DiffusionProcess(Process):
         t0: float = 1.0,
         t1: float = 0.0,
         base: Base,
-        context: Context | None = None,
-        mask: Tensor | None = None,
+        context: GivenContext | None = None,
+        mask: Array | None = None,
         event_ndim: int | None = None,
         bound: bool = False,
         validate_args: bool = True,
@@ -206,7 +212,7 @@ class DiffusionProcess(Process):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples, by the probability flow or the reverse equation as the solver asks.
@@ -252,7 +258,7 @@ class DiffusionProcess(Process):
 
     def log_prob(
         self,
-        x: Tensor,
+        x: Array,
         *,
         estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -271,7 +277,7 @@ class DiffusionProcess(Process):
         Raises:
             ValueError: if a shape does not fit, or the solver is one for stochastic equations.
         """
-        x = as_floating(x, self.model)
+        x = as_floating(as_tensor(x, "x"), self.model)
         return self._along(self._flow(None), x).log_prob(
             x, estimator=estimator, generator=generator
         )

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from setflow.sets.arrays import Array
 from setflow.sets.masks import as_mask, over_features, zero_padding
 from setflow.sets.protocols import Base
 from setflow.sets.shapes import as_floating, as_tuple, split_event
@@ -49,7 +50,7 @@ def checked_event(
     batch_shape: tuple[int, ...],
     event_shape: tuple[int, ...],
     x: Tensor,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     same_everywhere: bool = False,
 ) -> tuple[int, Tensor | None]:
@@ -68,6 +69,8 @@ def checked_event(
     """
     event_ndim = len(event_shape)
     if mask is not None:
+        if not isinstance(mask, Tensor):
+            mask = as_mask(mask)
         mask = as_mask(mask, x.shape[: mask.ndim]).to(x.device)
         event_ndim = x.ndim - mask.ndim + 1
     lead, event = split_event(x, event_ndim)

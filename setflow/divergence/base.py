@@ -18,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from setflow.random import EventSeeds
+from setflow.sets.arrays import as_tensor
 from setflow.sets.context import Context
 from setflow.sets.events import Events
+from setflow.sets.masks import as_mask
 from setflow.sets.planning import Chunk, Plan
 from setflow.sets.shapes import as_floating
 
@@ -145,11 +147,12 @@ class PlannedEstimator(DivergenceEstimator):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the velocity and its divergence; see `DivergenceEstimator`."""
+        x = as_tensor(x, "x")
         if x.dtype != torch.bool:  # the narrowest arithmetic
             x = as_floating(x, field)
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         if mask is not None and torch.is_grad_enabled():  # the backward pass uses it again
-            mask = mask.clone()
+            mask = as_mask(mask).clone()
         events = Events.of(field, x, mask, t=t, c=c)
         v, estimates = self.for_solve(field, events)(events)
         return v, estimates.mean(-1).to(v.dtype)

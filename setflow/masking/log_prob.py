@@ -15,7 +15,8 @@ from setflow.distributions.base import as_base
 from setflow.divergence.base import DivergenceEstimator, PlannedEstimator, as_estimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.random import EventSeeds
-from setflow.sets.context import Context, batch_ndim_of_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import GivenContext, batch_ndim_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask
 from setflow.sets.protocols import (
@@ -72,7 +73,7 @@ class SampleWithLogProb(NamedTuple):
 class LogProbOptions(TypedDict, total=False):
     """What `masked_log_prob` takes by keyword, whatever it returns."""
 
-    c: Context | None
+    c: GivenContext | None
     t0: float
     t1: float
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
@@ -84,8 +85,8 @@ def masked_log_prob(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    x: Tensor,
-    mask: Tensor | None,
+    x: Array,
+    mask: Array | None,
     *,
     return_standard_error: Literal[False] = False,
     **options: Unpack[LogProbOptions],
@@ -97,8 +98,8 @@ def masked_log_prob(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    x: Tensor,
-    mask: Tensor | None,
+    x: Array,
+    mask: Array | None,
     *,
     return_standard_error: Literal[True],
     **options: Unpack[LogProbOptions],
@@ -109,10 +110,10 @@ def masked_log_prob(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    x: Tensor,
-    mask: Tensor | None,
+    x: Array,
+    mask: Array | None,
     *,
-    c: Context | None = None,
+    c: GivenContext | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
@@ -166,6 +167,8 @@ def masked_log_prob(
     >>> torch.allclose(log_p, field.log_prob(x, mask), atol=1e-3)
     True
     """
+    if not isinstance(x, Tensor):
+        x = as_tensor(x, "x")
     events = scored_events(field, x, mask, c)
     result = score_events(
         field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
@@ -176,7 +179,7 @@ def masked_log_prob(
 
 
 def scored_events(
-    field: nn.Module | int, x: Tensor, mask: Tensor | None, c: Context | None
+    field: nn.Module | int, x: Tensor, mask: Array | None, c: GivenContext | None
 ) -> Events:
     """Resolve events to score, whose mask and context may lack sample dimensions in front.
 

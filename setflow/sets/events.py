@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.context import Context, ResolvedContext, resolve_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import GivenContext, ResolvedContext, resolve_context
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
 from setflow.sets.shapes import as_floating, expand_time, split_event
@@ -53,15 +54,15 @@ class Events:
     def of(
         cls,
         field: nn.Module | int,
-        x: Tensor,
-        mask: Tensor | None,
+        x: Array,
+        mask: Array | None,
         *,
-        t: Tensor | float | None = None,
-        c: Context | None = None,
+        t: Array | float | None = None,
+        c: GivenContext | None = None,
         batch_ndim: int | None = None,
         name: str = "x",
     ) -> Events:
-        """Resolve what a verb is given.
+        """Resolve what a verb is given; arrays of NumPy become tensors here.
 
         Arguments:
             field: the field, which says how many dimensions form one event; or that number.
@@ -78,6 +79,8 @@ class Events:
         """
         least = 0 if mask is None else 2
         event_ndim = event_ndim_of(field, at_least=least)
+        if not isinstance(x, Tensor):
+            x = as_tensor(x, name)
         lead, event = split_event(x, event_ndim)
         if not x.is_floating_point():
             if isinstance(field, int) or x.dtype == torch.bool or x.is_complex():
@@ -127,12 +130,14 @@ class Events:
         lead = tuple(x.shape[: x.ndim - self.event_ndim])
         return replace(self, x=zero_padding(x, self.mask), t=expand_time(t, lead, like=x))
 
-    def noise(self, given: Tensor, name: str) -> Tensor:
+    def noise(self, given: Array, name: str) -> Tensor:
         """Return noise for these events, checked, with zeros in padded slots.
 
         Raises:
             ValueError: if it has not the shape and dtype of the states; integers take the latter.
         """
+        if not isinstance(given, Tensor):
+            given = as_tensor(given, name)
         if not given.is_floating_point() and given.dtype != torch.bool:
             given = given.to(self.x.dtype)
         for what, got, expected in (
@@ -228,10 +233,10 @@ class Events:
 
 def call_field(
     field: nn.Module,
-    x: Tensor,
-    t: Tensor | float,
-    c: Context | None = None,
-    mask: Tensor | None = None,
+    x: Array,
+    t: Array | float,
+    c: GivenContext | None = None,
+    mask: Array | None = None,
 ) -> Tensor:
     """Evaluate a velocity field under the laws of the mask.
 

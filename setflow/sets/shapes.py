@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.arrays import Array, as_tensor
+
 __all__ = [
     "TensorSpec",
     "align_coefficient",
@@ -282,7 +284,7 @@ def align_coefficient(values: Tensor, t: Tensor, x: Tensor, name: str) -> Tensor
     return align_time(values, x)
 
 
-def expand_time(t: Tensor | float, lead: tuple[int, ...], like: Tensor) -> Tensor:
+def expand_time(t: Array | float, lead: tuple[int, ...], like: Tensor) -> Tensor:
     """Return `t` with exactly the shape `lead`, in the dtype and on the device of `like`.
 
     Arguments:
@@ -293,6 +295,8 @@ def expand_time(t: Tensor | float, lead: tuple[int, ...], like: Tensor) -> Tenso
     Raises:
         ValueError: if `t` has any other shape.
     """
+    if not isinstance(t, Tensor | float | int):
+        t = as_tensor(t, "t")
     if not isinstance(t, Tensor):
         return torch.full(lead, float(t), dtype=like.dtype, device=like.device)
     if t.ndim and tuple(t.shape) != lead:

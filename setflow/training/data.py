@@ -49,6 +49,11 @@ class PlacedDataset(Dataset[PlacedBatch]):
     def __len__(self) -> int:
         return len(self._data)
 
+    @property
+    def events(self) -> SetBatch:
+        """All events, in the order of their places."""
+        return self._data.events
+
     def __getitem__(self, index: int | list[int]) -> PlacedBatch:
         """Return the event `index` as a batch of one, or the events of a list as one batch."""
         place = torch.tensor([index] if isinstance(index, int) else index)

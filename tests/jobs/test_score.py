@@ -60,7 +60,9 @@ def make_flow(conditions: tuple[str, ...] = (), *, seed: int = 0) -> setflow.Set
         scaler=Standardizer(3, boxcox={2: 0.0}),
         cardinality=setflow.EmpiricalCardinality(LARGEST),
         conditions=conditions,
-        context_scaler=Standardizer(len(conditions), boxcox={0: 0.0}) if conditions else None,
+        context_scaler=(
+            Standardizer(len(conditions), boxcox={0: 0.0}, mean=0, std=1) if conditions else None
+        ),
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -233,7 +233,7 @@ def test_a_field_that_declares_its_jumps_has_no_density(wrapper):
         setflow.masked_log_prob(field, base, SOLVER, x, None)
     with pytest.raises(ValueError, match=message):
         setflow.masked_sample(field, base, SOLVER, None, x_source=x, return_log_prob=True)
-    flow = setflow.SetFlow(field, features=["x"])
+    flow = setflow.SetFlow(field, scaler=Standardizer(mean=[0], std=[1]), features=["x"])
     with pytest.raises(ValueError, match=message):
         flow.log_prob_terms(setflow.SetBatch(x, torch.ones(4, 3)))
     assert setflow.masked_sample(field, base, SOLVER, None, x_source=x).shape == x.shape

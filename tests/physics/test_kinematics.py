@@ -192,7 +192,7 @@ def test_hardest_first_returns_exactly_n_slots(n):
         (torch.zeros(4, 3), torch.ones(5), ValueError, "mask has shape"),
         (torch.zeros(4, 3), torch.full((4,), 0.5), ValueError, "0.5"),
         (torch.zeros(4, 3, dtype=torch.bool), None, TypeError, "bool"),
-        ([[0.0, 0.0, 1.0]], None, TypeError, "list"),
+        ([[0.0, 0.0, "1"]], None, TypeError, "holds no plain numbers"),
     ],
 )
 def test_what_is_no_jet_is_refused(x, mask, error, match):
