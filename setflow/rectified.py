@@ -6,9 +6,9 @@ Learning to Generate and Transfer Data with Rectified Flow", arXiv:2209.03003).
 
 Arithmetic is in float64 and results have the input's dtype: no infinity arises in float16 or
 bfloat16, since a result beyond their range is set to the largest finite number of that sign.
-Integers give results of torch's default dtype. Denominators are never below 1e-6. `t` is a number or has the lead shape of x, one time per event:
-nothing broadcasts over objects or features. With a mask of shape `(*lead, N)` padded slots are
-never read and come out as zeros.
+Integers give results of torch's default dtype. Denominators are never below 1e-6. `t` is a number
+or has the lead shape of x, one time per event: nothing broadcasts over objects or features. With a
+mask of shape `(*lead, N)` padded slots are never read and come out as zeros.
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ class LogProbOptions(TypedDict, total=False):
     """What `masked_log_prob` takes by keyword, whatever it returns."""
 
     c: Context | None
-    t0: float
-    t1: float
+    t0: Tensor | float
+    t1: Tensor | float
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
 
@@ -113,8 +113,8 @@ def masked_log_prob(
     mask: Tensor | None,
     *,
     c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
     return_standard_error: bool = False,
@@ -214,8 +214,8 @@ def sample_and_score(
     solver: Solver | SDESolver,
     start: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     generator: torch.Generator | None,
 ) -> SampleWithLogProb:
@@ -239,8 +239,8 @@ def score_events(
     solver: Solver | SDESolver,
     events: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
     with_error: bool = False,
@@ -320,8 +320,8 @@ def _collect_divergence(
     field: nn.Module,
     solver: Solver | SDESolver,
     events: Events,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:
