@@ -45,8 +45,8 @@ class Process(ABC):
         model: the field or the network.
         base: the distribution at `t0`.
         solver: the solver.
-        t0: the time of the noise.
-        t1: the time of the data.
+        t0: the time of the noise, a number or a scalar tensor, to which gradients flow.
+        t1: the time of the data, likewise.
         context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
             that of one event, with 1 in place of the batch, serves all.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
@@ -65,8 +65,8 @@ class Process(ABC):
         base: Base,
         solver: Solver | SDESolver,
         *,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         context: GivenContext | None,
         mask: Array | None,
         event_ndim: int | None,
@@ -199,8 +199,8 @@ class FlowMatching(LazyDistribution):
         base: Base | Distribution | LazyDistribution,
         solver: Solver,
         *,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         event_ndim: int | None = None,
         validate_args: bool = True,
     ) -> None:
@@ -208,8 +208,8 @@ class FlowMatching(LazyDistribution):
         self.field = field if isinstance(field, LazyField) else UnconditionalField(field)
         self.base = base if isinstance(base, LazyDistribution) else UnconditionalDistribution(base)
         self.solver = solver
-        self.t0 = float(t0)
-        self.t1 = float(t1)
+        self.t0 = t0 if isinstance(t0, Tensor) else float(t0)
+        self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.event_ndim = event_ndim
         self.validate_args = validate_args
 
@@ -256,8 +256,8 @@ class FlowMatchingProcess(Process):
         base: Base,
         solver: Solver | SDESolver,
         *,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         context: GivenContext | None = None,
         mask: Array | None = None,
         event_ndim: int | None = None,

@@ -74,8 +74,8 @@ class LogProbOptions(TypedDict, total=False):
     """What `masked_log_prob` takes by keyword, whatever it returns."""
 
     c: GivenContext | None
-    t0: float
-    t1: float
+    t0: Tensor | float
+    t1: Tensor | float
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
 
@@ -114,8 +114,8 @@ def masked_log_prob(
     mask: Array | None,
     *,
     c: GivenContext | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
     return_standard_error: bool = False,
@@ -217,8 +217,8 @@ def sample_and_score(
     solver: Solver | SDESolver,
     start: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     generator: torch.Generator | None,
 ) -> SampleWithLogProb:
@@ -242,8 +242,8 @@ def score_events(
     solver: Solver | SDESolver,
     events: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
     with_error: bool = False,
@@ -323,8 +323,8 @@ def _collect_divergence(
     field: nn.Module,
     solver: Solver | SDESolver,
     events: Events,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:

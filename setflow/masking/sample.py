@@ -29,8 +29,8 @@ class SampleOptions(TypedDict, total=False):
 
     sample_shape: Iterable[int] | int
     c: GivenContext | None
-    t0: float
-    t1: float
+    t0: Tensor | float
+    t1: Tensor | float
     x_source: Array | None
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
@@ -68,8 +68,8 @@ def masked_sample(
     *,
     sample_shape: Iterable[int] | int = (),
     c: GivenContext | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
     x_source: Array | None = None,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,

@@ -41,8 +41,8 @@ def integrate(
     f: Callable[[Tensor, Any], Tensor],
     x0: Tensor,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     mask: Tensor | None = None,
     event_ndim: int,
     steps: int | None = None,
@@ -84,8 +84,8 @@ def integrate_augmented(
     x0: Tensor,
     logp0: Tensor,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     mask: Tensor | None = None,
     event_ndim: int,
 ) -> tuple[Tensor, Tensor]:
@@ -161,8 +161,8 @@ def integrate_sde(
     diffusion: Callable[[Any], Tensor | float],
     x0: Tensor,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return one draw of x(t1) for dx = drift(x, t) dt + diffusion(t) dW, by any SDE solver.
