@@ -30,6 +30,7 @@ from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.sets.shapes import as_floating
 from setflow.solvers.integrate import integrate
 
 __all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
@@ -44,8 +45,8 @@ class Process(ABC):
         model: the field or the network.
         base: the distribution at `t0`.
         solver: the solver.
-        t0: the time of the noise.
-        t1: the time of the data.
+        t0: the time of the noise, a number or a scalar tensor, to which gradients flow.
+        t1: the time of the data, likewise.
         context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
             that of one event, with 1 in place of the batch, serves all.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
@@ -64,8 +65,8 @@ class Process(ABC):
         base: Base,
         solver: Solver | SDESolver,
         *,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         context: GivenContext | None,
         mask: Array | None,
         event_ndim: int | None,
@@ -73,8 +74,11 @@ class Process(ABC):
         validate_args: bool,
     ) -> None:
         self.event_ndim = known_event_ndim(model, event_ndim)
+        if mask is not None and self.event_ndim >= 2:  # a part of the model may miss it
+            event_ndim_of(model, at_least=2, given=event_ndim)
         if validate_args:
             check_event_shape(self.event_ndim, tuple(base.event_shape))
+        self._model = model
         self.base = base
         self.solver = solver
         self.t0 = t0
@@ -133,10 +137,11 @@ class Process(ABC):
     ) -> Events:
         """Return the events at the start of a solve; the arguments are those of `sample`."""
         context = self.context
-        if x_source is not None and self.mask is None:
-            x_source = as_tensor(x_source, "x_source")
-            lead = tuple(x_source.shape[: x_source.ndim - self.event_ndim])
-            context = context_of_batch(context, lead[-1:])
+        if x_source is not None:
+            x_source = as_floating(as_tensor(x_source, "x_source"), self._model)
+            if self.mask is None:
+                lead = tuple(x_source.shape[: x_source.ndim - self.event_ndim])
+                context = context_of_batch(context, lead[-1:])
         start = start_of_sampling(
             self.event_ndim, self.base, self.mask, sample_shape, context, x_source, generator
         )
@@ -194,8 +199,8 @@ class FlowMatching(LazyDistribution):
         base: Base | Distribution | LazyDistribution,
         solver: Solver,
         *,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         event_ndim: int | None = None,
         validate_args: bool = True,
     ) -> None:
@@ -203,8 +208,8 @@ class FlowMatching(LazyDistribution):
         self.field = field if isinstance(field, LazyField) else UnconditionalField(field)
         self.base = base if isinstance(base, LazyDistribution) else UnconditionalDistribution(base)
         self.solver = solver
-        self.t0 = float(t0)
-        self.t1 = float(t1)
+        self.t0 = t0 if isinstance(t0, Tensor) else float(t0)
+        self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.event_ndim = event_ndim
         self.validate_args = validate_args
 
@@ -251,8 +256,8 @@ class FlowMatchingProcess(Process):
         base: Base,
         solver: Solver | SDESolver,
         *,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         context: GivenContext | None = None,
         mask: Array | None = None,
         event_ndim: int | None = None,
@@ -317,8 +322,7 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
-        x = as_tensor(x, "x")
-        context = self.context
+        x, context = as_floating(as_tensor(x, "x"), self.field), self.context
         if self.mask is None:
             context = context_of_batch(context, tuple(x.shape[: x.ndim - self.event_ndim][-1:]))
         events = scored_events(self.event_ndim, x, self.mask, context)
@@ -364,7 +368,7 @@ def known_event_ndim(field: nn.Module, event_ndim: int | None) -> int:
             f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
             "them equal, or the argument left out"
         )
-    return event_ndim_of(field) if event_ndim is None else event_ndim
+    return event_ndim_of(field, given=event_ndim)
 
 
 def check_event_shape(event_ndim: int, event_shape: tuple[int, ...]) -> None:

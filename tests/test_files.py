@@ -95,7 +95,7 @@ def dataset(target: Path, overwrite: bool, hook: Hook) -> None:
         return {"x": x, "types": types, "jets": np.ones((1, 4), "f4"), "events": np.zeros(1, int)}
 
     versions = patch.object(recipes, "_versions", lambda _: {})
-    with patch.object(recipes, "_make_block", make_block), versions:
+    with patch.object(recipes, "make_block", make_block), versions:
         recipes.make_dataset(
             ROOT / "datasets/pythia-top", jets=1, out=target, overwrite=overwrite, progress=False
         )

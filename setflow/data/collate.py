@@ -1,9 +1,10 @@
 """From events of different size to batches: padding, grouping by length, and data in memory.
 
 Padding costs: a batch is as long as its longest event. `LengthBatchSampler` puts events of similar
-length together, and every event still comes exactly once an epoch. By law 7 of the mask the company
-an event keeps changes nothing for it; what grouping does change is which events share a gradient
-step, and shuffling before and after keeps that random.
+length together, for loaders of one's own (the verbs group what they are given by themselves,
+`setflow.sets.planning`), and every event still comes exactly once an epoch. A batch changes nothing
+for an event in it; what grouping does change is which events share a gradient step, and shuffling
+before and after keeps that random.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from torch import Tensor
 from setflow.fitted import Fitted
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.shapes import positive_integer
+from setflow.sets.shapes import floating_dtype, positive_integer
 
 __all__ = ["Standardizer"]
 
@@ -173,12 +173,15 @@ class Standardizer(Fitted):
     def forward(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return scaled features, zero in padded slots, with the shape and dtype of `x`.
 
+        They are computed in the dtype of the statistics; integers give torch's default dtype.
+
         Raises:
             ValueError: if the shape does not fit, or a value that is transformed is not positive.
         """
         x, mask = self._checked(x, mask, scaling=True)
-        mean, std = self.mean.to(x.dtype), self.std.to(x.dtype)
-        return zero_padding((self._transform(self._safe(x, mask)) - mean) / std, mask)
+        dtype = x.dtype if x.is_floating_point() else floating_dtype(x)
+        z = (self._transform(self._safe(x, mask)) - self.mean) / self.std
+        return zero_padding(z.to(dtype), mask)
 
     def inverse(self, z: Array, mask: Array | None = None) -> Tensor:
         """Return physical features from scaled ones, zero in padded slots."""
@@ -191,7 +194,8 @@ class Standardizer(Fitted):
             columns[index] = (
                 (power * column + 1).clamp(min=0) ** (1 / power) if power else column.exp()
             )
-        return zero_padding(torch.stack(columns, -1).to(z.dtype), mask)
+        dtype = z.dtype if z.is_floating_point() else floating_dtype(z)
+        return zero_padding(torch.stack(columns, -1).to(dtype), mask)
 
     def log_det(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return log|det dz/dx| of each event at the physical features `x`, with shape `batch`.
@@ -206,8 +210,9 @@ class Standardizer(Fitted):
         columns = [torch.zeros_like(column) for column in safe.unbind(-1)]
         for index, power in self.boxcox.items():
             columns[index] = (power - 1) * safe[..., index].log()  # log of df/dx = x^(lambda - 1)
-        log_slope = torch.stack(columns, -1) - self.std.log().to(x.dtype)
-        return zero_padding(log_slope, mask).sum((-2, -1), dtype=torch.float64).to(x.dtype)
+        log_slope = torch.stack(columns, -1) - self.std.log()
+        dtype = x.dtype if x.is_floating_point() else floating_dtype(x)
+        return zero_padding(log_slope, mask).sum((-2, -1), dtype=torch.float64).to(dtype)
 
     def outside(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return where a real object's value is one that its transform does not accept.
@@ -270,7 +275,11 @@ class Standardizer(Fitted):
         return x, None if mask is None else as_mask(mask, x.shape[:-1])
 
     def _safe(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return `x` with ones in padded slots, where any transform and its gradient are finite."""
+        """Return `x` with ones in padded slots, where any transform and its gradient are finite.
+
+        Its dtype is that of the statistics, or a wider one.
+        """
+        x = x.to(torch.promote_types(x.dtype, self.mean.dtype))
         return x if mask is None else torch.where(mask[..., None], x, 1.0)
 
     def _require_positive(self, x: Tensor) -> None:

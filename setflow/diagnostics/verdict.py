@@ -149,7 +149,7 @@ def broken_laws(
         number = event_numel(lead)
         t = ((torch.arange(number, device=x.device) + 0.5) / max(1, number)).reshape(lead)
     events = occupied_events(field, x, t, c, mask, sets_only=True).flat()
-    refuse_coarse_dtypes(x)
+    refuse_coarse_dtypes(events.x)
     with left_as_it_was(field):
         singles = [compacted(event) for event in singly(events) if bool(occupied(event).all())]
         tolerance = _tolerance(field, singles)

@@ -20,7 +20,7 @@ from setflow.diffusion.parameterization import (
     check_parameterization,
     error_factor,
 )
-from setflow.diffusion.schedule import NoiseSchedule, check_schedule
+from setflow.diffusion.schedule import NoiseSchedule, check_schedule, smallest_time
 from setflow.losses.means import Reduction, regression_loss
 from setflow.sets.arrays import Array
 from setflow.sets.context import GivenContext
@@ -194,8 +194,8 @@ def masked_diffusion_loss(
     check_schedule(schedule)
     events = Events.of(model, x_target, mask, c=c, name="x_target")
     x_0 = events.x
-    smallest = torch.finfo(x_0.dtype).eps
-    t, _ = times_of(events, t, times, generator)
+    smallest = smallest_time(x_0.dtype)
+    t, _ = times_of(events, t, times, generator)  # the weights are those of the clamped times
     t = t.clamp(smallest, 1 - smallest)
     noise = events.drawn_noise(generator) if noise is None else events.noise(noise, "noise")
     alpha = align_coefficient(schedule.alpha(t), t, x_0, "alpha")

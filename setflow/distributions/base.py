@@ -17,7 +17,7 @@ from torch.distributions import Distribution, Independent
 from setflow.sets.arrays import Array
 from setflow.sets.masks import as_mask, over_features, zero_padding
 from setflow.sets.protocols import Base
-from setflow.sets.shapes import as_tuple, split_event
+from setflow.sets.shapes import as_floating, as_tuple, split_event
 
 __all__ = [
     "EverySlot",
@@ -159,6 +159,7 @@ class FactorisedBase:
     def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
+        value = as_floating(value)
         if mask is not None:  # a value inside the support, whatever that is
             inside = self._inside().to(value)
             value = torch.where(over_features(mask, value.ndim), value, inside)
@@ -221,6 +222,7 @@ class EverySlot:
                 "expected its last dimensions equal, or a base without batch shape such as "
                 "setflow.StandardNormal((D,))"
             )
+        value = as_floating(value)
         if mask is not None:  # in padded slots a value that the base can have
             with torch.random.fork_rng(devices=[]):
                 inside = self.sample().to(value).detach()

@@ -342,12 +342,13 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     """Return `lengths` as int64, all of them cardinalities that can occur."""
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    lengths = lengths.to(torch.int64)
     if lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
         raise ValueError(
             f"lengths reach from {lengths.min().item()} to {lengths.max().item()}, expected "
             f"[0, {max_objects}]; cut the events to max_objects or raise it"
         )
-    return lengths.to(torch.int64)
+    return lengths
 
 
 def _require_a_row_for_each(events: Tensor, c: Array) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from setflow.distributions.base import checked_event, sum_real
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import zero_padding
-from setflow.sets.shapes import as_tuple, split_event
+from setflow.sets.shapes import as_floating, as_tuple, split_event
 
 __all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
 
@@ -143,6 +143,7 @@ class IsotropicNormal:
         event_ndim, mask = checked_event(
             self.batch_shape, self.event_shape, value, mask, same_everywhere=True
         )
+        value = value if value.is_floating_point() else as_floating(value)
         log_scale = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device).log()
         z = zero_padding(value, mask) / self.scale
         return sum_real(-0.5 * z**2 - log_scale - _LOG_SQRT_2PI, event_ndim, mask)

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from setflow.data.hdf5 import JetWriter, read_jets
+from setflow.data.hdf5 import read_jets
+from setflow.data.writing import JetWriter
 from setflow.files import check_target
 from setflow.model.model import SetFlow
 from setflow.physics.kinematics import jet_features

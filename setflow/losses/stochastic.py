@@ -1,4 +1,4 @@
-"""Flow matching, deterministic and stochastic, on events of any shape.
+"""Stochastic flow matching, on events of any shape.
 
 Notation. x_t lies on a path between data and noise, u_t is its velocity. A stochastic interpolant
 adds gamma(t) z to the point and gamma'(t) z to the velocity, z standard normal.

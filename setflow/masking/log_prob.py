@@ -74,8 +74,8 @@ class LogProbOptions(TypedDict, total=False):
     """What `masked_log_prob` takes by keyword, whatever it returns."""
 
     c: GivenContext | None
-    t0: float
-    t1: float
+    t0: Tensor | float
+    t1: Tensor | float
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
 
@@ -114,8 +114,8 @@ def masked_log_prob(
     mask: Array | None,
     *,
     c: GivenContext | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
     return_standard_error: bool = False,
@@ -174,7 +174,7 @@ def masked_log_prob(
         field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
         with_error=return_standard_error,
     )  # fmt: skip
-    log_prob, error = (value.to(solve_dtype(x)) for value in result)
+    log_prob, error = (value.to(solve_dtype(events.x)) for value in result)
     return LogProbEstimate(log_prob, error) if return_standard_error else log_prob
 
 
@@ -208,7 +208,7 @@ def scored_events(
                 "without sample dimensions in front"
             )
         mask = mask.expand(*lead, event[0])
-    return Events.of(event_ndim, x, mask, c=c, batch_ndim=batch_ndim)
+    return Events.of(field, x, mask, c=c, batch_ndim=batch_ndim)
 
 
 def sample_and_score(
@@ -217,8 +217,8 @@ def sample_and_score(
     solver: Solver | SDESolver,
     start: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     generator: torch.Generator | None,
 ) -> SampleWithLogProb:
@@ -242,8 +242,8 @@ def score_events(
     solver: Solver | SDESolver,
     events: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
     with_error: bool = False,
@@ -323,8 +323,8 @@ def _collect_divergence(
     field: nn.Module,
     solver: Solver | SDESolver,
     events: Events,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:

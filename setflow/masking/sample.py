@@ -29,8 +29,8 @@ class SampleOptions(TypedDict, total=False):
 
     sample_shape: Iterable[int] | int
     c: GivenContext | None
-    t0: float
-    t1: float
+    t0: Tensor | float
+    t1: Tensor | float
     x_source: Array | None
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
@@ -68,8 +68,8 @@ def masked_sample(
     *,
     sample_shape: Iterable[int] | int = (),
     c: GivenContext | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
     x_source: Array | None = None,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
@@ -169,4 +169,4 @@ def start_of_sampling(
             f"x_source has shape {tuple(x_source.shape)}, expected "
             f"({', '.join(map(str, lead))}, {slots}, ...): sample_shape + batch + event_shape"
         )
-    return Events.of(event_ndim, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")
+    return Events.of(field, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")

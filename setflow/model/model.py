@@ -35,6 +35,7 @@ from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
 from setflow.sets.protocols import Solver, event_ndim_of
+from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
 from setflow.timesteps import TimeSampling
@@ -219,7 +220,8 @@ class SetFlow(SavedModel):
         if self.cardinality is not None and next(self.cardinality.parameters(), None) is not None:
             # first: its checks wait for the device, which has nothing queued yet
             log_p = self.cardinality.log_prob(batch.lengths, c)
-        z = self.scaler(batch.x, batch.mask)
+        x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
+        z = self.scaler(x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
         if noise is None:
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
@@ -349,7 +351,8 @@ class SetFlow(SavedModel):
                 f"is event {int(bad.nonzero()[0])}, where {culprit and culprit.what}; leave them "
                 "out"
             )
-        z = self.scaler(batch.x, batch.mask)
+        x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
+        z = self.scaler(x, batch.mask)
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         lengths = batch.lengths
         if c is not None and not bool(c[lengths > 0].isfinite().all()):
@@ -428,7 +431,9 @@ class SetFlow(SavedModel):
             if c is not None:
                 self._refuse_context(c)
             return None
-        scaled: Tensor = self.context_scaler(self._context(c, n)[:, None])
+        given = self._context(c, n)
+        given = given if given.is_floating_point() else as_floating(given, self.field)
+        scaled: Tensor = self.context_scaler(given[:, None])
         return scaled[:, 0]
 
 

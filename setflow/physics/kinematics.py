@@ -21,6 +21,7 @@ from torch import Tensor
 
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.shapes import as_floating
 
 __all__ = [
     "checked_particles",
@@ -38,18 +39,18 @@ def checked_particles(x: Array, mask: Array | None) -> tuple[Tensor, Tensor]:
     """Return particles with zeros in their padded slots, and a boolean mask, both checked.
 
     Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`, floating point.
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; integers become numbers
+            of torch's default dtype.
         mask: which are real, with shape `(*batch, N)`; None means all.
 
     Raises:
-        TypeError: if `x` does not hold floating-point numbers.
+        TypeError: if `x` does not hold real numbers.
         ValueError: if a shape does not fit.
     """
     x = as_tensor(x, "particles")
-    if not x.is_floating_point():
-        raise TypeError(
-            f"particles must be a floating-point tensor, got {x.dtype}; convert it first"
-        )
+    if x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"particles must hold real numbers, got {x.dtype}; convert them first")
+    x = as_floating(x)
     if x.ndim < 2 or x.shape[-1] != 3:
         raise ValueError(
             f"particles have shape {tuple(x.shape)}, expected (*batch, N, 3) with the features "

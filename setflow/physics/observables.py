@@ -24,6 +24,7 @@ from torch import Tensor
 from setflow.physics.kinematics import checked_particles, delta_phi, hardest_first
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real
+from setflow.sets.shapes import floating_dtype
 
 __all__ = ["energy_flow_polynomial", "multiplicity", "tau21"]
 
@@ -75,7 +76,7 @@ def tau21(x: Array, mask: Array | None = None) -> Tensor:
     result = real.new_zeros(mask.shape[0])
     for jets, eta, phi, pt, count in _chunks(real, mask, at_least=3):
         result[jets] = _tau21_of_chunk(eta, phi, pt, count)
-    return result.reshape(x.shape[:-2]).to(x.dtype)
+    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
 
 
 def energy_flow_polynomial(x: Array, mask: Array | None = None) -> Tensor:
@@ -106,7 +107,7 @@ def energy_flow_polynomial(x: Array, mask: Array | None = None) -> Tensor:
         theta = _squared_distances(eta, phi).sqrt_()
         two_steps = torch.bmm(theta * pt[:, None, :], theta)
         result[jets] = torch.einsum("bi,bik,bk->b", pt, two_steps.square_(), pt)
-    return result.reshape(x.shape[:-2]).to(x.dtype)
+    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
 
 
 def _packed(x: Tensor, mask: Array | None) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from setflow.sets.arrays import Array, as_tensor
 
@@ -23,11 +23,12 @@ __all__ = [
     "align_coefficient",
     "align_right",
     "align_time",
+    "as_floating",
     "as_tuple",
-    "coordinates",
     "event_numel",
     "expand_time",
     "flatten_event",
+    "floating_dtype",
     "positive_integer",
     "split_event",
     "unflatten_event",
@@ -46,6 +47,30 @@ def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
     if isinstance(shape, int):
         return (shape,)
     return tuple(int(size) for size in shape)
+
+
+def floating_dtype(values: Tensor, field: nn.Module | None = None) -> torch.dtype:
+    """Return the dtype in which data are computed with: their own if it is floating.
+
+    Integers and booleans take that of the field's parameters, where there is a field that has some,
+    else torch's default: a mean or a time in the dtype of an integer would be truncated.
+
+    >>> floating_dtype(torch.tensor([1, 2])), floating_dtype(torch.zeros(2, dtype=torch.float64))
+    (torch.float32, torch.float64)
+    """
+    if values.is_floating_point() or values.is_complex():
+        return values.dtype
+    own = () if field is None else (p.dtype for p in field.parameters() if p.is_floating_point())
+    return next(iter(own), torch.get_default_dtype())
+
+
+def as_floating(values: Tensor, field: nn.Module | None = None) -> Tensor:
+    """Return data in the dtype in which they are computed with; see `floating_dtype`.
+
+    >>> as_floating(torch.tensor([1, 2]))
+    tensor([1., 2.])
+    """
+    return values.to(floating_dtype(values, field))
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -120,19 +145,6 @@ def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
     """
     lead, event = split_event(x, event_ndim)
     return x if event_ndim == 0 else x.reshape(*lead, event_numel(event))
-
-
-def coordinates(x: Tensor, event_ndim: int) -> Tensor:
-    """Return the coordinates of each event in one last dimension, of size one for numbers.
-
-    >>> import torch
-    >>> coordinates(torch.zeros(8, 30, 3), event_ndim=2).shape
-    torch.Size([8, 90])
-    >>> coordinates(torch.zeros(8), event_ndim=0).shape
-    torch.Size([8, 1])
-    """
-    lead, event = split_event(x, event_ndim)
-    return x.reshape(*lead, event_numel(event))
 
 
 def unflatten_event(x: Tensor, event_shape: Iterable[int] | int) -> Tensor:

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
-from setflow.data.hdf5 import JetSample, read_jets
+from setflow.data.hdf5 import read_jets
+from setflow.data.jets import JetSample
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
 

@@ -1,4 +1,4 @@
-"""Training with Lightning: the module, the data module, and the export of the best weights.
+"""Training with Lightning: the module.
 
 Nothing that Lightning has is written again here: the loop, precision, gradient clipping, moving
 averages of the weights, checkpoints and progress bars are its own.

@@ -340,7 +340,6 @@ def complaints_about(
     return inner.complaints
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted({test.split("::")[0] for _, test in CLAIMS}))
 def test_the_mutants_of_a_file_are_caught(file, request):
     """One session a file, so that no process runs what another one has run."""
