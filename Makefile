@@ -73,7 +73,7 @@ bench: $(STAMP)
 
 quality: $(STAMP)
 	mkdir -p runs/quality
-	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --jets 50000 --seed 100 --out runs/quality/top50k.h5
+	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --events 50000 --seed 100 --out runs/quality/top50k.h5
 	for seed in 1 2; do for field in deepsets epic graph transformer transformer-qknorm; do \
 		OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.quality train $$field --seed $$seed \
 			--data runs/quality/top50k.h5 --out runs/quality || exit; done; done
@@ -121,7 +121,7 @@ campaign-data: $(CAMPAIGN)/top30.h5
 $(CAMPAIGN)/top30.h5: | $(STAMP)
 	mkdir -p runs/data $(@D)
 	test -f runs/data/top150k.h5 || $(BIN)/setflow dataset make datasets/pythia-top \
-		--jets 150000 --seed 100 --jobs $$(nproc) --out runs/data/top150k.h5
+		--events 150000 --seed 100 --jobs $$(nproc) --out runs/data/top150k.h5
 	PYTHONPATH=tests $(BIN)/python -m bench.campaign.jets runs/data/top150k.h5 $@
 
 campaign-wheels: $(STAMP)

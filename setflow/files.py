@@ -25,7 +25,16 @@ from types import TracebackType
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["NewFile", "NewFolder", "check_target", "file_sha256", "write_text"]
+__all__ = [
+    "NewFile",
+    "NewFolder",
+    "check_hdf5_name",
+    "check_target",
+    "file_sha256",
+    "write_text",
+]
+
+_HDF5 = (".h5", ".hdf5")
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -56,6 +65,25 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(
             f"the folder {folder} cannot be written to; change its permissions, or choose another"
+        )
+    return path
+
+
+def check_hdf5_name(path: str | os.PathLike[str]) -> Path:
+    """Return the path of an HDF5 file, or say that its name is that of another kind of file.
+
+    Raises:
+        ValueError: if the name ends neither in .h5 nor in .hdf5 and is not that of a folder, of
+            which who reads or writes it says more.
+
+    >>> check_hdf5_name("jets.h5").name
+    'jets.h5'
+    """
+    path = Path(path)
+    if path.suffix.lower() not in _HDF5 and not path.is_dir():
+        raise ValueError(
+            f"{path} is not named like an HDF5 file, the only kind that is read and written here; "
+            f"expected a name that ends in .h5 or .hdf5, such as {path.with_suffix('.h5').name}"
         )
     return path
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import os
 import re
+import shlex
 from pathlib import Path
 
 import nbformat
@@ -16,6 +17,7 @@ from nbclient import NotebookClient
 
 import setflow
 from each import each
+from setflow.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -61,6 +63,84 @@ def test_the_readme_example_runs(in_repository):
     torch.testing.assert_close(terms.total, sum(terms[1:5]), atol=1e-9, rtol=0)
     assert terms.standard_error.shape == (8,)
     assert (terms.standard_error > 0).all()
+
+
+def _pages() -> list[Path]:
+    places = ("*.md", ".github/*.md", "docs/*.md", "datasets/*/*.md", "models/*/*.md", "Makefile")
+    return [path for place in places for path in ROOT.glob(place) if path.name != "CHANGELOG.md"]
+
+
+def _commands(text: str) -> list[list[str]]:
+    """The words of every `setflow ...` line of a page, in blocks and in sentences."""
+    text = re.sub(r"\\\n\s*", "", text).replace("$$(nproc)", "2").replace("$(BIN)/", "")
+    commands = "fit|sample|score|evaluate|dataset|demo"
+    found = re.findall(rf"setflow ((?:{commands})\b(?: [^`\n]+)?)", text)
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def _refusal(words: list[str], capsys) -> str:
+    """What the parsers say against a command, without running it; empty if nothing."""
+    from setflow.cli.arguments import parser
+
+    try:
+        if words[0] == "fit" and words[1:] and words[1] != "--help":
+            with pytest.raises(SystemExit) as stop:
+                main([*words, "--print_config"])
+            return "" if stop.value.code == 0 else capsys.readouterr().err
+        parser().parse_args(words)
+    except ValueError as error:
+        return str(error)
+    except SystemExit:
+        return ""
+    return ""
+
+
+@pytest.mark.filterwarnings(
+    "ignore::lightning.fabric.utilities.rank_zero.LightningDeprecationWarning"
+)
+def test_every_command_of_the_docs_is_one_that_the_parsers_take(in_repository, capsys):
+    pages = {path: _commands(path.read_text()) for path in _pages()}
+    assert sum(map(len, pages.values())) > 15
+    for path, commands in pages.items():
+        for words in commands:
+            refusal = _refusal(words, capsys)
+            # a sentence may name a command without what it needs, but no argument that is none
+            assert not refusal or " needs " in refusal, f"{path}: {shlex.join(words)}: {refusal}"
+
+
+def test_the_shell_block_of_the_readme_runs_in_order(tmp_path, monkeypatch, capsys):
+    """As printed, with fewer jets and steps; each output is the input of the next command."""
+    for name in ("datasets", "models"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    (block,) = (block for block in _blocks("sh") if "setflow dataset make" in block)
+    commands = _commands(block)
+    assert [words[0] for words in commands] == ["dataset", "fit", "sample", "evaluate", "score"]
+    fewer = {
+        "dataset": ["--events", "40"],
+        "fit": ["--trainer.max_steps", "2", "--trainer.val_check_interval", "1",
+                "--trainer.log_every_n_steps", "1", "--data.batch_size", "8"],
+        "sample": ["--events", "110", "--steps", "1"],
+        "evaluate": ["--events", "110"],
+        "score": ["--events", "3", "--steps", "1"],
+    }  # fmt: skip
+    for words in commands:
+        main([*words, *fewer[words[0]]])
+    out, err = capsys.readouterr()
+    assert out.count("\nnext: ") == len(commands)
+    assert "3 of 3 rows" in out
+    assert "setflow: warning" not in err
+    scores = commands[-1][commands[-1].index("--out") + 1]
+    assert Path(scores).is_file()
+
+
+def test_the_readme_scores_with_densities_that_are_proper():
+    """With a Box-Cox exponent above 0 a part of the probability is left out of every density."""
+    text = "".join(_blocks("python") + _blocks("sh"))
+    assert set(re.findall(r"boxcox[^}]*?2: ([\d.]+)", text)) == {"0.0"}
+    (block,) = (block for block in _blocks("sh") if "setflow score" in block)
+    assert "--estimator hutchinson" in block
 
 
 def test_the_page_on_fields_runs_and_prints_what_it_says(in_repository, monkeypatch, tmp_path):

@@ -147,7 +147,7 @@ def is_old(target: Path, name: str) -> bool:
 
 
 def left(name: str) -> str:
-    return "out.part" if name in CONTINUED else ".out.part"
+    return "out.h5.part" if name in CONTINUED else ".out.h5.part"
 
 
 def held(folder: Path) -> list[str]:
@@ -162,33 +162,33 @@ def never() -> None:
 
 
 def test_the_output_appears_at_the_end(tmp_path: Path, name: str) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
 
     def looks() -> None:
         assert held(tmp_path) == [left(name)]
 
     WRITERS[name](target, False, looks)
-    assert held(tmp_path) == ["out"]
+    assert held(tmp_path) == ["out.h5"]
     assert not [path for path in tmp_path.rglob("*") if "part" in path.name]
 
 
 def test_an_output_that_exists_is_refused_at_once(tmp_path: Path, name: str) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
     old(target, name)
     with pytest.raises(FileExistsError, match=r"exists already; .* --force \(overwrite=True in"):
         WRITERS[name](target, False, never)
     assert is_old(target, name)
-    assert held(tmp_path) == ["out"]
+    assert held(tmp_path) == ["out.h5"]
 
 
 def test_an_output_is_replaced_at_the_end(tmp_path: Path, name: str) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
     old(target, name)
     seen = []
     WRITERS[name](target, True, lambda: seen.append(is_old(target, name)))
     assert seen == [True]
     assert not is_old(target, name)
-    assert held(tmp_path) == ["out"]
+    assert held(tmp_path) == ["out.h5"]
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -196,7 +196,7 @@ def test_an_output_is_replaced_at_the_end(tmp_path: Path, name: str) -> None:
 def test_a_failure_leaves_the_old_output(
     tmp_path: Path, name: str, error: type[BaseException], exists: bool
 ) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
     if exists:
         old(target, name)
 
@@ -205,13 +205,13 @@ def test_a_failure_leaves_the_old_output(
 
     with pytest.raises(error, match="in the middle"):
         WRITERS[name](target, exists, fails)
-    assert held(tmp_path) == (["out"] if exists else []) + [left(name)] * (name in CONTINUED)
+    assert held(tmp_path) == (["out.h5"] if exists else []) + [left(name)] * (name in CONTINUED)
     assert not exists or is_old(target, name)
 
 
 @pytest.mark.parametrize("when", ["os.fsync", "os.replace"])
 def test_a_failure_at_the_end_leaves_the_old_output(tmp_path: Path, name: str, when: str) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
     old(target, name)
 
     def fail(*_: object) -> None:
@@ -221,23 +221,25 @@ def test_a_failure_at_the_end_leaves_the_old_output(tmp_path: Path, name: str, w
     with patch(when, fail), pytest.raises(OSError, match="no space left"):
         WRITERS[name](target, True, lambda: None)
     assert is_old(target, name)
-    kept = name in CONTINUED and (tmp_path / "out.part").exists()
-    assert held(tmp_path) == ["out"] + ["out.part"] * kept
+    kept = name in CONTINUED and (tmp_path / "out.h5.part").exists()
+    assert held(tmp_path) == ["out.h5"] + ["out.h5.part"] * kept
 
 
 def test_what_appears_meanwhile_is_not_replaced(tmp_path: Path, name: str) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
     with pytest.raises(FileExistsError, match="exists already"):
         WRITERS[name](target, False, lambda: old(target, name))
     assert is_old(target, name)
 
 
 def test_a_folder_that_does_not_exist_is_named_at_once(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*nowhere to write out to"):
-        WRITERS[name](tmp_path / "nowhere" / "out", False, never)
+    with pytest.raises(
+        FileNotFoundError, match=r"there is no folder .*nowhere to write out\.h5 to"
+    ):
+        WRITERS[name](tmp_path / "nowhere" / "out.h5", False, never)
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="file is a file, expected a folder"):
-        WRITERS[name](tmp_path / "file" / "out", False, never)
+        WRITERS[name](tmp_path / "file" / "out.h5", False, never)
     assert held(tmp_path) == ["file"]
 
 
@@ -251,13 +253,13 @@ def test_a_folder_that_cannot_be_written_to_is_named_at_once(tmp_path: Path, nam
         patch("os.access", access),
         pytest.raises(PermissionError, match=f"{tmp_path} cannot be written to; change its"),
     ):
-        WRITERS[name](tmp_path / "out", False, never)
+        WRITERS[name](tmp_path / "out.h5", False, never)
     tmp_path.chmod(0o700)
     assert held(tmp_path) == []
 
 
 def test_two_writers_of_one_output_do_not_mix(tmp_path: Path, name: str) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
 
     def another() -> None:
         with pytest.raises(BlockingIOError, match="part is in use by another process; wait"):
@@ -265,14 +267,14 @@ def test_two_writers_of_one_output_do_not_mix(tmp_path: Path, name: str) -> None
         assert held(tmp_path) == [left(name)]
 
     WRITERS[name](target, False, another)
-    assert held(tmp_path) == ["out"]
+    assert held(tmp_path) == ["out.h5"]
 
 
 def test_without_locks_the_first_writer_finds_that_its_part_is_gone(
     tmp_path: Path, name: str
 ) -> None:
     """As on a network file system: the second takes over, and the first must not publish."""
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
 
     def fails(*_: object) -> None:
         raise OSError("no locks here")
@@ -299,11 +301,11 @@ for name, write in t.WRITERS.items():
         folder = Path({folder!r}) / f"{{name}} {{exists}}"
         folder.mkdir()
         if exists:
-            t.old(folder / "out", name)
+            t.old(folder / "out.h5", name)
         if os.fork():
             os.wait()
         else:
-            write(folder / "out", exists, lambda: os.kill(os.getpid(), signal.SIGKILL))
+            write(folder / "out.h5", exists, lambda: os.kill(os.getpid(), signal.SIGKILL))
             os._exit(1)
 """
 
@@ -322,17 +324,17 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("exists", [False, True])
 def test_a_kill_leaves_no_half_output(killed: Path, name: str, exists: bool) -> None:
     folder = killed / f"{name} {exists}"
-    target = folder / "out"
-    assert held(folder) == sorted(["out"] * exists + [left(name)])
+    target = folder / "out.h5"
+    assert held(folder) == sorted(["out.h5"] * exists + [left(name)])
     assert not exists or is_old(target, name)
     torch.set_default_dtype(torch.float32)  # as the process had it
     WRITERS[name](target, exists, lambda: None)
-    assert held(folder) == ["out"]
+    assert held(folder) == ["out.h5"]
     assert not is_old(target, name)
 
 
 def test_a_kill_between_the_renames_of_a_folder_loses_nothing(tmp_path: Path) -> None:
-    target = tmp_path / "out"
+    target = tmp_path / "out.h5"
     old(target, "model")
     code = (
         "import os, pathlib, sys, signal\n"
@@ -350,7 +352,7 @@ def test_a_kill_between_the_renames_of_a_folder_loses_nothing(tmp_path: Path) ->
         (new / "manifest.json").write_text("new")
     assert held(target) == ["manifest.json"]
     assert not is_old(target, "model")
-    assert held(tmp_path) == ["out"]
+    assert held(tmp_path) == ["out.h5"]
 
 
 # --- the kinds ---
@@ -374,9 +376,9 @@ def test_a_folder_of_another_kind_is_never_replaced(tmp_path: Path) -> None:
 
 
 def test_a_link_to_nothing_counts_as_an_output(tmp_path: Path) -> None:
-    (tmp_path / "out").symlink_to("nowhere")
+    (tmp_path / "out.h5").symlink_to("nowhere")
     with pytest.raises(FileExistsError):
-        check_target(tmp_path / "out", overwrite=False)
+        check_target(tmp_path / "out.h5", overwrite=False)
 
 
 def test_a_text_takes_the_place_of_the_old_one(tmp_path: Path) -> None:
@@ -404,22 +406,22 @@ def counted(target: Path, stop: int, *, overwrite: bool = False) -> None:
 
 
 def test_a_part_is_continued(tmp_path: Path) -> None:
-    target, part = tmp_path / "out", tmp_path / "out.part"
+    target, part = tmp_path / "out.h5", tmp_path / "out.h5.part"
     with pytest.raises(RuntimeError):
         counted(target, 0)
     assert held(tmp_path) == [], "nothing is lost"
     for stop, lines in ((2, "0\n1\n"), (2, "0\n1\n"), (3, "0\n1\n2\n")):
         with pytest.raises(RuntimeError):
             counted(target, stop)
-        assert held(tmp_path) == ["out.part"]
+        assert held(tmp_path) == ["out.h5.part"]
         assert part.read_text() == lines
     counted(target, -1)
     assert target.read_text() == "0\n1\n2\n3\n"
-    assert held(tmp_path) == ["out"]
+    assert held(tmp_path) == ["out.h5"]
 
 
 def test_to_overwrite_is_to_begin_anew(tmp_path: Path) -> None:
-    target, part = tmp_path / "out", tmp_path / "out.part"
+    target, part = tmp_path / "out.h5", tmp_path / "out.h5.part"
     with pytest.raises(RuntimeError):
         counted(target, 3)
     part.write_text("of somebody else\n")
@@ -432,17 +434,19 @@ def test_a_beginning_that_fails_leaves_nothing(tmp_path: Path) -> None:
         part.write_text("half")
         raise RuntimeError("in the middle")
 
-    with pytest.raises(RuntimeError), NewFile(tmp_path / "out", begin=begin):
+    with pytest.raises(RuntimeError), NewFile(tmp_path / "out.h5", begin=begin):
         pass
     assert held(tmp_path) == []
 
 
 def test_a_part_that_another_process_holds_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError):
-        counted(tmp_path / "out", 2)
-    with (tmp_path / "out.part").open("rb") as other:
+        counted(tmp_path / "out.h5", 2)
+    with (tmp_path / "out.h5.part").open("rb") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
         for overwrite in (False, True):
-            with pytest.raises(BlockingIOError, match=r"out\.part is in use by another process"):
-                counted(tmp_path / "out", -1, overwrite=overwrite)
-    assert held(tmp_path) == ["out.part"]
+            with pytest.raises(
+                BlockingIOError, match=r"out\.h5\.part is in use by another process"
+            ):
+                counted(tmp_path / "out.h5", -1, overwrite=overwrite)
+    assert held(tmp_path) == ["out.h5.part"]

@@ -1,20 +1,26 @@
 """The command line: the roof, the only place that parses, prints and exits.
 
-Help, the version and errors about arguments need neither torch nor what is built on it: here stand
-the names of what can be chosen, and what they mean is imported when a command runs.
+Help, the version and errors about arguments need neither torch nor what is built on it: the names
+of what can be chosen stand in `setflow.cli.arguments`, and what they mean is imported when they are
+needed.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from yaml import YAMLError
 
 import setflow
-from setflow.files import check_target
+from setflow.cli.arguments import SOLVERS, parser
+from setflow.cli.endings import HELD_OUT, Ending, unused, warn
+from setflow.files import check_hdf5_name, check_target
 
 if TYPE_CHECKING:
     from setflow.divergence import DivergenceEstimator
@@ -22,133 +28,78 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_SOLVERS = {"euler": "Euler", "midpoint": "Midpoint", "heun": "Heun", "rk4": "RK4"}
-_PROBES, _STEPS = 8, 50
+_PROBES, _STEPS, _EVENTS = 8, 50, 10_000
+_TRAINED = "setflow fit writes one to runs/<name>/model"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `setflow ...`; errors of the user go to standard error and exit with status 2."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        if arguments[:1] == ["fit"]:  # Lightning's own parser takes over
-            from setflow.cli.fit import fit
-
-            print(fit(arguments[1:]))
-        else:
-            config = _parser().parse_args(arguments)
-            _COMMANDS[config.command](config[config.command])
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: warn(" ".join(str(message).split()))
+            _run(arguments)
     except (ValueError, OSError, ImportError, YAMLError) as error:
         sys.stdout.flush()
         print(f"setflow: error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("setflow: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        on = f"; go on with: {stop}" if str(stop) else ""
+        print(f"setflow: interrupted{on}", file=sys.stderr)
         sys.exit(130)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
-        prog="setflow",
-        description="Flow matching for sets of variable size: train, sample and evaluate jets.",
-        version=setflow.__version__,
-    )
-    commands = parser.add_subcommands(dest="command", metavar="COMMAND")
-    fit = ArgumentParser(description="Train a model; setflow fit --help lists the options.")
-    commands.add_subcommand("fit", fit, help="train a model from a configuration file")
-
-    sample = ArgumentParser(description="Sample jets from a model folder into an HDF5 file.")
-    sample.add_argument("model", help="the model folder")
-    sample.add_argument("--out", required=True, help="the file to write")
-    sample.add_argument("--events", type=int, help="how many jets; default: as many as --like has")
-    sample.add_argument(
-        "--like", help="a file whose jets give the number of particles (default: the model's p(N))"
-    )
-    sample.add_argument("--solver", default="midpoint", choices=tuple(_SOLVERS))
-    sample.add_argument("--steps", type=int, default=_STEPS, help="the number of solver steps")
-    sample.add_argument("--seed", type=int, default=0)
-    _add_device(sample)
-    _add_force(sample)
-    commands.add_subcommand("sample", sample, help="sample jets into a file")
-
-    score = ArgumentParser(description="Score jets: their log-densities, row for row, as HDF5.")
-    score.add_argument("model", help="the model folder")
-    score.add_argument("data", help="the file of jets")
-    score.add_argument("--out", required=True, help="the file to write")
-    score.add_argument(
-        "--estimator",
-        default="exact",
-        choices=("exact", "hutchinson"),
-        help="of the divergence; hutchinson comes with a standard error",
-    )
-    score.add_argument(
-        "--probes",
-        type=int,
-        help="of hutchinson (default: 8); new at every evaluation unless the solver is dopri5",
-    )
-    score.add_argument("--solver", default="rk4", choices=(*_SOLVERS, "dopri5"))
-    score.add_argument(
-        "--steps",
-        type=int,
-        help="the number of solver steps (default: 50); of dopri5 the most that a jet may take",
-    )
-    score.add_argument(
-        "--rtol", type=float, help="tolerance of dopri5 (default: 1e-5); atol is a tenth of it"
-    )
-    score.add_argument("--events", type=int, help="score the first jets only; default: all")
-    score.add_argument("--seed", type=int, default=0, help="of the probes")
-    _add_device(score)
-    _add_force(score)
-    commands.add_subcommand("score", score, help="score the jets of a file")
-
-    evaluate = ArgumentParser(description="Compare generated jets with reference jets.")
-    evaluate.add_argument("generated", help="the file of generated jets")
-    evaluate.add_argument("reference", help="the file of true jets that the model has not seen")
-    evaluate.add_argument("--out", required=True, help="the folder of the report")
-    evaluate.add_argument("--events", type=int, help="compare at most this many jets of each file")
-    evaluate.add_argument("--seed", type=int, default=0, help="of the floor and the controls")
-    _add_force(evaluate)
-    commands.add_subcommand("evaluate", evaluate, help="compare generated with true jets")
-
-    make = ArgumentParser(description="Generate true jets with Pythia 8 and FastJet.")
-    make.add_argument("folder", help="the folder of the recipe, such as datasets/pythia-top")
-    make.add_argument("--jets", type=int, required=True, help="how many jets")
-    make.add_argument("--out", required=True, help="the file to write")
-    make.add_argument("--jobs", type=int, default=1, help="processes; they do not change the file")
-    make.add_argument("--seed", type=int, help="default: the seed of the recipe")
-    _add_force(make)
-    dataset = ArgumentParser(description="Data sets.")
-    commands.add_subcommand("dataset", dataset, help="make data sets from recipes")
-    actions = dataset.add_subcommands(dest="action", metavar="ACTION")
-    actions.add_subcommand("make", make, help="generate jets from a recipe")
-
-    demo = ArgumentParser(
-        description="Train, sample, evaluate and plot on the shipped sample (about six minutes)."
-    )
-    demo.add_argument("--seed", type=int, default=1)
-    demo.add_argument("--steps", type=int, help="training steps; default: those of the recipe")
-    demo.add_argument("--events", type=int, default=5000, help="how many jets to sample")
-    commands.add_subcommand("demo", demo, help="all of it on the shipped sample")
-    return parser
+def _run(arguments: Sequence[str]) -> None:
+    ending = Ending()
+    if arguments[:1] == ["fit"] and not {"-h", "--help"} & {*arguments}:
+        _fit(arguments[1:], ending)  # Lightning's own parser takes over
+    else:
+        config = parser().parse_args(arguments)
+        _COMMANDS[config.command](config[config.command], ending)
 
 
-def _add_device(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, or auto (cuda if there is one)"
-    )
+# --- what is checked before anything heavy is imported ---
 
 
-def _add_force(parser: ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="overwrite an output that exists")
+def _check_output(path: str, *, force: bool) -> None:
+    check_target(check_hdf5_name(path), overwrite=force)
 
 
-def _solver(name: str, steps: int) -> Solver:
-    solver: Solver = getattr(setflow, _SOLVERS[name])(steps=steps)
-    return solver
+def _check_inputs(*paths: str | None) -> None:
+    for path in filter(None, paths):
+        if not check_hdf5_name(path).is_file():
+            what = "is a folder" if Path(path).is_dir() else "does not exist"
+            raise FileNotFoundError(f"{path} {what}, expected an HDF5 file of jets")
+
+
+def _check_model(folder: str) -> None:
+    if not Path(folder).is_dir():
+        raise FileNotFoundError(f"no model folder at {folder}; {_TRAINED}")
+
+
+def _check_counts(config: Namespace, *names: str) -> None:
+    for name in names:
+        value = config[name]
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} is {value}, expected at least 1")
 
 
 def _check_device(name: str) -> None:
-    if name != "auto" and name.split(":")[0] not in ("cpu", "cuda"):
+    kind, colon, index = name.partition(":")
+    numbered = kind == "cuda" and (index.isdigit() or not colon)
+    if name not in ("auto", "cpu") and not numbered:
         raise ValueError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:<number>")
+
+
+def _check_solver(config: Namespace) -> None:
+    for name in ("rtol", "atol"):
+        value = config[name]
+        if value is None:
+            continue
+        if config.solver != "dopri5":
+            raise ValueError(f"{config.solver} has no tolerance --{name}; add --solver dopri5")
+        if not 0 < value < float("inf"):
+            raise ValueError(f"--{name} is {value:g}, expected a positive number such as 1e-5")
 
 
 def _device(name: str) -> str:
@@ -156,74 +107,129 @@ def _device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    if not name.startswith("cuda"):
+        return name
+    if not torch.cuda.is_available():
         raise ValueError(f"--device is {name!r}, but torch finds no CUDA device here; use cpu")
+    found, index = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+    if index >= found:
+        raise ValueError(f"--device is {name!r}, but there are {found}, counted from cuda:0")
     return name
 
 
-def _sample(config: Namespace) -> None:
+# --- the commands ---
+
+
+def _fit(arguments: Sequence[str], ending: Ending) -> None:
+    from setflow.cli.fit import fit
+
+    done = fit(arguments)
+    if done.warning is not None:
+        warn(done.warning)
+    jets = unused(done.model.parent / "jets.h5")
+    following = ["setflow", "sample", done.model, "--out", jets]
+    following += ["--like", done.train] if done.conditional else ["--events", _EVENTS]
+    ending(done.model, done.what, following)
+
+
+def _sample(config: Namespace, ending: Ending) -> None:
     _check_device(config.device)
+    _check_solver(config)
+    _check_counts(config, "events", "steps")
     if config.events is None and config.like is None:
         raise ValueError("say how many jets to sample, with --events or with --like")
-    check_target(config.out, overwrite=config.force)
+    _check_output(config.out, force=config.force)
+    _check_inputs(config.like)
+    _check_model(config.model)
+    from setflow.data.hdf5 import read_header
     from setflow.jobs.sample import sample_to_hdf5
+    from setflow.solvers.adaptive import IntegrationError
 
-    path = sample_to_hdf5(
-        setflow.SetFlow.load(config.model, device=_device(config.device)),
-        config.out,
-        events=config.events,
-        like=config.like,
-        solver=_solver(config.solver, config.steps),
-        seed=config.seed,
-        overwrite=config.force,
-    )
-    print(path)
+    try:
+        path = sample_to_hdf5(
+            setflow.SetFlow.load(config.model, device=_device(config.device)),
+            config.out,
+            events=config.events,
+            like=config.like,
+            solver=_solver(config),
+            seed=config.seed,
+            overwrite=config.force,
+        )
+    except IntegrationError as error:
+        raise ValueError(
+            f"dopri5 does not get {len(error.events)} jets beyond t = {error.time:.3g} on the way "
+            "from 1 to 0; raise --steps, loosen --rtol and --atol, or take a solver of fixed "
+            "steps, --solver midpoint"
+        ) from error
+    reference = config.like or (HELD_OUT if HELD_OUT.is_file() else None)
+    if reference is None:
+        scores = unused(path.with_stem(f"{path.stem}-scores"))
+        following = ["setflow", "score", config.model, path, "--out", scores]
+        following += ["--estimator", "hutchinson"]
+    else:
+        report = unused(path.with_name(f"{path.stem}-report"))
+        following = ["setflow", "evaluate", path, reference, "--out", report]
+    ending(path, f"{read_header(path).n:,} jets", following)
 
 
-def _score(config: Namespace) -> None:
+def _score(config: Namespace, ending: Ending) -> None:
     _check_device(config.device)
+    _check_solver(config)
+    _check_counts(config, "events", "steps", "probes")
     if config.estimator == "exact" and config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
-    if config.solver != "dopri5" and config.rtol is not None:
-        raise ValueError(f"{config.solver} has no tolerance; add --solver dopri5")
-    check_target(config.out, overwrite=config.force)
+    _check_output(config.out, force=config.force)
+    _check_inputs(config.data)
+    _check_model(config.model)
     from setflow.jobs.score import score_to_hdf5
+    from setflow.jobs.summary import summarize_scores
 
     path = score_to_hdf5(
         setflow.SetFlow.load(config.model, device=_device(config.device)),
         config.data,
         config.out,
         estimator=_estimator(config),
-        solver=_score_solver(config),
+        solver=_solver(config),
         events=config.events,
         seed=config.seed,
         overwrite=config.force,
     )
-    print(path)
+    summary = summarize_scores(path)
+    look = "import sys, h5py; print(h5py.File(sys.argv[1])['log_prob'][:10])"
+    following = f'python -c "{look}" {shlex.quote(str(path))}'
+    ending(path, f"log-densities of {summary.rows:,} jets", following, notes=summary.lines())
 
 
 def _estimator(config: Namespace) -> DivergenceEstimator:
     if config.estimator == "exact":
         return setflow.ExactDivergence()
     probes = _PROBES if config.probes is None else config.probes
-    fixed = config.solver in _SOLVERS  # then new probes cost nothing and are worth many
+    fixed = config.solver in SOLVERS  # then new probes cost nothing and are worth many
     return setflow.HutchinsonDivergence(probes, renew=fixed)
 
 
-def _score_solver(config: Namespace) -> Solver:
+def _solver(config: Namespace) -> Solver:
     if config.solver != "dopri5":
-        return _solver(config.solver, _STEPS if config.steps is None else config.steps)
-    # two evaluations choose the first step, and each step takes six
-    limit = {} if config.steps is None else {"max_nfe": 2 + 6 * config.steps}
-    tolerance = () if config.rtol is None else (config.rtol, config.rtol / 10)
-    return setflow.Dopri5(*tolerance, **limit)
+        steps = _STEPS if config.steps is None else config.steps
+        solver: Solver = getattr(setflow, SOLVERS[config.solver])(steps=steps)
+        return solver
+    options: dict[str, Any] = {}
+    if config.rtol is not None:
+        options |= {"rtol": config.rtol, "atol": config.rtol / 10}
+    if config.atol is not None:
+        options |= {"atol": config.atol}
+    if config.steps is not None:  # two evaluations choose the first step, and each step takes six
+        options |= {"max_nfe": 2 + 6 * config.steps}
+    return setflow.Dopri5(**options)
 
 
-def _evaluate(config: Namespace) -> None:
+def _evaluate(config: Namespace, ending: Ending) -> None:
+    _check_counts(config, "events")
     check_target(config.out, overwrite=config.force)
+    _check_inputs(config.generated, config.reference)
     from rich.console import Console
 
-    from setflow.report.page import evaluate
+    from setflow.report.page import METRICS_FILE, evaluate
 
     report = evaluate(
         config.generated,
@@ -234,32 +240,48 @@ def _evaluate(config: Namespace) -> None:
         overwrite=config.force,
     )
     Console().print(report.table())
-    print(config.out)
+    for note in report.notes:
+        warn(note)
+    numbers = Path(config.out) / METRICS_FILE
+    what = f"{METRICS_FILE} and {len(report.pictures)} pictures"
+    ending(config.out, what, ["python", "-m", "json.tool", numbers])
 
 
-def _dataset(config: Namespace) -> None:
+def _dataset(config: Namespace, ending: Ending) -> None:
     make = config.make
-    check_target(make.out, overwrite=make.force)
+    _check_counts(make, "events", "jobs")
+    _check_output(make.out, force=make.force)
     from setflow.data.recipes import make_dataset
 
-    make_dataset(
-        make.folder,
-        jets=make.jets,
-        out=make.out,
-        jobs=make.jobs,
-        seed=make.seed,
-        overwrite=make.force,
-    )
-    print(make.out)
+    try:
+        path = make_dataset(
+            make.folder,
+            jets=make.events,
+            out=make.out,
+            jobs=make.jobs,
+            seed=make.seed,
+            overwrite=make.force,
+        )
+    except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
+        raise ValueError(str(error)) from error
+    trained = Path("models/top30/config.yaml")
+    following = ["setflow", "fit", "--config", trained, "--data.train", path, "--name", path.stem]
+    if not trained.is_file():
+        following = ["setflow", "fit", "--help"]
+    ending(path, f"{make.events:,} jets", following)
 
 
-def _demo(config: Namespace) -> None:
+def _demo(config: Namespace, ending: Ending) -> None:
+    _check_counts(config, "events")
     from setflow.cli.demo import demo
 
-    demo(seed=config.seed, steps=config.steps, events=config.events)
+    model, report = demo(seed=config.seed, steps=config.steps, events=config.events)
+    more = unused(model.parent / "more.h5")
+    following = ["setflow", "sample", model, "--events", _EVENTS, "--seed", config.seed + 1]
+    ending(report, "a report, of the model beside it", [*following, "--out", more])
 
 
-_COMMANDS = {
+_COMMANDS: dict[str, Callable[[Namespace, Ending], None]] = {
     "sample": _sample,
     "score": _score,
     "evaluate": _evaluate,

@@ -23,8 +23,8 @@ _RUN = Path("runs/demo")
 _SOLVER_STEPS = 25
 
 
-def demo(*, seed: int, steps: int | None, events: int) -> None:
-    """Run the whole chain and print where its results are.
+def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
+    """Run the whole chain and print where its results are; return the model and the report.
 
     Arguments:
         seed: of the training, the sample and the evaluation.
@@ -46,7 +46,7 @@ def demo(*, seed: int, steps: int | None, events: int) -> None:
         arguments += ["--trainer.max_steps", str(steps)]
         arguments += ["--trainer.val_check_interval", str(max(1, steps // 3))]
     with _stage(console, "train"):
-        model = fit(arguments)
+        model = fit(arguments).model
     samples = _RUN / "samples.h5"
     with _stage(console, f"sample {events} jets"):
         sample_to_hdf5(
@@ -66,6 +66,7 @@ def demo(*, seed: int, steps: int | None, events: int) -> None:
     console.print(f"metrics   {report / 'metrics.json'}")
     for picture in sorted(report.glob("*.png")):
         console.print(f"picture   {picture}")
+    return model, report
 
 
 @contextmanager

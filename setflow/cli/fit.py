@@ -9,21 +9,28 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc import locate
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 import torch
-from jsonargparse import set_parsing_settings
+from jsonargparse import get_loader, set_loader, set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, RichProgressBar
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from yaml import YAMLError
 
+from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
+from setflow.cli.parsing import OneLineErrors, nearest
 from setflow.files import check_target, write_text
+from setflow.model.folder import differences
+from setflow.model.model import SetFlow
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
+from setflow.training.progress import StepProgress
 
-__all__ = ["ALLOWED_CLASSES", "fit"]
+__all__ = ["ALLOWED_CLASSES", "Fitted", "fit"]
 
 # what a configuration may name besides the classes of setflow itself; everything else is refused
 # before it is imported
@@ -49,32 +56,55 @@ _NOT_FOR_THE_USER = (
 )
 
 
-def fit(argv: Sequence[str]) -> Path:
+class Fitted(NamedTuple):
+    """What a training has left.
+
+    Attributes:
+        model: the folder of the exported model, `runs/<name>/model`.
+        what: what that is, in words.
+        warning: what is to be known of its weights, or None.
+        conditional: whether it is conditioned, so that sampling needs jets that tell the context.
+        train: the file of the training jets.
+    """
+
+    model: Path
+    what: str
+    warning: str | None
+    conditional: bool
+    train: str
+
+
+def fit(argv: Sequence[str]) -> Fitted:
     """Train a model as `setflow fit` does.
 
     Arguments:
         argv: the command line behind `setflow fit`.
 
-    Returns:
-        The folder of the exported model, `runs/<name>/model`.
-
     Raises:
         FileExistsError: if the run exists and is neither resumed nor overwritten.
-        FileNotFoundError: if there is no checkpoint to resume from.
+        FileNotFoundError: if there is no configuration, or no checkpoint to resume from.
+        KeyboardInterrupt: if it is interrupted; it says how to go on.
+        ValueError: if an argument is wrong, or the model of `--init` is not that of the
+            configuration.
     """
+    argv = prepared(argv)
     with warnings.catch_warnings():
         for message in _NOT_FOR_THE_USER:
             warnings.filterwarnings("ignore", message)
-        return _fit(argv)
+        try:
+            return _fit(argv)
+        except MisconfigurationException as error:
+            raise ValueError(" ".join(str(error).split())) from error
 
 
-def _fit(argv: Sequence[str]) -> Path:
+def _fit(argv: Sequence[str]) -> Fitted:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     set_parsing_settings(
         import_path_denylist=["*"],
         import_path_allowlist=["setflow", *ALLOWED_CLASSES, *map(_home, ALLOWED_CLASSES)],
     )
+    set_loader("plain", lambda text: plain(get_loader("yaml")(text)), (YAMLError,))
     cli = _FitCLI(
         FlowMatchingModule,
         SetDataModule,
@@ -84,8 +114,11 @@ def _fit(argv: Sequence[str]) -> Path:
         save_config_callback=_SaveConfig,
         save_config_kwargs={"save_to_log_dir": False},
         seed_everything_default=0,
+        parser_class=_FitParser,
         parser_kwargs={
             "prog": "setflow fit",
+            "parser_mode": "plain",
+            "allow_abbrev": False,
             "description": "Train a model. A configuration may name the classes of setflow and "
             + ", ".join(ALLOWED_CLASSES),
         },
@@ -93,13 +126,49 @@ def _fit(argv: Sequence[str]) -> Path:
     checkpoint = cli.last_checkpoint
     if checkpoint is not None:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics
+    elif cli.config.init is not None:
+        _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
     else:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
     if cli.config.force:  # all that can be wrong is known by now: the old run goes
         for part in ("checkpoints", "model"):
             shutil.rmtree(cli.folder / part, ignore_errors=True)
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True)
-    return cli.exporter.finish(cli.model)
+    new = not cli.folder.exists()
+    try:
+        cli.trainer.fit(
+            cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True
+        )
+    except Exception:
+        if new and cli.trainer.global_step == 0:  # what the loggers began is nothing to keep
+            shutil.rmtree(cli.folder, ignore_errors=True)
+        raise
+    except SystemExit:  # so Lightning ends when it is interrupted
+        saved = (cli.folder / "checkpoints" / "last.ckpt").is_file()
+        on = f"setflow fit --resume --name {cli.config.name}" if saved else ""
+        raise KeyboardInterrupt(on) from None
+    model = cli.exporter.finish(cli.model)
+    warning = cli.exporter.unvalidated(cli.trainer)
+    kind = "its best weights" if warning is None else "its last weights, which were not validated"
+    what = f"a model after {cli.trainer.global_step:,} steps, {kind}"
+    best = cli.exporter.best_model_score
+    if warning is None and best is not None:
+        what += f", validation loss {float(best):.4g}"
+    return Fitted(model, what, warning, bool(cli.model.flow.conditions), str(cli.config.data.train))
+
+
+def _start_from(folder: Path, flow: SetFlow) -> None:
+    """Give a model the weights and statistics of a model folder of the same architecture."""
+    stored = SetFlow.load(folder)
+    different = differences(stored.describe(), flow.describe())
+    if different:
+        name, (theirs, mine) = next(iter(different.items()))
+        more = f" ({', '.join([*different][1:])} too)" if len(different) > 1 else ""
+        raise ValueError(
+            f"{folder} is of another architecture: {name} is {theirs!r} there and {mine!r} in the "
+            f"configuration{more}; train with the configuration of the folder, by leaving --config "
+            "out, or without --init"
+        )
+    flow.load_state_dict(stored.state_dict())
 
 
 def _require_same_model(checkpoint: Path, model: FlowMatchingModule) -> None:
@@ -124,15 +193,25 @@ def _home(name: str) -> str:
     return f"{cls.__module__}.{cls.__qualname__}"
 
 
+class _FitParser(OneLineErrors, LightningArgumentParser):
+    """Lightning's parser, with errors of one line."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        if found := re.search(r"Importing '(.*?)' is not allowed", message):
+            raise ValueError(
+                f"{found[1]} is not allowed in a configuration"
+                f"{nearest(found[1], ALLOWED_CLASSES)}; expected a class of setflow, or one of "
+                f"{', '.join(ALLOWED_CLASSES)}"
+            )
+        super().error(message, ex)
+
+
 class _FitCLI(LightningCLI):
     exporter: ExportBestModel
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--name", default="run", help="the run: everything goes to runs/<name>")
-        parser.add_argument(
-            "--resume", action="store_true", help="go on from the last checkpoint of the run"
-        )
-        parser.add_argument("--force", action="store_true", help="start a run that exists anew")
+        for argument in FIT_ONLY:
+            argument.add_to(parser)
         parser.link_arguments("model.flow.init_args.conditions", "data.conditions")
 
     @property
@@ -175,7 +254,7 @@ class _FitCLI(LightningCLI):
             *(given.callbacks or []),
             self.exporter,
             LearningRateMonitor(),
-            *([RichProgressBar()] if given.enable_progress_bar is not False else []),
+            *([StepProgress()] if given.enable_progress_bar is not False else []),
         ]
         if (
             any(isinstance(callback, EarlyStopping) for callback in callbacks)
@@ -207,7 +286,7 @@ class _SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
-        for order in ("resume", "force"):  # for this run, not for who trains from its file
+        for order in ("resume", "force", "init"):  # for this run, not for who trains from its file
             config.pop(order)
         text = self.parser.dump(config, skip_unset=False)
         write_text(folder / "config.yaml", text)

@@ -38,7 +38,7 @@ from setflow.data.valid import (
     checked_types,
     refuse,
 )
-from setflow.files import NewFile
+from setflow.files import NewFile, check_hdf5_name
 from setflow.physics.kinematics import delta_phi
 from setflow.schema import (
     JET_FEATURES,
@@ -64,7 +64,7 @@ class JetWriter:
     written is removed, and a file that stood there before stays as it was.
 
     Arguments:
-        path: the file to write; its folder must exist.
+        path: the file to write, named .h5 or .hdf5; its folder must exist.
         objects: the number of slots `N` of the file.
         overwrite: replace the file if it exists.
         jet_units: the unit of each jet feature; `RELATIVE_JET_UNITS` if the jet pT is not known.
@@ -76,7 +76,7 @@ class JetWriter:
     Raises:
         OSError: at once, if the file exists and `overwrite` is False, or its folder does not exist
             or cannot be written to.
-        ValueError: if an argument is out of range.
+        ValueError: if an argument is out of range, or the file is not named so.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -102,7 +102,7 @@ class JetWriter:
     ) -> None:
         self._objects, self._jet_units = objects, tuple(jet_units)
         self._compression, self._attributes = compression, dict(attributes or {})
-        self._output = NewFile(path, overwrite=overwrite)
+        self._output = NewFile(check_hdf5_name(path), overwrite=overwrite)
         if objects < 1:
             raise ValueError(f"objects is {objects}, expected at least one slot a jet")
         if not 0 <= compression <= 9:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from setflow.data.hdf5 import read_jets
 from setflow.data.writing import JetWriter
-from setflow.files import check_target
+from setflow.files import check_hdf5_name, check_target
 from setflow.model.model import SetFlow
 from setflow.physics.kinematics import jet_features
 from setflow.progress import counting_bar
@@ -38,7 +38,7 @@ def sample_to_hdf5(
 
     Arguments:
         flow: the model; its features must be those of the layout.
-        out: the file to write; its folder must exist.
+        out: the HDF5 file to write, named .h5 or .hdf5; its folder must exist.
         events: the number of jets; None takes as many as `like` holds.
         like: a file whose jets give cardinality and context, in order; None draws the cardinality
             from the model's p(N), which a model with conditions does not allow.
@@ -52,10 +52,10 @@ def sample_to_hdf5(
 
     Raises:
         OSError: if the file exists and may not be replaced, or cannot be written.
-        ValueError: if the model and the layout do not fit, `like` has too few jets, or neither
-            `events` nor `like` is given.
+        ValueError: if `out` is not named so, the model and the layout do not fit, `like` has too
+            few jets, or neither `events` nor `like` is given.
     """
-    out = check_target(out, overwrite=overwrite)
+    out = check_target(check_hdf5_name(out), overwrite=overwrite)
     columns = tuple(column.name for column in PARTICLE_FEATURES[:-1])
     if flow.features != columns:
         raise ValueError(

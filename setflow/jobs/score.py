@@ -40,7 +40,7 @@ from torch import Tensor
 from setflow.data.hdf5 import read_header, read_jets, screen_jets
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
-from setflow.files import NewFile, file_sha256
+from setflow.files import NewFile, check_hdf5_name, file_sha256
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES, names
@@ -85,7 +85,7 @@ def score_to_hdf5(
     Arguments:
         flow: the model; its features must be those of the layout.
         data: the file of jets; its rows may be malformed, its layout may not.
-        out: the file to write.
+        out: the HDF5 file to write, named .h5 or .hdf5.
         estimator: of the divergence; None takes `ExactDivergence()`.
         solver: the ODE solver; None takes `RK4(steps=50)`.
         events: score the first rows only; None scores all.
@@ -100,8 +100,8 @@ def score_to_hdf5(
         FileExistsError: if the file exists and may not be replaced.
         OSError: if `data` cannot be read, `out` cannot be written, or what an interrupted call left
             is damaged or in use.
-        ValueError: if the model and the data do not fit, there are too few rows, or an interrupted
-            call had other arguments.
+        ValueError: if `out` is not named so, the model and the data do not fit, there are too few
+            rows, or an interrupted call had other arguments.
 
     >>> import tempfile
     >>> from setflow.data import JetWriter
@@ -117,7 +117,8 @@ def score_to_hdf5(
     ...         file["log_prob"].shape, file["n_objects"][:].tolist()
     ((2,), [5, 2])
     """
-    data, out = Path(data), NewFile(out, overwrite=overwrite).path  # raises if it cannot be written
+    data, out = Path(data), check_hdf5_name(out)
+    NewFile(out, overwrite=overwrite)  # raises if it cannot be written
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")

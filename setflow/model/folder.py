@@ -46,6 +46,7 @@ __all__ = [
     "build",
     "describe",
     "describe_model",
+    "differences",
     "init_args_of",
     "read_folder",
     "short_card",
@@ -204,6 +205,26 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
                 arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
     return {"class_path": _MODEL, "init_args": arguments}
+
+
+def differences(one: Any, other: Any, where: str = "model.flow") -> dict[str, tuple[Any, Any]]:
+    """Return where two nodes differ: the place, and what stands there in each.
+
+    >>> a, b = describe(LinearPath()), describe(CosinePath())
+    >>> differences(a, b, "path")
+    {'path': ('setflow.LinearPath', 'setflow.CosinePath')}
+    """
+    if not isinstance(one, Mapping) or not isinstance(other, Mapping):
+        return {} if one == other else {where: (one, other)}
+    if "class_path" in one or "class_path" in other:
+        names = one.get("class_path"), other.get("class_path")
+        if names[0] != names[1]:
+            return {where: names}
+        one, other = init_args_of(one, where), init_args_of(other, where)
+    found: dict[str, tuple[Any, Any]] = {}
+    for key in one | other:
+        found |= differences(one.get(key), other.get(key), f"{where}.{key}")
+    return found
 
 
 def arguments_of(node: Any, where: str) -> dict[str, Any]:

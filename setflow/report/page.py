@@ -39,6 +39,7 @@ from setflow.physics.metrics import (
     swap_ptrel,
     truth_floor,
 )
+from setflow.report.notes import notes_on, same_file
 from setflow.sets.batch import SetBatch
 
 __all__ = ["METRICS_FILE", "Report", "Result", "Side", "compare", "evaluate"]
@@ -96,6 +97,8 @@ class Report:
         columns: the number of slots that both sides were cut to.
         seed: the seed of floor and controls.
         floor: the floor, with its sizes and whether it was scaled.
+        notes: what speaks against the comparison: that both sides are the same file, that they
+            share jets, or that they are few.
         pictures: the names of the PNG files in the folder.
     """
 
@@ -105,6 +108,7 @@ class Report:
     columns: int
     seed: int
     floor: Floor
+    notes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -121,6 +125,8 @@ class Report:
                 "scaled": self.floor.scaled,
                 "factor": self.floor.factor,
             },
+            "cut": self._cut(),
+            "notes": list(self.notes),
             "pictures": list(self.pictures),
         }
 
@@ -162,19 +168,41 @@ class Report:
         return table
 
     def _caption(self) -> str:
-        first, second = self.floor.sizes
         lines = [
             f"{self.generated.events:,} generated and {self.reference.events:,} reference jets, "
-            f"{self.columns} columns, seed {self.seed}",
-            f"ratio: value / floor; floor: {self.floor.pairs} pairs of {first:,} and {second:,} "
-            "reference jets",
+            f"seed {self.seed}",
+            self._cut(),
+            f"floor: mean and spread of {self._floor()}",
+            "ratio: value / floor",
         ]
-        if self.floor.scaled:
-            lines.append(
-                f"the floor is scaled by {self.floor.factor:.3f}: too few reference jets for pairs "
-                "of the sizes compared"
-            )
-        return "\n".join(lines)
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+
+    def _cut(self) -> str:
+        """Return which particles are compared, and by what they were chosen."""
+        slots = {"generated": self.generated.columns, "reference": self.reference.columns}
+        cut = [f"{name} (of {n} slots)" for name, n in slots.items() if n > self.columns]
+        if not cut:
+            return f"all rows compare all particles, up to {self.columns} of a jet"
+        return (
+            f"all rows compare the {self.columns} hardest particles of a jet, those with the "
+            f"largest ptrel: {cut[0]} is cut to them, and every observable computed after the cut, "
+            "the multiplicity too"
+        )
+
+    def _floor(self) -> str:
+        """Return what the floor was measured with, and if that was not what is compared, why."""
+        first, second = self.floor.sizes
+        parts = f"{self.floor.pairs} pairs of disjoint random parts of the reference"
+        if not self.floor.scaled:
+            return f"{parts}, {first:,} and {second:,} jets as in the comparison"
+        n_gen, n_ref = self.generated.events, self.reference.events
+        return (
+            f"{parts}, its halves of {first:,} jets each: disjoint parts as large as what is "
+            f"compared would take {n_gen:,} + {n_ref:,} jets, and it has "
+            f"{self.reference.available:,}; so mean and spread are scaled by "
+            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} jets, as distances fall with the "
+            "root of the number"
+        )
 
 
 def _digits(spread: float) -> int:
@@ -216,6 +244,7 @@ def evaluate(
         ValueError: if a file does not have the layout, or has no jet or no particle to compare.
     """
     _checked_target(out, overwrite)  # before the work, not after it
+    same = same_file(Path(generated_path), Path(reference_path))
     return compare(
         read_jets(generated_path).particles,
         read_jets(reference_path).particles,
@@ -225,6 +254,7 @@ def evaluate(
         pairs=pairs,
         overwrite=overwrite,
         names=(os.fspath(generated_path), os.fspath(reference_path)),
+        same=same,
     )
 
 
@@ -238,6 +268,7 @@ def compare(
     pairs: int = 20,
     overwrite: bool = False,
     names: tuple[str, str] = ("generated", "reference"),
+    same: bool = False,
 ) -> Report:
     """Compare two samples of jets; `evaluate` without reading files.
 
@@ -250,6 +281,7 @@ def compare(
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
         names: what the two sides are called in the report.
+        same: whether both sides are known to be the same, which the report then says.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that jets must share to be swapped is the full one.
@@ -301,6 +333,7 @@ def compare(
         columns=columns,
         seed=seed,
         floor=floor,
+        notes=notes_on(model, truth, n_ref, same=same),
     )
     if target is None:
         return report

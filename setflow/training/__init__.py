@@ -15,6 +15,7 @@ __all__ = [
     "FlowMatchingModule",
     "Muon",
     "SetDataModule",
+    "StepProgress",
     "warmup_cosine",
 ]
 
@@ -23,5 +24,6 @@ if TYPE_CHECKING:
     from setflow.training.export import ExportBestModel
     from setflow.training.module import FlowMatchingModule
     from setflow.training.optimizers import LAST_RATE, Muon, warmup_cosine
+    from setflow.training.progress import StepProgress
 else:
     __getattr__, __dir__ = module_functions(__name__)

@@ -11,6 +11,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from setflow.model.folder import short_card
 from setflow.model.model import SetFlow
 from setflow.training.module import FlowMatchingModule
 
@@ -51,22 +52,46 @@ class ExportBestModel(ModelCheckpoint):
         if self.best_model_score is not before and trainer.is_global_zero:
             self.export(pl_module)
 
+    def unvalidated(self, trainer: Trainer) -> str | None:
+        """Return what to say of weights that no validation has chosen, or None if one has."""
+        if self.best_model_path:
+            return None
+        steps = trainer.global_step
+        if steps == 0:
+            return (
+                "the training took 0 steps: the weights are those that it began with, and nothing "
+                "has validated them"
+            )
+        every, by_epoch = trainer.val_check_interval, trainer.check_val_every_n_epoch
+        when = "in each epoch" if by_epoch in (None, 1) else f"every {by_epoch} epochs"
+        if isinstance(every, int):
+            when = f"every {every} steps"
+        return (
+            f"no validation took place in {steps} step{'s' if steps > 1 else ''}, for it is due "
+            f"{when}: the weights are the last ones and not the best, and nothing has validated "
+            "them; lower --trainer.val_check_interval or train longer"
+        )
+
     def finish(self, module: LightningModule) -> Path:
         """Return the folder of the exported model, written now if no validation has written one.
 
-        The weights are then the last ones, or their moving average if one is kept. Of several
-        processes the first one writes.
+        The weights are then the last ones, or their moving average if one is kept, and the card
+        says so. Of several processes the first one writes.
         """
         assert isinstance(module, FlowMatchingModule)
         if not module.trainer.is_global_zero:
             return self.run / "model"
         if self.best_model_path:
             return self.export(module)
-        return self._save(module.flow)
+        return self._save(module.flow, self.unvalidated(module.trainer))
 
-    def _save(self, flow: SetFlow) -> Path:
+    def _save(self, flow: SetFlow, warning: str | None = None) -> Path:
         self.run.mkdir(parents=True, exist_ok=True)
-        return flow.save(self.run / "model", overwrite=True, config=self._nodes())
+        folder = self.run / "model"
+        card = short_card(flow, folder.name)
+        if warning is not None:
+            card += f"\n**Not validated.** {warning[0].upper()}{warning[1:]}.\n"
+        return flow.save(folder, overwrite=True, config=self._nodes(), card=card)
 
     def _nodes(self) -> dict[str, Any] | None:
         config = self.run / "config.yaml"

@@ -209,7 +209,7 @@ class FlowMatchingModule(LightningModule):
         trainer: Any = self.trainer  # its callbacks carry no types
         steps = trainer.estimated_stepping_batches  # inf where nothing bounds them
         timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]
-        done = [(step + 0.5) / steps]  # in the middle of the step
+        done = [(step + 0.5) / max(steps, 1)]  # in the middle of the step; of none there is no rate
         for timer in timers:
             left, spent = timer.time_remaining(), timer.time_elapsed()
             if left is not None:

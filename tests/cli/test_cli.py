@@ -15,100 +15,9 @@ import torch
 import yaml
 
 import setflow
-from setflow.cli import main
+from cli.shell import fails, run
 from setflow.data import read_jets
 from setflow.jobs import score
-
-CONFIG = {
-    "seed_everything": 3,
-    "name": "tiny",
-    "model": {
-        "flow": {
-            "class_path": "setflow.SetFlow",
-            "init_args": {
-                "field": {
-                    "class_path": "setflow.TransformerField",
-                    "init_args": {"dim": 3, "hidden": 16, "layers": 1, "heads": 2},
-                },
-                "scaler": {
-                    "class_path": "setflow.data.Standardizer",
-                    "init_args": {"dim": 3, "boxcox": {2: 0.0}},
-                },
-                "cardinality": {
-                    "class_path": "setflow.EmpiricalCardinality",
-                    "init_args": {"max_objects": 8},
-                },
-            },
-        },
-        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
-    },
-    "data": {"train": "jets.h5", "max_objects": 8, "batch_size": 32, "val_fraction": 0.25},
-    "trainer": {
-        "accelerator": "cpu",
-        "max_epochs": 2,
-        "enable_progress_bar": False,
-        "log_every_n_steps": 2,
-        "gradient_clip_val": 1.0,
-        "callbacks": [
-            {
-                "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
-                "init_args": {"decay": 0.9},
-            }
-        ],
-    },
-}
-
-
-def write_jets(path: Path, jets: int = 200, slots: int = 8, seed: int = 0) -> None:
-    """A JetNet file without anything of ours in it: two datasets, no attributes."""
-    rng = np.random.default_rng(seed)
-    n = rng.integers(1, slots + 1, jets)
-    mask = np.arange(slots) < n[:, None]
-    x = np.stack(
-        [
-            0.1 * rng.standard_normal((jets, slots)),
-            0.1 * rng.standard_normal((jets, slots)),
-            np.sort(rng.dirichlet(np.full(slots, 0.7), jets) + 1e-4)[:, ::-1],
-            mask,
-        ],
-        -1,
-    )
-    x[..., :3] *= mask[..., None]
-    features = np.stack(
-        [1000 + 50 * rng.random(jets), rng.standard_normal(jets), 100 * rng.random(jets), n], -1
-    )
-    with h5py.File(path, "w") as file:
-        file.create_dataset("particle_features", data=x.astype("f4"))
-        file.create_dataset("jet_features", data=features.astype("f4"))
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    torch.set_default_dtype(torch.float32)  # the command line runs with torch's own default
-    write_jets(Path("jets.h5"))
-    Path("config.yaml").write_text(yaml.safe_dump(CONFIG))
-    return tmp_path
-
-
-def run(*arguments: str) -> None:
-    main([str(argument) for argument in arguments])
-
-
-def fails(capsys, *arguments: str) -> str:
-    """Run a command that must fail, without a traceback; return what it says."""
-    with pytest.raises(SystemExit) as stop:
-        run(*arguments)
-    assert stop.value.code == 2
-    message = capsys.readouterr().err
-    assert "Traceback" not in message
-    return message
-
-
-@pytest.fixture
-def model(folder):
-    run("fit", "--config", "config.yaml")
-    return folder / "runs" / "tiny" / "model"
 
 
 def test_fit_exports_the_moving_average_of_the_best_weights(model):
@@ -262,7 +171,7 @@ def test_outputs_are_not_overwritten(model, capsys):
 )
 def test_score(model, capsys, options, solver, estimator):
     run("score", model, "jets.h5", "--out", "scores.h5", "--events", 9, *options)
-    assert capsys.readouterr().out.rstrip().endswith("scores.h5")
+    assert "wrote scores.h5: log-densities of 9 jets" in capsys.readouterr().out
     particles = read_jets("jets.h5", stop=9, max_objects=8).particles
     seed = 5 if "--seed" in options else 0
     with torch.no_grad():
@@ -398,7 +307,7 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
         (("evaluate", "jets.h5", "jets.h5", "--out", "new/r"), "there is no folder new"),
         (("dataset", "make", "m", "--jets", "3", "--out", "new/a.h5"), "there is no folder new"),
         (("smaple",), "smaple"),
-        ((), "it was not provided"),
+        ((), "setflow needs a command, one of fit, sample"),
     ],
 )
 def test_commands_that_cannot_work(folder, capsys, arguments, message):
@@ -437,6 +346,14 @@ def test_commands_that_cannot_work(folder, capsys, arguments, message):
         ("evaluate", "jets.h5", "jets.h5", "--out", "jets.h5"),
         ("dataset", "make", "recipe", "--out", "a.h5"),
         ("demo", "--stpes", "3"),
+        ("fit", "--help"),
+        ("sample", "model", "--out", "a.root", "--events", "3"),
+        ("sample", "model", "--out", "a.h5", "--events", "1.5"),
+        ("sample", "model", "--out", "a.h5", "--events", "3", "--rtol", "1e-4"),
+        ("sample", "model", "--out", "a.h5", "--events", "0"),
+        ("score", "model", "jets.npz", "--out", "a.h5"),
+        ("evaluate", "jets.root", "jets.h5", "--out", "report"),
+        ("dataset", "make", "recipe", "--events", "3", "--out", "a"),
     ],
     ids=" ".join,
 )
@@ -454,6 +371,17 @@ def test_what_needs_no_torch_imports_none(folder, arguments):
     helps = arguments[-1:] in [("--help",), ("--version",)]
     assert done.returncode == (0 if helps else 2)
     assert ("error: " in done.stderr) != helps
+
+
+def test_a_warning_is_one_line_of_its_own(folder):
+    command = [sys.executable, "-m", "setflow.cli", "fit", "--config", "config.yaml"]
+    done = subprocess.run(
+        [*command, "--trainer.log_every_n_steps", "50"], capture_output=True, text=True
+    )
+    (line,) = (line for line in done.stderr.splitlines() if "logging interval" in line)
+    assert line.startswith("setflow: warning: The number of training batches (5) is smaller")
+    assert "Warning:" not in done.stderr
+    assert ".py" not in done.stderr
 
 
 def test_a_shell_gets_version_help_and_status():

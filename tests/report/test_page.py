@@ -187,15 +187,39 @@ def test_the_table_says_what_was_compared():
     text = text_of(compare(*sides, pairs=3).table())
     for part in (*(metric.title for metric in METRICS), "floor ± spread", "shuffled", "swapped"):
         assert part in text
-    assert "120 generated and 200 reference jets, 12 columns, seed 0" in text
-    assert "3 pairs of 100 and 100 reference jets" in text
-    assert "the floor is scaled by 0.816" in " ".join(text.split())
+    words = " ".join(text.split())
+    assert "120 generated and 200 reference jets, seed 0" in words
+    assert "compare all particles, up to 12 of a jet" in words
     assert "…" not in text
     exact = text_of(compare(*sides, events=50, pairs=3).table())
     assert "scaled" not in exact
     row = next(line for line in exact.splitlines() if line.startswith("W1M"))
     value = compare(*sides, events=50, pairs=3).metrics["w1m"].value
     assert float(row.split("pT")[1].split()[0]) == pytest.approx(1e3 * value, rel=0.02)
+
+
+def test_the_report_on_the_floor_agrees_with_itself():
+    """Halves of the reference are no parts as large as what is compared; the numbers add up."""
+    words = " ".join(text_of(compare(jets(seed=1), jets(n=200, seed=2), pairs=3).table()).split())
+    assert (
+        "floor: mean and spread of 3 pairs of disjoint random parts of the reference, its halves "
+        "of 100 jets each: disjoint parts as large as what is compared would take 120 + 200 jets, "
+        "and it has 200; so mean and spread are scaled by 0.816, to 120 and 200 jets"
+    ) in words
+    exact = text_of(compare(jets(seed=1), jets(n=200, seed=2), events=80, pairs=3).table())
+    assert "80 and 80 jets as in the comparison" in " ".join(exact.split())
+
+
+def test_the_report_says_which_particles_and_which_rows_are_cut(files, tmp_path, no_pictures):
+    report = evaluate(*files[:2], tmp_path / "report", pairs=2)
+    words = " ".join(text_of(report.table()).split())
+    said = (
+        "all rows compare the 12 hardest particles of a jet, those with the largest ptrel: "
+        "reference (of 20 slots) is cut to them, and every observable computed after the cut, the "
+        "multiplicity too"
+    )
+    assert said in words
+    assert read(tmp_path / "report")["cut"] == said
 
 
 def test_the_ratio_of_a_floor_of_zero_is_no_number():

@@ -265,7 +265,7 @@ def _without_epochs(**trainer: object) -> None:
 def test_a_run_that_its_time_bounds_has_the_whole_schedule(options):
     _without_epochs(check_val_every_n_epoch=10, max_time="00:00:00:03")
     begin = time.monotonic()
-    model = fit([*options, "--name", "timed", "--model.warmup", "0.2"])
+    model = fit([*options, "--name", "timed", "--model.warmup", "0.2"]).model
     assert 2.5 < time.monotonic() - begin < 60
     assert setflow.SetFlow.load(model).sample(2, torch.full((2, 1), 1000.0)).x.isfinite().all()
     rates = _rates("timed")
@@ -289,7 +289,7 @@ def test_a_run_that_early_stopping_ends_has_a_constant_rate(options):
     stopping = {"monitor": "val_flow_loss", "patience": 1, "min_delta": 1e3}
     name = "lightning.pytorch.callbacks.EarlyStopping"
     _without_epochs(callbacks=[{"class_path": name, "init_args": stopping}])
-    module = FlowMatchingModule(setflow.SetFlow.load(fit([*options, "--name", "stopped"])))
+    module = FlowMatchingModule(setflow.SetFlow.load(fit([*options, "--name", "stopped"]).model))
     rates = _rates("stopped")
     assert rates == pytest.approx([(step + 1) / 1000 for step in range(2 * 8)])  # epochs of 8 steps
     module.trainer = SimpleNamespace(estimated_stepping_batches=float("inf"), callbacks=[])
@@ -298,7 +298,7 @@ def test_a_run_that_early_stopping_ends_has_a_constant_rate(options):
 
 def test_field_and_numbers_are_trained_together(options):
     """Both terms are logged beside their sum; the step of the best field is what is exported."""
-    model = fit([*options, "--name", "both"])
+    model = fit([*options, "--name", "both"]).model
     rows = _metrics("both")
     for stage in ("train", "val"):
         logged = [row for row in rows if f"{stage}_loss" in row]
@@ -346,7 +346,7 @@ def test_the_best_step_is_that_of_the_field(options, monkeypatch):
 
 def test_a_resumed_run_has_the_same_numbers(options, monkeypatch):
     options = (*options, "--trainer.max_epochs", "3")
-    whole = fit([*options, "--name", "whole"])
+    whole = fit([*options, "--name", "whole"]).model
     done = ExportBestModel.on_validation_end
 
     def stop(self, trainer, module):
@@ -358,7 +358,7 @@ def test_a_resumed_run_has_the_same_numbers(options, monkeypatch):
     with pytest.raises(RuntimeError, match="stopped"):
         fit([*options, "--name", "broken"])
     monkeypatch.setattr(ExportBestModel, "on_validation_end", done)
-    broken = fit([*options, "--name", "broken", "--resume"])
+    broken = fit([*options, "--name", "broken", "--resume"]).model
     one, other = (setflow.SetFlow.load(model) for model in (whole, broken))
     for name, value in one.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value, msg=name)
@@ -385,7 +385,7 @@ def test_one_process_of_several_writes_the_model(tmp_path):
     module = FlowMatchingModule(setflow.SetFlow(field, scaler=Standardizer(3, mean=0, std=1)))
     exporter = ExportBestModel(tmp_path / "run")
     for first in (False, True):
-        module.trainer = SimpleNamespace(is_global_zero=first)
+        module.trainer = SimpleNamespace(is_global_zero=first, global_step=0)
         assert exporter.finish(module) == tmp_path / "run" / "model"
         assert (tmp_path / "run" / "model").is_dir() == first
 

@@ -1,0 +1,226 @@
+"""The arguments of all commands: one table, from which parser, help and errors follow.
+
+A help text is a whole phrase that can be read alone: what the argument is, its unit or form, and
+what happens without it. Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import setflow
+from setflow.cli.fit_arguments import FIT
+from setflow.cli.parsing import Argument, Command, Help, OneLineErrors, integer, number
+
+__all__ = ["COMMANDS", "MAKE", "SOLVERS", "parser"]
+
+SOLVERS = {"euler": "Euler", "midpoint": "Midpoint", "heun": "Heun", "rk4": "RK4"}
+"""The solvers of fixed steps: their names here, and those of their classes."""
+
+
+_MODEL = Argument(
+    "model",
+    "The folder of a trained model, such as models/top30 or runs/top30/model.",
+    "MODEL",
+)
+_DEVICE = Argument(
+    "--device",
+    "The device to compute on: cpu, cuda, cuda:<number>, or auto, which takes CUDA if there is "
+    "a device and the CPU otherwise.",
+    "DEVICE",
+    default="auto",
+)
+_FORCE = Argument("--force", "Overwrite an output that exists already.")
+
+
+def _out(what: str) -> Argument:
+    return Argument(
+        "--out",
+        f"The HDF5 file to write {what} to; its name ends in .h5 or .hdf5.",
+        "FILE",
+        required=True,
+    )
+
+
+def _solver(default: str) -> tuple[Argument, ...]:
+    return (
+        Argument(
+            "--solver",
+            "The solver of the differential equation: euler, midpoint, heun and rk4 take steps of "
+            "fixed size and have the orders 1, 2, 2 and 4; dopri5 adapts the steps of each jet to "
+            "a tolerance.",
+            choices=(*SOLVERS, "dopri5"),
+            default=default,
+        ),
+        integer(
+            "--steps",
+            "The number of steps of a solver of fixed steps (50 if it is not given); with dopri5, "
+            "the largest number of steps that a jet may take.",
+        ),
+        Argument(
+            "--rtol",
+            "The relative tolerance of dopri5 (1e-5 if it is not given).",
+            "NUMBER",
+            number,
+        ),
+        Argument(
+            "--atol",
+            "The absolute tolerance of dopri5 (a tenth of the relative one if it is not given).",
+            "NUMBER",
+            number,
+        ),
+    )
+
+
+COMMANDS = {
+    "fit": FIT,
+    "sample": Command(
+        "setflow sample MODEL --out FILE (--events N | --like FILE) [options]",
+        "Sample jets from a trained model into a file.",
+        "Sample jets from a trained model into an HDF5 file of the JetNet layout.",
+        (
+            _MODEL,
+            _out("the jets"),
+            integer(
+                "--events",
+                "The number of jets to sample; without it, as many as the file of --like holds.",
+            ),
+            Argument(
+                "--like",
+                "An HDF5 file of jets that tell the number of particles of each sampled jet, and "
+                "its context if the model is conditioned; without it, the numbers are drawn from "
+                "the model's p(N).",
+                "FILE",
+            ),
+            *_solver("midpoint"),
+            integer("--seed", "The seed of the sample.", default=0),
+            _DEVICE,
+            _FORCE,
+        ),
+    ),
+    "score": Command(
+        "setflow score MODEL DATA --out FILE [options]",
+        "Score the jets of a file: their log-densities under a trained model.",
+        "Write the log-density of every jet of a file under a trained model, row for row, into an "
+        "HDF5 file; after a kill the same command goes on.",
+        (
+            _MODEL,
+            Argument("data", "The HDF5 file of jets to score.", "DATA"),
+            _out("the scores"),
+            Argument(
+                "--estimator",
+                "The way in which the divergence of the field is computed: exact, or estimated by "
+                "hutchinson from random probes, faster and with a standard error.",
+                choices=("exact", "hutchinson"),
+                default="exact",
+            ),
+            integer(
+                "--probes",
+                "The number of probes of the estimator hutchinson (8 if it is not given); they are "
+                "drawn anew at every evaluation unless the solver is dopri5.",
+            ),
+            *_solver("rk4"),
+            integer(
+                "--events", "The number of jets to score, the first ones; without it, all of them."
+            ),
+            integer("--seed", "The seed of the probes of the estimator hutchinson.", default=0),
+            _DEVICE,
+            _FORCE,
+        ),
+    ),
+    "evaluate": Command(
+        "setflow evaluate GENERATED REFERENCE --out FOLDER [options]",
+        "Compare generated jets with true ones: distances, their floor, and pictures.",
+        "Compare generated jets with true ones, and write distances, their floor and pictures into "
+        "a folder.",
+        (
+            Argument("generated", "The HDF5 file of generated jets.", "GENERATED"),
+            Argument(
+                "reference",
+                "The HDF5 file of true jets, which the model has not been trained on.",
+                "REFERENCE",
+            ),
+            Argument("--out", "The folder to write the report to.", "FOLDER", required=True),
+            integer(
+                "--events",
+                "The largest number of jets of each file to compare, the first ones; without it, "
+                "all of them.",
+            ),
+            integer(
+                "--seed",
+                "The seed of the parts of the reference that make the floor, and of the controls.",
+                default=0,
+            ),
+            _FORCE,
+        ),
+    ),
+    "demo": Command(
+        "setflow demo [options]",
+        "Train, sample, evaluate and draw on the shipped sample of top jets.",
+        "Train, sample, evaluate and draw on the shipped sample of top jets, in a clone of the "
+        "repository; it takes about six minutes on two cores.",
+        (
+            integer(
+                "--seed", "The seed of the training, the sample and the evaluation.", default=1
+            ),
+            integer(
+                "--steps",
+                "The number of training steps; without it, that of models/demo/config.yaml.",
+            ),
+            integer("--events", "The number of jets to sample.", default=5000),
+        ),
+    ),
+}
+
+MAKE = Command(
+    "setflow dataset make RECIPE --events N --out FILE [options]",
+    "Simulate jets by a recipe.",
+    "Simulate true jets with Pythia 8 and FastJet by a recipe, and write them to an HDF5 file of "
+    "the JetNet layout.",
+    (
+        Argument(
+            "folder",
+            "The folder of the recipe, such as datasets/pythia-top.",
+            "RECIPE",
+        ),
+        integer("--events --jets", "The number of jets to simulate.", required=True),
+        _out("the jets"),
+        integer(
+            "--jobs",
+            "The number of processes to simulate with; the file is the same for every number.",
+            default=1,
+        ),
+        integer("--seed", "The seed of the simulation; without it, that of the recipe."),
+        _FORCE,
+    ),
+)
+
+
+def parser() -> OneLineErrors:
+    """Return the parser of `setflow`."""
+    root = OneLineErrors(
+        prog="setflow",
+        usage="setflow COMMAND ...",
+        description="Flow matching for sets of variable size: train, sample and evaluate jets.",
+        epilog="setflow COMMAND --help explains a command and its arguments.",
+        version=setflow.__version__,
+        formatter_class=Help,
+        allow_abbrev=False,
+    )
+    commands = root.add_subcommands(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        commands.add_subcommand(name, _parser_of(command), help=command.summary)
+    dataset = OneLineErrors(
+        usage="setflow dataset ACTION ...", description="Make data sets from recipes."
+    )
+    commands.add_subcommand("dataset", dataset, help="Make data sets from recipes.")
+    actions = dataset.add_subcommands(dest="action", metavar="ACTION", title="actions")
+    actions.add_subcommand("make", _parser_of(MAKE), help=MAKE.summary)
+    return root
+
+
+def _parser_of(command: Command) -> OneLineErrors:
+    made = OneLineErrors(
+        usage=command.usage, description=command.description, epilog=command.epilog or None
+    )
+    for argument in command.arguments:
+        argument.add_to(made)
+    return made

@@ -1,0 +1,76 @@
+"""How a command ends: what it wrote, how long it took, and the next command to run."""
+
+from __future__ import annotations
+
+import itertools
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+__all__ = ["Ending", "duration", "unused", "warn"]
+
+HELD_OUT = Path("datasets/pythia-top/heldout.h5")
+"""The true jets that the repository ships."""
+
+
+class Ending:
+    """Measures the time of a command from here on, and says at the end what it wrote."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __call__(
+        self,
+        written: object,
+        what: str,
+        following: str | Sequence[object],
+        *,
+        notes: Sequence[str] = (),
+    ) -> None:
+        """Print the last lines of a command.
+
+        Arguments:
+            written: the path of what it wrote.
+            what: what that is.
+            following: the next command, or its words.
+            notes: lines to print before.
+        """
+        for note in notes:
+            print(note)
+        print(f"wrote {written}: {what}, in {duration(time.perf_counter() - self._start)}")
+        if not isinstance(following, str):
+            following = shlex.join(map(str, following))
+        print(f"next: {following}", flush=True)
+
+
+def duration(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> duration(4.2), duration(125), duration(7384)
+    ('4.2 s', '2 min 5 s', '2 h 3 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def unused(path: Path) -> Path:
+    """Return a path, with a number if there is something of its name, so that nothing is there.
+
+    >>> unused(Path("no such file.h5")).name
+    'no such file.h5'
+    """
+    numbered = (path.with_stem(f"{path.stem}-{k}") for k in itertools.count(2))
+    return next(name for name in itertools.chain([path], numbered) if not name.exists())
+
+
+def warn(text: str) -> None:
+    """Print a warning, one line on standard error."""
+    print(f"setflow: warning: {text}", file=sys.stderr, flush=True)

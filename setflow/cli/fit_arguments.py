@@ -1,0 +1,283 @@
+"""The command line of `fit`: what its help shows, and what is settled before Lightning's parser.
+
+What that parser cannot know is settled here: where the configuration comes from if none is named,
+and that 1e3 is a whole number.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from setflow.cli.parsing import Argument, Command, integer, nearest, number
+
+__all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
+
+FIT_ONLY = (
+    Argument(
+        "--name",
+        "The name of the run; all that it writes goes to the folder runs/<name>.",
+        "NAME",
+        default="run",
+    ),
+    Argument(
+        "--init",
+        "The folder of a trained model to start from: its weights, its p(N) and the statistics of "
+        "its scaling are taken and kept. Its architecture must be that of the configuration; "
+        "without --config, the configuration is that of the folder.",
+        "MODEL",
+    ),
+    Argument(
+        "--resume",
+        "Go on from the last checkpoint of the run; without --config, with the configuration that "
+        "stands in its folder.",
+    ),
+    Argument("--force", "Start a run that exists already anew, and overwrite what it has left."),
+)
+"""The options of `fit` that are not those of Lightning or of the parts of a training."""
+
+_CONFIGURATION = """\
+A small configuration, for a file top.h5 of jets:
+
+  name: small
+  model:
+    flow:
+      class_path: setflow.SetFlow
+      init_args:
+        field:
+          class_path: setflow.TransformerField
+          init_args: {dim: 3, hidden: 64, layers: 4, heads: 2}
+        scaler:
+          class_path: setflow.data.Standardizer
+          init_args: {dim: 3, boxcox: {2: 0.0}}
+        cardinality:
+          class_path: setflow.EmpiricalCardinality
+          init_args: {max_objects: 30}
+  data: {train: top.h5, max_objects: 30, batch_size: 128}
+  trainer:
+    max_steps: 3000
+    max_epochs: -1
+    check_val_every_n_epoch: null
+    val_check_interval: 500
+    gradient_clip_val: 1.0
+"""
+
+_FIT = (
+    Argument(
+        "--config -c",
+        "The configuration to train, a YAML file; what stands in it can also be given here, and "
+        "what is given here counts.",
+        "FILE",
+    ),
+    *FIT_ONLY,
+    integer(
+        "--seed_everything",
+        "The seed of the training: of the first weights, the noise and the times.",
+        default=0,
+    ),
+    Argument(
+        "--data.train",
+        "The HDF5 file of jets to train on.",
+        "FILE",
+    ),
+    Argument(
+        "--data.val",
+        "The HDF5 file of jets to validate on; without it, a part of the training jets is held "
+        "out.",
+        "FILE",
+    ),
+    Argument(
+        "--data.val_fraction",
+        "The fraction of the training jets that is held out without --data.val.",
+        "NUMBER",
+        number,
+        default=0.1,
+    ),
+    integer("--data.batch_size", "The number of jets in a batch.", default=256),
+    integer(
+        "--data.max_objects",
+        "The largest number of particles of a jet that is kept, the hardest ones.",
+        default=150,
+    ),
+    Argument(
+        "--model.flow.init_args.field.init_args.hidden",
+        "The width of the field; every argument of a part of the model can be given like this.",
+        "N",
+    ),
+    Argument(
+        "--model.optimizer.init_args.lr",
+        "The largest learning rate of the schedule.",
+        "NUMBER",
+    ),
+    Argument(
+        "--model.warmup",
+        "The fraction of the training in which the learning rate rises.",
+        "NUMBER",
+        number,
+        default=0.05,
+    ),
+    integer(
+        "--trainer.max_steps",
+        "The number of steps after which the training ends; -1 for no bound.",
+        default=-1,
+    ),
+    integer(
+        "--trainer.max_epochs",
+        "The number of passes over the training jets after which the training ends; -1 for no "
+        "bound.",
+    ),
+    Argument(
+        "--trainer.max_time",
+        "The time after which the training ends, as days:hours:minutes:seconds.",
+        "DD:HH:MM:SS",
+    ),
+    Argument(
+        "--trainer.val_check_interval",
+        "The number of steps between two validations, or as a fraction, that of an epoch; the "
+        "weights that are exported are the best of those that were validated.",
+        "NUMBER",
+    ),
+    Argument(
+        "--trainer.accelerator",
+        "The device to train on: cpu, cuda, or auto, which takes CUDA if there is a device.",
+        "DEVICE",
+        default="auto",
+    ),
+    Argument("--help-all", "Show all options, those of Lightning among them, and exit."),
+)
+
+
+FIT = Command(
+    "setflow fit (--config FILE | --init MODEL | --resume) [options]",
+    "Train a model from a configuration file.",
+    "Train a model and export its best weights as the folder runs/<name>/model.",
+    _FIT,
+    _CONFIGURATION,
+)
+"""The command `fit` for its help; what it takes besides is Lightning's."""
+
+_NUMBER = re.compile(r"\d[\d_]*(\.\d*)?([eE]\+?\d+)?")
+_FRACTION = re.compile(r"val_check_interval|limit_\w+_batches|overfit_batches")
+_TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val")
+
+
+def plain(value: Any, key: str = "") -> Any:
+    """Return what was read with whole numbers as integers, those of nested values too.
+
+    Where a fraction of an epoch may stand for a number of batches, 1.0 remains one.
+
+    Arguments:
+        value: a mapping, a list or a leaf.
+        key: the name under which it stands.
+
+    >>> plain({"max_steps": 1e3, "val_check_interval": 1.0, "lr": 1.5})
+    {'max_steps': 1000, 'val_check_interval': 1.0, 'lr': 1.5}
+    """
+    if isinstance(value, dict):
+        return {name: plain(each, str(name)) for name, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each, key) for each in value]
+    if not isinstance(value, float) or not value.is_integer():
+        return value
+    return value if _FRACTION.search(key) and value <= 1 else int(value)
+
+
+def prepared(argv: Sequence[str]) -> list[str]:
+    """Return the arguments of `fit` as Lightning's parser takes them.
+
+    Raises:
+        FileNotFoundError: if no configuration is named, and none follows from another argument.
+        ValueError: if an option does not exist, or a run is to be resumed and begun at once.
+    """
+    arguments = ["--help" if word == "--help-all" else word for word in _numbers(argv)]
+    if "--help" in arguments or any(word.startswith("--print_config") for word in arguments):
+        return arguments
+    _check_options(arguments)
+    resume = "--resume" in arguments
+    init, name = _value(arguments, "--init"), _value(arguments, "--name") or "run"
+    if resume and init is not None:
+        raise ValueError(
+            "--resume goes on from the weights of the run and --init starts from those of a model; "
+            "give one of them"
+        )
+    if resume and "--force" in arguments:
+        raise ValueError(
+            "--resume goes on with what the run has left and --force overwrites it; give one of "
+            "them"
+        )
+    named = _value(arguments, "--config") or _value(arguments, "-c")
+    if named is not None and not Path(named).is_file():
+        raise FileNotFoundError(f"there is no configuration {named}; {_known_configurations()}")
+    if named is not None or any(re.match(r"-c.|--model\.flow$", word) for word in arguments):
+        return arguments
+    if files := [word for word in arguments if re.fullmatch(r"[^-].*\.ya?ml", word)]:
+        raise ValueError(f"fit takes its configuration by name: --config {files[0]}")
+    folder = Path(init) if init is not None else Path("runs") / name
+    config = folder / "config.yaml"
+    if init is None and not resume:
+        raise FileNotFoundError(
+            f"fit needs a configuration, --config FILE; {_known_configurations()}"
+        )
+    if not config.is_file():
+        what = "to start from" if init is not None else "to resume"
+        raise FileNotFoundError(
+            f"there is no {config}, so {folder} is nothing {what}; give the folder of a model, or "
+            "the name of a run that has begun"
+        )
+    return ["--config", str(config), "--name", name, *arguments]
+
+
+def _numbers(argv: Sequence[str]) -> list[str]:
+    """Return the arguments with whole numbers in digits, but for what is a text."""
+    arguments, before = [], ""
+    for word in argv:
+        option, equals, value = word.rpartition("=")
+        if _NUMBER.fullmatch(value) and (option or before) not in _TEXTS:
+            whole = plain(float(value), option or before)
+            if isinstance(whole, int):
+                word = f"{option}{equals}{whole}"
+        arguments.append(word)
+        before = word
+    return arguments
+
+
+def _value(arguments: Sequence[str], option: str) -> str | None:
+    """Return the last value of an option."""
+    found = None
+    for word, following in pairwise([*arguments, ""]):
+        if word == option:
+            found = following
+        elif word.startswith(f"{option}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _check_options(arguments: Sequence[str]) -> None:
+    """Say at once that an option does not exist, but for those that only Lightning's parser knows.
+
+    Raises:
+        ValueError: if there is one that nobody knows.
+    """
+    known = ["--print_config", *(name for argument in _FIT for name in argument.names.split())]
+    for word in arguments:
+        option = word.partition("=")[0]
+        inner = re.match(r"--(data|model|trainer)(\.|$)", option)
+        if option.startswith("--") and option not in known and not inner:
+            raise ValueError(
+                f"setflow fit has no option {option}{nearest(option, known)}; setflow fit --help "
+                "explains its arguments"
+            )
+
+
+def _known_configurations() -> str:
+    here = sorted(map(str, Path("models").glob("*/config.yaml")))
+    if here:
+        return f"here are {', '.join(here)}"
+    return (
+        "there is none under models/ here: those of the repository stand in its folder models/, so "
+        "run in a clone of it; or write one, setflow fit --help ends with a small one to copy; or "
+        "start from a trained model with --init MODEL"
+    )

@@ -1,0 +1,228 @@
+"""How a command line is described and read: arguments, numbers, help, and errors of one line.
+
+Nothing here needs torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+__all__ = ["Argument", "Command", "Help", "OneLineErrors", "integer", "nearest", "number", "whole"]
+
+
+def number(text: str | float) -> float:
+    """Return the number that a text says.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none.
+    """
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number, expected one such as 1e-5"
+        ) from None
+
+
+def whole(text: str | int) -> int:
+    """Return the integer that a text says, in any notation.
+
+    Raises:
+        argparse.ArgumentTypeError: if it is none.
+
+    >>> whole("1e3"), whole("2_000"), whole("-4.0")
+    (1000, 2000, -4)
+    """
+    try:
+        return int(text)
+    except ValueError:
+        pass
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.5
+    if not value.is_integer():
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number, expected one such as 1000")
+    return int(value)
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command.
+
+    Arguments:
+        names: its name, with dashes if it is an option, and then its aliases.
+        help: what it is, a whole phrase.
+        metavar: what stands for its value in the help; empty for a switch.
+        type: makes the value from its text.
+        default: the value without it; None if the help says what happens then.
+        choices: the values that it may take.
+        required: whether the command needs it.
+    """
+
+    names: str
+    help: str
+    metavar: str = ""
+    type: Any = str
+    default: Any = None
+    choices: tuple[str, ...] | None = None
+    required: bool = False
+
+    def add_to(self, parser: Any) -> None:
+        """Add it to a parser."""
+        options: dict[str, Any] = {"help": self.help}
+        if self.choices is not None:
+            options |= {"choices": self.choices, "default": self.default}
+        elif self.metavar:
+            options |= {"metavar": self.metavar, "type": self.type}
+        else:
+            options |= {"action": "store_true"}
+        if self.names.startswith("-"):
+            options |= {"required": True} if self.required else {"default": self.default}
+        if options.get("action") is not None:
+            del options["default"]
+        parser.add_argument(*self.names.split(), **options)
+
+
+def integer(names: str, help: str, **options: Any) -> Argument:
+    return Argument(names, help, "N", whole, **options)
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command.
+
+    Arguments:
+        usage: how it is called.
+        summary: what it does, for the list of commands.
+        description: what it does, for its own help.
+        arguments: what it takes.
+        epilog: what stands at the end of its help.
+    """
+
+    usage: str
+    summary: str
+    description: str
+    arguments: tuple[Argument, ...]
+    epilog: str = ""
+
+
+class Help(DefaultHelpFormatter):
+    """Help without the names of Python's types and values."""
+
+    def __init__(self, prog: str, **options: Any) -> None:
+        options = {"max_help_position": 28, **options}
+        super().__init__(prog, **options)  # type: ignore[no-untyped-call]
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if isinstance(action, argparse._HelpAction):
+            return "Show this help and exit."
+        if action.required and action.option_strings:
+            return f"{text} Required."
+        none = action.default is None or action.default in (True, argparse.SUPPRESS)
+        if none or action.default is False or not action.option_strings:
+            return text
+        return f"{text} Default: %(default)s."
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n  " in text:  # lines that are to be copied
+            return text
+        return super()._fill_text(text, width, indent)
+
+
+class OneLineErrors(ArgumentParser):
+    """A parser whose errors are one line that names what is nearest to a misspelt word."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        source = getattr(ex, "subcommand_parser", None) or self
+        raise ValueError(_explained(source, message))
+
+
+_UNION = r"Does not validate against any of the Union subtypes(?!.*(not accepted|is not allowed))"
+
+
+def _explained(source: Any, message: str) -> str:
+    """Return an error of a parser as one line, with the next step."""
+    name = " ".join(word for word in source.prog.split() if word.isalnum() and word.islower())
+    line = " ".join(message.split())
+    line = re.sub(r'Parser key "(.*?)":', r"\1:", line)
+    line = re.sub(r"Expected a <class '(\w+)'>. Got value: (.*)", _expected, line)
+    if found := re.fullmatch(rf"(\S+): {_UNION}.*Given value: (.*)", line):
+        line = f"{found[1]}: {found[3]} is none of the values that it takes"
+    if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", line):
+        near = nearest(f"{found[1]}.{found[2]}", [action.dest for action in source._actions])
+        line = f"{found[1]} has no option {found[2]}{near}"
+    if not name:  # of a part of a configuration: the parser of the whole goes on with it
+        if found := re.search(r"(?:Option|Key) '(\w+)' is not (?:accepted|expected)", line):
+            line += nearest(found[1], [action.dest for action in source._actions])
+        return line
+    more = f"{name} --help explains its arguments"
+    if found := re.search(r"unrecognized arguments: (-\S+)", line):
+        option = found[1].partition("=")[0]
+        return f"{name} has no option {option}{nearest(option, _options(source))}; {more}"
+    if found := re.search(r"unrecognized arguments: (.*)", line):
+        return f"{name} does not know what to do with {found[1]!r}; {more}"
+    if found := re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", line):
+        words = found[3].replace("'", "").split(", ")
+        what = {"COMMAND": "command", "ACTION": "action"}.get(found[1], f"{found[1]} called")
+        hint = nearest(found[2], words)
+        return (
+            f"{name} has no {what} {found[2]!r}{hint}; expected one of {', '.join(words)}; {more}"
+        )
+    if found := re.search(r'expected "(.*?)" to be one of .*, but it was not provided', line):
+        return _missing_command(source, found[1].split(".")[:-1])
+    if found := re.search(r"arguments are required: (.*)", line):
+        return _missing(source, found[1].split(", "))
+    line = line.replace("argument -", "-").replace("expected one argument", "expected a value")
+    return f"{name}: {line}; {more}"
+
+
+def _expected(found: re.Match[str]) -> str:
+    kind = {"int": "a whole number", "float": "a number", "bool": "true or false"}
+    return f"expected {kind.get(found[1], found[1])}, got {found[2]}"
+
+
+def _missing(source: Any, keys: Sequence[str]) -> str:
+    """Return what to say where arguments are missing, given by their keys in the root parser."""
+    *path, _ = keys[0].split(".")
+    source = _at(source, path)
+    wanted = {key.split(".")[-1] for key in keys} if path else set(keys)
+    shown = [
+        action.option_strings[0] if action.option_strings else action.metavar
+        for action in source._actions
+        if action.dest in wanted
+    ]
+    return f"{' '.join(['setflow', *path])} needs {' and '.join(shown)}; usage: {source.usage}"
+
+
+def _missing_command(source: Any, path: Sequence[str]) -> str:
+    """Return what to say where a command is missing behind those of a path."""
+    source = _at(source, path)
+    name, known = " ".join(["setflow", *path]), source._subcommands_action._name_parser_map
+    what = "an action" if path else "a command"
+    return f"{name} needs {what}, one of {', '.join(known)}; {name} --help explains them"
+
+
+def _at(source: Any, path: Sequence[str]) -> Any:
+    """Return the parser of the command that a path leads to."""
+    for name in path if source.prog == "setflow" else ():
+        source = source._subcommands_action._name_parser_map[name]
+    return source
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """Return `; did you mean X?` for the nearest of the words that are known, or nothing."""
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f", did you mean {close[0]}?" if close else ""
+
+
+def _options(source: Any) -> list[str]:
+    return [name for action in source._actions for name in action.option_strings]

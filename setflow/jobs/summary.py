@@ -1,0 +1,94 @@
+"""What a file of scores says in a few numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+__all__ = ["ScoreSummary", "summarize_scores"]
+
+
+@dataclass(frozen=True)
+class ScoreSummary:
+    """The scores of a file, in few numbers.
+
+    Arguments:
+        rows: the number of rows.
+        scored: the number of rows that have a finite log-density.
+        mean: its mean over these rows, in nats; NaN if there is none.
+        error: the standard error of that mean; NaN for fewer than two rows.
+        impossible: the number of rows whose log-density is -inf: the model gives their number of
+            particles no probability.
+        reasons: how many rows have no score, by reason.
+    """
+
+    rows: int
+    scored: int
+    mean: float
+    error: float
+    impossible: int
+    reasons: dict[str, int]
+
+    def lines(self) -> list[str]:
+        """Return the numbers as lines of text.
+
+        >>> for line in ScoreSummary(5, 3, 40.0, 1.5, 1, {"the mask is 7": 1}).lines():
+        ...     print(line)
+        log p of a jet: 40.0 ± 1.5 nats, mean and standard error of 3 of 5 rows
+        1 row has log p = -inf: its number of particles cannot occur in the model
+        1 row could not be scored: the mask is 7
+        """
+        number = _with_error(self.mean, self.error)
+        of = f"{self.scored:,} of {self.rows:,} rows"
+        lines = [f"log p of a jet: {number} nats, mean and standard error of {of}"]
+        if not self.scored:
+            lines = [f"log p of a jet: none of {self.rows:,} rows has a finite one"]
+        if self.impossible:
+            one = self.impossible == 1
+            lines.append(
+                f"{_rows(self.impossible, 'has', 'have')} log p = -inf: "
+                f"{'its' if one else 'their'} number of particles cannot occur in the model"
+            )
+        failed = sum(self.reasons.values())
+        if failed == 0:
+            return [*lines, "0 rows could not be scored"]
+        (reason, count), *others = Counter(self.reasons).most_common()
+        more = f" ({count:,} of them; the dataset `reason` has the others)" if others else ""
+        return [*lines, f"{_rows(failed, 'could', 'could')} not be scored: {reason}{more}"]
+
+
+def _rows(count: int, one: str, many: str) -> str:
+    return f"{count:,} row {one}" if count == 1 else f"{count:,} rows {many}"
+
+
+def _with_error(value: float, error: float) -> str:
+    """Return a number with its error, both to two digits of the error."""
+    if not error > 0:  # also NaN
+        return f"{value:.6g}"
+    digits = max(0, 1 - int(np.floor(np.log10(error))))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def summarize_scores(path: str | Path) -> ScoreSummary:
+    """Return the numbers of a file that `score_to_hdf5` wrote.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    with h5py.File(path) as file:
+        log_p = file["log_prob"][:]
+        reasons = file["reason"].asstr()[:].tolist()
+    finite = log_p[np.isfinite(log_p)]
+    n = len(finite)
+    return ScoreSummary(
+        rows=len(log_p),
+        scored=n,
+        mean=float(finite.mean()) if n else float("nan"),
+        error=float(finite.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"),
+        impossible=int(np.isneginf(log_p).sum()),
+        reasons=dict(Counter(filter(None, reasons))),
+    )

@@ -1,0 +1,68 @@
+"""What speaks against a comparison of two samples of jets, whatever its numbers say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from setflow.files import file_sha256
+from setflow.sets.batch import SetBatch
+
+__all__ = ["FEW", "notes_on", "same_file"]
+
+FEW = 100
+"""With fewer jets than this on a side, a report says that they are few."""
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, or to files of the same content."""
+    if not (one.is_file() and other.is_file()):
+        return False  # reading tells what is wrong
+    if one.samefile(other):
+        return True
+    return one.stat().st_size == other.stat().st_size and file_sha256(one) == file_sha256(other)
+
+
+def notes_on(model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool) -> tuple[str, ...]:
+    """Return what speaks against a comparison.
+
+    Arguments:
+        model: the generated jets that are compared, cut, hardest particle first.
+        truth: all jets of the reference, likewise.
+        n_ref: how many of these are compared.
+        same: whether both sides are the same file.
+    """
+    notes = []
+    shared = 0 if same else _shared(model, truth)
+    if same:
+        notes.append(
+            "generated and reference are the same file, so every value is 0 or chance and says "
+            "nothing about a model; give a file that the model has sampled"
+        )
+    elif shared:
+        notes.append(
+            f"{shared:,} of {len(model):,} generated jets stand in the reference too, particle for "
+            "particle, so the values come out too small; give a reference that the generated jets "
+            "were not taken from"
+        )
+    few = min(len(model), n_ref)
+    if few < FEW:
+        notes.append(
+            f"{few} jets on a side are fewer than {FEW}: the values are mostly chance, and so is "
+            "their ratio to the floor; compare more jets"
+        )
+    return tuple(notes)
+
+
+def _shared(model: SetBatch, truth: SetBatch) -> int:
+    """Return how many jets of two particles or more stand in the other sample too, bit for bit.
+
+    A jet of one particle is (0, 0, 1), whoever made it.
+    """
+    held = set(_contents(truth))
+    return sum(jet in held for jet in _contents(model))
+
+
+def _contents(jets: SetBatch) -> list[bytes]:
+    """Return the real particles of each jet of two or more as bytes."""
+    x, lengths = jets.x.detach().cpu().float().numpy(), jets.lengths.tolist()
+    return [x[k, :n].tobytes() for k, n in enumerate(lengths) if n > 1]

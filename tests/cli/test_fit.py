@@ -1,0 +1,249 @@
+"""`setflow fit` as its user meets it: help, errors, progress, starts from a model, last lines."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import setflow
+from cli.shell import CONFIG, fails, run, write_jets
+from setflow.cli.fit_arguments import FIT
+
+TINY = ("--config", "config.yaml")
+HIDDEN = "--model.flow.init_args.field.init_args.hidden"
+
+
+@pytest.fixture(scope="module")
+def all_options():
+    """What `--help-all` shows, of Lightning's own parser."""
+    import contextlib
+    import io
+
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), pytest.raises(SystemExit):
+        run("fit", "--help-all")
+    return shown.getvalue()
+
+
+def test_the_options_of_the_help_are_those_of_the_parser_with_its_defaults(all_options):
+    for argument in FIT.arguments:
+        (name, *_) = argument.names.split()
+        if name in ("--help-all", "--config") or "init_args" in name:
+            continue
+        place = re.search(rf"^  {re.escape(name)}[ ,](.*?)(?=^  --|^\S)", all_options, re.M | re.S)
+        assert place, f"{name} is no option of fit"
+        if argument.default is not None:
+            shown = re.search(r"""[Dd]efault:\s+[`'"]*([\w.-]+?)[`'".,)]*\s""", place[1] + " ")
+            assert shown is not None, name
+            assert shown[1] == str(argument.default), name
+
+
+def test_the_help_names_ours_and_where_lightnings_are(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("fit", "--help")
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    for option in ("--config", "--data.train", "--trainer.max_steps", "--name", "--force",
+                   "--resume", "--init", "--help-all"):  # fmt: skip
+        assert option in text
+    assert "--trainer.plugins" not in text
+    assert len(text.splitlines()) < 120
+
+
+def test_the_configuration_that_the_help_shows_trains(folder, capsys):
+    with pytest.raises(SystemExit):
+        run("fit", "--help")
+    text = capsys.readouterr().out
+    shown = text[text.index("  name: small") :]
+    Path("small.yaml").write_text("\n".join(line[2:] for line in shown.splitlines()))
+    write_jets(Path("top.h5"), slots=30)
+    optimizer = ("--model.optimizer", "torch.optim.Adam", "--model.optimizer.init_args.lr", "1e-3")
+    run(
+        "fit",
+        "--config",
+        "small.yaml",
+        "--trainer.max_steps",
+        2,
+        "--trainer.accelerator",
+        "cpu",
+        "--trainer.val_check_interval",
+        1,
+        "--trainer.log_every_n_steps",
+        1,
+        HIDDEN,
+        8,
+        *optimizer,
+    )
+    assert setflow.SetFlow.load("runs/small/model").scaler.boxcox == {2: 0.0}
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--data.trian", "x.h5"), "has no option --data.trian, did you mean --data.train?"),
+        (("--trainer.max_stepz", 3), "no option --trainer.max_stepz, did you mean --trainer.max_s"),
+        (("--trainer.max_steps", 1.5), "trainer.max_steps: expected a whole number, got 1.5"),
+        (("--trainer.precision", "foo"), "trainer.precision: foo is none of the values"),
+        ((HIDDEN.replace("hidden", "hiden"), 3), "did you mean hidden?"),
+        (("--trainer.val_check_interval", "1e5"), "`val_check_interval` (100000) must be less"),
+        (
+            ("--model.optimizer", "torch.optim.Adamm"),
+            "torch.optim.Adamm is not allowed in a configuration, did you mean torch.optim.Adam?",
+        ),
+    ],
+)
+def test_an_error_of_fit_is_one_line(folder, capsys, options, expected):
+    message = fails(capsys, "fit", *TINY, *options)
+    assert expected in message
+    assert message.count("\n") == 1
+    assert message.count("--help") <= 1
+    assert not Path("runs/tiny").exists()
+
+
+def test_keys_of_a_configuration_get_the_nearest_name(folder, capsys):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["data"]["bach_size"] = config["data"].pop("batch_size")
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    assert "data has no option bach_size, did you mean data.batch_size?" in fails(
+        capsys, "fit", *TINY
+    )
+
+
+def test_a_configuration_may_say_1e1(folder, capsys):
+    text = Path("config.yaml").read_text().replace("max_epochs: 2", "max_steps: 1e0")
+    Path("config.yaml").write_text(text.replace("batch_size: 32", "batch_size: 1.0e1"))
+    run("fit", *TINY)
+    assert "a model after 1 steps" in capsys.readouterr().out
+    assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["data"]["batch_size"] == 10
+
+
+# --- from a model ---
+
+
+def test_a_run_that_starts_from_a_model_keeps_its_statistics(model):
+    write_jets(Path("other.h5"), seed=9, jets=300)
+    run("fit", "--init", model, "--name", "more", "--data.train", "other.h5")
+    one, more = (setflow.SetFlow.load(folder) for folder in (model, "runs/more/model"))
+    for part in ("scaler", "cardinality"):
+        for name, value in getattr(one, part).state_dict().items():
+            assert torch.equal(value, getattr(more, part).state_dict()[name]), name
+    run("fit", *TINY, "--name", "anew", "--data.train", "other.h5")
+    anew = setflow.SetFlow.load("runs/anew/model")
+    assert not torch.equal(anew.scaler.mean, one.scaler.mean)
+    config = yaml.safe_load(Path("runs/more/config.yaml").read_text())
+    assert "init" not in config
+    run("fit", "--resume", "--name", "more", "--trainer.max_epochs", 3)
+    resumed = setflow.SetFlow.load("runs/more/model")
+    assert torch.equal(resumed.scaler.mean, one.scaler.mean)
+
+
+def test_a_run_starts_from_the_weights_of_the_model(model):
+    none = ("--trainer.max_epochs", "null", "--trainer.max_steps", 0)
+    run("fit", *TINY, "--init", model, "--name", "same", *none)
+    one, same = (setflow.SetFlow.load(folder).state_dict() for folder in (model, "runs/same/model"))
+    assert all(torch.equal(value, same[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((HIDDEN, 32), "model.flow.field.hidden is 16 there and 32 in the configuration"),
+        (
+            ("--model.flow.init_args.scaler.init_args.boxcox", "{2: 0.3}"),
+            "model.flow.scaler.boxcox.2 is 0.0 there and 0.3 in the configuration",
+        ),
+        (
+            ("--model.flow.init_args.path", "setflow.CosinePath"),
+            "model.flow.path is 'setflow.LinearPath' there and 'setflow.CosinePath'",
+        ),
+    ],
+)
+def test_another_architecture_is_named_and_nothing_is_lost(model, capsys, options, expected):
+    files = {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")}
+    message = fails(capsys, "fit", *TINY, "--init", model, "--force", *options)
+    assert expected in message
+    assert {path: path.stat().st_mtime_ns for path in Path("runs").rglob("*")} == files
+
+
+def test_to_resume_and_to_overwrite_exclude_each_other(model, capsys):
+    files = sorted(Path("runs").rglob("*"))
+    assert "give one of them" in fails(capsys, "fit", *TINY, "--resume", "--force")
+    assert sorted(Path("runs").rglob("*")) == files
+
+
+# --- the last lines ---
+
+
+def test_fit_ends_with_what_it_wrote_and_the_next_command(folder, capsys):
+    run("fit", *TINY)
+    *_, wrote, following = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(
+        r"wrote runs/tiny/model: a model after 10 steps, its best weights, validation loss [\d.]+, "
+        r"in [\d.]+ s",
+        wrote,
+    )
+    assert (
+        following == "next: setflow sample runs/tiny/model --out runs/tiny/jets.h5 --events 10000"
+    )
+    assert "Not validated" not in Path("runs/tiny/model/README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--trainer.max_steps", 0), "the training took 0 steps"),
+        (("--trainer.max_epochs", 0), "the training took 0 steps"),
+        (
+            ("--trainer.max_steps", 3, "--trainer.check_val_every_n_epoch", "null",
+             "--trainer.val_check_interval", 100),
+            "no validation took place in 3 steps, for it is due every 100 steps",
+        ),
+        (("--trainer.max_steps", 2), "no validation took place in 2 steps, for it is due in each"),
+    ],
+)  # fmt: skip
+def test_weights_that_nothing_validated_are_called_so(folder, capsys, options, expected):
+    run("fit", *TINY, *options)
+    out, err = capsys.readouterr()
+    assert f"setflow: warning: {expected}" in err
+    assert "its last weights, which were not validated" in out
+    card = " ".join(Path("runs/tiny/model/README.md").read_text().split())
+    assert f"**Not validated.** {expected[0].upper()}{expected[1:]}" in card
+
+
+def test_progress_is_in_steps_and_a_line_now_and_then(folder, capsys):
+    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    del config["trainer"]["enable_progress_bar"]
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    run("fit", *TINY)
+    out = capsys.readouterr().out
+    assert "Epoch" not in out
+    first, last = re.findall(r"^step .*$", out, flags=re.MULTILINE)
+    assert re.fullmatch(r"step 1/10, loss [\d.]+, time left \d+:\d\d", first)
+    number = r"[\d.]+"
+    assert re.fullmatch(
+        rf"step 10/10, loss {number}, best validation {number}, time left 0:00", last
+    )
+
+
+def test_an_interrupted_run_says_how_to_go_on(folder, capsys, monkeypatch):
+    from setflow.training.export import ExportBestModel
+
+    done = ExportBestModel.on_validation_end
+
+    def interrupt(self, trainer, module):
+        done(self, trainer, module)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ExportBestModel, "on_validation_end", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        run("fit", *TINY)
+    assert stop.value.code == 130
+    message = capsys.readouterr().err
+    assert "interrupted; go on with: setflow fit --resume --name tiny" in message
+    monkeypatch.setattr(ExportBestModel, "on_validation_end", done)
+    run("fit", "--resume", "--name", "tiny")
+    assert "a model after 10 steps" in capsys.readouterr().out

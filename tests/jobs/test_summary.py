@@ -1,0 +1,43 @@
+"""What a file of scores says in a few numbers."""
+
+from __future__ import annotations
+
+import math
+
+import h5py
+import numpy as np
+import pytest
+
+from setflow.jobs.summary import summarize_scores
+
+
+def write(path, log_prob, reasons):
+    with h5py.File(path, "w") as file:
+        file["log_prob"] = np.array(log_prob, "f8")
+        file.create_dataset("reason", data=reasons, dtype=h5py.string_dtype())
+    return path
+
+
+def test_mean_and_error_are_those_of_the_rows_that_have_a_score(tmp_path):
+    log_p = [1.0, math.nan, 3.0, -math.inf, 8.0]
+    reasons = ["", "the mask is 7", "", "", ""]
+    summary = summarize_scores(write(tmp_path / "s.h5", log_p, reasons))
+    assert (summary.rows, summary.scored, summary.impossible) == (5, 3, 1)
+    assert summary.mean == pytest.approx(4.0)
+    assert summary.error == pytest.approx(math.sqrt(13 / 3))  # variance 13 of three values
+    assert summary.reasons == {"the mask is 7": 1}
+    text = "\n".join(summary.lines())
+    assert "4.0 ± 2.1 nats, mean and standard error of 3 of 5 rows" in text
+    assert "1 row could not be scored: the mask is 7" in text
+    assert "1 row has log p = -inf" in text
+
+
+def test_no_score_at_all_and_one_score(tmp_path):
+    none = summarize_scores(write(tmp_path / "n.h5", [math.nan] * 3, ["a", "b", "a"]))
+    assert none.lines() == [
+        "log p of a jet: none of 3 rows has a finite one",
+        "3 rows could not be scored: a (2 of them; the dataset `reason` has the others)",
+    ]
+    one = summarize_scores(write(tmp_path / "o.h5", [2.5], [""]))
+    assert one.lines()[0].startswith("log p of a jet: 2.5 nats")
+    assert one.lines()[-1] == "0 rows could not be scored"
