@@ -1,9 +1,10 @@
-"""What a reader copies works: the README's example, the notebook, the cards."""
+"""What a reader copies works: the README's example, the notebook, the cards.
+
+The pages of the site are in `tests/test_pages.py`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 from pathlib import Path
@@ -61,22 +62,6 @@ def test_the_readme_example_runs(in_repository):
     torch.testing.assert_close(terms.total, sum(terms[1:5]), atol=1e-9, rtol=0)
     assert terms.standard_error.shape == (8,)
     assert (terms.standard_error > 0).all()
-
-
-def test_the_page_on_fields_runs_and_prints_what_it_says(in_repository, monkeypatch, tmp_path):
-    (tmp_path / "datasets").symlink_to(ROOT / "datasets")
-    monkeypatch.chdir(tmp_path)  # the page saves a field
-    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", FIELDS, re.DOTALL)
-    assert len(blocks) == FIELDS.count("```python")
-    names: dict[str, object] = {}
-    for code, expected in blocks:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(code, names)
-        assert printed.getvalue() == expected, code
-    field, again = names["DeepSets"](3), names["again"]
-    assert field.state_dict().keys() == again.state_dict().keys()
-    assert names["log_p"].isfinite().all()
 
 
 def test_the_page_on_fields_shows_a_field_in_twenty_lines():
