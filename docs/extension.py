@@ -129,8 +129,8 @@ def _lower(text: str, levels: int = 1) -> str:
     return re.sub(r"^(?=#+ )", "#" * levels, text, flags=re.MULTILINE)
 
 
-def printed(notebook: str, starts: str) -> str:
-    """Return what a cell of a notebook printed, from the line that starts so.
+def printed(notebook: str, line: str) -> str:
+    """Return what a cell of a notebook printed, from the first line that has these words.
 
     Raises:
         ValueError: if no cell printed it, or several did.
@@ -142,9 +142,9 @@ def printed(notebook: str, starts: str) -> str:
         for output in cell.get("outputs", ())
         if output["output_type"] == "stream"
     ]
-    found = [text[text.index(starts) :] for text in texts if starts in text]
+    found = [text[text.rfind("\n", 0, text.index(line)) + 1 :] for text in texts if line in text]
     if len(found) != 1:
-        raise ValueError(f"{len(found)} cells of {notebook} printed {starts!r}, expected one")
+        raise ValueError(f"{len(found)} cells of {notebook} printed {line!r}, expected one")
     return f"```text\n{found[0].rstrip()}\n```\n"
 
 
@@ -354,19 +354,35 @@ def name_role(
     content: Any = (),
 ) -> tuple[list[nodes.Node], list[nodes.system_message]]:  # fmt: skip
     """Show `text` as code, and as a link if it is a name that the reference documents."""
-    text = text.replace("\x00", "\\")
-    literal = nodes.literal(rawtext, text, classes=["xref"])
-    dotted = re.fullmatch(r"(?:setflow\.)?([A-Za-z_][\w.]*)(?:\(\))?", text)
-    if not dotted:
+    literal = nodes.literal(rawtext, text.replace("\x00", "\\"), classes=["xref"])
+    if not re.fullmatch(r"[A-Za-z_][\w.]*(?:\(\))?", text):
         return [literal], []
     env = inliner.document.settings.env
-    target = text.removesuffix("()")
-    link = pending_xref(
-        rawtext, literal, refdomain="py", reftype="obj", reftarget=target, refexplicit=False,
-        refwarn=False, optional=True, refdoc=env.current_document.docname,
-    )  # fmt: skip
-    link["py:module"], link["py:class"] = "setflow", env.ref_context.get("py:class")
+    link = optional_link(literal, env.current_document.docname)
+    link["py:class"] = env.ref_context.get("py:class")
     return [link], []
+
+
+def optional_link(literal: nodes.literal, docname: str) -> pending_xref:
+    """Return a link to what a piece of code names, which stays code if the reference lacks it."""
+    target = literal.astext().removesuffix("()")
+    link = pending_xref(
+        literal.rawsource, literal, refdomain="py", reftype="obj", reftarget=target, refdoc=docname,
+        refexplicit=False, refwarn=False, optional=True,
+    )  # fmt: skip
+    link["py:module"] = "setflow"
+    return link
+
+
+def link_names(app: Sphinx, doctree: nodes.document) -> None:
+    """Link the names of the package in the text of pages: `RK4`, `setflow.data.read_jets`."""
+    for literal in list(doctree.findall(nodes.literal)):
+        text = literal.astext()
+        inside = isinstance(literal.parent, nodes.reference | nodes.title | pending_xref)
+        public = text.removeprefix("setflow.").partition("(")[0].partition(".")[0]
+        named = public in setflow.__all__ or text.startswith("setflow.")
+        if named and not inside and re.fullmatch(r"[\w.]+(?:\(\))?", text):
+            literal.replace_self(optional_link(literal.deepcopy(), app.env.docname))
 
 
 def find_public_name(
@@ -379,13 +395,15 @@ def find_public_name(
     if node.get("refdomain") != "py":
         return None
     domain = env.get_domain("py")
-    name = node["reftarget"].rpartition(".")[2]
+    target, optional = node["reftarget"], node.get("optional")
+    # a docstring says what it means; a type says where it is defined
+    name = target.removeprefix("setflow.") if optional else target.rpartition(".")[2]
     found = domain.find_obj(env, None, None, name, None, 1)
     found = [(full, entry) for full, entry in found if not entry.aliased]
     if len(found) == 1:
         (full, entry), doc = found[0], node["refdoc"]
         return make_refnode(app.builder, doc, entry.docname, entry.node_id, contnode, full)
-    return contnode if node.get("optional") else None
+    return contnode if optional else None
 
 
 def show_one_signature(app: Sphinx, obj: Any, bound_method: bool) -> None:
@@ -440,7 +458,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     for name, make, options in (
         ("results", results, ("columns", "titles", "rows")),
         ("kept", kept, ()),
-        ("printed", printed, ("starts",)),
+        ("printed", printed, ("line",)),
         ("picture", picture, ("alt",)),
         ("distances", distances_of, ()),
         ("models", model_table, ()),
@@ -460,4 +478,5 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("autodoc-process-bases", show_own_bases)
     app.connect("autodoc-process-docstring", keep_sentences, priority=900)  # behind napoleon
     app.connect("source-read", link_notebook_sections)
+    app.connect("doctree-read", link_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
