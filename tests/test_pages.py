@@ -212,19 +212,19 @@ def documented() -> list[str]:
     return [name for blocks in listed for block in blocks for name in block.split()]
 
 
-def load_extension():
-    """Return `docs/extension.py`, which is no part of a package."""
-    spec = importlib.util.spec_from_file_location("docs_extension", DOCS / "extension.py")
+def load_sources():
+    """Return `docs/sources.py`, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("docs_sources", DOCS / "sources.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
 def test_every_public_name_is_in_the_reference_once():
-    extension = load_extension()
+    sources = load_sources()
     names = documented()
     assert len(names) == len(set(names))
-    things = {id(extension.resolve(name)) for name in names}
+    things = {id(sources.resolve(name)) for name in names}
     assert len(things) == len(names)
     missing = [
         f"{package}.{name}"
@@ -237,31 +237,31 @@ def test_every_public_name_is_in_the_reference_once():
 
 def test_what_a_page_takes_from_elsewhere_is_there_or_refused():
     """A column, a row, a printout or a command that has gone is an error of the build."""
-    extension = load_extension()
-    table = extension.results("quality.md", "field; w1m", "field; mass", "^(epic|graph)$")
-    ((head, rows),) = extension.tables_of(table)
+    sources = load_sources()
+    table = sources.results("quality.md", "field; w1m", "field; mass", "^(epic|graph)$")
+    ((head, rows),) = sources.tables_of(table)
     assert head == ["field", "mass"]
     assert [row[0] for row in rows] == ["epic", "graph"]
     assert all("±" in row[1] for row in rows)
     assert "processor: " in table
     for call, message in (
-        (lambda: extension.results("quality.md", "field; speed"), "no column 'speed'"),
-        (lambda: extension.results("quality.md", rows="nobody"), "no row"),
-        (lambda: extension.results("quality.md", "field; w1m", "field"), "1 titles for 2"),
-        (lambda: extension.printed("03_likelihood.ipynb", "nobody printed"), "expected one"),
+        (lambda: sources.results("quality.md", "field; speed"), "no column 'speed'"),
+        (lambda: sources.results("quality.md", rows="nobody"), "no row"),
+        (lambda: sources.results("quality.md", "field; w1m", "field"), "1 titles for 2"),
+        (lambda: sources.printed("03_likelihood.ipynb", "nobody printed"), "expected one"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
 
 
 def test_the_model_zoo_says_what_is_not_known():
-    extension = load_extension()
-    ((head, (row,)),) = extension.tables_of(extension.model_table("trained"))
+    sources = load_sources()
+    ((head, (row,)),) = sources.tables_of(sources.model_table("trained"))
     known = dict(zip(head, row, strict=True))
     assert known["evaluations"] == "50<br>midpoint, 25 steps"
     assert known["parameters"] == "248,070<br>TransformerField"
     assert known["ms a jet"] == "not measured"
-    ((head, rows),) = extension.tables_of(extension.model_table("untrained"))
+    ((head, rows),) = sources.tables_of(sources.model_table("untrained"))
     folders = {path.parent.name for path in (ROOT / "models").glob("*/config.yaml")}
     assert {re.search(r"`([\w-]+)`", row[0])[1] for row in rows} == folders - {"top30"}
 

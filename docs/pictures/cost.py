@@ -1,7 +1,7 @@
 """The time of one evaluation against the number of objects, from the kept benchmark."""
 
 import matplotlib.pyplot as plt
-from extension import RESULTS, tables_of
+from sources import RESULTS, tables_of
 from style import COLOURS
 
 ((head, rows),) = tables_of((RESULTS / "cost-against-n.md").read_text())

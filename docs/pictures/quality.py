@@ -1,7 +1,7 @@
 """The distances of each family of fields in units of the floor, from the kept benchmark."""
 
 import matplotlib.pyplot as plt
-from extension import RESULTS, tables_of
+from sources import RESULTS, tables_of
 from style import COLOURS, GREY
 
 SHOWN = {"w1m": "jet mass", "w1p": "particles", "w1_pt": r"jet $p_T$", "w1_tau21": r"$\tau_{21}$"}
