@@ -70,7 +70,10 @@ class Api(SphinxDirective):
         names = [line.strip() for line in self.content if line.strip()]
         lines = ["```{eval-rst}"]
         for name in names:
-            lines += [*_documented(name), ""]
+            try:
+                lines += [*_documented(name), ""]
+            except (AttributeError, ImportError) as error:
+                raise self.error(f"{name} is not there: {error}") from error
         return parsed(self, "\n".join([*lines, "```"]))
 
 
