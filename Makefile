@@ -21,7 +21,7 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-.PHONY: demo check test test-all lint bench quality test-scatter test-cuda clean help
+.PHONY: demo check test test-all lint docs linkcheck bench quality test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -30,6 +30,8 @@ help:
 	@echo "make test          lint, type-check and test (six minutes on two cores)"
 	@echo "make test-all      the same with all combinations, which make test thins out"
 	@echo "make lint          ruff and mypy"
+	@echo "make docs          these and more pages as a site, in build/docs/html (half a minute)"
+	@echo "make linkcheck     whether the links of the site to elsewhere are alive"
 	@echo "make bench         speeds on a CPU, as ratios within one run (hours; TRIAL=1: minutes)"
 	@echo "make quality       train the families of fields at equal cost and compare (hours)"
 	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
@@ -65,6 +67,15 @@ test: lint
 
 test-all: lint
 	$(PYTEST) --all
+
+# warnings are errors: a name that is not there, a link into the void, a page in no table
+SITE = OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -n -q -d build/docs/doctrees
+
+docs: $(STAMP)
+	$(SITE) -b html docs build/docs/html
+
+linkcheck: $(STAMP)
+	$(SITE) -b linkcheck docs build/docs/linkcheck
 
 bench: $(STAMP)
 	$(BIN)/pytest tests/bench $(SPEEDS) --benchmark-only \

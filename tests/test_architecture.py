@@ -255,7 +255,7 @@ def test_the_wheel_holds_setflow_and_all_of_it(tmp_path):
 
 def test_tests_mirror_the_package():
     """Folders of tests are named like parts, files in `tests` like modules; the rest is listed."""
-    whole = {"architecture", "campaign", "cuda", "docs", "each", "kept", "notebooks"}
+    whole = {"architecture", "campaign", "cuda", "docs", "each", "kept", "notebooks", "pages"}
     parts = {path.stem for path in PACKAGE.iterdir()}
     tests = ROOT / "tests"
     folders = {path.parent.relative_to(tests).parts[0] for path in tests.glob("*/test_*.py")}

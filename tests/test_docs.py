@@ -1,9 +1,10 @@
-"""What a reader copies works: the README's example, the notebook, the cards."""
+"""What a reader copies works: the README's example, the notebook, the cards.
+
+The pages of the site are in `tests/test_pages.py`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
 import re
 import shlex
@@ -66,7 +67,7 @@ def test_the_readme_example_runs(in_repository):
 
 
 def _pages() -> list[Path]:
-    places = ("*.md", ".github/*.md", "docs/*.md", "datasets/*/*.md", "models/*/*.md", "Makefile")
+    places = ("*.md", ".github/*.md", "datasets/*/*.md", "models/*/*.md", "Makefile")
     return [path for place in places for path in ROOT.glob(place) if path.name != "CHANGELOG.md"]
 
 
@@ -141,22 +142,6 @@ def test_the_readme_scores_with_densities_that_are_proper():
     assert set(re.findall(r"boxcox[^}]*?2: ([\d.]+)", text)) == {"0.0"}
     (block,) = (block for block in _blocks("sh") if "setflow score" in block)
     assert "--estimator hutchinson" in block
-
-
-def test_the_page_on_fields_runs_and_prints_what_it_says(in_repository, monkeypatch, tmp_path):
-    (tmp_path / "datasets").symlink_to(ROOT / "datasets")
-    monkeypatch.chdir(tmp_path)  # the page saves a field
-    blocks = re.findall(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", FIELDS, re.DOTALL)
-    assert len(blocks) == FIELDS.count("```python")
-    names: dict[str, object] = {}
-    for code, expected in blocks:
-        printed = io.StringIO()
-        with contextlib.redirect_stdout(printed):
-            exec(code, names)
-        assert printed.getvalue() == expected, code
-    field, again = names["DeepSets"](3), names["again"]
-    assert field.state_dict().keys() == again.state_dict().keys()
-    assert names["log_p"].isfinite().all()
 
 
 def test_the_page_on_fields_shows_a_field_in_twenty_lines():

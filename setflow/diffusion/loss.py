@@ -129,10 +129,10 @@ def diffusion_loss(
     Connection Between Score Matching and Denoising Autoencoders" (Neural Computation 23, 2011). For
     sets with padding take `masked_diffusion_loss`, whose arguments these are, without the mask.
 
-    Without a weighting: |eps_hat - eps|^2; sigma^2 |score_hat - score|^2, the same as that of eps;
-    |x_0_hat - x_0|^2; |v_hat - v|^2, whose target has no finite variance where sigma' is infinite
-    (`VPSchedule` at t = 0), so that it wants a weighting there. Times are kept away from 0 and 1 by
-    the resolution of their dtype, so that nothing is divided by zero.
+    Without a weighting: `|eps_hat - eps|^2`; `sigma^2 |score_hat - score|^2`, the same as that of
+    eps; `|x_0_hat - x_0|^2`; `|v_hat - v|^2`, whose target has no finite variance where sigma' is
+    infinite (`VPSchedule` at t = 0), so that it wants a weighting there. Times are kept away from 0
+    and 1 by the resolution of their dtype, so that nothing is divided by zero.
 
     Arguments:
         model: predicts what `parameterization` says, with `forward(x, t, c=None)` and `event_ndim`.

@@ -99,7 +99,7 @@ def error_factor(t: Tensor, schedule: NoiseSchedule, parameterization: Parameter
 
     At given x_t, an error d of `x0` is an error k(t) d of the prediction, with k = 1 for `x0`,
     -alpha / sigma for `eps`, alpha / sigma^2 for `score`, alpha' - alpha sigma' / sigma for
-    `velocity`. So a weight w(t) of |x_0_hat - x_0|^2 is the weight w(t) / k(t)^2 of the squared
+    `velocity`. So a weight w(t) of `|x_0_hat - x_0|^2` is the weight w(t) / k(t)^2 of the squared
     error of the prediction. Where sigma = 0 the time is the smallest that the dtype resolves.
 
     Arguments:

@@ -24,7 +24,7 @@ class FourierFeatures(nn.Module):
     uses fixed powers of two along each axis; the matrix B with normal entries is Tancik's.
 
     With entries of B from N(0, scale^2), the inner product of the features of x and y is on average
-    features / 2 * exp(-2 pi^2 scale^2 |x - y|^2): a Gaussian kernel of width 1 / (2 pi scale).
+    `features / 2 * exp(-2 pi^2 scale^2 |x - y|^2)`: a Gaussian kernel of width 1 / (2 pi scale).
 
     Arguments:
         in_features: the number of coordinates.
