@@ -24,11 +24,13 @@ from setflow.lazy import (
 )
 from setflow.masking.log_prob import score_events, scored_events, solve_dtype
 from setflow.masking.sample import start_of_sampling
-from setflow.sets.context import Context, batch_of_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import Context, GivenContext, batch_of_context, context_of_batch
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.sets.shapes import as_floating
 from setflow.solvers.integrate import integrate
 
 __all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
@@ -43,9 +45,10 @@ class Process(ABC):
         model: the field or the network.
         base: the distribution at `t0`.
         solver: the solver.
-        t0: the time of the noise.
-        t1: the time of the data.
-        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None.
+        t0: the time of the noise, a number or a scalar tensor, to which gradients flow.
+        t1: the time of the data, likewise.
+        context: the context, with shape `(*batch, C)` or `(*batch, N, C)`, a `SetBatch`, or None;
+            that of one event, with 1 in place of the batch, serves all.
         mask: which slots are real, with shape `(*batch, N)`, or None for all.
         event_ndim: how many trailing dimensions form one event; needed if the model does not say.
         bound: whether the model was made for this context, so that it may hold something of each
@@ -62,23 +65,27 @@ class Process(ABC):
         base: Base,
         solver: Solver | SDESolver,
         *,
-        t0: float,
-        t1: float,
-        context: Context | None,
-        mask: Tensor | None,
+        t0: Tensor | float,
+        t1: Tensor | float,
+        context: GivenContext | None,
+        mask: Array | None,
         event_ndim: int | None,
         bound: bool,
         validate_args: bool,
     ) -> None:
         self.event_ndim = known_event_ndim(model, event_ndim)
+        if mask is not None and self.event_ndim >= 2:  # a part of the model may miss it
+            event_ndim_of(model, at_least=2, given=event_ndim)
         if validate_args:
             check_event_shape(self.event_ndim, tuple(base.event_shape))
+        self._model = model
         self.base = base
         self.solver = solver
         self.t0 = t0
         self.t1 = t1
-        self.context = context
         self.mask = None if mask is None else as_mask(mask)
+        known = base.batch_shape if self.mask is None else self.mask.shape[:-1]
+        self.context = context_of_batch(context, tuple(known))
         self.bound = bound
 
     @property
@@ -97,7 +104,7 @@ class Process(ABC):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples with shape `sample_shape + batch + event_shape`."""
@@ -107,7 +114,7 @@ class Process(ABC):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples that are differentiable with respect to model, context and base.
@@ -125,12 +132,18 @@ class Process(ABC):
     def _start(
         self,
         sample_shape: Iterable[int] | int,
-        x_source: Tensor | None,
+        x_source: Array | None,
         generator: torch.Generator | None,
     ) -> Events:
         """Return the events at the start of a solve; the arguments are those of `sample`."""
+        context = self.context
+        if x_source is not None:
+            x_source = as_floating(as_tensor(x_source, "x_source"), self._model)
+            if self.mask is None:
+                lead = tuple(x_source.shape[: x_source.ndim - self.event_ndim])
+                context = context_of_batch(context, lead[-1:])
         start = start_of_sampling(
-            self.event_ndim, self.base, self.mask, sample_shape, self.context, x_source, generator
+            self.event_ndim, self.base, self.mask, sample_shape, context, x_source, generator
         )
         return replace(start, together=self.bound)
 
@@ -186,8 +199,8 @@ class FlowMatching(LazyDistribution):
         base: Base | Distribution | LazyDistribution,
         solver: Solver,
         *,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         event_ndim: int | None = None,
         validate_args: bool = True,
     ) -> None:
@@ -195,25 +208,28 @@ class FlowMatching(LazyDistribution):
         self.field = field if isinstance(field, LazyField) else UnconditionalField(field)
         self.base = base if isinstance(base, LazyDistribution) else UnconditionalDistribution(base)
         self.solver = solver
-        self.t0 = float(t0)
-        self.t1 = float(t1)
+        self.t0 = t0 if isinstance(t0, Tensor) else float(t0)
+        self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.event_ndim = event_ndim
         self.validate_args = validate_args
 
     def forward(
-        self, c: Context | None = None, *, mask: Tensor | None = None
+        self, c: GivenContext | None = None, *, mask: Array | None = None
     ) -> FlowMatchingProcess:
         """Bind the model.
 
         Arguments:
             c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
-                a `SetBatch` for another set per event.
+                a `SetBatch` for another set per event. That of one event, such as `c[:1]`, serves
+                all.
             mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
 
         Raises:
             ValueError: if neither field nor model say `event_ndim`, or the base does not fit it.
         """
         event_ndim = self.field.event_ndim if self.event_ndim is None else self.event_ndim
+        mask = None if mask is None else as_mask(mask)
+        c = context_of_batch(c, () if mask is None else tuple(mask.shape[:-1]))
         return FlowMatchingProcess(
             self.field(c),
             as_base(self.base(c)),
@@ -240,10 +256,10 @@ class FlowMatchingProcess(Process):
         base: Base,
         solver: Solver | SDESolver,
         *,
-        t0: float = 1.0,
-        t1: float = 0.0,
-        context: Context | None = None,
-        mask: Tensor | None = None,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
+        context: GivenContext | None = None,
+        mask: Array | None = None,
         event_ndim: int | None = None,
         bound: bool = False,
         validate_args: bool = True,
@@ -259,7 +275,7 @@ class FlowMatchingProcess(Process):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples.
@@ -288,7 +304,7 @@ class FlowMatchingProcess(Process):
 
     def log_prob(
         self,
-        x: Tensor,
+        x: Array,
         *,
         estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -306,7 +322,10 @@ class FlowMatchingProcess(Process):
         Raises:
             ValueError: if a shape does not fit.
         """
-        events = scored_events(self.event_ndim, x, self.mask, self.context)
+        x, context = as_floating(as_tensor(x, "x"), self.field), self.context
+        if self.mask is None:
+            context = context_of_batch(context, tuple(x.shape[: x.ndim - self.event_ndim][-1:]))
+        events = scored_events(self.event_ndim, x, self.mask, context)
         result = score_events(
             self.field, self.base, self.solver, replace(events, together=self.bound), t0=self.t0,
             t1=self.t1, estimator=estimator, seeds=generator,
@@ -349,7 +368,7 @@ def known_event_ndim(field: nn.Module, event_ndim: int | None) -> int:
             f"event_ndim={event_ndim} was given, {type(field).__name__} has {own}; expected "
             "them equal, or the argument left out"
         )
-    return event_ndim_of(field) if event_ndim is None else event_ndim
+    return event_ndim_of(field, given=event_ndim)
 
 
 def check_event_shape(event_ndim: int, event_shape: tuple[int, ...]) -> None:

@@ -1,6 +1,8 @@
 """Random numbers by counter: the value depends on where it is used, never on what was drawn before.
 
-One seed serves a whole run: `derive` gives each use of it a seed of its own, by name and number.
+One seed serves a whole run. `derive` gives each use of it a seed of its own, by name and number;
+what is drawn for the events of one use parts by stream (noise, cardinality, signs), and independent
+sets of signs for the same events by `EventSeeds.at`.
 
 Philox 4x32-10 of Salmon et al., "Parallel random numbers: as easy as 1, 2, 3" (SC11,
 doi:10.1145/2063384.2063405), in integer arithmetic that is exact on every device. The key is the
@@ -38,8 +40,8 @@ def derive(seed: int, *keys: int | str) -> int:
 
     It is the BLAKE2b hash of the seed and the keys, each with its kind and its length, so that
     other keys, another order of them or another cut between them is another seed, and `1` is not
-    `"1"`. The value is the same on every machine and in every release: data sets, splits and
-    samples may rely on it.
+    `"1"`. The value is the same on every machine and in every release, so that a training may
+    rely on it.
 
     Arguments:
         seed: the seed, any integer.

@@ -25,6 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.events import Events
 from setflow.sets.shapes import expand_time
 
@@ -41,7 +42,8 @@ __all__ = [
 Density = Literal["uniform", "logit_normal", "mode"]
 ShiftType = Literal["constant", "linear", "sqrt"]
 
-_LARGEST_MODE_SCALE = 2 / (math.pi - 2)
+# where the highest time, at u = asin(2 (1 + s) / (pi s)) / pi before the end, is 1
+_LARGEST_MODE_SCALE = 7.23500773792828
 _LARGEST_SHIFT = 1e35  # finite in float32; times are 0 or 1 long before
 
 
@@ -53,7 +55,7 @@ class TimeSampling:
             (`compute_density_for_timestep_sampling`).
         logit_mean: the mean of logit t, for `logit_normal`.
         logit_std: the standard deviation of logit t, for `logit_normal`.
-        mode_scale: the scale of `mode`.
+        mode_scale: the scale of `mode`, between -1 and 7.2350.
         shift_type: how t is shifted: `constant`, `linear` or `sqrt` (`time_shift`); None leaves it.
         base_shift: log m at L = `base_len`, for `linear`.
         max_shift: log m at L = `max_len`, for `linear`.
@@ -148,7 +150,7 @@ class TimeSampling:
         drawn = draw(shape, generator=generator, device=device, dtype=wide)
         return self._times(drawn, dtype, lengths)
 
-    def from_uniform(self, u: Tensor, *, lengths: Tensor | int | None = None) -> Tensor:
+    def from_uniform(self, u: Array, *, lengths: Tensor | int | None = None) -> Tensor:
         """Return the times that belong to uniform numbers, whose law is that of `sample`.
 
         Arguments:
@@ -166,6 +168,7 @@ class TimeSampling:
         >>> TimeSampling("logit_normal").from_uniform(u)
         tensor([0.2173, 0.5000, 0.7827])
         """
+        u = as_tensor(u, "u")
         drawn = torch.special.ndtri(u) if self.density == "logit_normal" else u
         return self._times(drawn, u.dtype, lengths)
 
@@ -198,8 +201,9 @@ class TimeSampling:
             sqrt_len=self.sqrt_len,
         )
 
-    def weight(self, t: Tensor) -> Tensor:
+    def weight(self, t: Array) -> Tensor:
         """Return the weight of the loss at the (shifted) times `t`, with the shape of `t`."""
+        t = as_tensor(t, "t")
         if self.weight_shift is None:
             return torch.ones_like(t)
         return get_flow_match_loss_weight(t, self.weight_shift)
@@ -207,7 +211,7 @@ class TimeSampling:
 
 def times_of(
     events: Events,
-    t: Tensor | float | None,
+    t: Array | float | None,
     sampling: TimeSampling | None,
     generator: torch.Generator | None,
     *,
@@ -257,14 +261,16 @@ def compute_density_for_timestep_sampling(
 
     With u uniform and z standard normal, `uniform` gives u; `logit_normal` gives
     sigmoid(logit_mean + logit_std z); `mode` gives 1 - u - s (cos^2(pi u / 2) - 1 + u) with
-    s = `mode_scale`, which favours the middle for s > 0 and the ends for s < 0.
+    s = `mode_scale`, which favours the middle for s > 0 and the ends for s < 0. Above
+    s = 2 / (pi - 2) = 1.75 it no longer falls everywhere as u rises: up to three u give the same
+    time, whose density is the sum of theirs, with a peak (an integrable root) where the map turns.
 
     Arguments:
         weighting_scheme: the density: `uniform`, `logit_normal` or `mode`.
         batch_size: how many times to draw.
         logit_mean: the mean of logit t.
         logit_std: the standard deviation of logit t, positive.
-        mode_scale: s, between -1 and 2 / (pi - 2) = 1.75; beyond, times would leave [0, 1].
+        mode_scale: s, between -1 and 7.2350; beyond, times would leave [0, 1].
         generator: the random generator.
         device: where to draw; None takes torch's default.
         dtype: the floating dtype; None takes torch's default.
@@ -420,8 +426,8 @@ def _check_density(name: Any, logit_mean: Any, logit_std: Any, mode_scale: Any) 
     check_number("mode_scale", mode_scale)
     if not -1 <= mode_scale <= _LARGEST_MODE_SCALE:
         raise ValueError(
-            f"mode_scale must lie between -1 and 2 / (pi - 2) = {_LARGEST_MODE_SCALE:.4f}, got "
-            f"{mode_scale!r}: beyond, times would leave [0, 1]"
+            f"mode_scale must lie between -1 and {_LARGEST_MODE_SCALE:.4f}, got {mode_scale!r}: "
+            "beyond, times would leave [0, 1]"
         )
 
 

@@ -25,6 +25,7 @@ FLOORS = {
     "sets": 0,
     "random": 1,
     "files": 1,
+    "fitted": 1,
     "progress": 1,
     "solvers": 1,
     "schema": 1,
@@ -105,7 +106,7 @@ def test_imports_point_to_lower_floors(module):
     [
         ("setflow.sets.masks", "from setflow.fields.base import VectorField"),
         ("setflow.solvers.fixed", "def f():\n    import setflow.physics.metrics"),
-        ("setflow.fields.mlp", "from setflow.losses import event_means"),
+        ("setflow.fields.mlp", "from setflow.losses import reduce_events"),
         ("setflow.paths.base", "import setflow"),
         ("setflow.model.model", "from setflow import training"),
         ("setflow.rectified", "from setflow.compat import fastgen"),

@@ -79,7 +79,7 @@ def _campaign(out: Path, data: Path, *arguments: str) -> subprocess.Popen[str]:
     )  # fmt: skip
 
 
-@pytest.mark.slow
+@pytest.mark.wide
 def test_what_was_done_before_a_kill_stands(tmp_path):
     packed(SAMPLE, tmp_path / "jets.h5")
     out = tmp_path / "out"
@@ -103,7 +103,6 @@ def test_what_was_done_before_a_kill_stands(tmp_path):
     assert len(list(out.iterdir())) <= 8
 
 
-@pytest.mark.slow
 def test_a_short_rehearsal_runs_every_stage_and_leaves_its_files(tmp_path):
     """A stage that has too little time is cut off, and says so, and the next one runs."""
     packed(SAMPLE, tmp_path / "jets.h5")

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import setflow
-from setflow.data import JetWriter, recipes
+from setflow.data import JetWriter, Standardizer, recipes
 from setflow.files import NewFile, NewFolder, check_target, write_text
 from setflow.jobs import sample, score
 from setflow.report import figures, page
@@ -35,7 +35,11 @@ Hook = Callable[[], object]
 def flow() -> setflow.SetFlow:
     torch.manual_seed(0)
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
-    return setflow.SetFlow(field, cardinality=setflow.EmpiricalCardinality(4))
+    scaler, cardinality = (
+        Standardizer(3, mean=0, std=1),
+        setflow.EmpiricalCardinality(counts=[1] * 5),
+    )
+    return setflow.SetFlow(field, scaler=scaler, cardinality=cardinality)
 
 
 def a_file(target: Path, overwrite: bool, hook: Hook) -> None:
@@ -91,7 +95,7 @@ def dataset(target: Path, overwrite: bool, hook: Hook) -> None:
         return {"x": x, "types": types, "jets": np.ones((1, 4), "f4"), "events": np.zeros(1, int)}
 
     versions = patch.object(recipes, "_versions", lambda _: {})
-    with patch.object(recipes, "_make_block", make_block), versions:
+    with patch.object(recipes, "make_block", make_block), versions:
         recipes.make_dataset(
             ROOT / "datasets/pythia-top", jets=1, out=target, overwrite=overwrite, progress=False
         )

@@ -24,6 +24,9 @@ SHORT = {  # what the short form of each sets its constants to
 NEEDS = {"03_likelihood": ("pythia8mc", "fastjet")}  # to simulate its jets
 
 
+DEFAULT = "02_masked_sets"  # the others run with --all
+
+
 @pytest.fixture(params=SHORT)
 def notebook(request):
     return request.param, nbformat.read(FOLDER / f"{request.param}.ipynb", as_version=4)
@@ -33,6 +36,11 @@ def _code(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
+@pytest.mark.parametrize(
+    "notebook",
+    [pytest.param(name, marks=() if name == DEFAULT else pytest.mark.wide) for name in SHORT],
+    indirect=True,
+)
 def test_a_notebook_runs_and_ends_in_a_figure_of_merit(notebook, monkeypatch):
     """Every cell as it is, with smaller constants; the assertion at the end is the same."""
     name, notebook = notebook

@@ -339,8 +339,8 @@ def test_bad_input_is_refused():
         setflow.FlowMatching(Linear(), setflow.StandardNormal((8,)), setflow.EulerMaruyama(3))(
             None
         ).sample((2,))
-    with pytest.raises(TypeError, match="mask must be a torch tensor"):
-        flow_matching()(None, mask=[1, 0])
+    with pytest.raises(TypeError, match="mask is of type str and holds no plain numbers"):
+        flow_matching()(None, mask="10")
 
 
 def test_a_mask_needs_an_object_dimension_in_a_process_too():
@@ -351,3 +351,38 @@ def test_a_mask_needs_an_object_dimension_in_a_process_too():
         process.sample()
     with pytest.raises(ValueError, match="event_ndim=1, expected at least 2"):
         process.log_prob(torch.zeros(4, 2))
+
+
+@pytest.mark.parametrize("kind", ["row", "per object", "set"])
+def test_the_context_of_one_event_serves_all(kind):
+    """Under a mask, with a base of a batch, and for data whose batch nothing else tells."""
+    dims = {"row": "condition_dim", "per object": "object_condition_dim"}
+    dim = dims.get(kind, "set_condition_dim")
+    field = redraw(setflow.TransformerField(2, hidden=8, layers=1, heads=1, **{dim: 3}))
+    one = torch.randn(1, 4, 3) if kind != "row" else torch.randn(1, 3)
+    whole = one.expand(6, *one.shape[1:])
+    if kind == "set":
+        one, whole = setflow.SetBatch(one), setflow.SetBatch(whole)
+    mask, x, noise = torch.rand(6, 4) > 0.3, torch.randn(6, 4, 2), torch.randn(6, 4, 2)
+    schedule = setflow.VPSchedule()
+    for make in (
+        lambda base: setflow.FlowMatching(field, base, setflow.RK4(2)),
+        lambda base: setflow.Diffusion(
+            field, schedule, setflow.RK4(2), parameterization="eps", base=base
+        ),
+    ):
+        masked = make(setflow.StandardNormal((2,)))
+        got, expected = (masked(c, mask=mask) for c in (one, whole))
+        assert torch.equal(got.log_prob(x), expected.log_prob(x))
+        assert torch.equal(got.sample(x_source=noise), expected.sample(x_source=noise))
+        for base in (
+            setflow.StandardNormal((4, 2), batch_shape=(6,)),
+            setflow.StandardNormal((4, 2)),
+        ):
+            got, expected = (make(base)(c) for c in (one, whole))
+            assert torch.equal(got.log_prob(x), expected.log_prob(x))
+            assert torch.equal(got.sample(x_source=noise), expected.sample(x_source=noise))
+    few = whole[:2] if kind == "set" else one.expand(2, *one.shape[1:])
+    process = setflow.FlowMatching(field, setflow.StandardNormal((2,)), setflow.RK4(2))
+    with pytest.raises(ValueError, match=r"expected \(6, "):  # no other number serves all
+        process(few, mask=mask).log_prob(x)

@@ -23,13 +23,15 @@ N = 20_000
 HALVES = (torch.float16, torch.bfloat16)
 
 # the densities: arguments, and the distribution function P(t < a)
+LARGEST = 7.23500773792828  # where mode touches 0 and 1 inside
 DENSITIES = {
     "uniform": {"density": "uniform"},
     "logit-normal": {"density": "logit_normal"},
     "logit-normal, moved": {"density": "logit_normal", "logit_mean": -0.7, "logit_std": 1.6},
     "mode": {"density": "mode"},
     "mode, ends": {"density": "mode", "mode_scale": -1.0},
-    "mode, largest": {"density": "mode", "mode_scale": 2 / (math.pi - 2)},
+    "mode, flat in the middle": {"density": "mode", "mode_scale": 2 / (math.pi - 2)},
+    "mode, folded": {"density": "mode", "mode_scale": 4.0},
 }
 SHIFTS = {
     "none": {},
@@ -51,9 +53,9 @@ def density_cdf(a, density, logit_mean=0.0, logit_std=1.0, mode_scale=1.29):
         return a
     if density == "logit_normal":
         return scipy.stats.norm.cdf(scipy.special.logit(a), logit_mean, logit_std)
-    u = np.linspace(0, 1, 200_001)  # mode falls from 1 to 0 as u rises
+    u = np.linspace(0, 1, 200_001)
     mode = 1 - u - mode_scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
-    return 1 - np.interp(a, mode[::-1], u[::-1])
+    return np.interp(a, np.sort(mode), u)  # in any order: it may rise and fall
 
 
 def shift_of(
@@ -122,8 +124,8 @@ def test_compute_density_for_timestep_sampling_has_its_distribution(density):
 
 
 def test_the_mode_density_stays_inside_at_its_ends():
-    """u = 0 and 1 give t = 1 and 0; at the largest scale the map is flat in the middle."""
-    for scale in (-1.0, 0.0, 1.29, 2 / (math.pi - 2)):
+    """u = 0 and 1 give t = 1 and 0; at the largest scale so do two others inside."""
+    for scale in (-1.0, 0.0, 1.29, 2 / (math.pi - 2), 4.0, LARGEST):
         t = compute_density_for_timestep_sampling(
             "mode", 200_000, mode_scale=scale, dtype=torch.float32, generator=generator(4)
         )
@@ -175,8 +177,8 @@ def test_half_precision_times_are_rounded_from_a_finer_draw():
         ({"logit_std": 0.0}, "logit_std must be a finite number above 0, got 0.0"),
         ({"logit_std": math.nan}, "logit_std"),
         ({"logit_std": None}, "logit_std"),
-        ({"mode_scale": -1.01}, "mode_scale must lie between -1 and .*1.7519, got -1.01"),
-        ({"mode_scale": 1.76}, "mode_scale must lie between"),
+        ({"mode_scale": -1.01}, "mode_scale must lie between -1 and 7.2350, got -1.01"),
+        ({"mode_scale": 7.2351}, "mode_scale must lie between"),
         ({"dtype": torch.int64}, "floating dtype, got torch.int64"),
     ],
 )
@@ -188,11 +190,43 @@ def test_bad_densities_are_refused(arguments, message):
 
 
 def test_beyond_the_limits_of_the_mode_scale_times_would_leave_the_interval():
-    u = np.linspace(0, 1, 10_001)
-    for scale, inside in ((-1.0, True), (-1.01, False), (1.7519, True), (1.76, False)):
+    u = np.linspace(0, 1, 100_001)
+    for scale, inside in ((-1.0, True), (-1.001, False), (LARGEST, True), (7.2351, False)):
         mode = 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
-        falls = (np.diff(mode) <= 1e-15).all()  # a rise would fold the density
-        assert falls == inside
+        assert (mode.min() >= -1e-12 and mode.max() <= 1 + 1e-12) == inside
+
+
+@pytest.mark.parametrize("scale", [0.8, 3.5, 5.0, LARGEST])
+def test_the_mode_density_is_the_sum_over_its_branches(scale):
+    """Where the map turns, several u give one time; each adds 1 / |dt/du|."""
+
+    def mode(u):
+        return 1 - u - scale * (np.cos(np.pi * u / 2) ** 2 - 1 + u)
+
+    def slope(u):
+        return -1 + scale * (np.pi / 2 * np.sin(np.pi * u) - 1)
+
+    def density(a):
+        grid = np.linspace(0, 1, 2001)
+        crossed = np.flatnonzero(np.diff(np.sign(mode(grid) - a)))
+        roots = [scipy.optimize.brentq(lambda u: mode(u) - a, *grid[k : k + 2]) for k in crossed]
+        return sum(1 / abs(slope(root)) for root in roots), len(roots)
+
+    centres = np.linspace(0.05, 0.95, 19)
+    turns = mode(np.arcsin(np.clip(2 * (1 + scale) / (np.pi * scale), 0, 1)) / np.pi)
+    smooth = [c for c in centres if min(abs(c - turns), abs(1 - c - turns)) > 0.06]
+    t = compute_density_for_timestep_sampling(
+        "mode", 400_000, mode_scale=scale, dtype=torch.float64, generator=generator(5)
+    ).numpy()
+    width = 0.01
+    for centre in smooth:
+        expected, branches = density(centre)
+        assert branches in ((1,) if scale < 1.75 else (1, 3))
+        count = (np.abs(t - centre) < width / 2).sum()
+        mean = expected * width * len(t)
+        assert abs(count - mean) < 5 * np.sqrt(mean) + 0.02 * mean
+    assert len(smooth) > 8
+    assert scale < 1.75 or any(density(centre)[1] == 3 for centre in smooth)
 
 
 # --- the shift ---
@@ -430,7 +464,7 @@ def test_time_sampling_weighs():
     [
         ({"density": "cosine"}, "the time density is 'cosine', expected one of uniform"),
         ({"logit_std": -1.0}, "logit_std"),
-        ({"mode_scale": 2.0}, "mode_scale"),
+        ({"mode_scale": 7.3}, "mode_scale"),
         ({"shift_type": "image"}, "shift_type is 'image', expected one of constant, linear, sqrt"),
         ({"constant": -1.0}, "constant"),
         ({"base_len": 10, "max_len": 10}, "larger than base_len=10, got 10"),

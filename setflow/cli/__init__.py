@@ -205,7 +205,7 @@ def _estimator(config: Namespace) -> DivergenceEstimator:
         return setflow.ExactDivergence()
     probes = _PROBES if config.probes is None else config.probes
     fixed = config.solver in SOLVERS  # then new probes cost nothing and are worth many
-    return setflow.HutchinsonDivergence("rademacher", probes, renew=fixed)
+    return setflow.HutchinsonDivergence(probes, renew=fixed)
 
 
 def _solver(config: Namespace) -> Solver:

@@ -1,4 +1,4 @@
-"""Events in and out: the schema, HDF5 files, batches of sets, simulated data sets."""
+"""Events in and out: HDF5 files, batches of sets, scaling, recipes and toys."""
 
 from __future__ import annotations
 
@@ -29,15 +29,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
-    from setflow.data.hdf5 import (
-        JetHeader,
-        JetSample,
-        JetWriter,
-        ScreenedJets,
-        read_header,
-        read_jets,
-        screen_jets,
-    )
+    from setflow.data.hdf5 import JetHeader, ScreenedJets, read_header, read_jets, screen_jets
+    from setflow.data.jets import JetSample
     from setflow.data.scaling import Standardizer
     from setflow.data.toys import (
         sample_checkerboard,
@@ -47,6 +40,7 @@ if TYPE_CHECKING:
         sample_spirals,
         sample_two_clusters,
     )
+    from setflow.data.writing import JetWriter
     from setflow.sets.batch import SetBatch
 else:
     __getattr__, __dir__ = module_functions(__name__)

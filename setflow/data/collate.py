@@ -1,26 +1,29 @@
 """From events of different size to batches: padding, grouping by length, and data in memory.
 
 Padding costs: a batch is as long as its longest event. `LengthBatchSampler` puts events of similar
-length together, and every event still comes exactly once an epoch. By law 7 of the mask the company
-an event keeps changes nothing for it; what grouping does change is which events share a gradient
-step, and shuffling before and after keeps that random.
+length together, for loaders of one's own (the verbs group what they are given by themselves,
+`setflow.sets.planning`), and every event still comes exactly once an epoch. A batch changes nothing
+for an event in it; what grouping does change is which events share a gradient step, and shuffling
+before and after keeps that random.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from setflow.random import derive
-from setflow.sets.batch import SetBatch
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.batch import SetBatch, listed
 
 __all__ = ["LengthBatchSampler", "SetDataset", "pad_collate"]
 
 
-def pad_collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> SetBatch:
+def pad_collate(items: Sequence[Array] | Sequence[tuple[Array, Array]]) -> SetBatch:
     """Pad events to the longest of them: the `collate_fn` of a DataLoader over ragged events.
 
     Arguments:
@@ -44,11 +47,11 @@ def pad_collate(items: Sequence[Tensor] | Sequence[tuple[Tensor, Tensor]]) -> Se
     events: list[Tensor] = []
     contexts: list[Tensor] = []
     for item in items:
-        if isinstance(item, Tensor):
-            events.append(item)
+        if isinstance(item, Tensor | np.ndarray):
+            events.append(as_tensor(item, "an event"))
         elif isinstance(item, tuple | list) and len(item) == 2:
-            events.append(item[0])
-            contexts.append(item[1])
+            events.append(as_tensor(item[0], "an event"))
+            contexts.append(as_tensor(item[1], "a context"))
         else:
             raise TypeError(
                 f"pad_collate got an item of type {type(item).__name__}, expected a tensor "
@@ -173,10 +176,12 @@ class SetDataset(Dataset[SetBatch]):
         batch: the events, with `x` of shape `(n, N, ...)`.
 
     Raises:
-        ValueError: if `batch` has not exactly one batch dimension.
+        TypeError: if `batch` is no `SetBatch`.
+        ValueError: if it has not exactly one batch dimension.
     """
 
     def __init__(self, batch: SetBatch) -> None:
+        listed(batch, "SetDataset")
         if batch.mask.ndim != 2:
             raise ValueError(
                 f"the mask has shape {tuple(batch.mask.shape)}, expected (n, N): one batch "
@@ -186,6 +191,11 @@ class SetDataset(Dataset[SetBatch]):
 
     def __len__(self) -> int:
         return len(self._batch)
+
+    @property
+    def events(self) -> SetBatch:
+        """All events, in their order."""
+        return self._batch
 
     @property
     def lengths(self) -> Tensor:

@@ -83,6 +83,7 @@ def continuity_error(
     True
     """
     events = occupied_events(field, x, t, c, mask)
+    x = events.x
     refuse_coarse_dtypes(x)
     home = x.device if generator is None else generator.device
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=home).to(x.device)

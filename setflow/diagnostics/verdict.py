@@ -39,6 +39,7 @@ from setflow.diagnostics.events import (
     singly,
     velocity_of,
 )
+from setflow.sets.arrays import as_tensor
 from setflow.sets.context import Context
 from setflow.sets.events import Events
 from setflow.sets.protocols import event_ndim_of
@@ -142,12 +143,13 @@ def broken_laws(
     >>> broken_laws(field, torch.randn(8, 5, 3), torch.rand(8, 5) > 0.3)
     []
     """
+    x = as_tensor(x, "x")
     if t is None:
         lead, _ = split_event(x, event_ndim_of(field, at_least=2))
         number = event_numel(lead)
         t = ((torch.arange(number, device=x.device) + 0.5) / max(1, number)).reshape(lead)
     events = occupied_events(field, x, t, c, mask, sets_only=True).flat()
-    refuse_coarse_dtypes(x)
+    refuse_coarse_dtypes(events.x)
     with left_as_it_was(field):
         singles = [compacted(event) for event in singly(events) if bool(occupied(event).all())]
         tolerance = _tolerance(field, singles)

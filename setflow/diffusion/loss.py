@@ -20,9 +20,10 @@ from setflow.diffusion.parameterization import (
     check_parameterization,
     error_factor,
 )
-from setflow.diffusion.schedule import NoiseSchedule, check_schedule
+from setflow.diffusion.schedule import NoiseSchedule, check_schedule, smallest_time
 from setflow.losses.means import Reduction, regression_loss
-from setflow.sets.context import Context
+from setflow.sets.arrays import Array
+from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.shapes import align_coefficient
 from setflow.timesteps import TimeSampling, times_of
@@ -110,13 +111,13 @@ class EDMWeighting:
 
 def diffusion_loss(
     model: nn.Module,
-    x_target: Tensor,
+    x_target: Array,
     schedule: NoiseSchedule,
-    t: Tensor | float | None = None,
-    c: Context | None = None,
+    t: Array | float | None = None,
+    c: GivenContext | None = None,
     *,
     parameterization: Parameterization = "eps",
-    noise: Tensor | None = None,
+    noise: Array | None = None,
     weighting: Weighting | None = None,
     times: TimeSampling | None = None,
     reduction: Reduction = "mean",
@@ -166,14 +167,14 @@ def diffusion_loss(
 
 def masked_diffusion_loss(
     model: nn.Module,
-    x_target: Tensor,
+    x_target: Array,
     schedule: NoiseSchedule,
-    mask: Tensor | None,
-    t: Tensor | float | None = None,
-    c: Context | None = None,
+    mask: Array | None,
+    t: Array | float | None = None,
+    c: GivenContext | None = None,
     *,
     parameterization: Parameterization = "eps",
-    noise: Tensor | None = None,
+    noise: Array | None = None,
     weighting: Weighting | None = None,
     times: TimeSampling | None = None,
     reduction: Reduction = "mean",
@@ -193,8 +194,8 @@ def masked_diffusion_loss(
     check_schedule(schedule)
     events = Events.of(model, x_target, mask, c=c, name="x_target")
     x_0 = events.x
-    smallest = torch.finfo(x_0.dtype).eps
-    t, _ = times_of(events, t, times, generator)
+    smallest = smallest_time(x_0.dtype)
+    t, _ = times_of(events, t, times, generator)  # the weights are those of the clamped times
     t = t.clamp(smallest, 1 - smallest)
     noise = events.drawn_noise(generator) if noise is None else events.noise(noise, "noise")
     alpha = align_coefficient(schedule.alpha(t), t, x_0, "alpha")

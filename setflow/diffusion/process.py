@@ -12,8 +12,8 @@ that the dtype resolves; for other schedules in t.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,11 +42,13 @@ from setflow.process import (
     Guidance,
     Process,
 )
-from setflow.sets.context import Context
-from setflow.sets.masks import zero_padding
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import Context, GivenContext, context_of_batch
+from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares
-from setflow.sets.shapes import align_right, as_tuple
+from setflow.sets.shapes import align_right, as_floating, as_tuple
+from setflow.solvers.fixed import TimeGrid
 from setflow.solvers.integrate import integrate_sde
 
 __all__ = ["Diffusion", "DiffusionProcess"]
@@ -89,8 +91,8 @@ class Diffusion(LazyDistribution):
         solver: Solver | SDESolver,
         *,
         parameterization: Parameterization,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         base: Base | Distribution | LazyDistribution | None = None,
         event_shape: Iterable[int] | int | None = None,
         validate_args: bool = True,
@@ -102,8 +104,8 @@ class Diffusion(LazyDistribution):
         self.schedule = schedule
         self.solver = solver
         self.parameterization: Parameterization = parameterization
-        self.t0 = float(t0)
-        self.t1 = float(t1)
+        self.t0 = t0 if isinstance(t0, Tensor) else float(t0)
+        self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.base = (
             base
             if base is None or isinstance(base, LazyDistribution)
@@ -112,12 +114,15 @@ class Diffusion(LazyDistribution):
         self.event_shape = None if event_shape is None else as_tuple(event_shape)
         self.validate_args = validate_args
 
-    def forward(self, c: Context | None = None, *, mask: Tensor | None = None) -> DiffusionProcess:
+    def forward(
+        self, c: GivenContext | None = None, *, mask: Array | None = None
+    ) -> DiffusionProcess:
         """Bind the model.
 
         Arguments:
             c: the context, with shape `(*batch, C)`, or `(*batch, N, C)` for one row per object; or
-                a `SetBatch` for another set per event.
+                a `SetBatch` for another set per event. That of one event, such as `c[:1]`, serves
+                all.
             mask: which slots are real, with shape `(*batch, N)`, for sets; None means all.
 
         Raises:
@@ -126,6 +131,8 @@ class Diffusion(LazyDistribution):
         event_ndim = self.model.event_ndim
         if event_ndim is None and self.event_shape is not None and mask is None:
             event_ndim = len(self.event_shape)
+        mask = None if mask is None else as_mask(mask)
+        c = context_of_batch(c, () if mask is None else tuple(mask.shape[:-1]))
         model = self.model(c)
         base = self._default_base(model) if self.base is None else as_base(self.base(c))
         if self.validate_args and self.event_shape not in (None, tuple(base.event_shape)):
@@ -156,7 +163,7 @@ class Diffusion(LazyDistribution):
             )
         like = next(model.parameters(), None)
         device, dtype = (None, None) if like is None else (like.device, like.dtype)
-        sigma = self.schedule.sigma(torch.tensor(self.t0, dtype=dtype, device=device))
+        sigma = self.schedule.sigma(torch.as_tensor(self.t0, dtype=dtype, device=device))
         return IsotropicNormal(self.event_shape, sigma, device=device, dtype=dtype)
 
 
@@ -182,11 +189,11 @@ class DiffusionProcess(Process):
         solver: Solver | SDESolver,
         *,
         parameterization: Parameterization,
-        t0: float = 1.0,
-        t1: float = 0.0,
+        t0: Tensor | float = 1.0,
+        t1: Tensor | float = 0.0,
         base: Base,
-        context: Context | None = None,
-        mask: Tensor | None = None,
+        context: GivenContext | None = None,
+        mask: Array | None = None,
         event_ndim: int | None = None,
         bound: bool = False,
         validate_args: bool = True,
@@ -206,7 +213,7 @@ class DiffusionProcess(Process):
         sample_shape: Iterable[int] | int = (),
         *,
         guidance_fn: Guidance | None = None,
-        x_source: Tensor | None = None,
+        x_source: Array | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return samples, by the probability flow or the reverse equation as the solver asks.
@@ -252,7 +259,7 @@ class DiffusionProcess(Process):
 
     def log_prob(
         self,
-        x: Tensor,
+        x: Array,
         *,
         estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
         generator: torch.Generator | None = None,
@@ -271,6 +278,7 @@ class DiffusionProcess(Process):
         Raises:
             ValueError: if a shape does not fit, or the solver is one for stochastic equations.
         """
+        x = as_floating(as_tensor(x, "x"), self.model)
         return self._along(self._flow(None), x).log_prob(
             x, estimator=estimator, generator=generator
         )
@@ -294,21 +302,26 @@ class DiffusionProcess(Process):
             event_ndim=self.event_ndim,
         )  # fmt: skip
 
-    def _vanishes(self, t: float) -> bool:
+    def _vanishes(self, t: Tensor | float) -> bool:
         """Return whether there is no noise at time `t`."""
-        return bool(self.schedule.is_singular(torch.tensor(t, dtype=torch.float64)))
+        return bool(self.schedule.is_singular(torch.as_tensor(t, dtype=torch.float64)))
 
     def _along(self, flow: ProbabilityFlowField, like: Tensor) -> FlowMatchingProcess:
         """Return the process of the probability flow, in a time in which it is finite."""
-        t0, t1 = self.t0, self.t1
+        t0, t1, solver = self.t0, self.t1, self.solver
         field: nn.Module = flow
         if self._vanishes(0.0):
             field, smallest = _SquareRootTime(flow), smallest_time(like.dtype)
-            t0, t1 = math.sqrt(max(t0, smallest)), math.sqrt(max(t1, smallest))
+
+            def root(t: Any) -> Any:
+                return max(t, smallest) ** 0.5
+
+            t0, t1 = root(t0), root(t1)
+            solver = solver.mapped(root) if isinstance(solver, TimeGrid) else solver
         return FlowMatchingProcess(
             field,
             self.base,
-            self.solver,
+            solver,
             t0=t0,
             t1=t1,
             context=self.context,

@@ -1,7 +1,7 @@
 """The Euler-Maruyama solver of stochastic equations.
 
 Notation. dx = a(x, t) dt + g(t) dW, with drift a, diffusion g and a Wiener process W, is integrated
-from `t0` to `t1` in `steps` equal steps of h = (t1 - t0) / steps:
+from `t0` to `t1` in `steps` steps, equal unless times are given, each of its h:
 
     x <- x + a(x, t) h + g(t) sqrt(|h|) z,    z ~ N(0, I).
 
@@ -11,19 +11,19 @@ it the reverse of another equation is the caller's. Moments converge at order 1 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from typing import ClassVar
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from setflow.sets.shapes import positive_integer
+from setflow.solvers.fixed import TimeGrid
 
 __all__ = ["EulerMaruyama"]
 
 
-class EulerMaruyama:
+class EulerMaruyama(TimeGrid):
     """The Euler-Maruyama method: one evaluation of drift and diffusion per step.
 
     Maruyama, "Continuous Markov processes and stochastic equations" (Rend. Circ. Mat. Palermo 4,
@@ -31,10 +31,13 @@ class EulerMaruyama:
     state, so gradients flow through a draw (`supports_rsample`).
 
     Arguments:
-        steps: the number of steps when `integrate` is not given one.
+        steps: the number of steps when `integrate` is not given one; with `times` as many as these
+            have.
+        times: the times between which the steps are made, as in `setflow.Midpoint`; None makes
+            equal steps.
 
     Raises:
-        ValueError: if `steps` is not a positive integer.
+        ValueError: if `steps` is not a positive integer, or `times` are no such grid.
 
     >>> noise = torch.Generator().manual_seed(0)
     >>> x1 = EulerMaruyama(steps=50).integrate(
@@ -48,19 +51,16 @@ class EulerMaruyama:
     requires_steps: ClassVar[bool] = True
     supports_rsample: ClassVar[bool] = True
 
-    def __init__(self, steps: int = 64) -> None:
-        self.steps = positive_integer(steps, "steps")
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}(steps={self.steps})"
+    def __init__(self, steps: int = 64, *, times: Iterable[float] | Tensor | None = None) -> None:
+        super().__init__(steps, times, default=64)
 
     def integrate(
         self,
-        drift: Callable[[Tensor, float], Tensor],
-        diffusion: Callable[[float], Tensor | float],
+        drift: Callable[[Tensor, Any], Tensor],
+        diffusion: Callable[[Any], Tensor | float],
         x0: Tensor,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         steps: int | None = None,
         *,
         generator: torch.Generator | None = None,
@@ -72,8 +72,8 @@ class EulerMaruyama:
             diffusion: the diffusion g; called with a number t, returns a number, or a tensor with
                 as many dimensions as `x0`, each of its size or of size one.
             x0: the state at `t0`, of any shape.
-            t0: the first time.
-            t1: the last time, before or after `t0`.
+            t0: the first time, a number or a scalar tensor, to which gradients flow.
+            t1: the last time, before or after `t0`, likewise.
             steps: the number of steps; None takes the solver's own.
             generator: the random generator, on the device of `x0`.
 
@@ -82,13 +82,17 @@ class EulerMaruyama:
                 that does not fit that of `x0`.
         """
         count = self.steps if steps is None else positive_integer(steps, "steps")
+        grid = None if self.times is None else self._intervals(t0, t1, steps)
         h = (t1 - t0) / count
         x = x0
         for step in range(count):
             t = t0 + step * h
+            if grid is not None:
+                t, h = grid[step][0], grid[step][1] - grid[step][0]
             a, g = _checked_drift(drift(x, t), x), _checked_diffusion(diffusion(t), x)
+            length: Any = abs(h)
             z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
-            x = x + h * a + g * (math.sqrt(abs(h)) * z)
+            x = x + h * a + g * (length**0.5 * z)
         return x
 
 

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from setflow.sets.arrays import Array
 from setflow.sets.masks import as_mask, over_features, zero_padding
 from setflow.sets.protocols import Base
-from setflow.sets.shapes import as_tuple, split_event
+from setflow.sets.shapes import as_floating, as_tuple, split_event
 
 __all__ = [
     "EverySlot",
@@ -49,7 +50,7 @@ def checked_event(
     batch_shape: tuple[int, ...],
     event_shape: tuple[int, ...],
     x: Tensor,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     same_everywhere: bool = False,
 ) -> tuple[int, Tensor | None]:
@@ -68,6 +69,8 @@ def checked_event(
     """
     event_ndim = len(event_shape)
     if mask is not None:
+        if not isinstance(mask, Tensor):
+            mask = as_mask(mask)
         mask = as_mask(mask, x.shape[: mask.ndim]).to(x.device)
         event_ndim = x.ndim - mask.ndim + 1
     lead, event = split_event(x, event_ndim)
@@ -156,6 +159,7 @@ class FactorisedBase:
     def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
+        value = as_floating(value)
         if mask is not None:  # a value inside the support, whatever that is
             inside = self._inside().to(value)
             value = torch.where(over_features(mask, value.ndim), value, inside)
@@ -218,6 +222,7 @@ class EverySlot:
                 "expected its last dimensions equal, or a base without batch shape such as "
                 "setflow.StandardNormal((D,))"
             )
+        value = as_floating(value)
         if mask is not None:  # in padded slots a value that the base can have
             with torch.random.fork_rng(devices=[]):
                 inside = self.sample().to(value).detach()

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from setflow.fitted import Fitted
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.shapes import positive_integer
 
 __all__ = ["CardinalityModel", "ConditionalCardinality", "EmpiricalCardinality"]
@@ -23,18 +25,19 @@ __all__ = ["CardinalityModel", "ConditionalCardinality", "EmpiricalCardinality"]
 _FUNCTIONS = 8  # of N, whose strengths depend on the context
 
 
-class CardinalityModel(nn.Module, ABC):
+class CardinalityModel(Fitted, ABC):
     """A model p(N | c) of the number of objects; one that has parameters is trained with the field.
 
     `max_objects` is the largest number that can occur, and `condition_dim` the number of context
-    features that the probabilities depend on, 0 for p(N).
+    features that the probabilities depend on, 0 for p(N). A model with statistics of a training
+    sample names their buffers in `statistics`, which hold NaN until they are given or fitted.
     """
 
     max_objects: int
     condition_dim: int
 
     @abstractmethod
-    def fit(self, lengths: Tensor, c: Tensor | None = None) -> Self:
+    def fit(self, lengths: Array, c: Array | None = None) -> Self:
         """Take what the model needs from a training sample; return self.
 
         Arguments:
@@ -43,7 +46,7 @@ class CardinalityModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def sample(self, uniform: Tensor, c: Tensor | None = None) -> Tensor:
+    def sample(self, uniform: Array, c: Array | None = None) -> Tensor:
         """Return the number of objects at each quantile, int64 with shape `batch`.
 
         Arguments:
@@ -52,7 +55,7 @@ class CardinalityModel(nn.Module, ABC):
         """
 
     @abstractmethod
-    def log_prob(self, lengths: Tensor, c: Tensor | None = None) -> Tensor:
+    def log_prob(self, lengths: Array, c: Array | None = None) -> Tensor:
         """Return log p(N | c) in nats, float64 with shape `batch`; -inf where N cannot occur.
 
         Arguments:
@@ -65,58 +68,97 @@ class EmpiricalCardinality(CardinalityModel):
     """The frequencies of the cardinalities in a training sample.
 
     It is p(N), the same for every context: where a context is given, as a model with conditions
-    does, only its shape is looked at. A number that the sample lacks has probability zero.
+    does, only its shape is looked at. A number that the sample lacks has probability zero. The
+    frequencies are fitted (`fit`) or given; until then it has none.
 
     Arguments:
-        max_objects: the largest cardinality that can occur.
+        max_objects: the largest cardinality that can occur; None takes that of `counts`.
+        counts: how often each N from 0 to `max_objects` occurs, with shape `(max_objects + 1,)`:
+            counts, frequencies or probabilities, not negative; None until `fit`.
 
     Raises:
-        ValueError: if `max_objects` is not a positive integer.
+        ValueError: if `max_objects` is not a positive integer or `counts` do not fit it.
 
     >>> cardinality = EmpiricalCardinality(3).fit(torch.tensor([1, 3, 3, 3]))
     >>> cardinality.log_prob(torch.tensor([3])).exp()
     tensor([0.7500], dtype=torch.float64)
     """
 
+    statistics: ClassVar[tuple[str, ...]] = ("probabilities",)
+    given_by: ClassVar[tuple[str, ...]] = ("counts",)
     condition_dim = 0
     probabilities: Tensor
 
-    def __init__(self, max_objects: int) -> None:
+    def __init__(self, max_objects: int | None = None, *, counts: Array | None = None) -> None:
         super().__init__()
+        if counts is not None:
+            counts = as_tensor(counts, "counts", torch.float64).detach().double()
+            max_objects = len(counts) - 1 if max_objects is None else max_objects
         self.max_objects = positive_integer(max_objects, "max_objects")
-        uniform = torch.full((max_objects + 1,), 1 / (max_objects + 1), dtype=torch.float64)
-        self.register_buffer("probabilities", uniform)
+        unknown = torch.full((self.max_objects + 1,), torch.nan, dtype=torch.float64)
+        self.register_buffer("probabilities", unknown)
+        if counts is not None:
+            total = counts.sum()
+            if counts.shape != unknown.shape:
+                raise ValueError(
+                    f"counts has shape {tuple(counts.shape)}, expected {tuple(unknown.shape)}: how "
+                    f"often each N from 0 to {self.max_objects} occurs"
+                )
+            if not bool(total.isfinite() and total > 0 and (counts >= 0).all()):
+                raise ValueError(
+                    f"counts must be finite and not negative, with a positive sum, got a minimum "
+                    f"of {counts.min().item():g} and a sum of {total.item():g}"
+                )
+            self.probabilities.copy_(counts / total)
+            self.given = self.known = True
 
-    def fit(self, lengths: Tensor, c: Tensor | None = None) -> Self:
+    @property
+    def counts(self) -> Tensor:
+        """How often each N occurs, as a fraction: the probabilities."""
+        return self.probabilities
+
+    def fit(self, lengths: Array, c: Array | None = None) -> Self:
         """Take the frequencies of `lengths`, integers with any shape; return self.
+
+        Frequencies that were given or fitted before are replaced.
 
         Raises:
             ValueError: if there are none, one lies outside [0, max_objects], or the context does
                 not have a row for each.
         """
+        lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
         counts = _counts(lengths, self.max_objects)
         self.probabilities.copy_(counts / lengths.numel())
+        self.given, self.known = False, True
         return self
 
-    def sample(self, uniform: Tensor, c: Tensor | None = None) -> Tensor:
+    def sample(self, uniform: Array, c: Array | None = None) -> Tensor:
         """Return the cardinality at each quantile of `uniform`, numbers in (0, 1), as int64.
 
         Raises:
-            ValueError: if the context does not have a row for each.
+            ValueError: if the context does not have a row for each, or there are no frequencies.
         """
+        if not self.known:
+            self.require_fitted()
+        if not isinstance(uniform, Tensor):
+            uniform = as_tensor(uniform, "uniform")
         if c is not None:
             _require_a_row_for_each(uniform, c)
         return _at_quantile(self.probabilities, uniform)
 
-    def log_prob(self, lengths: Tensor, c: Tensor | None = None) -> Tensor:
+    def log_prob(self, lengths: Array, c: Array | None = None) -> Tensor:
         """Return log p(N) in nats, float64, with the shape of `lengths`; -inf where N never occurs.
 
         Raises:
-            ValueError: if a length lies outside [0, max_objects], or the context does not have a
-                row for each.
+            ValueError: if a length lies outside [0, max_objects], the context does not have a row
+                for each, or there are no frequencies.
         """
+        if not self.known:
+            self.require_fitted()
+        if not isinstance(lengths, Tensor):
+            lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
         return self.probabilities.log()[_checked(lengths, self.max_objects)]
@@ -137,7 +179,7 @@ class ConditionalCardinality(CardinalityModel):
     The frequencies are those of the sample and one event more that is spread evenly over all N
     (Perks, "Some observations on inverse probability including a new indifference rule", J. Inst.
     Actuaries 73, 285, 1947). So after n events all numbers never seen have less than 1 / (n + 1)
-    together, before training, which lowers it.
+    together, before training, which lowers it. Until the frequencies are fitted there are none.
 
     The parameters have torch's default dtype; logits are computed from them in float64, under
     autocast too, so that rounding, which depends on the size of the batch, cannot move an event to
@@ -157,6 +199,7 @@ class ConditionalCardinality(CardinalityModel):
     tensor([0.6500, 0.0500], dtype=torch.float64)
     """
 
+    statistics: ClassVar[tuple[str, ...]] = ("basis",)
     basis: Tensor
 
     def __init__(
@@ -172,11 +215,11 @@ class ConditionalCardinality(CardinalityModel):
             stack += [nn.Linear(self.hidden, self.hidden), nn.SiLU()]
         functions = min(_FUNCTIONS, self.max_objects)
         self.net = nn.Sequential(*stack, nn.Linear(self.hidden, functions, bias=False))
-        self.bias = nn.Parameter(torch.empty(self.max_objects + 1))
-        self.register_buffer("basis", torch.empty(len(self.bias), functions, dtype=torch.float64))
-        self._start(torch.full((len(self.bias),), 1 / len(self.bias), dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(self.max_objects + 1))
+        unknown = torch.full((len(self.bias), functions), torch.nan, dtype=torch.float64)
+        self.register_buffer("basis", unknown)
 
-    def fit(self, lengths: Tensor, c: Tensor | None = None) -> Self:
+    def fit(self, lengths: Array, c: Array | None = None) -> Self:
         """Start from the frequencies of `lengths`, for every context; return self.
 
         What was learnt before is forgotten.
@@ -190,14 +233,16 @@ class ConditionalCardinality(CardinalityModel):
             ValueError: if there are no lengths, one lies outside [0, max_objects], or the context
                 does not fit.
         """
+        lengths = as_tensor(lengths, "lengths")
         if c is not None:
             self._context(c, lengths)
         counts = _counts(lengths, self.max_objects)
         self._start((counts + 1 / len(counts)) / (lengths.numel() + 1))
+        self.known = True
         return self
 
     @torch.no_grad()
-    def sample(self, uniform: Tensor, c: Tensor | None = None) -> Tensor:
+    def sample(self, uniform: Array, c: Array | None = None) -> Tensor:
         """Return the cardinality at each quantile, int64 with shape `batch`.
 
         Arguments:
@@ -205,11 +250,14 @@ class ConditionalCardinality(CardinalityModel):
             c: the context, with shape `(*batch, condition_dim)`.
 
         Raises:
-            ValueError: if the context is missing, has another shape, or is not finite.
+            ValueError: if the context is missing, has another shape, or is not finite, or there are
+                no frequencies.
         """
+        if not isinstance(uniform, Tensor):
+            uniform = as_tensor(uniform, "uniform")
         return _at_quantile(self._log_probabilities(self._context(c, uniform)).exp(), uniform)
 
-    def log_prob(self, lengths: Tensor, c: Tensor | None = None) -> Tensor:
+    def log_prob(self, lengths: Array, c: Array | None = None) -> Tensor:
         """Return log p(N | c) in nats, float64 with shape `batch`, finite for every N.
 
         Arguments:
@@ -218,8 +266,10 @@ class ConditionalCardinality(CardinalityModel):
 
         Raises:
             ValueError: if a length lies outside [0, max_objects], or the context is missing, has
-                another shape, or is not finite.
+                another shape, or is not finite, or there are no frequencies.
         """
+        if not isinstance(lengths, Tensor):
+            lengths = as_tensor(lengths, "lengths")
         index = _checked(lengths, self.max_objects)
         log_probabilities = self._log_probabilities(self._context(c, lengths))
         return log_probabilities.gather(-1, index[..., None]).squeeze(-1)
@@ -237,12 +287,16 @@ class ConditionalCardinality(CardinalityModel):
 
     def _log_probabilities(self, c: Tensor) -> Tensor:
         """Return log p(N | c) of every N, with shape `(*batch, max_objects + 1)`."""
+        if not self.known:
+            self.require_fitted()
         parameters = {name: value.double() for name, value in self.net.named_parameters()}
         strengths: Tensor = functional_call(self.net, parameters, c.double())
         return (self.bias.double() + strengths @ self.basis.double().T).log_softmax(-1)
 
-    def _context(self, c: Tensor | None, events: Tensor) -> Tensor:
+    def _context(self, c: Array | None, events: Tensor) -> Tensor:
         expected = (*events.shape, self.condition_dim)
+        if c is not None and not isinstance(c, Tensor):
+            c = as_tensor(c, "c")
         if c is None or tuple(c.shape) != expected:
             got = "none" if c is None else f"shape {tuple(c.shape)}"
             raise ValueError(
@@ -250,10 +304,13 @@ class ConditionalCardinality(CardinalityModel):
                 "give each event its scaled context"
             )
         if not bool(c.isfinite().all()):
-            bad = int((~c.isfinite()).any(-1).sum())
+            bad = ~c.isfinite()
+            *event, feature = bad.nonzero()[0].tolist()
+            first = f"event {', '.join(map(str, event))}, " if event else ""
             raise ValueError(
-                f"the context of {bad} of {events.numel()} events holds NaN or infinite values; "
-                "leave these events out, or mend their context"
+                f"the context of {int(bad.any(-1).sum())} of {events.numel()} events holds NaN or "
+                f"infinite values, the first is {first}{self.label(feature)}; leave these events "
+                "out, or mend their context"
             )
         return c
 
@@ -285,15 +342,17 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     """Return `lengths` as int64, all of them cardinalities that can occur."""
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+    lengths = lengths.to(torch.int64)
     if lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
         raise ValueError(
             f"lengths reach from {lengths.min().item()} to {lengths.max().item()}, expected "
             f"[0, {max_objects}]; cut the events to max_objects or raise it"
         )
-    return lengths.to(torch.int64)
+    return lengths
 
 
-def _require_a_row_for_each(events: Tensor, c: Tensor) -> None:
+def _require_a_row_for_each(events: Tensor, c: Array) -> None:
+    c = as_tensor(c, "c")
     if c.shape[:-1] != events.shape:
         raise ValueError(
             f"c has shape {tuple(c.shape)}, expected {(*events.shape, 'C')}: one row for each event"

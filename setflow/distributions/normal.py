@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from setflow.distributions.base import checked_event, sum_real
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import zero_padding
-from setflow.sets.shapes import as_tuple, split_event
+from setflow.sets.shapes import as_floating, as_tuple, split_event
 
 __all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
 
@@ -126,7 +127,7 @@ class IsotropicNormal:
             dtype=self.dtype,
         )
 
-    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, value: Array, *, mask: Array | None = None) -> Tensor:
         """Return the log-density in nats of the real coordinates, with the lead shape of `value`.
 
         Arguments:
@@ -137,9 +138,12 @@ class IsotropicNormal:
         Raises:
             ValueError: if shapes do not fit.
         """
+        if not isinstance(value, Tensor):
+            value = as_tensor(value, "value")
         event_ndim, mask = checked_event(
             self.batch_shape, self.event_shape, value, mask, same_everywhere=True
         )
+        value = value if value.is_floating_point() else as_floating(value)
         log_scale = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device).log()
         z = zero_padding(value, mask) / self.scale
         return sum_real(-0.5 * z**2 - log_scale - _LOG_SQRT_2PI, event_ndim, mask)
@@ -268,13 +272,15 @@ class DiagonalNormal:
             ) from error
         return DiagonalNormal(loc, scale, event_ndim=self.event_ndim, validate_args=False)
 
-    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, value: Array, *, mask: Array | None = None) -> Tensor:
         """Return the log-density in nats of the real coordinates, with the lead shape of `value`.
 
         Raises:
             ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
                 is a mask.
         """
+        if not isinstance(value, Tensor):
+            value = as_tensor(value, "value")
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
         z = (zero_padding(value, mask) - self.loc) / self.scale
         return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)

@@ -2,7 +2,7 @@
 the library's own evaluate the events of a batch.
 
 Notation. The divergence of v(x, t, c) is the sum of d v_i / d x_i over the real coordinates of each
-event. Fields are called at the one junction, which zeroes padded velocity: rows and columns of the
+event. Fields are called by `Events.velocity`, which zeroes padding: rows and columns of the
 Jacobian that belong to padding are zero, so that they add nothing to a trace.
 """
 
@@ -18,9 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from setflow.random import EventSeeds
+from setflow.sets.arrays import as_tensor
 from setflow.sets.context import Context
 from setflow.sets.events import Events
+from setflow.sets.masks import as_mask
 from setflow.sets.planning import Chunk, Plan
+from setflow.sets.shapes import as_floating
 
 __all__ = [
     "DivergenceEstimator",
@@ -144,10 +147,12 @@ class PlannedEstimator(DivergenceEstimator):
         mask: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Return the velocity and its divergence; see `DivergenceEstimator`."""
-        if x.is_floating_point():  # the narrowest arithmetic
+        x = as_tensor(x, "x")
+        if x.dtype != torch.bool:  # the narrowest arithmetic
+            x = as_floating(x, field)
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         if mask is not None and torch.is_grad_enabled():  # the backward pass uses it again
-            mask = mask.clone()
+            mask = as_mask(mask).clone()
         events = Events.of(field, x, mask, t=t, c=c)
         v, estimates = self.for_solve(field, events)(events)
         return v, estimates.mean(-1).to(v.dtype)
@@ -237,6 +242,8 @@ class _Callable(DivergenceEstimator):
 
 class _MaskedField(nn.Module):
     """A field with the mask of some events bound, for code that knows no masks."""
+
+    takes_mask = False
 
     def __init__(self, field: nn.Module, events: Events) -> None:
         super().__init__()

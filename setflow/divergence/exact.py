@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from setflow.divergence.analytic import analytic_evaluation
 from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
 from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
 from setflow.random import EventSeeds
@@ -25,6 +26,10 @@ _WORKING = 1.0  # memory of a reverse pass, in units of what the graph of its ev
 
 class ExactDivergence(PlannedEstimator):
     """The trace of the Jacobian over real coordinates, coordinate by coordinate.
+
+    A field that has a method `call_and_divergence(x, t, c=None)`, as in nami, is asked for its
+    velocity and its divergence instead; with `mask=` if it takes the mask, and then over real
+    coordinates. No more than the shapes of what it returns is checked.
 
     Events of like length are evaluated together, in chunks of bounded memory, each over the real
     coordinates of its longest event: a field that takes the mask sees no more padding than that.
@@ -57,6 +62,11 @@ class ExactDivergence(PlannedEstimator):
         memory: int | None = None,
         batched: bool | None = None,
     ) -> None:
+        if isinstance(max_dim, str):
+            raise ValueError(
+                f"max_dim must be a positive integer or None, got {max_dim!r}: the largest number "
+                "of real coordinates of an event; an exact divergence has no kind of probes"
+            )
         if max_dim is not None and max_dim < 1:
             raise ValueError(f"max_dim must be positive or None, got {max_dim}")
         if memory is not None and memory < 1:
@@ -81,6 +91,10 @@ class ExactDivergence(PlannedEstimator):
         Raises:
             ValueError: if an event has more than `max_dim` real coordinates.
         """
+        if callable(getattr(field, "call_and_divergence", None)):
+            own = analytic_evaluation(field, events)
+            if own is not None:
+                return own
         flat = events.flat()
         per_object = flat.x.shape[2:].numel() if flat.event_ndim > 1 else flat.x[:1].numel()
         lengths = None if flat.mask is None or not len(flat.x) else flat.lengths

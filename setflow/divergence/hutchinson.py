@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
 from setflow.divergence.linearization import linearize, recomputed
 from setflow.random import EventSeeds, counter_normal, counter_signs
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
 from setflow.sets.planning import Chunk, plan_events, traits_of
@@ -131,7 +132,13 @@ class FixedProbeDivergence(PlannedEstimator):
     tensor([6., 6., 6., 6.])
     """
 
-    def __init__(self, probes: Tensor) -> None:
+    def __init__(self, probes: Array) -> None:
+        probes = as_tensor(probes, "probes")
+        if probes.ndim < 2:
+            raise ValueError(
+                f"probes have shape {tuple(probes.shape)}, expected (n_probes, *lead, "
+                "*event_shape); HutchinsonDivergence(4) draws four"
+            )
         self.probes = probes
         self.n_estimates = len(probes)
 
@@ -169,14 +176,14 @@ class HutchinsonDivergence(PlannedEstimator):
     themselves.
 
     Arguments:
-        probe: `rademacher` (signs, the smaller variance) or `gaussian`.
         n_probes: how many probes to average; two or more for a standard error.
+        probe: `rademacher` (signs, the smaller variance) or `gaussian`.
         renew: draw new probes at every evaluation instead of once per solve. The errors of
             different times then average out, which is worth many probes; but it is noise to a
             solver that chooses its steps by its errors, so that only fixed steps are accepted.
 
     Raises:
-        ValueError: if `probe` is another word or `n_probes` is not positive.
+        ValueError: if `n_probes` is not a positive integer or `probe` is another word.
 
     >>> field = setflow.GaussianSetField(torch.zeros(2), torch.ones(2))
     >>> HutchinsonDivergence()(field, torch.zeros(4, 3, 2), 1.0)  # exact for a diagonal Jacobian
@@ -184,8 +191,14 @@ class HutchinsonDivergence(PlannedEstimator):
     """
 
     def __init__(
-        self, probe: Probe = "rademacher", n_probes: int = 1, *, renew: bool = False
+        self, n_probes: int = 1, probe: Probe = "rademacher", *, renew: bool = False
     ) -> None:
+        if n_probes in get_args(Probe):
+            raise ValueError(
+                f"n_probes must be a positive integer, got {n_probes!r}: the number of probes "
+                f"comes first, HutchinsonDivergence(4, probe={n_probes!r}); setflow.compat.nami "
+                "has the order of nami"
+            )
         if probe not in get_args(Probe):
             raise ValueError(f"probe must be 'rademacher' or 'gaussian', got {probe!r}")
         self.probe: Probe = probe
@@ -194,7 +207,7 @@ class HutchinsonDivergence(PlannedEstimator):
 
     def __repr__(self) -> str:
         renew = ", renew=True" if self.renews else ""
-        return f"HutchinsonDivergence({self.probe!r}, n_probes={self.n_probes}{renew})"
+        return f"HutchinsonDivergence({self.n_probes}, probe={self.probe!r}{renew})"
 
     def for_solve(
         self,

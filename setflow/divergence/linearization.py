@@ -28,7 +28,14 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from setflow.sets.events import Events
 
-__all__ = ["Linearization", "linearize", "recomputed", "uncompiled"]
+__all__ = [
+    "Linearization",
+    "linearize",
+    "plain_arithmetic",
+    "recomputed",
+    "uncompiled",
+    "wide_weights",
+]
 
 
 @dataclass
@@ -111,11 +118,11 @@ def linearize(
     """
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        stack.enter_context(_plain_arithmetic(events.x.device.type))
+        stack.enter_context(plain_arithmetic(events.x.device.type))
         events = _ordinary(events)
         x = events.x
         original = uncompiled(field)
-        weights = _wide_weights(original, x.dtype)
+        weights = wide_weights(original, x.dtype)
         compiled = original is not field and weights is None and not create_graph
         # the fused kernels can be differentiated once only, and not for many vectors at a time; on
         # a CPU they are no faster for the few events that are evaluated together
@@ -172,7 +179,7 @@ def _as_wide(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 @contextmanager
-def _plain_arithmetic(device: str) -> Iterator[None]:
+def plain_arithmetic(device: str) -> Iterator[None]:
     """Leave autocast and the short formats of matrix products."""
     backends: Any = torch.backends  # its parts carry no types
     products = [
@@ -191,7 +198,7 @@ def _plain_arithmetic(device: str) -> Iterator[None]:
             product.fp32_precision = precision
 
 
-def _wide_weights(field: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
+def wide_weights(field: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
     """Return the weights of a field as autograd may save them, at least as wide as the state.
 
     None if they are so already; gradients reach the weights of the field.
@@ -221,11 +228,11 @@ def recomputed(
     """
     assert events.t is not None
     context = () if events.context is None else events.context.values
-    with torch.enable_grad(), _plain_arithmetic(events.x.device.type), _as_written():
+    with torch.enable_grad(), plain_arithmetic(events.x.device.type), _as_written():
         found = _holding(events, *(v.detach() for v in (events.x, events.t, *context)))
         found = _ordinary(found)
         original = uncompiled(field)
-        leaves = _leaves_of(found.velocity(original, _wide_weights(original, found.x.dtype)))
+        leaves = _leaves_of(found.velocity(original, wide_weights(original, found.x.dtype)))
     apply: Any = _Recomputed.apply  # which carries no types
     outputs: tuple[Tensor, ...] = apply(function, events, events.x, events.t, *context, *leaves)
     return outputs
@@ -275,7 +282,7 @@ class _Recomputed(torch.autograd.Function):
             value.detach().requires_grad_(need)
             for value, need in zip(saved[: ctx.count], needed, strict=False)
         ]
-        with torch.enable_grad(), _plain_arithmetic(gradients[0].device.type):
+        with torch.enable_grad(), plain_arithmetic(gradients[0].device.type):
             outputs = ctx.function(_holding(ctx.events, *inputs))
             everything = [*inputs, *saved[ctx.count :]]
             wanted = [v for v, need in zip(everything, needed, strict=True) if need]

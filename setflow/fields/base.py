@@ -14,6 +14,7 @@ from typing import ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch
 from setflow.sets.context import AnotherSet, Context, PerObject, ResolvedContext, Row
 from setflow.sets.events import Events
@@ -197,7 +198,7 @@ def checked_events(
     x: Tensor,
     t: Tensor | float,
     context: ResolvedContext | None,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     features: tuple[int, ...],
 ) -> Events:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from setflow.fields.base import VectorField, checked_events, row_of
 from setflow.paths.affine import AffinePath, LinearPath
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real, over_features, zero_padding
 from setflow.sets.shapes import align_right
 
@@ -129,7 +130,7 @@ class GaussianSetField(VectorField):
         x = alpha_0 * self.loc + stretch_across * (centred - mean) + stretch_along * mean
         return zero_padding(x, mask)
 
-    def log_prob(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    def log_prob(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return the log-density of the ordered tuple of real objects given their number, in nats.
 
         Arguments:
@@ -139,6 +140,7 @@ class GaussianSetField(VectorField):
         Returns:
             The log-density, with shape `lead`; 0 for an event without objects.
         """
+        x = as_tensor(x, "x")
         _, mask = self._checked(x, 0.0, None, mask)
         dtype, x = x.dtype, x.double()  # many terms: their sum is accumulated in float64
         (alpha, sigma), _ = self._ends(x)
@@ -159,7 +161,7 @@ class GaussianSetField(VectorField):
         return torch.where(n > 0, log_p, 0).flatten(object_dim).sum(-1).to(dtype)
 
     def _checked(
-        self, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Tensor | None
+        self, x: Tensor, t: Tensor | float, c: Tensor | None, mask: Array | None
     ) -> tuple[Tensor, Tensor | None]:
         context = row_of(self, c, x, 0)
         events = checked_events(self, x, t, context, mask, features=tuple(self.loc.shape))

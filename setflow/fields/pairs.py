@@ -54,6 +54,11 @@ class PairFeatures(nn.Module):
         scale: Sequence[float] = (1.0, 1.0, 1.0),
     ) -> None:
         super().__init__()
+        if isinstance(columns, int):
+            raise ValueError(
+                f"columns must be three positions, got {columns}: those of rapidity, angle and "
+                "ln pT, such as (0, 1, 2)"
+            )
         self.columns = tuple(columns)
         self.loc = tuple(loc)
         self.scale = tuple(scale)

@@ -1,1 +1,1 @@
-"""Files in, files out: sampling, scoring and evaluation as jobs that may be cut off."""
+"""Files in, files out: sampling and scoring as jobs that may be cut off."""

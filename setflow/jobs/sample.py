@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from setflow.data.hdf5 import JetWriter, read_jets
+from setflow.data.hdf5 import read_jets
+from setflow.data.writing import JetWriter
 from setflow.files import check_hdf5_name, check_target
 from setflow.model.model import SetFlow
 from setflow.physics.kinematics import jet_features
@@ -61,6 +62,7 @@ def sample_to_hdf5(
             f"the model makes {', '.join(flow.features)}; a file of the JetNet layout holds "
             f"{', '.join(columns)}: use SetFlow.sample in Python"
         )
+    flow.require_fitted()
     if events is not None and events < 1:
         raise ValueError(f"events must be at least 1, got {events}")
     lengths, context = (None, None) if like is None else _like(flow, like, events)

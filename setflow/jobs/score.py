@@ -105,7 +105,8 @@ def score_to_hdf5(
 
     >>> import tempfile
     >>> from setflow.data import JetWriter
-    >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2))
+    >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
+    >>> flow = SetFlow(field, scaler=setflow.data.Standardizer(3, mean=0, std=1))
     >>> particles = SetBatch(torch.rand(2, 5, 3), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data, out = Path(folder) / "jets.h5", Path(folder) / "scores.h5"
@@ -127,6 +128,7 @@ def score_to_hdf5(
             f"the model has the features {', '.join(flow.features)}; a file of the JetNet layout "
             f"holds {', '.join(layout)}: use SetFlow.log_prob in Python"
         )
+    flow.require_fitted()
     if flow.conditions:
         read_jets(data, stop=0).context(flow.conditions)  # raises if the file does not know them
     events = header.n if events is None else events

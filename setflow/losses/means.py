@@ -16,7 +16,7 @@ from setflow.sets.events import Events
 from setflow.sets.masks import count_real, zero_padding
 from setflow.sets.planning import planned_velocity
 
-__all__ = ["Reduction", "event_means", "reduce_events", "regression_loss"]
+__all__ = ["Reduction", "reduce_events", "regression_loss"]
 
 Reduction = Literal["mean", "sum", "none"]
 
@@ -60,21 +60,6 @@ def regression_loss(
     errors = zero_padding(prediction - target, events.mask) ** 2
     losses = _means(errors, events.event_ndim, events.mask)
     return reduce_events(losses if weights is None else weights * losses, reduction)
-
-
-def event_means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
-    """Return the mean error of each event.
-
-    Arguments:
-        errors: one value per coordinate, with shape `(*lead, N, ...)`; padded slots may hold
-            anything, and their gradient is zero.
-        event_ndim: the number of event dimensions.
-        mask: boolean mask with shape `(*lead, N)`, or None for all real.
-
-    Returns:
-        The means, with shape `lead`.
-    """
-    return _means(zero_padding(errors, mask), event_ndim, mask)
 
 
 def _means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:

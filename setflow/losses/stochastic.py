@@ -1,4 +1,4 @@
-"""Flow matching, deterministic and stochastic, on events of any shape.
+"""Stochastic flow matching, on events of any shape.
 
 Notation. x_t lies on a path between data and noise, u_t is its velocity. A stochastic interpolant
 adds gamma(t) z to the point and gamma'(t) z to the velocity, z standard normal.
@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
-from setflow.sets.context import Context
+from setflow.sets.arrays import Array
+from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.protocols import Path
 from setflow.sets.shapes import align_coefficient
@@ -25,14 +26,14 @@ __all__ = ["masked_stochastic_fm_loss", "stochastic_fm_loss"]
 
 def stochastic_fm_loss(
     field: nn.Module,
-    x_target: Tensor,
-    x_source: Tensor,
-    t: Tensor | float | None = None,
-    c: Context | None = None,
+    x_target: Array,
+    x_source: Array,
+    t: Array | float | None = None,
+    c: GivenContext | None = None,
     *,
     path: Path | None = None,
     gamma: GammaSchedule | None = None,
-    z: Tensor | None = None,
+    z: Array | None = None,
     times: TimeSampling | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
@@ -78,15 +79,15 @@ def stochastic_fm_loss(
 
 def masked_stochastic_fm_loss(
     field: nn.Module,
-    x_target: Tensor,
-    x_source: Tensor,
-    mask: Tensor | None,
-    t: Tensor | float | None = None,
-    c: Context | None = None,
+    x_target: Array,
+    x_source: Array,
+    mask: Array | None,
+    t: Array | float | None = None,
+    c: GivenContext | None = None,
     *,
     path: Path | None = None,
     gamma: GammaSchedule | None = None,
-    z: Tensor | None = None,
+    z: Array | None = None,
     times: TimeSampling | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,

@@ -15,7 +15,8 @@ from setflow.distributions.base import as_base
 from setflow.divergence.base import DivergenceEstimator, PlannedEstimator, as_estimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.random import EventSeeds
-from setflow.sets.context import Context, batch_ndim_of_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import GivenContext, batch_ndim_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask
 from setflow.sets.protocols import (
@@ -72,9 +73,9 @@ class SampleWithLogProb(NamedTuple):
 class LogProbOptions(TypedDict, total=False):
     """What `masked_log_prob` takes by keyword, whatever it returns."""
 
-    c: Context | None
-    t0: float
-    t1: float
+    c: GivenContext | None
+    t0: Tensor | float
+    t1: Tensor | float
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
 
@@ -84,8 +85,8 @@ def masked_log_prob(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    x: Tensor,
-    mask: Tensor | None,
+    x: Array,
+    mask: Array | None,
     *,
     return_standard_error: Literal[False] = False,
     **options: Unpack[LogProbOptions],
@@ -97,8 +98,8 @@ def masked_log_prob(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    x: Tensor,
-    mask: Tensor | None,
+    x: Array,
+    mask: Array | None,
     *,
     return_standard_error: Literal[True],
     **options: Unpack[LogProbOptions],
@@ -109,12 +110,12 @@ def masked_log_prob(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    x: Tensor,
-    mask: Tensor | None,
+    x: Array,
+    mask: Array | None,
     *,
-    c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
+    c: GivenContext | None = None,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
     return_standard_error: bool = False,
@@ -166,17 +167,19 @@ def masked_log_prob(
     >>> torch.allclose(log_p, field.log_prob(x, mask), atol=1e-3)
     True
     """
+    if not isinstance(x, Tensor):
+        x = as_tensor(x, "x")
     events = scored_events(field, x, mask, c)
     result = score_events(
         field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
         with_error=return_standard_error,
     )  # fmt: skip
-    log_prob, error = (value.to(solve_dtype(x)) for value in result)
+    log_prob, error = (value.to(solve_dtype(events.x)) for value in result)
     return LogProbEstimate(log_prob, error) if return_standard_error else log_prob
 
 
 def scored_events(
-    field: nn.Module | int, x: Tensor, mask: Tensor | None, c: Context | None
+    field: nn.Module | int, x: Tensor, mask: Array | None, c: GivenContext | None
 ) -> Events:
     """Resolve events to score, whose mask and context may lack sample dimensions in front.
 
@@ -205,7 +208,7 @@ def scored_events(
                 "without sample dimensions in front"
             )
         mask = mask.expand(*lead, event[0])
-    return Events.of(event_ndim, x, mask, c=c, batch_ndim=batch_ndim)
+    return Events.of(field, x, mask, c=c, batch_ndim=batch_ndim)
 
 
 def sample_and_score(
@@ -214,8 +217,8 @@ def sample_and_score(
     solver: Solver | SDESolver,
     start: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     generator: torch.Generator | None,
 ) -> SampleWithLogProb:
@@ -239,8 +242,8 @@ def score_events(
     solver: Solver | SDESolver,
     events: Events,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
     with_error: bool = False,
@@ -320,8 +323,8 @@ def _collect_divergence(
     field: nn.Module,
     solver: Solver | SDESolver,
     events: Events,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None,
     seeds: EventSeeds | torch.Generator | None,
 ) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
-from setflow.sets.context import Context
+from setflow.sets.arrays import Array
+from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.protocols import Path
 from setflow.timesteps import TimeSampling, times_of
@@ -19,11 +20,11 @@ __all__ = ["fm_loss", "masked_fm_loss"]
 
 def masked_fm_loss(
     field: nn.Module,
-    x_target: Tensor,
-    x_source: Tensor,
-    mask: Tensor | None,
-    t: Tensor | float | None = None,
-    c: Context | None = None,
+    x_target: Array,
+    x_source: Array,
+    mask: Array | None,
+    t: Array | float | None = None,
+    c: GivenContext | None = None,
     *,
     path: Path | None = None,
     times: TimeSampling | None = None,
@@ -76,10 +77,10 @@ def masked_fm_loss(
 
 def fm_loss(
     field: nn.Module,
-    x_target: Tensor,
-    x_source: Tensor,
-    t: Tensor | float | None = None,
-    c: Context | None = None,
+    x_target: Array,
+    x_source: Array,
+    t: Array | float | None = None,
+    c: GivenContext | None = None,
     *,
     path: Path | None = None,
     times: TimeSampling | None = None,

@@ -12,7 +12,8 @@ from torch.distributions import Distribution
 from setflow.distributions.base import as_base, draw_noise
 from setflow.divergence.base import DivergenceEstimator
 from setflow.masking.log_prob import SampleWithLogProb, sample_and_score
-from setflow.sets.context import Context, batch_of_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import GivenContext, batch_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask
 from setflow.sets.planning import planned_velocity
@@ -27,10 +28,10 @@ class SampleOptions(TypedDict, total=False):
     """What `masked_sample` takes by keyword, whatever it returns."""
 
     sample_shape: Iterable[int] | int
-    c: Context | None
-    t0: float
-    t1: float
-    x_source: Tensor | None
+    c: GivenContext | None
+    t0: Tensor | float
+    t1: Tensor | float
+    x_source: Array | None
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
     generator: torch.Generator | None
 
@@ -40,7 +41,7 @@ def masked_sample(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     return_log_prob: Literal[False] = False,
     **options: Unpack[SampleOptions],
@@ -52,7 +53,7 @@ def masked_sample(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     return_log_prob: Literal[True],
     **options: Unpack[SampleOptions],
@@ -63,13 +64,13 @@ def masked_sample(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     sample_shape: Iterable[int] | int = (),
-    c: Context | None = None,
-    t0: float = 1.0,
-    t1: float = 0.0,
-    x_source: Tensor | None = None,
+    c: GivenContext | None = None,
+    t0: Tensor | float = 1.0,
+    t1: Tensor | float = 0.0,
+    x_source: Array | None = None,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
     generator: torch.Generator | None = None,
     return_log_prob: bool = False,
@@ -124,10 +125,10 @@ def masked_sample(
 def start_of_sampling(
     field: nn.Module | int,
     base: Base | Distribution,
-    mask: Tensor | None,
+    mask: Array | None,
     sample_shape: Iterable[int] | int,
-    c: Context | None,
-    x_source: Tensor | None,
+    c: GivenContext | None,
+    x_source: Array | None,
     generator: torch.Generator | None,
 ) -> Events:
     """Resolve what sampling is given and draw the noise.
@@ -146,6 +147,8 @@ def start_of_sampling(
     base = as_base(base)
     sample_shape = as_tuple(sample_shape)
     batch = tuple(base.batch_shape)
+    if x_source is not None and not isinstance(x_source, Tensor):
+        x_source = as_tensor(x_source, "x_source")
     if mask is not None:
         mask = as_mask(mask)
         batch = tuple(mask.shape[:-1])
@@ -166,4 +169,4 @@ def start_of_sampling(
             f"x_source has shape {tuple(x_source.shape)}, expected "
             f"({', '.join(map(str, lead))}, {slots}, ...): sample_shape + batch + event_shape"
         )
-    return Events.of(event_ndim, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")
+    return Events.of(field, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")

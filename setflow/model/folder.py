@@ -33,6 +33,7 @@ from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
 from setflow.files import NewFolder
+from setflow.fitted import Fitted
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.timesteps import TimeSampling
@@ -98,6 +99,8 @@ def describe(thing: object) -> dict[str, Any]:
             "safetensors.torch.save_file(field.state_dict(), name)"
         )
     arguments = {key: _plain(getattr(thing, key)) for key in _parameters(type(thing))}
+    if isinstance(thing, Fitted) and not thing.is_fitted:
+        arguments |= dict.fromkeys(thing.given_by)
     return {"class_path": name, "init_args": arguments}
 
 
@@ -185,12 +188,21 @@ def _plain(value: Any) -> Any:
 # --- the model ---
 
 
-def describe_model(flow: Any) -> dict[str, Any]:
-    """Return the node of a `SetFlow`, without its weights."""
+def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
+    """Return the node of a `SetFlow`, without its weights.
+
+    Arguments:
+        flow: the model.
+        fitted: with the statistics that were fitted, and not only those that were given.
+    """
     parts = {name: getattr(flow, name) for name in _PARTS}
     arguments: dict[str, Any] = {
         name: None if part is None else describe(part) for name, part in parts.items()
     }
+    for name, part in parts.items():
+        if isinstance(part, Fitted) and not part.given and not fitted:
+            for argument in part.given_by:
+                arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
     return {"class_path": _MODEL, "init_args": arguments}
 

@@ -10,12 +10,10 @@ sharding nor padding changes an event.
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel
@@ -25,53 +23,31 @@ from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
 from setflow.masking.log_prob import score_events, tells_error
 from setflow.masking.loss import masked_fm_loss
-from setflow.masking.sample import masked_sample
-from setflow.model.folder import (
-    CONFIG,
-    arguments_of,
-    describe_model,
-    read_folder,
-    short_card,
-    write_folder,
-)
+from setflow.model.density import LogDensity
+from setflow.model.finite import first_not_finite, reason_of
+from setflow.model.generate import NamedContext, generate
+from setflow.model.parts import check_parts, require_statistics
+from setflow.model.saved import SavedModel
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
-from setflow.random import EventSeeds, counter_normal, counter_uniform
-from setflow.sets.batch import SetBatch
+from setflow.random import EventSeeds
+from setflow.sets.arrays import Array
+from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
 from setflow.sets.protocols import Solver, event_ndim_of
+from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
-from setflow.solvers.fixed import RK4, Midpoint
+from setflow.solvers.fixed import RK4
 from setflow.timesteps import TimeSampling
 
 __all__ = ["LogDensity", "SetFlow"]
 
 
-class LogDensity(NamedTuple):
-    """The log-density of sets, term by term, in nats, each with shape `(B,)` and float64.
-
-    Attributes:
-        total: log p({x_1 .. x_N}, N | c) of the unordered set, per physical unit of each feature of
-            each object: the sum of the four terms that follow.
-        objects: log p(z_1 .. z_N | N, c), the density of the ordered tuple of scaled features.
-        scaling: log|det dz/dx|, of the scaling of the features and of their transforms.
-        ordering: log N!, since a set may be written down in so many orders.
-        cardinality: log p(N | c); 0 if the model has no cardinality model, and the density is then
-            one for given N.
-        standard_error: what the probes of a stochastic divergence leave uncertain in `objects`; 0
-            for an exact one, NaN if the estimator cannot tell (a single probe).
-    """
-
-    total: Tensor
-    objects: Tensor
-    scaling: Tensor
-    ordering: Tensor
-    cardinality: Tensor
-    standard_error: Tensor
-
-
-class SetFlow(nn.Module):
+class SetFlow(SavedModel):
     """A generative model of sets: how many objects, and what they are.
+
+    The statistics of the scalers and of the cardinality model are given, or fitted to the training
+    events by `fit_statistics`; a model that lacks them neither trains nor samples, scores or saves.
 
     Arguments:
         field: the velocity field on scaled features, for sets with shape `(N, len(features))`.
@@ -89,6 +65,7 @@ class SetFlow(nn.Module):
 
     >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2),
     ...                cardinality=setflow.EmpiricalCardinality(30))
+    >>> flow = flow.fit_statistics(setflow.SetBatch(torch.randn(100, 30, 3)))
     >>> flow.sample(4, seed=1, solver=setflow.Midpoint(steps=2)).x.shape
     torch.Size([4, 30, 3])
     """
@@ -112,58 +89,76 @@ class SetFlow(nn.Module):
         self.path = LinearPath() if path is None else path
         self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
         self.cardinality = cardinality
-        for name, part, count in (
-            ("field", field, len(self.features)),
-            ("scaler", self.scaler, len(self.features)),
-            ("context_scaler", context_scaler, len(self.conditions)),
-        ):
-            dim = getattr(part, "dim", count)  # a field of one's own need not tell
-            if dim != count:
-                raise ValueError(
-                    f"{name} has dim={dim}, but there are {count} names: features "
-                    f"{', '.join(self.features)}; conditions {', '.join(self.conditions) or 'none'}"
-                )
-        for option in ("object_condition_dim", "set_condition_dim"):
-            if getattr(field, option, 0):
-                raise ValueError(
-                    f"field has {option}={getattr(field, option)}, but a SetFlow has one context "
-                    "row per event; give such contexts to the verbs, setflow.masked_fm_loss and "
-                    "setflow.masked_sample"
-                )
-        asked = 0 if cardinality is None else cardinality.condition_dim
-        if asked not in (0, len(self.conditions)):
-            raise ValueError(
-                f"cardinality has condition_dim={asked}, but there are {len(self.conditions)} "
-                f"conditions: {', '.join(self.conditions) or 'none'}; give as many, or take "
-                "setflow.EmpiricalCardinality, which needs none"
-            )
+        check_parts(
+            {"field": field, "scaler": self.scaler, "context_scaler": context_scaler},
+            cardinality,
+            self.features,
+            self.conditions,
+        )
         if context_scaler is None and self.conditions:
             context_scaler = Standardizer(len(self.conditions))
         self.context_scaler = context_scaler
-        self._base = StandardNormal((len(self.features),))
+        self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
+        for conditioned in (context_scaler, cardinality):
+            if conditioned is not None:
+                conditioned.labels = tuple(f"condition '{name}'" for name in self.conditions)
+        self.base = StandardNormal((len(self.features),))
 
     @property
     def device(self) -> torch.device:
         """The device on which the model stands."""
         return self.scaler.mean.device
 
-    def fit_statistics(self, batch: SetBatch) -> SetFlow:
+    def fit_statistics(self, batch: SetBatch, *, refit: bool = False) -> SetFlow:
         """Fit scaler, context scaler and cardinality model to a training sample; return self.
 
-        A cardinality model that is trained starts anew from the frequencies of the sample.
+        What was given or fitted before is kept, so that a model that is trained further means the
+        same by its features; the sample must fit it. Once p(N | c) is fitted it is trained.
 
         Arguments:
             batch: physical features, with context in the order of `conditions`.
+            refit: fit all parts, also those that have statistics; a cardinality model that is
+                trained starts anew from the frequencies of the sample.
 
         Raises:
+            TypeError: if it is no `SetBatch`.
             ValueError: if the sample does not fit the model.
         """
-        self.scaler.fit(batch.x, batch.mask)
+        batch = listed(batch, "fit_statistics")
+        if refit or not self.scaler.is_fitted:
+            self.scaler.fit(batch.x, batch.mask)
+        else:
+            self.scaler(batch.x, batch.mask)
+        context = None
         if self.context_scaler is not None:
-            self.context_scaler.fit(self._context(batch.c, len(batch))[:, None])
+            rows = self._context(batch.c, len(batch))[:, None]
+            if refit or not self.context_scaler.is_fitted:
+                self.context_scaler.fit(rows)
+            context = self.context_scaler(rows)[:, 0]
+        elif batch.c is not None:
+            self._refuse_context(batch.c)
         if self.cardinality is not None:
-            self.cardinality.fit(batch.lengths, self._scaled_context(batch.c, len(batch)))
+            if refit or not self.cardinality.is_fitted:
+                self.cardinality.fit(batch.lengths, context)
+            elif len(batch) and int(batch.lengths.max()) > self.cardinality.max_objects:
+                raise ValueError(
+                    f"events have up to {int(batch.lengths.max())} objects, and the cardinality "
+                    f"model expected [0, {self.cardinality.max_objects}]; cut the events, or take "
+                    "another cardinality model"
+                )
         return self
+
+    def require_fitted(self) -> None:
+        """Raise unless the statistics of scalers and cardinality model are there.
+
+        They are looked at once; after that nothing on an accelerator is.
+
+        Raises:
+            ValueError: if they were neither given nor fitted.
+        """
+        require_statistics(
+            scaler=self.scaler, context_scaler=self.context_scaler, cardinality=self.cardinality
+        )
 
     def loss(
         self,
@@ -177,8 +172,8 @@ class SetFlow(nn.Module):
         """Return the training loss of physical events, a scalar: the sum of `loss_terms`.
 
         Arguments:
-            batch: physical features with shape `(B, N, D)`, with context if the model has
-                conditions.
+            batch: physical features with shape `(B, N, D)`, or `(N, D)` for one event, with context
+                if the model has conditions.
             t: times with shape `(B,)`; None draws them.
             times: the density of the times and their weight; None takes uniform times, no weight.
             noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
@@ -186,10 +181,16 @@ class SetFlow(nn.Module):
             generator: the random generator for noise and times that are not given.
 
         Raises:
-            ValueError: as `loss_terms`.
+            TypeError: as `loss_terms`.
+            ValueError: as `loss_terms`; or, on a CPU, if the loss is not finite: it then names the
+                event and the feature. On an accelerator nothing looks at the value.
         """
         terms = self.loss_terms(batch, t=t, times=times, noise=noise, generator=generator)
-        return torch.stack(list(terms.values())).sum()
+        loss = torch.stack(list(terms.values())).sum()
+        if loss.device.type == "cpu" and not bool(loss.isfinite()):  # elsewhere a look would wait
+            culprit = first_not_finite(batch, self.features, self.conditions)
+            raise ValueError(f"the loss is {loss.item():g}. {reason_of(culprit, self.field)}")
+        return loss
 
     def loss_terms(
         self,
@@ -208,18 +209,24 @@ class SetFlow(nn.Module):
             terms share no parameter, so the gradient of each is what it would be alone.
 
         Raises:
-            ValueError: if the context does not fit, or, where p(N | c) is trained, is not finite or
-                an event has more than `max_objects` objects.
+            TypeError: if `batch` is no `SetBatch`.
+            ValueError: if the model has no statistics, the context does not fit, or, where p(N | c)
+                is trained, is not finite or an event has more than `max_objects` objects.
         """
-        c = self._scaled_context(batch.c, len(batch))
+        single = isinstance(batch, SetBatch) and batch.mask.ndim == 1
+        batch = listed(batch, "loss")
+        c = self.scaled_context(batch.c, len(batch))
         log_p = None
         if self.cardinality is not None and next(self.cardinality.parameters(), None) is not None:
             # first: its checks wait for the device, which has nothing queued yet
             log_p = self.cardinality.log_prob(batch.lengths, c)
-        z = self.scaler(batch.x, batch.mask)
+        x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
+        z = self.scaler(x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
         if noise is None:
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
+        elif single:
+            noise = noise[None]
         flow = masked_fm_loss(
             self.field, z, noise.to(z), batch.mask, t, c, path=self.path, times=times,
             generator=generator,
@@ -232,10 +239,10 @@ class SetFlow(nn.Module):
     def sample(
         self,
         n: int,
-        c: Tensor | None = None,
+        c: NamedContext | None = None,
         seed: int = 0,
         *,
-        lengths: Tensor | None = None,
+        lengths: Array | None = None,
         first: int = 0,
         solver: Solver | None = None,
         batch_size: int | None = None,
@@ -244,7 +251,9 @@ class SetFlow(nn.Module):
 
         Arguments:
             n: the number of events.
-            c: physical context, with shape `(n, len(conditions))`.
+            c: physical context, with shape `(n, len(conditions))`; one row for all events, with
+                shape `(1, len(conditions))` or `(len(conditions),)`; or a mapping from the names of
+                the conditions to numbers, one for all events or one for each.
             seed: the seed of noise and cardinalities.
             lengths: the number of objects of each event, with shape `(n,)`; None draws from
                 p(N | c).
@@ -258,46 +267,14 @@ class SetFlow(nn.Module):
             knows, or to the longest event if `lengths` are given.
 
         Raises:
-            ValueError: if the context or the lengths do not fit, or there is no cardinality model.
+            ValueError: if the model has no statistics, the context or the lengths do not fit, or
+                there is no cardinality model.
         """
         if n < 0 or first < 0:
             raise ValueError(f"n and first must not be negative, got n={n}, first={first}")
+        index = torch.arange(first, first + n, device=self.scaler.mean.device)
         batch_size = self._batch_size(batch_size)
-        device, dtype = self.device, next(self.field.parameters(), self.scaler.mean).dtype
-        index = torch.arange(first, first + n, device=device)
-        c = None if c is None else c.to(device)
-        context = self._scaled_context(c, n)
-        context = None if context is None else context.to(dtype)
-        if lengths is None:
-            if self.cardinality is None:
-                raise ValueError(
-                    "the model has no cardinality model; give lengths=, or build it with "
-                    "cardinality=setflow.EmpiricalCardinality(max_objects)"
-                )
-            slots = self.cardinality.max_objects
-            lengths = self.cardinality.sample(counter_uniform(seed, index), context)
-        else:
-            lengths = torch.as_tensor(lengths, device=device)
-            if tuple(lengths.shape) != (n,) or lengths.is_floating_point():
-                raise ValueError(
-                    f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}, expected "
-                    f"{(n,)} integers: the number of objects of each event"
-                )
-            if n and int(lengths.min()) < 0:
-                raise ValueError(f"lengths must not be negative, got {int(lengths.min())}")
-            slots = int(lengths.max()) if n else 0
-        mask = torch.arange(slots, device=device) < lengths[:, None]
-        x = torch.zeros(n, slots, len(self.features), dtype=dtype, device=device)
-        solver = Midpoint(steps=50) if solver is None else solver
-        for start in range(0, n, batch_size):
-            rows = slice(start, start + batch_size)
-            noise = counter_normal(seed, index[rows], mask[rows], (len(self.features),)).to(dtype)
-            row_context = None if context is None else context[rows]
-            z = masked_sample(
-                self.field, self._base, solver, mask[rows], c=row_context, x_source=noise
-            )
-            x[rows] = self.scaler.inverse(z, mask[rows])
-        return SetBatch(x, mask, c)
+        return generate(self, index, c, seed, lengths=lengths, solver=solver, batch_size=batch_size)
 
     def log_prob(
         self,
@@ -312,8 +289,8 @@ class SetFlow(nn.Module):
         """Return the log-density of the unordered sets in nats, per physical unit of each feature.
 
         It is log p({x_1 .. x_N}, N | c), the sum of the terms of `log_prob_terms`, which has the
-        same arguments, with shape `(B,)`, float64. A model without cardinality model gives it for
-        given N.
+        same arguments, with shape `(B,)`, or `()` for one event, float64. A model without
+        cardinality model gives it for given N.
         """
         return self.log_prob_terms(
             batch, solver=solver, estimator=estimator, seed=seed, first=first, batch_size=batch_size
@@ -336,8 +313,8 @@ class SetFlow(nn.Module):
         integral falls short of 1 by that much.
 
         Arguments:
-            batch: physical features with shape `(B, N, D)`, with context if the model has
-                conditions.
+            batch: physical features with shape `(B, N, D)`, or `(N, D)` for one event, with context
+                if the model has conditions.
             solver: the ODE solver; None takes `RK4(steps=50)`.
             estimator: of the divergence; None is exact.
             seed: the seed of the probes of a stochastic estimator, which are a function of (seed,
@@ -351,30 +328,39 @@ class SetFlow(nn.Module):
             `torch.no_grad()` where no gradient is needed.
 
         Raises:
-            ValueError: if features, context or the numbers of objects do not fit or are not finite,
-                or as `masked_log_prob`.
+            TypeError: if `batch` is no `SetBatch`.
+            ValueError: if the model has no statistics; features, context or the numbers of objects
+                do not fit or are not finite; or as `masked_log_prob`.
             IntegrationError: if an adaptive solver does not reach its tolerance; it names the rows
                 that failed first.
         """
+        single = isinstance(batch, SetBatch) and batch.mask.ndim == 1
+        batch = listed(batch, "log_prob")
         n = len(batch)
         if batch.mask.ndim != 2 or batch.x.shape[2:] != (len(self.features),):
             raise ValueError(
                 f"the batch has x of shape {tuple(batch.x.shape)}, expected (B, N, "
                 f"{len(self.features)}) with the features {', '.join(self.features)}"
             )
+        c = self.scaled_context(batch.c, n)
         bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)
         if bool(bad.any()):
+            culprit = first_not_finite(SetBatch(batch.x, batch.mask), self.features, ())
             raise ValueError(
                 f"{int(bad.sum())} events hold NaN or infinite values in real objects, the first "
-                f"is event {int(bad.nonzero()[0])}; leave them out"
+                f"is event {int(bad.nonzero()[0])}, where {culprit and culprit.what}; leave them "
+                "out"
             )
-        z = self.scaler(batch.x, batch.mask)
+        x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
+        z = self.scaler(x, batch.mask)
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
-        c = self._scaled_context(batch.c, n)
         lengths = batch.lengths
         if c is not None and not bool(c[lengths > 0].isfinite().all()):
-            row = int((~c.isfinite().all(-1) & (lengths > 0)).nonzero()[0])
-            raise ValueError(f"the context of event {row} is not finite; leave it out")
+            row, k = (~c.isfinite() & (lengths > 0)[:, None]).nonzero()[0].tolist()
+            raise ValueError(
+                f"the context of event {row} is not finite: condition '{self.conditions[k]}'; "
+                "leave it out"
+            )
         index = _event_index(first, n).to(z.device)
         scaling = self.scaler.log_det(batch.x.double(), batch.mask)
         ordering = torch.lgamma(lengths.double() + 1)
@@ -390,7 +376,7 @@ class SetFlow(nn.Module):
             try:
                 parts.append(
                     score_events(
-                        self.field, self._base, solver, events, t0=1.0, t1=0.0, estimator=estimator,
+                        self.field, self.base, solver, events, t0=1.0, t1=0.0, estimator=estimator,
                         seeds=EventSeeds(seed, index[rows]), with_error=tells_error(estimator),
                     )
                 )  # fmt: skip
@@ -405,82 +391,15 @@ class SetFlow(nn.Module):
             )
         )
         total = objects + scaling + ordering + cardinality
-        return LogDensity(total, objects, scaling, ordering, cardinality, standard_error)
+        terms = (total, objects, scaling, ordering, cardinality, standard_error)
+        return LogDensity(*(term[0] if single else term for term in terms))
 
     def _batch_size(self, asked: int | None) -> int:
         if asked is None:
-            return 128 if self.device.type == "cpu" else 2048
+            return 128 if self.scaler.mean.device.type == "cpu" else 2048
         if asked < 1:
             raise ValueError(f"batch_size must be at least 1, got {asked}")
         return asked
-
-    # --- files ---
-
-    def describe(self) -> dict[str, Any]:
-        """Return the node from which `from_node` builds this object, without its weights."""
-        return describe_model(self)
-
-    @classmethod
-    def from_node(cls, node: Any, *, where: str = "model.flow") -> SetFlow:
-        """Build a model from its node; classes come from the library's own table.
-
-        Raises:
-            ValueError: if the node names another class or an argument that does not exist.
-        """
-        arguments = arguments_of(node, where)
-        try:
-            return cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from error
-
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        overwrite: bool = False,
-        config: Mapping[str, Any] | None = None,
-        card: str | None = None,
-    ) -> Path:
-        """Write the model as a folder, which appears when it is complete.
-
-        Arguments:
-            folder: where.
-            overwrite: replace a model folder that is there.
-            config: further nodes for `config.yaml`, such as the training configuration; its node
-                `model.flow` is written anew.
-            card: the text of the card; None writes a short one.
-
-        Returns:
-            The path of the folder.
-
-        Raises:
-            FileExistsError: if it exists and may not be replaced.
-            TypeError: if a part of the model has no name in the library's table.
-        """
-        folder = Path(folder)
-        nodes = dict(config or {})
-        nodes["model"] = {**dict(nodes.get("model") or {}), "flow": self.describe()}
-        card = short_card(self, folder.name) if card is None else card
-        write_folder(folder, nodes, self.state_dict(), card, overwrite=overwrite)
-        return folder
-
-    @classmethod
-    def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> SetFlow:
-        """Read a model folder, verified against its manifest; the model is in evaluation mode.
-
-        Raises:
-            FileNotFoundError: if the folder or one of its files is not there.
-            ValueError: if a hash does not match, or the files do not describe a model.
-        """
-        stored = read_folder(Path(folder))
-        flow = cls.from_node(stored.node, where=stored.where)
-        try:
-            flow.load_state_dict(stored.weights, assign=True)  # in the stored dtype
-        except RuntimeError as error:
-            raise ValueError(
-                f"{folder} does not hold the weights that its {CONFIG} describes: {error}"
-            ) from error
-        return flow.to(device).eval()
 
     def _context(self, c: Tensor | None, n: int) -> Tensor:
         shape = (n, len(self.conditions))
@@ -492,14 +411,29 @@ class SetFlow(nn.Module):
             )
         return c
 
-    def _scaled_context(self, c: Tensor | None, n: int) -> Tensor | None:
+    def _refuse_context(self, c: Tensor) -> None:
+        raise ValueError(
+            f"the model takes no context, got c with shape {tuple(c.shape)}; leave it out"
+        )
+
+    def scaled_context(self, c: Tensor | None, n: int) -> Tensor | None:
+        """Return the context of `n` events as field and cardinality model get it.
+
+        All that uses the model comes here first, so its statistics are asked for here.
+
+        Raises:
+            ValueError: if the context does not fit, or the model has no statistics.
+        """
+        parts = (self.scaler, self.context_scaler, self.cardinality)
+        if not all(part is None or part.known for part in parts):
+            self.require_fitted()
         if self.context_scaler is None:
             if c is not None:
-                raise ValueError(
-                    f"the model takes no context, got c with shape {tuple(c.shape)}; leave it out"
-                )
+                self._refuse_context(c)
             return None
-        scaled: Tensor = self.context_scaler(self._context(c, n)[:, None])
+        given = self._context(c, n)
+        given = given if given.is_floating_point() else as_floating(given, self.field)
+        scaled: Tensor = self.context_scaler(given[:, None])
         return scaled[:, 0]
 
 

@@ -78,6 +78,12 @@ class ScaledBrownianGamma(GammaSchedule):
                     + ("; without noise use ZeroGamma()" if name == "scale" else "")
                 )
 
+        if self.eps >= self.scale / 4:
+            raise ValueError(
+                f"eps must be below the maximum of gamma^2, {self.scale / 4:g}, got {self.eps}: it "
+                "is the floor of gamma^2; the amplitude is that of ScaledBrownianGamma(scale)"
+            )
+
     def gamma(self, t: Tensor) -> Tensor:
         variance = self.scale * t * (1 - t)
         return variance.clamp(min=max(self.eps, torch.finfo(variance.dtype).tiny)).sqrt()

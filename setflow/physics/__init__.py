@@ -1,4 +1,4 @@
-"""Floor 1: what a jet is measured by: four-momenta, substructure, distances between samples.
+"""What a jet is measured by: four-momenta, substructure, distances between samples.
 
 The function `setflow.physics.metrics.observables` is not exported here, where `observables` is the
 module of the substructure.

@@ -19,7 +19,9 @@ import math
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, count_real, zero_padding
+from setflow.sets.shapes import as_floating
 
 __all__ = [
     "checked_particles",
@@ -33,20 +35,22 @@ __all__ = [
 ]
 
 
-def checked_particles(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def checked_particles(x: Array, mask: Array | None) -> tuple[Tensor, Tensor]:
     """Return particles with zeros in their padded slots, and a boolean mask, both checked.
 
     Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`, floating point.
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; integers become numbers
+            of torch's default dtype.
         mask: which are real, with shape `(*batch, N)`; None means all.
 
     Raises:
-        TypeError: if `x` is not a floating-point tensor.
+        TypeError: if `x` does not hold real numbers.
         ValueError: if a shape does not fit.
     """
-    if not isinstance(x, Tensor) or not x.is_floating_point():
-        got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-        raise TypeError(f"particles must be a floating-point tensor, got {got}; convert it first")
+    x = as_tensor(x, "particles")
+    if x.is_complex() or x.dtype == torch.bool:
+        raise TypeError(f"particles must hold real numbers, got {x.dtype}; convert them first")
+    x = as_floating(x)
     if x.ndim < 2 or x.shape[-1] != 3:
         raise ValueError(
             f"particles have shape {tuple(x.shape)}, expected (*batch, N, 3) with the features "
@@ -58,7 +62,7 @@ def checked_particles(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     return zero_padding(x, mask), mask
 
 
-def delta_phi(phi_a: Tensor, phi_b: Tensor) -> Tensor:
+def delta_phi(phi_a: Array | float, phi_b: Array | float) -> Tensor:
     """Return the angle `phi_a - phi_b` in radians, wrapped to [-pi, pi).
 
     Differences that need no wrapping come back to the last bit.
@@ -66,13 +70,13 @@ def delta_phi(phi_a: Tensor, phi_b: Tensor) -> Tensor:
     >>> delta_phi(torch.tensor([3.0]), torch.tensor([-3.0]))
     tensor([-0.2832])
     """
-    difference = phi_a - phi_b
+    difference = as_tensor(phi_a, "phi_a") - as_tensor(phi_b, "phi_b")
     turns = torch.floor((difference + math.pi) / (2 * math.pi))
     wrapped = difference - 2 * math.pi * turns
     return torch.where(wrapped >= math.pi, -math.pi, wrapped).clamp(min=-math.pi)
 
 
-def jet_four_momentum(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def jet_four_momentum(x: Array, mask: Array | None = None) -> Tensor:
     """Return the jet's four-momentum (E, px, py, pz), with shape `(*batch, 4)`.
 
     Arguments:
@@ -86,7 +90,7 @@ def jet_four_momentum(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor([0.7500, 0.7500, 0.0000, 0.0000])
     """
     real, _ = checked_particles(x, mask)
-    return _four_momentum(real.double()).to(x.dtype)
+    return _four_momentum(real.double()).to(real.dtype)
 
 
 def _four_momentum(real: Tensor) -> Tensor:
@@ -95,7 +99,7 @@ def _four_momentum(real: Tensor) -> Tensor:
     return torch.stack([component.sum(-1) for component in momenta], -1)
 
 
-def jet_mass(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def jet_mass(x: Array, mask: Array | None = None) -> Tensor:
     """Return the invariant mass of the jet, with shape `batch`, in the unit of pT.
 
     Arguments:
@@ -116,7 +120,7 @@ def jet_mass(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.0998, dtype=torch.float64)
     """
     real, _ = checked_particles(x, mask)
-    return _mass(real.double()).to(x.dtype)
+    return _mass(real.double()).to(real.dtype)
 
 
 def _mass(real: Tensor) -> Tensor:
@@ -143,7 +147,7 @@ def _root(square: Tensor) -> Tensor:
     return torch.where(none, 0.0, torch.where(none, 1.0, square).sqrt())
 
 
-def jet_pt(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def jet_pt(x: Array, mask: Array | None = None) -> Tensor:
     """Return the transverse momentum of the jet (a vector sum), with shape `batch`.
 
     Arguments:
@@ -156,14 +160,14 @@ def jet_pt(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.7500)
     """
     real, _ = checked_particles(x, mask)
-    return _transverse(_four_momentum(real.double())).to(x.dtype)
+    return _transverse(_four_momentum(real.double())).to(real.dtype)
 
 
 def _transverse(momentum: Tensor) -> Tensor:
     return _root(momentum[..., 1].square() + momentum[..., 2].square())
 
 
-def jet_eta(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def jet_eta(x: Array, mask: Array | None = None) -> Tensor:
     """Return the pseudorapidity of the jet's momentum, with shape `batch`, dimensionless.
 
     Arguments:
@@ -177,7 +181,7 @@ def jet_eta(x: Tensor, mask: Tensor | None = None) -> Tensor:
     tensor(0.3000)
     """
     real, _ = checked_particles(x, mask)
-    return _pseudorapidity(_four_momentum(real.double())).to(x.dtype)
+    return _pseudorapidity(_four_momentum(real.double())).to(real.dtype)
 
 
 def _pseudorapidity(momentum: Tensor) -> Tensor:
@@ -186,7 +190,7 @@ def _pseudorapidity(momentum: Tensor) -> Tensor:
     return torch.where(none, 0.0, momentum[..., 3] / torch.where(none, 1.0, pt)).asinh()
 
 
-def jet_features(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def jet_features(x: Array, mask: Array | None = None) -> Tensor:
     """Return (pt, eta, mass, number of real particles) of each jet, with shape `(*batch, 4)`.
 
     Arguments:
@@ -207,11 +211,11 @@ def jet_features(x: Tensor, mask: Tensor | None = None) -> Tensor:
         _mass(real.double()),
         count_real(mask).double(),
     )
-    return torch.stack(features, -1).to(x.dtype)
+    return torch.stack(features, -1).to(real.dtype)
 
 
 def hardest_first(
-    x: Tensor, mask: Tensor | None = None, n: int | None = None
+    x: Array, mask: Array | None = None, n: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Sort the real particles of each jet by falling ptrel, and keep the first `n` slots.
 
@@ -236,7 +240,7 @@ def hardest_first(
     if n is not None and n < 0:
         raise ValueError(f"n must be at least 0, got {n}")
     real, mask = checked_particles(x, mask)
-    slots = x.shape[-2] if n is None else n
+    slots = real.shape[-2] if n is None else n
     order = real[..., 2].argsort(dim=-1, descending=True, stable=True)
     padded_last = (~mask).gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True)
     order = order.gather(-1, padded_last)[..., :slots]

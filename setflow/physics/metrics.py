@@ -28,6 +28,8 @@ from torch import Tensor
 
 from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
 from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21
+from setflow.sets import arrays
+from setflow.sets.arrays import as_tensor
 from setflow.sets.masks import count_real
 
 __all__ = [
@@ -140,7 +142,7 @@ class Observables:
         return Observables(**per_jet, particles=self.particles[kept], jet=jet[kept])
 
 
-def observables(x: Tensor, mask: Tensor | None = None) -> Observables:
+def observables(x: arrays.Array, mask: arrays.Array | None = None) -> Observables:
     """Compute every observable of a sample of jets once.
 
     Arguments:
@@ -151,11 +153,13 @@ def observables(x: Tensor, mask: Tensor | None = None) -> Observables:
     Raises:
         ValueError: if there is no jet, or a real particle or an observable is not finite.
     """
-    real, mask = checked_particles(x.detach(), mask)
-    n = math.prod(x.shape[:-2])
+    real, mask = checked_particles(as_tensor(x, "particles").detach(), mask)
+    n = math.prod(real.shape[:-2])
     if n == 0:
-        raise ValueError(f"particles have shape {tuple(x.shape)}: no jet to compute observables of")
-    real, mask = real.double().reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2])
+        raise ValueError(
+            f"particles have shape {tuple(real.shape)}: no jet to compute observables of"
+        )
+    real, mask = real.double().reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
     result = Observables(
         mass=jet_mass(real, mask),
         pt=jet_pt(real, mask),
@@ -177,7 +181,7 @@ def observables(x: Tensor, mask: Tensor | None = None) -> Observables:
     return result
 
 
-def w1(a: Tensor, b: Tensor) -> float:
+def w1(a: arrays.Array, b: arrays.Array) -> float:
     """Return the 1-Wasserstein distance between two samples, in the unit of their values.
 
     Arguments:
@@ -190,6 +194,7 @@ def w1(a: Tensor, b: Tensor) -> float:
     >>> w1(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0]))
     5.0
     """
+    a, b = as_tensor(a, "a"), as_tensor(b, "b")
     _require_values(a.numel(), b.numel(), "w1")
     values = np.concatenate([_as_array(a), _as_array(b)])
     order = values.argsort()
@@ -323,7 +328,7 @@ def truth_floor(
 
 
 def shuffle_particles(
-    x: Tensor, mask: Tensor | None, generator: torch.Generator
+    x: arrays.Array, mask: arrays.Array | None, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
     """Return jets whose particles are shuffled between them, rank by rank: the first control.
 
@@ -346,12 +351,14 @@ def shuffle_particles(
         jets = mask[:, rank].nonzero()[:, 0]
         if len(jets) == 0:
             break
-        permuted = torch.randperm(len(jets), generator=generator).to(x.device)
+        permuted = torch.randperm(len(jets), generator=generator).to(real.device)
         real[jets, rank] = real[jets[permuted], rank]
     return real.reshape(shape), mask.reshape(shape[:-1])
 
 
-def swap_ptrel(x: Tensor, mask: Tensor | None, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def swap_ptrel(
+    x: arrays.Array, mask: arrays.Array | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Return jets whose lists of ptrel are swapped between them: the second control.
 
     Arguments:
@@ -378,8 +385,9 @@ def swap_ptrel(x: Tensor, mask: Tensor | None, generator: torch.Generator) -> tu
     return real.reshape(shape), mask.reshape(shape[:-1])
 
 
-def _jets_of(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor, torch.Size]:
+def _jets_of(x: arrays.Array, mask: arrays.Array | None) -> tuple[Tensor, Tensor, torch.Size]:
     """Return a copy as one list of jets `(n, N, 3)`, hardest first, its mask, the shape of `x`."""
+    x = as_tensor(x, "particles")
     real, mask = hardest_first(x.detach(), mask)
     n = math.prod(x.shape[:-2])
     return real.reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2]), x.shape

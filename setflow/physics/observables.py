@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 
 from setflow.physics.kinematics import checked_particles, delta_phi, hardest_first
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real
+from setflow.sets.shapes import floating_dtype
 
 __all__ = ["energy_flow_polynomial", "multiplicity", "tau21"]
 
@@ -33,7 +35,7 @@ _SLOTS = 2**14
 """Slots in a chunk at most: what one thread works through faster than two can agree to share it."""
 
 
-def multiplicity(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def multiplicity(x: Array, mask: Array | None = None) -> Tensor:
     """Return the number of real particles of each jet, with shape `batch`, in the dtype of `x`.
 
     Arguments:
@@ -43,11 +45,11 @@ def multiplicity(x: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> multiplicity(torch.zeros(4, 3), torch.tensor([True, False, True, False]))
     tensor(2.)
     """
-    _, mask = checked_particles(x, mask)
-    return count_real(mask).to(x.dtype)
+    real, mask = checked_particles(x, mask)
+    return count_real(mask).to(real.dtype)
 
 
-def tau21(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def tau21(x: Array, mask: Array | None = None) -> Tensor:
     """Return the N-subjettiness ratio tau2 / tau1 of each jet, with shape `batch`, between 0 and 1.
 
     Arguments:
@@ -69,14 +71,15 @@ def tau21(x: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> tau21(torch.tensor(prongs))  # (0.2 * 0.1 + 0.1 * 0.1) / (0.2 * 0.1 + 0.3 * 0.8 + 0.1 * 0.9)
     tensor(0.0857)
     """
+    x = as_tensor(x, "particles")
     real, mask = _canonical(x, mask)
     result = real.new_zeros(mask.shape[0])
     for jets, eta, phi, pt, count in _chunks(real, mask, at_least=3):
         result[jets] = _tau21_of_chunk(eta, phi, pt, count)
-    return result.reshape(x.shape[:-2]).to(x.dtype)
+    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
 
 
-def energy_flow_polynomial(x: Tensor, mask: Tensor | None = None) -> Tensor:
+def energy_flow_polynomial(x: Array, mask: Array | None = None) -> Tensor:
     """Return the energy flow polynomial of the square graph of each jet, with shape `batch`.
 
     Arguments:
@@ -97,16 +100,17 @@ def energy_flow_polynomial(x: Tensor, mask: Tensor | None = None) -> Tensor:
     >>> energy_flow_polynomial(jet)  # i = k and j = l: 2 * 0.5^4 * 0.2^4
     tensor(0.0002, dtype=torch.float64)
     """
+    x = as_tensor(x, "particles")
     real, mask = _packed(x, mask)
     result = real.new_zeros(mask.shape[0])
     for jets, eta, phi, pt, _ in _chunks(real, mask, at_least=2):
         theta = _squared_distances(eta, phi).sqrt_()
         two_steps = torch.bmm(theta * pt[:, None, :], theta)
         result[jets] = torch.einsum("bi,bik,bk->b", pt, two_steps.square_(), pt)
-    return result.reshape(x.shape[:-2]).to(x.dtype)
+    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
 
 
-def _packed(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _packed(x: Tensor, mask: Array | None) -> tuple[Tensor, Tensor]:
     """Return one list of jets `(n, N, 3)` in float64, hardest first, and its mask; no graph."""
     real, mask = checked_particles(x, mask)
     jets = math.prod(x.shape[:-2])
@@ -115,7 +119,7 @@ def _packed(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
     )
 
 
-def _canonical(x: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+def _canonical(x: Tensor, mask: Array | None) -> tuple[Tensor, Tensor]:
     """Return what `_packed` does, with ties in ptrel broken by eta and phi and not by their order.
 
     A clustering that meets a tie must decide; so it decides alike however the set is written down.

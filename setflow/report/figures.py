@@ -27,43 +27,27 @@ import matplotlib
 import mplhep
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-from numpy.typing import NDArray
-from torch import Tensor
 
-from setflow.physics.kinematics import jet_mass
 from setflow.physics.metrics import METRICS, Floor, Observables
-from setflow.schema import PARTICLE_FEATURES, axis_label
+from setflow.report.images import example_jets, jet_images
+from setflow.report.style import (
+    BAND,
+    ETA,
+    GENERATED,
+    JET_PT,
+    MASS,
+    PHI,
+    PTREL,
+    REFERENCE,
+    STYLE,
+    Array,
+    as_numpy,
+)
 from setflow.sets.batch import SetBatch
 
-__all__ = ["QUANTITIES", "Quantity", "example_jets", "jet_images", "spectrum", "write_plots"]
-
-Array = NDArray[np.float64]
-
-_REFERENCE, _BAND, _GENERATED = "#5790fc", "#86affd", "#e42536"
-_STYLE: Any = mplhep.style.ROOT | {
-    "font.size": 11.0,
-    "axes.labelsize": 13.0,
-    "axes.titlesize": 12.0,
-    "axes.linewidth": 1.0,
-    "axes.unicode_minus": True,
-    "legend.fontsize": 10.5,
-    "legend.title_fontsize": 10.5,
-    "xtick.labelsize": 11.0,
-    "ytick.labelsize": 11.0,
-    "xtick.major.size": 6.0,
-    "xtick.minor.size": 3.0,
-    "ytick.major.size": 6.0,
-    "ytick.minor.size": 3.0,
-    "figure.dpi": 150.0,
-    "savefig.dpi": 150.0,
-}
-_JET_PT = r"p_T^\mathrm{jet}"
-_MASS = rf"$m / {_JET_PT}$"
-_ETA, _PHI, _PTREL = (axis_label(column) for column in PARTICLE_FEATURES[:3])
-_PTREL += rf" $= p_T / {_JET_PT}$"
+__all__ = ["QUANTITIES", "Quantity", "spectrum", "write_plots"]
 
 
 @dataclass(frozen=True)
@@ -94,16 +78,14 @@ class Quantity:
 
 
 QUANTITIES = (
-    Quantity("mass", _MASS, rf"({_MASS.strip('$')})", bound=0.0),
-    Quantity(
-        "pt", rf"$p_T$ of the particles' sum / ${_JET_PT}$", rf"(p_T / {_JET_PT})", least=0.05
-    ),
+    Quantity("mass", MASS, rf"({MASS.strip('$')})", bound=0.0),
+    Quantity("pt", rf"$p_T$ of the particles' sum / ${JET_PT}$", rf"(p_T / {JET_PT})", least=0.05),
     Quantity("multiplicity", "Number of particles $N$", "N", integer=True),
     Quantity("tau21", r"$\tau_{21} = \tau_2 / \tau_1$", r"\tau_{21}", bound=0.0),
-    Quantity("efp", rf"EFP of the square graph / $({_JET_PT})^4$", r"\mathrm{EFP}", log_x=True),
-    Quantity("etarel", _ETA, r"\eta^\mathrm{rel}", log_y=True),
-    Quantity("phirel", _PHI, r"\phi^\mathrm{rel}", log_y=True),
-    Quantity("ptrel", _PTREL, r"p_T^\mathrm{rel}", log_x=True, log_y=True),
+    Quantity("efp", rf"EFP of the square graph / $({JET_PT})^4$", r"\mathrm{EFP}", log_x=True),
+    Quantity("etarel", ETA, r"\eta^\mathrm{rel}", log_y=True),
+    Quantity("phirel", PHI, r"\phi^\mathrm{rel}", log_y=True),
+    Quantity("ptrel", PTREL, r"p_T^\mathrm{rel}", log_x=True, log_y=True),
 )
 """The spectra that `write_plots` draws, in this order."""
 
@@ -124,7 +106,7 @@ def spectrum(
     """
     edges = _edges(quantity, reference, min(len(generated), len(reference)))
     truth, model = (_Histogram.of(quantity, side, edges) for side in (reference, generated))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 5.8))
         place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
         top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=place)
@@ -159,7 +141,7 @@ class _Histogram:
 
     @classmethod
     def of(cls, quantity: Quantity, sample: Observables, edges: Array) -> _Histogram:
-        values, jet = (_numpy(column) for column in sample.column(quantity.name))
+        values, jet = (as_numpy(column) for column in sample.column(quantity.name))
         jets, bins = len(sample), len(edges) - 1
         place = np.searchsorted(edges, values, side="right") - 1
         place[values == edges[-1]] = bins - 1
@@ -187,14 +169,9 @@ class _Histogram:
         )
 
 
-def _numpy(values: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = values.detach().cpu().numpy()
-    return array
-
-
 def _edges(quantity: Quantity, reference: Observables, jets: int) -> Array:
     """Return bin edges that fit the reference: its quantiles, and as many bins as jets can fill."""
-    values = _numpy(reference.column(quantity.name)[0])
+    values = as_numpy(reference.column(quantity.name)[0])
     bins = int(np.clip(2.3 * jets ** (1 / 3), 8, 50))
     if quantity.log_x:
         positive = values[values > 0] if (values > 0).any() else np.ones(1)
@@ -218,13 +195,13 @@ def _draw_densities(
 ) -> None:
     edges = truth.edges
     common = {"ax": axes, "flow": "none"}
-    fill = {"histtype": "fill", "color": _REFERENCE, "alpha": 0.3}
+    fill = {"histtype": "fill", "color": REFERENCE, "alpha": 0.3}
     mplhep.histplot(
         truth.density, edges, label=f"Reference: {truth.size} (band: error)", **fill, **common
     )
     low, high = np.clip(truth.density - truth.error, 0.0, None), truth.density + truth.error
-    axes.stairs(high, edges, baseline=low, fill=True, color=_BAND, linewidth=0)
-    points = {"histtype": "errorbar", "color": _GENERATED, "markersize": 5, "elinewidth": 1.2}
+    axes.stairs(high, edges, baseline=low, fill=True, color=BAND, linewidth=0)
+    points = {"histtype": "errorbar", "color": GENERATED, "markersize": 5, "elinewidth": 1.2}
     mplhep.histplot(
         np.where(model.density > 0, model.density, np.nan),
         edges,
@@ -257,7 +234,7 @@ def _draw_ratio(axes: Axes, truth: _Histogram, model: _Histogram) -> None:
     known = (truth.density > 0) & (truth.error < 0.4 * safe)
     ratio, error = model.density / safe, model.error / safe
     band = np.where(known, truth.error / safe, 0.0)
-    axes.stairs(1 + band, truth.edges, baseline=1 - band, fill=True, color=_BAND)
+    axes.stairs(1 + band, truth.edges, baseline=1 - band, fill=True, color=BAND)
     axes.axhline(1.0, color="black", linewidth=1.0)
 
     off = np.abs(ratio[known] - 1)
@@ -266,127 +243,13 @@ def _draw_ratio(axes: Axes, truth: _Histogram, model: _Histogram) -> None:
     axes.yaxis.set_major_locator(FixedLocator([1 - reach / 2, 1, 1 + reach / 2]))
     centres = truth.centres
     shown = known & (np.abs(ratio - 1) <= reach)
-    style: dict[str, Any] = {"color": _GENERATED, "markersize": 5}
+    style: dict[str, Any] = {"color": GENERATED, "markersize": 5}
     axes.errorbar(centres[shown], ratio[shown], error[shown], fmt=".", elinewidth=1.2, **style)
     for beyond, marker, edge in ((ratio > 1 + reach, "^", 0.93), (ratio < 1 - reach, "v", 0.07)):
         place = centres[known & beyond]
         height = np.full(len(place), edge)
         axes.plot(place, height, marker, transform=axes.get_xaxis_transform(), **style)
     axes.set_ylabel("Gen. / ref.", loc="center")
-
-
-def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
-    """Draw the average image of a jet in (etarel, phirel), each particle weighted by its ptrel.
-
-    Arguments:
-        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
-        reference: those of the reference.
-
-    The third picture is their ratio, grey where its statistical error exceeds 30%. The fewer jets
-    there are, the larger are the pixels.
-    """
-    reach = _reach(reference)
-    pixels = int(np.clip(0.45 * math.sqrt(min(len(generated), len(reference))), 16, 40))
-    edges = np.linspace(-reach, reach, pixels + 1)
-    truth, truth_error = _image(reference, edges)
-    model, model_error = _image(generated, edges)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(13.6, 4.4), layout="constrained")
-        left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
-        positive = truth[truth > 0]
-        low, high = np.quantile(positive, [0.05, 1.0]) if positive.size else (0.1, 1.0)
-        shades = LogNorm(low, max(high, 1.01 * low))
-        for axes, image, name, jets in (
-            (left, truth, "Reference", len(reference)),
-            (middle, model, "Generated", len(generated)),
-        ):
-            drawn = axes.pcolormesh(edges, edges, image.T, norm=shades, cmap="viridis")
-            axes.set_facecolor(drawn.get_cmap()(0.0))
-            axes.set_title(f"{name}: mean of {jets:,} jets", loc="left")
-        bar = figure.colorbar(drawn, ax=[left, middle], pad=0.01, extend="min")
-        bar.set_label("Mean " + axis_label(PARTICLE_FEATURES[2]) + " per pixel", loc="center")
-
-        ratio = np.full_like(truth, np.nan)
-        known = np.hypot(truth_error, model_error) < 0.3
-        np.divide(model, truth, out=ratio, where=known)
-        drawn = right.pcolormesh(edges, edges, ratio.T, norm=LogNorm(0.5, 2.0), cmap="RdBu_r")
-        right.set_facecolor("#c8c8c8")
-        right.set_title("Ratio (grey: error above 30%)", loc="left")
-        bar = figure.colorbar(drawn, ax=right, pad=0.02, extend="both")
-        bar.set_label("Generated / reference", loc="center")
-        bar.ax.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0]))
-        bar.ax.yaxis.set_minor_locator(NullLocator())
-        bar.ax.yaxis.set_major_formatter("{x:.1f}")
-        for axes in (left, middle, right):
-            axes.set_aspect("equal")
-            axes.set_xlabel(_ETA)
-        left.set_ylabel(_PHI)
-    return figure
-
-
-def _reach(reference: SetBatch) -> float:
-    """Return how far from the axis pictures go: where all but one in 200 real particles are."""
-    angles = np.abs(_numpy(reference.x[reference.mask][:, :2])).max(-1, initial=0.0)
-    return float(np.quantile(angles, 0.995)) or 1.0 if angles.size else 1.0
-
-
-def _image(batch: SetBatch, edges: Array) -> tuple[Array, Array]:
-    """Return ptrel per pixel and jet, with shape `(etarel, phirel)`, and its relative error.
-
-    The error counts jets, not particles: those of one prong fall into the same pixel.
-    """
-    pixels = len(edges) - 1
-    eta, phi, pt = _numpy(batch.x[batch.mask]).astype(np.float64).T
-    jet = _numpy(batch.mask.nonzero()[:, 0])
-    column, row = (np.searchsorted(edges, angle, side="right") - 1 for angle in (eta, phi))
-    inside = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
-    pixel = (column * pixels + row)[inside]
-    cells, place = np.unique(jet[inside] * pixels**2 + pixel, return_inverse=True)
-    per_jet = np.bincount(place, weights=pt[inside], minlength=len(cells))
-    image, square = (
-        np.bincount(cells % pixels**2, weights=weights, minlength=pixels**2)
-        for weights in (per_jet, per_jet**2)
-    )
-    error = np.full(pixels**2, np.inf)
-    np.divide(np.sqrt(square), image, out=error, where=image > 0)
-    shape = (pixels, pixels)
-    return image.reshape(shape) / max(len(batch), 1), error.reshape(shape)
-
-
-def example_jets(generated: SetBatch, reference: SetBatch, *, jets: int = 3) -> Figure:
-    """Draw the first few jets of either side that have particles: dots of area ~ ptrel.
-
-    Arguments:
-        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
-        reference: those of the reference.
-        jets: how many of each; they are the first, and not chosen.
-    """
-    reach = _reach(reference)
-    with matplotlib.rc_context(_STYLE):
-        figure = Figure(figsize=(3.2 * jets + 0.9, 7.5))
-        grid = figure.subplots(2, jets, sharex=True, sharey=True, squeeze=False)
-        figure.subplots_adjust(left=0.09, right=0.98, bottom=0.085, top=0.9, wspace=0.08)
-        figure.suptitle(rf"Area of a dot $\propto$ {_PTREL}", fontsize=12, y=0.985)
-        rows = ((reference, "Reference", _REFERENCE), (generated, "Generated", _GENERATED))
-        for row, (batch, name, color) in zip(grid, rows, strict=True):
-            chosen = batch.mask.any(-1).nonzero()[:jets, 0].tolist()
-            for axes, jet in zip(row, chosen, strict=False):
-                x, mask = batch.x[jet].double(), batch.mask[jet]
-                eta, phi, pt = _numpy(x[mask]).T
-                area = 2500.0 * np.clip(pt, 0.0, None)
-                axes.scatter(eta, phi, s=area, color=color, alpha=0.5, edgecolors="black", lw=0.5)
-                mass = float(jet_mass(x, mask))
-                title = rf"{name} {jet}: $N$ = {len(pt)}, {_MASS} = {mass:.3f}"
-                axes.set_title(title, loc="left", fontsize=11)
-        for axes in grid.flat:
-            axes.set_aspect("equal")
-            axes.set_xlim(-reach, reach)
-            axes.set_ylim(-reach, reach)
-        for axes in grid[-1]:
-            axes.set_xlabel(_ETA)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(_PHI)
-    return figure
 
 
 def write_plots(
@@ -423,7 +286,7 @@ def write_plots(
     }
     figures["jet_images"] = jet_images(generated, reference)
     figures["example_jets"] = example_jets(generated, reference)
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         for name, figure in figures.items():
             figure.savefig(folder / f"{name}.png")
     return [f"{name}.png" for name in figures]

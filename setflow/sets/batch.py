@@ -6,50 +6,91 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from setflow.sets.masks import as_mask
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.masks import as_mask, over_features
 
-__all__ = ["SetBatch"]
+__all__ = ["SetBatch", "listed"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False)
 class SetBatch:
     """A batch of sets.
 
     Arguments:
-        x: the objects, with shape `(*batch, N, ...)`, features behind the object dimension.
-        mask: which of them are real, with shape `(*batch, N)`; boolean, or 0 and 1.
+        x: the objects, with shape `(*batch, N, ...)`, features behind the object dimension; a
+            tensor, an array of NumPy, or lists of numbers.
+        mask: which of them are real, with shape `(*batch, N)`; boolean, or 0 and 1. None means all;
+            the last dimension of `x` is then the features, and the one before it the objects.
         c: the context, with shape `(*batch, C)`, or None.
 
     Raises:
+        TypeError: if something holds no plain numbers.
         ValueError: if the shapes do not belong together or the mask holds other values.
 
     >>> batch = SetBatch.from_ragged([torch.ones(2, 3), torch.ones(1, 3)])
     >>> batch.x.shape, batch.lengths
     (torch.Size([2, 2, 3]), tensor([2, 1]))
+    >>> batch
+    SetBatch(2 sets of 1 to 2 objects (mean 1.5), 3 features, no context, float32 on cpu)
     """
 
     x: Tensor
     mask: Tensor
     c: Tensor | None = None
 
-    def __post_init__(self) -> None:
-        if self.x.ndim <= self.mask.ndim:
+    def __init__(self, x: Array, mask: Array | None = None, c: Array | None = None) -> None:
+        if not isinstance(x, Tensor):
+            x = as_tensor(x, "x")
+        if mask is None:
+            if x.ndim < 2:
+                raise ValueError(
+                    f"x has shape {tuple(x.shape)}, expected (*batch, N, D) where no mask tells "
+                    "which objects are real"
+                )
+            mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+        elif not isinstance(mask, Tensor):
+            mask = as_tensor(mask, "mask").to(x.device)
+        if c is not None and not isinstance(c, Tensor):
+            c = as_tensor(c, "c").to(x.device)
+        if x.ndim <= mask.ndim:
             raise ValueError(
-                f"x has shape {tuple(self.x.shape)} and mask {tuple(self.mask.shape)}; expected x "
+                f"x has shape {tuple(x.shape)} and mask {tuple(mask.shape)}; expected x "
                 "(*batch, N, ...), with at least one dimension more than the mask (*batch, N)"
             )
-        object.__setattr__(self, "mask", as_mask(self.mask, self.x.shape[: self.mask.ndim]))
-        batch = self.mask.shape[:-1]
-        if self.c is not None and self.c.shape[:-1] != batch:
+        mask = as_mask(mask, x.shape[: mask.ndim])
+        batch = mask.shape[:-1]
+        if c is not None and c.shape[:-1] != batch:
             raise ValueError(
-                f"c has shape {tuple(self.c.shape)}, expected {(*batch, 'C')}: one row per event"
+                f"c has shape {tuple(c.shape)}, expected {(*batch, 'C')}: one row per event"
             )
+        for name, value in (("x", x), ("mask", mask), ("c", c)):
+            object.__setattr__(self, name, value)
 
     def __len__(self) -> int:
         return len(self.x) if self.mask.ndim > 1 else 1
+
+    def __repr__(self) -> str:
+        """Say on one line what the batch holds; the sizes are looked at."""
+        lengths = self.lengths.flatten()
+        batch, features = tuple(self.mask.shape[:-1]), tuple(self.x.shape[self.mask.ndim :])
+        count = f"{lengths.numel()} set{'' if lengths.numel() == 1 else 's'}"
+        if len(batch) > 1:
+            count += f" in the shape {batch}"
+        sizes = " without slots"
+        if lengths.numel():
+            least, most = int(lengths.min()), int(lengths.max())
+            mean = "" if least == most else f" (mean {lengths.double().mean().item():.1f})"
+            sizes = f" of {least if least == most else f'{least} to {most}'} objects{mean}"
+        elif self.mask.shape[-1]:
+            sizes = f" of up to {self.mask.shape[-1]} objects"
+        numbers = f"{features[0]} features" if len(features) == 1 else f"features {features}"
+        context = "no context" if self.c is None else f"context of {self.c.shape[-1]}"
+        dtype = str(self.x.dtype).removeprefix("torch.")
+        return f"SetBatch({count}{sizes}, {numbers}, {context}, {dtype} on {self.x.device})"
 
     def __getitem__(self, index: Any) -> SetBatch:
         """Select events along the first batch dimension (an integer, slice, list or tensor)."""
@@ -85,27 +126,49 @@ class SetBatch:
 
     @classmethod
     def from_ragged(
-        cls, events: Sequence[Tensor], c: Tensor | None = None, *, length: int | None = None
+        cls, events: Sequence[Array], c: Array | None = None, *, length: int | None = None
     ) -> SetBatch:
         """Pad a list of events to one length.
 
         Arguments:
-            events: tensors with shapes `(N_i, ...)`, equal but for `N_i`, which may be 0.
+            events: tensors, or arrays of NumPy, with shapes `(N_i, ...)`, equal but for `N_i`,
+                which may be 0. Of different dtypes the widest is taken.
             c: the context, with shape `(len(events), C)`.
             length: the number of slots; None takes the longest event's.
 
         Raises:
+            TypeError: if an event holds no plain numbers.
             ValueError: if there is no event, feature shapes differ, or one exceeds `length`.
         """
-        if not events:
+        if len(events) == 0:
             raise ValueError("from_ragged got an empty list of events, expected at least one")
-        shapes = {tuple(event.shape[1:]) for event in events}
-        if len(shapes) > 1 or any(event.ndim < 2 for event in events):
+        arrays = [event for event in events if isinstance(event, np.ndarray)]
+        tensors = []  # arrays are joined by NumPy, which is faster than a tensor of each
+        if len(arrays) < len(events):
+            tensors = [as_tensor(event, "an event") for event in events]
+        sizes = [event.shape for event in tensors or arrays]
+        shapes = {tuple(size) for size in set(sizes)}
+        if len({shape[1:] for shape in shapes}) > 1 or any(len(shape) < 2 for shape in shapes):
             raise ValueError(
                 "from_ragged expects events (N_i, ...) with equal feature shapes, "
-                f"got {sorted({tuple(event.shape) for event in events})}"
+                f"got {sorted(shapes)}"
             )
-        lengths = torch.tensor([len(event) for event in events])
+        objects = torch.cat(tensors) if tensors else as_tensor(np.concatenate(arrays), "an event")
+        lengths = torch.tensor([size[0] for size in sizes])
+        return cls._padded(objects, lengths, c, length)
+
+    @classmethod
+    def _padded(
+        cls, objects: Tensor, lengths: Tensor, c: Array | None, length: int | None
+    ) -> SetBatch:
+        """Return the batch of events whose objects stand one behind the other.
+
+        Arguments:
+            objects: with shape `(sum of N_i, ...)`.
+            lengths: the N_i, at least one.
+            c: the context, with shape `(len(lengths), C)`.
+            length: the number of slots; None takes the longest event's.
+        """
         longest = int(lengths.max())
         if length is not None and length < longest:
             raise ValueError(
@@ -113,17 +176,15 @@ class SetBatch:
                 "cut the events first or raise length"
             )
         slots = longest if length is None else length
-        mask = torch.arange(slots) < lengths[:, None]
-        x = events[0].new_zeros(len(events), slots, *events[0].shape[1:])
-        for row, event in zip(x, events, strict=True):
-            row[: len(event)] = event
-        return cls(x, mask.to(x.device), c)
+        mask = (torch.arange(slots) < lengths[:, None]).to(objects.device)
+        x = objects.new_zeros(len(lengths), slots, *objects.shape[1:])
+        return cls(x.masked_scatter_(over_features(mask, x.ndim), objects), mask, c)
 
     def to_ragged(self) -> list[Tensor]:
         """Return the real objects of each event as a list of tensors `(N_i, ...)`."""
         if self.mask.ndim != 2:
             raise ValueError(f"to_ragged needs one batch dimension, got {self.mask.ndim - 1}")
-        return [event[real] for event, real in zip(self.x, self.mask, strict=True)]
+        return list(torch.split(self.x[self.mask], self.lengths.tolist()))
 
     @classmethod
     def from_pyg(cls, data: Any, *, length: int | None = None) -> SetBatch:
@@ -146,8 +207,9 @@ class SetBatch:
                 f"from_pyg got {data}, which has `batch` but not `ptr`; build it with "
                 "torch_geometric.data.Batch.from_data_list"
             )
-        lengths = [len(x)] if ptr is None else ptr.diff().tolist()
-        return cls.from_ragged(x.split(lengths), data.get("c"), length=length)
+        x = as_tensor(x, "x")
+        lengths = torch.tensor([len(x)]) if ptr is None else ptr.diff().cpu()
+        return cls._padded(x, lengths, data.get("c"), length)
 
     def to_pyg(self) -> Any:
         """Return a `torch_geometric.data.Batch` of graphs without edges, one for each event.
@@ -170,8 +232,46 @@ class SetBatch:
                 f"to_pyg needs one batch dimension with at least one event, got the batch shape "
                 f"{tuple(self.mask.shape[:-1])}"
             )
-        graphs = [Data(x=x) for x in self.to_ragged()]
+        graph = Data(x=self.x[0, :0])
         if self.c is not None:
-            for row, graph in enumerate(graphs):
-                graph.c = self.c[row : row + 1]
-        return Batch.from_data_list(graphs)
+            graph.c = self.c[:1]
+        graphs = Batch.from_data_list([graph])  # of one event, whose tensors become those of all
+        lengths = self.lengths
+        ends = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
+        graphs.x = self.x[self.mask]
+        graphs.batch = torch.arange(len(self), device=ends.device).repeat_interleave(lengths)
+        graphs.ptr = ends
+        slices = {"x": ends.cpu()}
+        if self.c is not None:
+            graphs.c = self.c
+            slices["c"] = torch.arange(len(self) + 1)
+        graphs._num_graphs = len(self)
+        graphs._slice_dict = slices
+        graphs._inc_dict = {name: torch.zeros(len(self), dtype=torch.int64) for name in slices}
+        return graphs
+
+
+def listed(batch: object, where: str) -> SetBatch:
+    """Return the events that a call is given, a single one as a batch of one.
+
+    Arguments:
+        batch: what was given.
+        where: the call, for the error message.
+
+    Raises:
+        TypeError: if it is no `SetBatch`.
+
+    >>> listed(SetBatch(torch.zeros(5, 3)), "loss").x.shape
+    torch.Size([1, 5, 3])
+    """
+    if not isinstance(batch, SetBatch):
+        shape = getattr(batch, "shape", None)
+        what = type(batch).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+        raise TypeError(
+            f"{where} expects a setflow.SetBatch, got {what}; make one of it by "
+            "setflow.SetBatch(x, mask), where mask None means that all objects are real and c= is "
+            "the context, or of events of different size by setflow.SetBatch.from_ragged(events)"
+        )
+    if batch.mask.ndim > 1:
+        return batch
+    return SetBatch(batch.x[None], batch.mask[None], None if batch.c is None else batch.c[None])

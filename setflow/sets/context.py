@@ -15,21 +15,25 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
 from setflow.sets.masks import zero_padding
 
 __all__ = [
     "AnotherSet",
     "Context",
+    "GivenContext",
     "PerObject",
     "ResolvedContext",
     "Row",
     "batch_ndim_of_context",
     "batch_of_context",
+    "context_of_batch",
     "resolve_context",
 ]
 
-Context = Tensor | SetBatch  # what a caller gives
+Context = Tensor | SetBatch  # what a field is called with
+GivenContext = Array | SetBatch  # what a caller gives
 _Change = Callable[[Tensor], Tensor]
 
 
@@ -169,7 +173,7 @@ class AnotherSet(ResolvedContext):
 
 
 def resolve_context(
-    c: Context, lead: tuple[int, ...], event: tuple[int, ...], batch_ndim: int
+    c: GivenContext, lead: tuple[int, ...], event: tuple[int, ...], batch_ndim: int
 ) -> ResolvedContext:
     """Return the context with the lead shape of the states in front, as the kind that it is.
 
@@ -189,6 +193,8 @@ def resolve_context(
     """
     if isinstance(c, SetBatch):
         return _resolved_set(c, lead, batch_ndim)
+    if not isinstance(c, Tensor):
+        c = as_tensor(c, "c")
     own = _own_shape(c, event)
     front = tuple(c.shape[:-1])
     batch = lead[len(lead) - batch_ndim :] if batch_ndim <= len(lead) else None
@@ -246,7 +252,7 @@ def _own_shape(c: Tensor, event: tuple[int, ...]) -> tuple[int, ...] | None:
     return None
 
 
-def batch_ndim_of_context(c: Context, lead: tuple[int, ...], event: tuple[int, ...]) -> int:
+def batch_ndim_of_context(c: GivenContext, lead: tuple[int, ...], event: tuple[int, ...]) -> int:
     """Return how many lead dimensions a context has, where no mask tells; as few as fit.
 
     A row per event comes before a row per object.
@@ -256,12 +262,16 @@ def batch_ndim_of_context(c: Context, lead: tuple[int, ...], event: tuple[int, .
     """
     if isinstance(c, SetBatch):
         return c.mask.ndim - 1
+    if not isinstance(c, Tensor):
+        c = as_tensor(c, "c")
     own, front = _own_shape(c, event), tuple(c.shape[:-1])
     per_event = own is None or front == lead[max(0, len(lead) - len(front)) :]
     return len(front) if per_event or own is None else c.ndim - len(own)
 
 
-def batch_of_context(c: Context, event_shape: tuple[int, ...], event_ndim: int) -> tuple[int, ...]:
+def batch_of_context(
+    c: GivenContext, event_shape: tuple[int, ...], event_ndim: int
+) -> tuple[int, ...]:
     """Return the batch that a context stands for, where nothing else tells it.
 
     Arguments:
@@ -279,6 +289,8 @@ def batch_of_context(c: Context, event_shape: tuple[int, ...], event_ndim: int) 
     """
     if isinstance(c, SetBatch):
         return tuple(c.mask.shape[:-1])
+    if not isinstance(c, Tensor):
+        c = as_tensor(c, "c")
     own = _own_shape(c, event_shape) if len(event_shape) == event_ndim else None
     if own is not None and len(own) == event_ndim > 2:
         return tuple(c.shape[:-event_ndim])
@@ -288,3 +300,32 @@ def batch_of_context(c: Context, event_shape: tuple[int, ...], event_ndim: int) 
             "one per object; pass the mask, x_source, or a base with a batch shape"
         )
     return tuple(c.shape[:-1])
+
+
+def context_of_batch(c: GivenContext | None, batch: tuple[int, ...]) -> Context | None:
+    """Return the context that a model is bound to; that of one event serves all of a batch.
+
+    Arguments:
+        c: the context, as a caller gives it.
+        batch: the batch that it is to serve; empty if it is not known.
+
+    >>> context_of_batch(torch.zeros(1, 4), (16,)).shape
+    torch.Size([16, 4])
+    >>> context_of_batch(torch.zeros(16, 4), (16,)).shape
+    torch.Size([16, 4])
+    """
+    if c is None:
+        return None
+    given = c if isinstance(c, Tensor | SetBatch) else as_tensor(c, "c")
+    shape = given.mask.shape if isinstance(given, SetBatch) else given.shape
+    one = (1,) * len(batch)
+    if batch == one or len(shape) <= len(batch) or tuple(shape[: len(batch)]) != one:
+        return given
+
+    def expanded(value: Tensor) -> Tensor:
+        return value.expand(*batch, *value.shape[len(batch) :])
+
+    if isinstance(given, SetBatch):
+        row = None if given.c is None else expanded(given.c)
+        return SetBatch(expanded(given.x), expanded(given.mask), row)
+    return expanded(given)

@@ -2,7 +2,8 @@
 
 Notation. Events have a lead shape and, behind it, `event_ndim` dimensions that form one event; sets
 have the object dimension first among these, with N slots. A verb resolves data, mask, time and
-context at its entrance, `Events.of`, where shapes are checked; nothing behind it checks them again.
+context at its entrance, `Events.of`, where shapes are checked;
+nothing behind it checks them again, but a field of the library, since it may be called bare.
 
 Here padding becomes zero: in the states of events that are made or moved (`Events.of`, `Events.at`)
 and in the velocity that a field returns (`Events.velocity`), so that training and use obey the same
@@ -17,10 +18,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.context import Context, ResolvedContext, resolve_context
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.context import GivenContext, ResolvedContext, resolve_context
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
-from setflow.sets.shapes import expand_time, split_event
+from setflow.sets.shapes import as_floating, expand_time, split_event
 
 __all__ = ["Events", "call_field"]
 
@@ -52,19 +54,20 @@ class Events:
     def of(
         cls,
         field: nn.Module | int,
-        x: Tensor,
-        mask: Tensor | None,
+        x: Array,
+        mask: Array | None,
         *,
-        t: Tensor | float | None = None,
-        c: Context | None = None,
+        t: Array | float | None = None,
+        c: GivenContext | None = None,
         batch_ndim: int | None = None,
         name: str = "x",
     ) -> Events:
-        """Resolve what a verb is given.
+        """Resolve what a verb is given; arrays of NumPy become tensors here.
 
         Arguments:
             field: the field, which says how many dimensions form one event; or that number.
             x: the states, with shape `(*lead, *event_shape)`; padded slots may hold anything.
+                Integers take the dtype of the field.
             mask: the mask, with shape `(*lead, N)`; boolean, or 0 and 1; None means all real.
             t: the time, a number or a tensor with shape `lead`.
             c: the context, as the verbs take it.
@@ -76,9 +79,13 @@ class Events:
         """
         least = 0 if mask is None else 2
         event_ndim = event_ndim_of(field, at_least=least)
+        if not isinstance(x, Tensor):
+            x = as_tensor(x, name)
         lead, event = split_event(x, event_ndim)
         if not x.is_floating_point():
-            raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
+            if isinstance(field, int) or x.dtype == torch.bool or x.is_complex():
+                raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
+            x = as_floating(x, field)
         if mask is not None:
             mask = as_mask(mask, (*lead, event[0])).to(x.device)
         context = None
@@ -123,12 +130,16 @@ class Events:
         lead = tuple(x.shape[: x.ndim - self.event_ndim])
         return replace(self, x=zero_padding(x, self.mask), t=expand_time(t, lead, like=x))
 
-    def noise(self, given: Tensor, name: str) -> Tensor:
+    def noise(self, given: Array, name: str) -> Tensor:
         """Return noise for these events, checked, with zeros in padded slots.
 
         Raises:
-            ValueError: if it has not the shape and dtype of the states.
+            ValueError: if it has not the shape and dtype of the states; integers take the latter.
         """
+        if not isinstance(given, Tensor):
+            given = as_tensor(given, name)
+        if not given.is_floating_point() and given.dtype != torch.bool:
+            given = given.to(self.x.dtype)
         for what, got, expected in (
             ("shape", tuple(given.shape), tuple(self.x.shape)),
             ("dtype", given.dtype, self.x.dtype),
@@ -222,10 +233,10 @@ class Events:
 
 def call_field(
     field: nn.Module,
-    x: Tensor,
-    t: Tensor | float,
-    c: Context | None = None,
-    mask: Tensor | None = None,
+    x: Array,
+    t: Array | float,
+    c: GivenContext | None = None,
+    mask: Array | None = None,
 ) -> Tensor:
     """Evaluate a velocity field under the laws of the mask.
 

@@ -12,19 +12,22 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import Array, as_tensor
+
 __all__ = ["as_mask", "count_real", "over_features", "rank_of_real", "zero_padding"]
 
 
-def as_mask(mask: Tensor, shape: Iterable[int] | None = None) -> Tensor:
+def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
     """Return `mask` as a boolean tensor, checked.
 
     Arguments:
-        mask: the mask, with shape `(*batch, N)`; boolean, or integer or float with values 0 and 1
-            (only these are inspected: looking at values on a GPU costs a synchronisation).
+        mask: the mask, a tensor, an array of NumPy or lists, with shape `(*batch, N)`; boolean, or
+            integer or float with values 0 and 1 (only these are inspected: looking at values on a
+            GPU costs a synchronisation).
         shape: the shape that the mask must have; None accepts any.
 
     Raises:
-        TypeError: if `mask` is not a tensor.
+        TypeError: if `mask` holds no plain numbers.
         ValueError: if the shape differs, or a value is neither 0 nor 1.
 
     >>> import torch
@@ -32,10 +35,7 @@ def as_mask(mask: Tensor, shape: Iterable[int] | None = None) -> Tensor:
     tensor([ True, False,  True])
     """
     if not isinstance(mask, Tensor):
-        raise TypeError(
-            f"mask must be a torch tensor, got {type(mask).__name__}; "
-            "use torch.as_tensor(mask, dtype=torch.bool)"
-        )
+        mask = as_tensor(mask, "mask")
     if shape is not None and mask.shape != torch.Size(shape):
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}, expected {tuple(shape)}: one entry for each "

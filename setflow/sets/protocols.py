@@ -3,14 +3,20 @@
 A *field* is any `nn.Module` with `forward(x, t, c=None)` and the attribute `event_ndim`; if it
 declares `takes_mask = True` it is also given `mask=`, and one whose velocity jumps in x declares
 `is_discontinuous = True`, since it has no density. Solvers, paths and bases need to inherit
-nothing. Optional attributes that an object lacks count as False, here and nowhere else.
+nothing. Optional attributes that an object lacks count as False, here and nowhere else; where the
+signature or a misspelt attribute says otherwise, that is an error and not a False.
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
+from itertools import takewhile
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor, nn
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "declares",
     "event_ndim_of",
     "part_that_declares",
+    "refuse_misspelt",
 ]
 
 Flag = Literal[
@@ -33,6 +40,8 @@ Flag = Literal[
     "supports_rsample",
     "takes_mask",
 ]
+
+_OF_FIELDS = ("takes_mask", "holds_context", "is_discontinuous")
 
 
 class Path(Protocol):
@@ -106,17 +115,106 @@ def part_that_declares(field: nn.Module, flag: Flag) -> nn.Module | None:
     return next((part for part in field.modules() if declares(part, flag)), None)
 
 
-def event_ndim_of(field: object, *, at_least: int = 0) -> int:
-    """Return how many trailing dimensions form one event of `field`.
+@functools.lru_cache(256)
+def refuse_misspelt(kind: type, own: frozenset[str], flags: tuple[str, ...]) -> None:
+    """Refuse an object that lacks a flag and has an attribute of nearly that name.
 
     Arguments:
-        field: the field; or that number, of a field that does not say it itself.
-        at_least: the smallest number that will do.
+        kind: its class.
+        own: the names of its own attributes.
+        flags: the flags that it may declare.
 
     Raises:
-        ValueError: if the field does not say, or it is fewer than `at_least`.
+        ValueError: if there is such an attribute.
+
+    >>> class MySolver:
+    ...     requires_step = True
+    >>> refuse_misspelt(MySolver, frozenset(), ("requires_steps",))
+    Traceback (most recent call last):
+        ...
+    ValueError: MySolver has an attribute requires_step but none called requires_steps, ...
     """
-    event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", None)
+    classes = takewhile(lambda cls: cls not in (nn.Module, object), kind.__mro__)
+    names = own.union(*(vars(cls) for cls in classes))
+    for flag in set(flags) - names:
+        for close in get_close_matches(flag, names - set(flags), n=1, cutoff=0.86):
+            raise ValueError(
+                f"{kind.__name__} has an attribute {close} but none called {flag}, which would "
+                f"count as False; rename it, or declare {flag} = False beside it"
+            )
+
+
+@functools.lru_cache(256)
+def _mask_in_forward(
+    kind: type, own: frozenset[str], forward: Callable[..., Any]
+) -> Literal["declared", "named", "not named"]:
+    """Return what is known of the mask in a field, by its class and its own attributes.
+
+    `declared`: `takes_mask` stands beside this `forward` or in a subclass, so that it was meant for
+    it; else whether `forward` names `mask`.
+    """
+    if "takes_mask" in own:
+        return "declared"
+    for cls in kind.__mro__:
+        if "takes_mask" in vars(cls):
+            return "declared"
+        if "forward" in own or "forward" in vars(cls):
+            break
+    try:
+        names = inspect.signature(forward).parameters
+    except (TypeError, ValueError):  # compiled code that does not tell
+        return "not named"
+    return "named" if "mask" in names else "not named"
+
+
+def _refuse_forgotten_mask(field: nn.Module, masked: bool) -> None:
+    """Refuse a field that does not say whether it takes the mask where it might.
+
+    Arguments:
+        field: the field, which does not declare `takes_mask = True`.
+        masked: whether there is a mask, which a part of the field would miss.
+
+    Raises:
+        ValueError: if it does not declare `takes_mask`, and `forward` names `mask`, or the field
+            holds one that takes the mask.
+    """
+    kind: Any = type(field)
+    name, own = kind.__name__, vars(field)
+    found = _mask_in_forward(kind, frozenset(own), own.get("forward", kind.forward))
+    if found == "named":
+        raise ValueError(
+            f"{name} does not declare takes_mask, but its forward names mask, without which it "
+            "would be called; add takes_mask = True beside event_ndim, or takes_mask = False if "
+            "mask is meant for something else"
+        )
+    inner = next((part for part in field.modules() if declares(part, "takes_mask")), None)
+    if masked and found == "not named" and inner is not None:
+        raise ValueError(
+            f"{name} does not declare takes_mask, but holds a {type(inner).__name__} that takes "
+            "the mask and would be called without it; add takes_mask = True and pass mask on in "
+            "forward, or takes_mask = False if it is to be called without"
+        )
+
+
+def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None) -> int:
+    """Return how many trailing dimensions form one event of `field`, whose declarations are read.
+
+    Arguments:
+        field: the field; or that number, of a field that was read before.
+        at_least: the smallest number that will do.
+        given: that number, for a field that does not say it itself.
+
+    Raises:
+        ValueError: if the field does not say, or it is fewer than `at_least`; if it does not
+            declare `takes_mask` and its `forward` names `mask`, or declares something misspelt.
+    """
+    if isinstance(field, nn.Module) and not torch.compiler.is_compiling():
+        written = getattr(field, "_orig_mod", field)  # of torch.compile
+        kind: Any = type(written)
+        refuse_misspelt(kind, frozenset(vars(written)), _OF_FIELDS)
+        if not declares(written, "takes_mask"):
+            _refuse_forgotten_mask(written, at_least >= 2)
+    event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", given)
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(
             f"{type(field).__name__} has no integer attribute event_ndim of at least 0, got "

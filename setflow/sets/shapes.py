@@ -14,18 +14,21 @@ from numbers import Integral
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from setflow.sets.arrays import Array, as_tensor
 
 __all__ = [
     "TensorSpec",
     "align_coefficient",
     "align_right",
     "align_time",
+    "as_floating",
     "as_tuple",
-    "coordinates",
     "event_numel",
     "expand_time",
     "flatten_event",
+    "floating_dtype",
     "positive_integer",
     "split_event",
     "unflatten_event",
@@ -44,6 +47,30 @@ def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
     if isinstance(shape, int):
         return (shape,)
     return tuple(int(size) for size in shape)
+
+
+def floating_dtype(values: Tensor, field: nn.Module | None = None) -> torch.dtype:
+    """Return the dtype in which data are computed with: their own if it is floating.
+
+    Integers and booleans take that of the field's parameters, where there is a field that has some,
+    else torch's default: a mean or a time in the dtype of an integer would be truncated.
+
+    >>> floating_dtype(torch.tensor([1, 2])), floating_dtype(torch.zeros(2, dtype=torch.float64))
+    (torch.float32, torch.float64)
+    """
+    if values.is_floating_point() or values.is_complex():
+        return values.dtype
+    own = () if field is None else (p.dtype for p in field.parameters() if p.is_floating_point())
+    return next(iter(own), torch.get_default_dtype())
+
+
+def as_floating(values: Tensor, field: nn.Module | None = None) -> Tensor:
+    """Return data in the dtype in which they are computed with; see `floating_dtype`.
+
+    >>> as_floating(torch.tensor([1, 2]))
+    tensor([1., 2.])
+    """
+    return values.to(floating_dtype(values, field))
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -118,19 +145,6 @@ def flatten_event(x: Tensor, event_ndim: int) -> Tensor:
     """
     lead, event = split_event(x, event_ndim)
     return x if event_ndim == 0 else x.reshape(*lead, event_numel(event))
-
-
-def coordinates(x: Tensor, event_ndim: int) -> Tensor:
-    """Return the coordinates of each event in one last dimension, of size one for numbers.
-
-    >>> import torch
-    >>> coordinates(torch.zeros(8, 30, 3), event_ndim=2).shape
-    torch.Size([8, 90])
-    >>> coordinates(torch.zeros(8), event_ndim=0).shape
-    torch.Size([8, 1])
-    """
-    lead, event = split_event(x, event_ndim)
-    return x.reshape(*lead, event_numel(event))
 
 
 def unflatten_event(x: Tensor, event_shape: Iterable[int] | int) -> Tensor:
@@ -270,7 +284,7 @@ def align_coefficient(values: Tensor, t: Tensor, x: Tensor, name: str) -> Tensor
     return align_time(values, x)
 
 
-def expand_time(t: Tensor | float, lead: tuple[int, ...], like: Tensor) -> Tensor:
+def expand_time(t: Array | float, lead: tuple[int, ...], like: Tensor) -> Tensor:
     """Return `t` with exactly the shape `lead`, in the dtype and on the device of `like`.
 
     Arguments:
@@ -281,6 +295,8 @@ def expand_time(t: Tensor | float, lead: tuple[int, ...], like: Tensor) -> Tenso
     Raises:
         ValueError: if `t` has any other shape.
     """
+    if not isinstance(t, Tensor | float | int):
+        t = as_tensor(t, "t")
     if not isinstance(t, Tensor):
         return torch.full(lead, float(t), dtype=like.dtype, device=like.device)
     if t.ndim and tuple(t.shape) != lead:

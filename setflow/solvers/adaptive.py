@@ -143,6 +143,12 @@ class Dopri5:
         for name, value in (("rtol", rtol), ("atol", atol)):
             if not 0 < value < math.inf:
                 raise ValueError(f"{name} must be positive and finite, got {value}")
+        if rtol >= 1:
+            raise ValueError(
+                f"rtol must be below 1, got {rtol}: Dopri5 takes tolerances and chooses its steps "
+                "by them, as Dopri5(1e-5, 1e-6); max_nfe bounds its evaluations, and RK4(50) takes "
+                "a number of steps"
+            )
         if isinstance(max_nfe, bool) or not isinstance(max_nfe, int):
             raise ValueError(f"max_nfe must be an integer, got {max_nfe!r}")
         if max_nfe < _FIRST_STEP + _STEP:
@@ -162,8 +168,8 @@ class Dopri5:
         self,
         f: Callable[[Tensor, Tensor], Tensor],
         x0: Tensor,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         *,
         mask: Tensor | None = None,
         event_ndim: int | None = None,
@@ -175,8 +181,8 @@ class Dopri5:
                 events, a tensor with shape `lead` and the dtype of `x0`. What it returns in padded
                 slots is not read.
             x0: the state at `t0`, with shape `(*lead, *event_shape)`.
-            t0: the first time.
-            t1: the last time, before or after `t0`.
+            t0: the first time, a number or a scalar tensor, to which gradients flow.
+            t1: the last time, before or after `t0`, likewise.
             mask: which slots are real, with shape `(*lead, N)`; None means all.
             event_ndim: how many trailing dimensions form one event; None takes it from the mask.
 
@@ -193,8 +199,8 @@ class Dopri5:
         f_aug: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         x0: Tensor,
         logp0: Tensor,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         *,
         mask: Tensor | None = None,
         event_ndim: int | None = None,
@@ -208,8 +214,8 @@ class Dopri5:
             logp0: the accumulated value at `t0`, with shape `lead`, or `(*lead, K)` for K estimates
                 side by side, of which the mean keeps the tolerance; may have a wider dtype than
                 `x0`.
-            t0: the first time.
-            t1: the last time, before or after `t0`.
+            t0: the first time, a number or a scalar tensor, to which gradients flow.
+            t1: the last time, before or after `t0`, likewise.
             mask: which slots are real, with shape `(*lead, N)`; None means all.
             event_ndim: how many trailing dimensions form one event; None takes it from the mask.
 
@@ -236,26 +242,41 @@ class Dopri5:
         rates: Rates,
         x0: Tensor,
         logp0: Tensor | None,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         mask: Tensor | None,
         event_ndim: int | None,
     ) -> tuple[Tensor, Tensor | None]:
-        t0, t1 = float(t0), float(t1)
+        ends = t0, t1
+        t0, t1 = (t.item() if isinstance(t, Tensor) else float(t) for t in ends)
         if not (math.isfinite(t0) and math.isfinite(t1)):
             raise ValueError(f"t0 and t1 must be finite, got {t0} and {t1}")
         flow = RowFlow.of(rates, x0, logp0, mask, event_ndim)
-        y0 = flow.pack(x0, logp0)
+        y0 = self._between(flow, flow.pack(x0, logp0), ends[0], t0)
         if t0 == t1 or len(y0) == 0:
             none = torch.zeros(flow.lead, dtype=torch.int64, device=x0.device)
-            self.last = SolveReport(none, none, none, 0)
-            return flow.unpack(y0)
+            self.last = SolveReport(none, none, none, flow.calls)
+            return flow.unpack(self._between(flow, y0, t1, ends[1]))
         solve = _Solve(self, flow, y0, t0, t1)
         while solve.goes_on:
             solve.advance()
         self.last = solve.report()
         solve.raise_if_failed()
-        return flow.unpack(solve.y)
+        return flow.unpack(self._between(flow, solve.y, t1, ends[1]))
+
+    def _between(
+        self, flow: RowFlow, y: Tensor, first: Tensor | float, last: Tensor | float
+    ) -> Tensor:
+        """Return rows after a step of no length between a number and an equal tensor.
+
+        The solve runs between numbers. Where a gradient is to flow to the tensor, this step gives
+        it the derivatives that its length has.
+        """
+        tensors = [t for t in (first, last) if isinstance(t, Tensor) and t.requires_grad]
+        if not tensors or not torch.is_grad_enabled() or not len(y):
+            return y
+        at, there = (torch.zeros_like(y[:, 0]) + t for t in (first, last))
+        return _stages(self, flow, y, flow(at, y), at, there, (there - at)[:, None])[0]
 
 
 class _Solve:
@@ -329,12 +350,7 @@ class _Solve:
     def _try(self, step: Tensor, there: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Return where steps from `t` to `there` lead, and the slopes of their stages."""
         h = (self.direction * step)[:, None]
-        y, slopes = self.y, [self.slope]
-        for node, row in zip(self.solver.nodes[1:], self.solver.rows[1:], strict=True):
-            y = torch.addcmul(self.y, h, _combine(row, slopes))
-            # between the ends of the step: beyond the interval f may be undefined
-            slopes.append(self.flow(torch.lerp(self.t, there, node), y))
-        return y, slopes
+        return _stages(self.solver, self.flow, self.y, self.slope, self.t, there, h)
 
     def _size(self, values: Tensor, *states: Tensor) -> Tensor:
         """Return the norm of rows with shape `(B,)`, scaled by the tolerances at the states.
@@ -382,6 +398,28 @@ class _Solve:
             )
         way = f"on the way from {self.t0:g} to {self.t1:g}: {reason}"
         raise IntegrationError(repr(self.solver), events, self.t[first].item(), way)
+
+
+def _stages(
+    solver: Dopri5, flow: RowFlow, y0: Tensor, slope: Tensor, t: Tensor, there: Tensor, h: Tensor
+) -> tuple[Tensor, list[Tensor]]:
+    """Return where steps `h` from the rows `y0` lead, and the slopes of their stages.
+
+    Arguments:
+        solver: the method.
+        flow: the right-hand side.
+        y0: the rows, with shape `(B, F)`.
+        slope: the slopes there.
+        t: the times there, with shape `(B,)`.
+        there: the times at the ends of the steps.
+        h: the lengths of the steps, with shape `(B, 1)`.
+    """
+    y, slopes = y0, [slope]
+    for node, row in zip(solver.nodes[1:], solver.rows[1:], strict=True):
+        y = torch.addcmul(y0, h, _combine(row, slopes))
+        # between the ends of the step: beyond the interval f may be undefined
+        slopes.append(flow(torch.lerp(t, there, node), y))
+    return y, slopes
 
 
 def _combine(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:

@@ -4,7 +4,8 @@ Notation. An ordinary equation dx/dt = f(x, t), or a stochastic one dx = a(x, t)
 drift a and diffusion g, is integrated from `t0` to `t1`, forwards or backwards in time. The state
 `x0` has the shape `(*lead, *event_shape)`; the last `event_ndim` dimensions form one event.
 
-What a solver offers it declares as attributes; one that it lacks counts as False:
+What a solver offers it declares as attributes; one that it lacks counts as False, unless a misspelt
+one or the arguments of `integrate` say otherwise, which is an error:
 
 - `is_sde`: it solves stochastic equations, `integrate(drift, diffusion, x0, t0, t1, steps)`;
 - `requires_steps`: `integrate` is given `steps=solver.steps`;
@@ -27,10 +28,12 @@ import torch
 from torch import Tensor
 
 from setflow.sets.masks import zero_padding
-from setflow.sets.protocols import SDESolver, Solver, declares
+from setflow.sets.protocols import SDESolver, Solver, declares, refuse_misspelt
 from setflow.sets.shapes import check_accumulated, event_numel, positive_integer, split_event
 
 __all__ = ["integrate", "integrate_augmented", "integrate_sde"]
+
+_FLAGS = ("is_sde", "requires_steps", "takes_mask", "is_adaptive", "supports_rsample")
 
 
 def integrate(
@@ -38,8 +41,8 @@ def integrate(
     f: Callable[[Tensor, Any], Tensor],
     x0: Tensor,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     mask: Tensor | None = None,
     event_ndim: int,
     steps: int | None = None,
@@ -81,8 +84,8 @@ def integrate_augmented(
     x0: Tensor,
     logp0: Tensor,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     mask: Tensor | None = None,
     event_ndim: int,
 ) -> tuple[Tensor, Tensor]:
@@ -149,7 +152,7 @@ def integrate_augmented(
     untyped: Any = solver
     y1: Tensor = untyped.integrate(f_packed, packed, t0=t0, t1=t1, **options)
     x1, logp1 = unpack(_of_shape(y1, packed, solver))
-    return x1, logp1.to(logp0.dtype)
+    return zero_padding(x1, mask), logp1.to(logp0.dtype)
 
 
 def integrate_sde(
@@ -158,8 +161,8 @@ def integrate_sde(
     diffusion: Callable[[Any], Tensor | float],
     x0: Tensor,
     *,
-    t0: float,
-    t1: float,
+    t0: Tensor | float,
+    t1: Tensor | float,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return one draw of x(t1) for dx = drift(x, t) dt + diffusion(t) dW, by any SDE solver.
@@ -209,6 +212,8 @@ def _options(
 ) -> dict[str, Any]:
     """Return what a solver is given besides its equation, by what it declares."""
     name = type(solver).__name__
+    if not all(hasattr(solver, flag) for flag in _FLAGS):
+        _refuse_undeclared(solver)
     if stochastic and not declares(solver, "is_sde"):
         raise ValueError(
             f"{name} solves ordinary equations (is_sde is not True), expected a solver of "
@@ -237,6 +242,33 @@ def _options(
     if declares(solver, "takes_mask") and not stochastic:
         options |= {"mask": mask, "event_ndim": event_ndim}
     return options
+
+
+def _refuse_undeclared(solver: Any) -> None:
+    """Refuse a solver whose attributes or arguments contradict what it does not declare.
+
+    Raises:
+        ValueError: if it declares something misspelt, or `integrate` takes what it would not be
+            given.
+    """
+    kind: Any = type(solver)
+    refuse_misspelt(kind, frozenset(getattr(solver, "__dict__", ())), _FLAGS)
+    arguments = inspect.signature(solver.integrate).parameters
+    if "mask" in arguments and not hasattr(solver, "takes_mask"):
+        raise ValueError(
+            f"{kind.__name__} does not declare takes_mask, but its integrate names mask, without "
+            "which it would be called; add takes_mask = True, or takes_mask = False if mask is "
+            "meant for something else"
+        )
+    own = getattr(solver, "steps", None)
+    default = arguments["steps"].default if "steps" in arguments else None
+    undeclared = not hasattr(solver, "requires_steps") and not declares(solver, "is_sde")
+    if undeclared and own is not None and default not in (None, own, inspect.Parameter.empty):
+        raise ValueError(
+            f"{kind.__name__} does not declare requires_steps, so that integrate would take its "
+            f"default steps={default!r} and not solver.steps={own!r}; add requires_steps = True, "
+            "or make steps=None the default"
+        )
 
 
 def _accepts(function: Callable[..., Any], name: str) -> bool:

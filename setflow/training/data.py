@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
-from setflow.data.hdf5 import JetSample, read_jets
+from setflow.data.hdf5 import read_jets
+from setflow.data.jets import JetSample
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
 
@@ -47,6 +48,11 @@ class PlacedDataset(Dataset[PlacedBatch]):
 
     def __len__(self) -> int:
         return len(self._data)
+
+    @property
+    def events(self) -> SetBatch:
+        """All events, in the order of their places."""
+        return self._data.events
 
     def __getitem__(self, index: int | list[int]) -> PlacedBatch:
         """Return the event `index` as a batch of one, or the events of a list as one batch."""

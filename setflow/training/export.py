@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ class ExportBestModel(ModelCheckpoint):
         """Write the weights of the best checkpoint as a model folder; return its path."""
         assert isinstance(module, FlowMatchingModule)
         checkpoint = torch.load(self.best_model_path, map_location="cpu", weights_only=True)
-        flow = SetFlow.from_node(module.flow.describe())
+        flow = copy.deepcopy(module.flow)
         prefix = "flow."
         flow.load_state_dict(
             {

@@ -1,4 +1,4 @@
-"""Training with Lightning: the module, the data module, and the export of the best weights.
+"""Training with Lightning: the module.
 
 Nothing that Lightning has is written again here: the loop, precision, gradient clipping, moving
 averages of the weights, checkpoints and progress bars are its own.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,11 +22,12 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from setflow.data.collate import LengthBatchSampler
+from setflow.model.finite import first_not_finite, reason_of
 from setflow.model.model import SetFlow
 from setflow.random import counter_normal, counter_uniform, derive
-from setflow.sets.batch import SetBatch
+from setflow.sets.batch import SetBatch, listed
 from setflow.timesteps import TimeSampling
-from setflow.training.data import PlacedBatch
+from setflow.training.data import PlacedBatch, PlacedDataset
 from setflow.training.optimizers import warmup_cosine
 
 __all__ = ["FlowMatchingModule"]
@@ -44,10 +45,12 @@ class FlowMatchingModule(LightningModule):
 
     It logs `train_loss` and `val_loss`, the sums of the terms of `SetFlow.loss_terms`, and each
     term: `train_flow_loss`, `val_flow_loss`, and `train_cardinality_loss`, `val_cardinality_loss`
-    if p(N | c) is trained.
+    if p(N | c) is trained. A loss that is not finite ends the training, with the event and the
+    feature that make it so: on a CPU at once, on an accelerator at the next step that is logged.
 
     Arguments:
-        flow: the model.
+        flow: the model, its statistics given or fitted (`SetFlow.fit_statistics`); they stay as
+            they are.
         optimizer: makes the optimizer from the parameters; its learning rate is the largest one of
             the schedule.
         warmup: the fraction of the training in which the learning rate rises; then it falls along a
@@ -109,6 +112,11 @@ class FlowMatchingModule(LightningModule):
     def validation_step(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
         self._loss("val", batch, batch_idx, _VALIDATION, None, sync_dist=True)
 
+    def on_validation_epoch_end(self) -> None:
+        loss = self.trainer.callback_metrics.get("val_loss")  # on its way to the logger
+        if loss is not None and not bool(loss.isfinite()):
+            self._refuse("val", loss)
+
     def _loss(
         self,
         stage: str,
@@ -123,6 +131,7 @@ class FlowMatchingModule(LightningModule):
         if isinstance(batch, PlacedBatch):
             events, place = batch
         else:
+            batch = listed(batch, "FlowMatchingModule")
             events, place = batch, torch.arange(len(batch), device=batch.x.device)
             seed = derive(seed, "batch", batch_idx, self.global_rank)
         noise = counter_normal(seed, place, events.mask, tuple(events.x.shape[2:]))
@@ -130,7 +139,52 @@ class FlowMatchingModule(LightningModule):
         if times is not None:
             t = times.from_uniform(t, lengths=events.lengths)
         terms = self.flow.loss_terms(events, t=t, times=times, noise=noise)
-        return self._logged(stage, terms, events, sync_dist=sync_dist)
+        loss = self._logged(stage, terms, events, sync_dist=sync_dist)
+        if self._is_looked_at(stage, loss) and not bool(loss.isfinite()):
+            self._refuse(stage, loss, events, place if isinstance(batch, PlacedBatch) else None)
+        return loss
+
+    def _is_looked_at(self, stage: str, loss: Tensor) -> bool:
+        """Return whether the loss of this step is looked at anyway, or costs nothing to look at."""
+        if loss.device.type == "cpu":
+            return True
+        trainer: Any = self.trainer  # its types lack this option
+        every = max(1, trainer.log_every_n_steps)
+        return stage == "train" and (trainer.global_step + 1) % every == 0
+
+    def _refuse(
+        self,
+        stage: str,
+        loss: Tensor,
+        events: SetBatch | None = None,
+        place: Tensor | None = None,
+    ) -> NoReturn:
+        """End the training for a loss that is not finite, and say why it is not.
+
+        Arguments:
+            stage: `train` or `val`.
+            loss: the loss.
+            events: those of the batch, if there is one.
+            place: what numbers they have among all events, with shape `(B,)`, if that is known.
+
+        Raises:
+            ValueError: always.
+        """
+        flow, what = self.flow, {"train": "training", "val": "validation"}[stage]
+        of = " of the batch" if place is None else f" of the {what} events"
+        culprit = None
+        if events is not None:
+            culprit = first_not_finite(events, flow.features, flow.conditions)
+        if culprit is None:  # an event of another step may have spoilt the weights
+            loader = getattr(self.trainer, f"{stage}_dataloader{'s' * (stage == 'val')}", None)
+            data = getattr(loader, "dataset", None)
+            if isinstance(data, PlacedDataset):
+                culprit = first_not_finite(data.events, flow.features, flow.conditions)
+                place, of = None, f" of the {what} events"
+        raise ValueError(
+            f"{stage}_loss is {loss.item():g} at step {self.trainer.global_step}. "
+            + reason_of(culprit, flow.field, place, of)
+        )
 
     def _logged(
         self, stage: str, terms: dict[str, Tensor], batch: SetBatch, *, sync_dist: bool = False

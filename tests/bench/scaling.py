@@ -21,7 +21,7 @@ from torch import nn
 import setflow
 from bench.machine import described
 from bench.setups import FIELDS, awake
-from setflow.report.figures import _STYLE
+from setflow.report.style import STYLE
 
 _NUMBERS = (10, 30, 100, 300, 1000)
 _OBJECTS, _LEAST_EVENTS = 8000, 4
@@ -99,7 +99,7 @@ def _seconds(field: nn.Module, events: int, n: int, clock: Callable[[], float]) 
 
 def picture(costs: list[Cost]) -> Figure:
     """Draw the times of all fields, with lines of slopes 1 and 2 to guide the eye."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 5.4), layout="constrained")
         axes = figure.subplots()
         for cost, colour, marker in zip(costs, _COLOURS, _MARKERS, strict=True):

@@ -160,12 +160,12 @@ def test_outputs_are_not_overwritten(model, capsys):
         (
             ("--solver", "midpoint", "--steps", 3, "--estimator", "hutchinson", "--seed", 5),
             setflow.Midpoint(3),
-            setflow.HutchinsonDivergence("rademacher", 8, renew=True),
+            setflow.HutchinsonDivergence(8, renew=True),
         ),
         (
             ("--solver", "dopri5", "--rtol", 1e-3, "--estimator", "hutchinson", "--probes", 2),
             setflow.Dopri5(1e-3, 1e-4),
-            setflow.HutchinsonDivergence("rademacher", 2),
+            setflow.HutchinsonDivergence(2),
         ),
     ],
 )

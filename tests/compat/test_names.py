@@ -204,7 +204,7 @@ SIGNATURES: dict[str, dict[str, Any]] = {
     "setflow.VESchedule": {"sigma_min": 0.01, "sigma_max": 50.0},
     "setflow.EDMSchedule": {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0},
     "setflow.ExactDivergence": {"max_dim": None},
-    "setflow.HutchinsonDivergence": {"probe": "rademacher", "n_probes": 1},
+    "setflow.HutchinsonDivergence": {"n_probes": 1, "probe": "rademacher"},
     "setflow.diagnostics.field_stats": {"field": REQUIRED, "x": REQUIRED, "t": REQUIRED},
     "setflow.diagnostics.reversibility_error": {
         "field": REQUIRED, "solver": REQUIRED, "x": REQUIRED, "t0": 1.0, "t1": 0.0,
@@ -340,7 +340,6 @@ def complaints_about(
     return inner.complaints
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("file", sorted({test.split("::")[0] for _, test in CLAIMS}))
 def test_the_mutants_of_a_file_are_caught(file, request):
     """One session a file, so that no process runs what another one has run."""

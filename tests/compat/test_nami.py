@@ -443,3 +443,15 @@ def test_the_loss_of_real_objects():
         Nothing(), x_target, torch.zeros(1, 3, 2), torch.tensor([0.5]), gamma=nami.ZeroGamma()
     )
     torch.testing.assert_close(same, x_target.square().mean())
+
+
+def test_nami_has_the_kind_of_the_probes_first():
+    estimator = nami.HutchinsonDivergence("gaussian", 3)
+    assert isinstance(estimator, setflow.HutchinsonDivergence)
+    assert (estimator.probe, estimator.n_probes) == ("gaussian", 3)
+    assert nami.HutchinsonDivergence().n_probes == 1
+    field, x = setflow.GaussianSetField([0.0, 0.0], [1.0, 1.0]), torch.zeros(4, 3, 2)
+    signs = nami.HutchinsonDivergence("rademacher", 3)(field, x, 1.0)
+    assert torch.equal(signs, torch.full((4,), 6.0))  # of a diagonal Jacobian, exactly
+    with pytest.raises(ValueError, match="must be 'rademacher' or 'gaussian', got 4"):
+        nami.HutchinsonDivergence(4)

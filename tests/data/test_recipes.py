@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from setflow.data import recipes
-from setflow.data.hdf5 import JetSample, read_header, read_jets
-from setflow.data.recipes import Recipe, make_dataset, make_shipped, round_mantissa
+from setflow.data import recipes, simulation
+from setflow.data.hdf5 import read_header, read_jets
+from setflow.data.jets import JetSample
+from setflow.data.recipes import Recipe, make_dataset, make_shipped
+from setflow.data.simulation import round_mantissa
 from setflow.physics.kinematics import jet_mass, jet_pt
 from setflow.schema import JET_UNITS
 
@@ -358,7 +360,7 @@ def test_an_existing_file_is_refused_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a.h5").write_text("precious")
-    monkeypatch.setattr(recipes, "_make_block", lambda *_: pytest.fail("worked"))
+    monkeypatch.setattr(recipes, "make_block", lambda *_: pytest.fail("worked"))
     with pytest.raises(FileExistsError, match="exists already; choose another name"):
         make_dataset(TOP, jets=1, out=tmp_path / "a.h5")
     assert (tmp_path / "a.h5").read_text() == "precious"
@@ -385,8 +387,8 @@ def test_the_clustering_against_fastjet_jet_by_jet() -> None:
 
     cuts = {"jet_pt": (920.0, 1100.0), "jet_eta": 0.9, "objects": 60}  # tight: each cuts some
     recipe = dataclasses.replace(Recipe.load(TOP), **cuts)
-    particles = recipes._visible_particles(recipes._start_pythia(recipe, 99), 40, recipe)
-    found = list(recipes._cluster(particles, recipe))
+    particles = simulation._visible_particles(simulation._start_pythia(recipe, 99), 40, recipe)
+    found = list(simulation._cluster(particles, recipe))
     assert np.abs(particles["eta"]).max() < 3
     definition = fj.JetDefinition(fj.antikt_algorithm, 0.8)
     expected = []

@@ -231,7 +231,7 @@ def test_empirical_cardinality_is_the_frequencies():
 
 
 def test_cardinality_refuses_what_it_cannot_know():
-    cardinality = setflow.EmpiricalCardinality(4)
+    cardinality = setflow.EmpiricalCardinality(4).fit(torch.tensor([1]))
     with pytest.raises(ValueError, match=r"expected \[0, 4\]"):
         cardinality.fit(torch.tensor([5]))
     with pytest.raises(ValueError, match="integers"):
@@ -257,7 +257,7 @@ def of_every(log_prob, c):
 
 
 def conditional(seed=3, dim=2, **sizes):
-    return redraw(setflow.ConditionalCardinality(OBJECTS, dim, **sizes), seed)
+    return redraw(setflow.ConditionalCardinality(OBJECTS, dim, **sizes).fit(EVERY), seed)
 
 
 @pytest.fixture(scope="module")
@@ -389,7 +389,7 @@ def test_an_event_has_its_number_in_whatever_company(dtype):
 
 def test_no_number_is_larger_than_the_largest():
     """At the last quantile, and where rounding leaves the last ones no probability at all."""
-    model = setflow.ConditionalCardinality(OBJECTS, 1)
+    model = setflow.ConditionalCardinality(OBJECTS, 1).fit(EVERY)
     with torch.no_grad():
         model.bias.copy_(-20.0 * EVERY)  # from e^-40 on, a sum with 1 is 1
     uniform, c = torch.tensor([0.0, 0.5, 1 - 1e-9, 1.0]), torch.zeros(4, 1)
@@ -418,7 +418,7 @@ def test_training_starts_from_the_frequencies():
     again = conditional().fit(lengths)  # whatever was there, and without the context
     for name in ("net.4.weight", "bias", "basis"):
         assert torch.equal(again.state_dict()[name], before[name])
-    untrained = setflow.ConditionalCardinality(OBJECTS, 2)
+    untrained = setflow.ConditionalCardinality(OBJECTS, 2).fit(EVERY)
     torch.testing.assert_close(
         of_every(untrained.log_prob, c).exp(), torch.full((OBJECTS + 1, 4), 1 / (OBJECTS + 1))
     )

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import setflow
+from each import each
 from laws.laws import cases, redraw
 from setflow.divergence import FixedProbeDivergence, as_estimator
 from setflow.sets.events import Events
@@ -115,7 +116,7 @@ def test_hutchinson_is_unbiased_and_its_variance_falls_with_the_number_of_probes
     exact = setflow.ExactDivergence()(field, case.x, case.t, mask=case.mask)
 
     def estimates(n_probes, rounds):
-        estimator = setflow.HutchinsonDivergence(probe, n_probes)
+        estimator = setflow.HutchinsonDivergence(n_probes, probe)
         return torch.stack(
             [
                 solve_of(estimator, field, case.x, case.t, None, case.mask, generator)(
@@ -140,7 +141,7 @@ def test_rademacher_probes_are_exact_for_a_diagonal_jacobian_and_gaussian_ones_a
     exact = setflow.ExactDivergence()(field, case.x, case.t, mask=case.mask)
     signs = setflow.HutchinsonDivergence()(field, case.x, case.t, mask=case.mask)
     torch.testing.assert_close(signs, exact, atol=1e-12, rtol=0)
-    normal = setflow.HutchinsonDivergence("gaussian")(field, case.x, case.t, mask=case.mask)
+    normal = setflow.HutchinsonDivergence(probe="gaussian")(field, case.x, case.t, mask=case.mask)
     assert (normal - exact).abs().max() > 1e-3
 
 
@@ -257,7 +258,7 @@ def test_errors():
     with pytest.raises(ValueError, match="max_dim must be positive"):
         setflow.ExactDivergence(max_dim=0)
     with pytest.raises(ValueError, match="'rademacher' or 'gaussian', got 'normal'"):
-        setflow.HutchinsonDivergence("normal")
+        setflow.HutchinsonDivergence(4, "normal")
     for n_probes in (0, -1, 2.0, True):
         with pytest.raises(ValueError, match="n_probes must be a positive integer"):
             setflow.HutchinsonDivergence(n_probes=n_probes)
@@ -276,7 +277,7 @@ def test_errors():
     "estimator",
     [
         setflow.ExactDivergence(),
-        setflow.HutchinsonDivergence("gaussian", n_probes=2, renew=True),
+        setflow.HutchinsonDivergence(2, "gaussian", renew=True),
     ],
 )
 def test_few_slots_few_objects_and_no_event_at_all(estimator, slots):
@@ -295,7 +296,42 @@ def test_estimators_say_what_they_are():
     for text in (
         "ExactDivergence()",
         "ExactDivergence(max_dim=9, memory=1024, batched=False)",
-        "HutchinsonDivergence('gaussian', n_probes=8, renew=True)",
-        "HutchinsonDivergence('rademacher', n_probes=1)",
+        "HutchinsonDivergence(8, probe='gaussian', renew=True)",
+        "HutchinsonDivergence(1, probe='rademacher')",
     ):
         assert repr(eval(f"setflow.{text}")) == text
+
+
+def test_the_number_of_probes_comes_first():
+    """And a kind in its place is told where it belongs."""
+    estimator = setflow.HutchinsonDivergence(4)
+    assert (estimator.n_probes, estimator.probe, estimator.renews) == (4, "rademacher", False)
+    assert setflow.HutchinsonDivergence(3, "gaussian").probe == "gaussian"
+    again = eval(repr(estimator), {"HutchinsonDivergence": setflow.HutchinsonDivergence})
+    assert repr(again) == repr(estimator)
+    message = r"the number of probes comes first, HutchinsonDivergence\(4, probe='gaussian'\)"
+    with pytest.raises(ValueError, match=message):
+        setflow.HutchinsonDivergence("gaussian")
+    field, x = setflow.GaussianSetField([0.0, 0.0], [1.0, 1.0]), torch.zeros(2, 3, 2)
+    _, estimates = estimator.for_solve(field, Events.of(field, x, None, t=1.0))(
+        Events.of(field, x, None, t=1.0)
+    )
+    assert estimates.shape == (2, 4)
+
+
+@each(
+    ("call", "message"),
+    [
+        (lambda: setflow.Dopri5(50), "rtol must be below 1, got 50: Dopri5 takes tolerances"),
+        (lambda: setflow.BrownianGamma(0.5), r"floor of gamma\^2; the amplitude is that of Scaled"),
+        (lambda: setflow.ScaledBrownianGamma(1.0, 1.0), r"below the maximum of gamma\^2, 0\.25"),
+        (lambda: setflow.ExactDivergence("gaussian"), "has no kind of probes"),
+        (lambda: setflow.divergence.FixedProbeDivergence(4), "HutchinsonDivergence.4. draws four"),
+        (lambda: setflow.PairFeatures(4), "columns must be three positions, got 4"),
+        (lambda: setflow.data.Standardizer(torch.zeros(3)), "dim must be a positive integer"),
+        (lambda: setflow.EmpiricalCardinality([3, 4]), "max_objects must be a positive integer"),
+    ],
+)
+def test_a_first_argument_that_means_something_else_is_told(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

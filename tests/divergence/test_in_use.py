@@ -223,7 +223,8 @@ def test_an_integration_error_travels_between_processes():
 
 
 def test_the_indices_of_events_are_checked():
-    flow = setflow.SetFlow(transformer(), features=("x", "y"))
+    scaler = setflow.data.Standardizer(2, mean=0, std=1)
+    flow = setflow.SetFlow(transformer(), scaler=scaler, features=("x", "y"))
     batch = setflow.SetBatch(torch.randn(4, 3, 2), torch.ones(4, 3))
     options = {"solver": setflow.Euler(1), "estimator": setflow.HutchinsonDivergence()}
     by_number = flow.log_prob(batch, first=7, **options)

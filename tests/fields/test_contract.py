@@ -14,6 +14,7 @@ from each import each
 from families import FAMILIES
 from laws.laws import LAWS, Case, cases, redraw, to_device
 from laws.subjects import velocity_of
+from setflow.data import Standardizer
 from setflow.fields import transformer
 from setflow.model.folder import build, describe
 
@@ -170,7 +171,8 @@ def test_other_dtypes_are_taken_or_refused(name):
 @pytest.mark.parametrize("name", PLAIN)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 def test_a_model_in_another_dtype_is_the_same_from_its_file(name, dtype, tmp_path):
-    flow = setflow.SetFlow(redraw(FAMILIES[name].make(3)).float(), features=["a", "b", "c"])
+    field, scaler = redraw(FAMILIES[name].make(3)).float(), Standardizer(3, mean=0, std=1)
+    flow = setflow.SetFlow(field, scaler=scaler, features=["a", "b", "c"])
     flow.field.to(dtype)
     batch = setflow.SetBatch(torch.randn(4, 5, 3), torch.rand(4, 5) > 0.3)
     flow.loss(batch).backward()

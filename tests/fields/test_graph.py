@@ -11,7 +11,6 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from test_normalisation import shrunk, total_on_the_line
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 from torch_geometric.data import Batch, Data
@@ -20,6 +19,7 @@ import setflow
 from each import each
 from laws.laws import LAWS, cases, redraw, to_device
 from laws.subjects import log_prob_of, loss_of, sample_of
+from masking.test_normalisation import shrunk, total_on_the_line
 from setflow import GraphField, SetBatch
 from setflow.fields.graph import _neighbours
 from setflow.sets.events import Events

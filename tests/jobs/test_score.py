@@ -32,7 +32,7 @@ NATS = ("log_prob", "objects", "scaling", "ordering", "cardinality", "standard_e
 COLUMNS = (*NATS, "n_objects", "reason")
 ROWS, SLOTS, LARGEST = 23, 7, 5
 EULER = setflow.Euler(2)
-HUTCHINSON = setflow.HutchinsonDivergence("rademacher", 2)
+HUTCHINSON = setflow.HutchinsonDivergence(2)
 
 
 def make_jets(path: Path, rows: int = ROWS, **attributes: Any) -> Path:
@@ -60,7 +60,9 @@ def make_flow(conditions: tuple[str, ...] = (), *, seed: int = 0) -> setflow.Set
         scaler=Standardizer(3, boxcox={2: 0.0}),
         cardinality=setflow.EmpiricalCardinality(LARGEST),
         conditions=conditions,
-        context_scaler=Standardizer(len(conditions), boxcox={0: 0.0}) if conditions else None,
+        context_scaler=(
+            Standardizer(len(conditions), boxcox={0: 0.0}, mean=0, std=1) if conditions else None
+        ),
     )
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

@@ -365,7 +365,7 @@ def test_total_probability_of_plain_vectors_is_one():
     "estimator",
     [
         setflow.HutchinsonDivergence(n_probes=2),
-        setflow.HutchinsonDivergence("gaussian", n_probes=2),
+        setflow.HutchinsonDivergence(2, "gaussian"),
         setflow.HutchinsonDivergence(n_probes=2, renew=True),
     ],
     ids=["signs", "gaussian", "renewed"],
@@ -793,7 +793,10 @@ def test_events_that_miss_the_tolerance_are_named():
     assert caught.value.events == ((1,), (3,))
     calm = setflow.masked_log_prob(Runaway(), BASE, solver, x[[0, 2, 4]], torch.ones(3, 4))
     assert calm.isfinite().all()
-    flow = setflow.SetFlow(Runaway(), features=["a", "b"])  # rows of the caller, in any batch
+    scaler = Standardizer(2, mean=0, std=1)
+    flow = setflow.SetFlow(
+        Runaway(), scaler=scaler, features=["a", "b"]
+    )  # rows of the caller, in any batch
     lengths = torch.tensor([4, 2, 3, 1, 4])
     batch = setflow.SetBatch(x, torch.arange(4) < lengths[:, None])
     with pytest.raises(setflow.solvers.IntegrationError) as caught:

@@ -151,7 +151,7 @@ def test_the_loss_fits_a_field_by_gradient():
         ({"mask": torch.full((2, 5), 0.5)}, ValueError, "holds the value 0.5"),
         ({"mask": torch.full((2, 5), 2)}, ValueError, "only 0 .padding. and 1"),
         ({"mask": torch.full((2, 5), torch.nan)}, ValueError, "holds the value nan"),
-        ({"mask": [[1] * 5] * 2}, TypeError, "must be a torch tensor"),
+        ({"mask": [["a"] * 5] * 2}, TypeError, "holds no plain numbers"),
         ({"x_source": torch.zeros(2, 1, 3)}, ValueError, "expected equal shapes"),
         ({"x_source": torch.zeros(5, 3)}, ValueError, "expected equal shapes"),
         ({"t": torch.zeros(5)}, ValueError, r"t has shape \(5,\), expected a scalar or \(2,\)"),

@@ -159,7 +159,7 @@ def test_the_loss_is_that_of_the_field_and_of_the_numbers():
     )
     torch.testing.assert_close(flow.loss_terms(longer)["cardinality"], terms["cardinality"])
     assert flow.float().loss(batch.to(torch.float32)).dtype == torch.float32
-    for cardinality in (setflow.EmpiricalCardinality(6), None):
+    for cardinality in (setflow.EmpiricalCardinality(counts=[1] * 7), None):
         flow.cardinality = cardinality
         alone = flow.loss_terms(batch.to(torch.float32))
         assert list(alone) == ["flow"]
@@ -396,8 +396,10 @@ def test_a_field_of_ones_own_cannot_be_saved_by_name(tmp_path):
     class Mine(setflow.TransformerField):
         pass
 
+    field, scaler = Mine(3, hidden=8, layers=1, heads=1), Standardizer(3, mean=0, std=1)
+    flow = setflow.SetFlow(field, scaler=scaler)
     with pytest.raises(TypeError, match="Mine cannot be written"):
-        setflow.SetFlow(Mine(3, hidden=8, layers=1, heads=1)).save(tmp_path / "model")
+        flow.save(tmp_path / "model")
 
 
 EXAMPLES = {
@@ -408,7 +410,7 @@ EXAMPLES = {
     "setflow.EPiCField": lambda: setflow.EPiCField(
         4, object_condition_dim=2, hidden=24, latent=5, layers=3
     ),
-    "setflow.EmpiricalCardinality": lambda: setflow.EmpiricalCardinality(7),
+    "setflow.EmpiricalCardinality": lambda: setflow.EmpiricalCardinality(counts=[1, 0, 2, 1]),
     "setflow.GaussianSetField": lambda: setflow.GaussianSetField(
         torch.zeros(3), torch.ones(3), coupling=2.0, path=setflow.CosinePath()
     ),
@@ -477,7 +479,8 @@ def test_bad_input_of_sampling(arguments, message):
 def test_missing_context_and_missing_cardinality():
     with pytest.raises(ValueError, match=r"expected a context c with shape \(2, 1\), got none"):
         _flow(("pt",)).sample(2)
-    bare = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
+    bare = setflow.SetFlow(field, scaler=Standardizer(3, mean=0, std=1))
     with pytest.raises(ValueError, match="no cardinality model"):
         bare.sample(2)
 

@@ -191,8 +191,8 @@ def test_hardest_first_returns_exactly_n_slots(n):
         (torch.zeros(3), None, ValueError, r"\(\*batch, N, 3\)"),
         (torch.zeros(4, 3), torch.ones(5), ValueError, "mask has shape"),
         (torch.zeros(4, 3), torch.full((4,), 0.5), ValueError, "0.5"),
-        (torch.zeros(4, 3, dtype=torch.long), None, TypeError, "int64"),
-        ([[0.0, 0.0, 1.0]], None, TypeError, "list"),
+        (torch.zeros(4, 3, dtype=torch.bool), None, TypeError, "bool"),
+        ([[0.0, 0.0, "1"]], None, TypeError, "holds no plain numbers"),
     ],
 )
 def test_what_is_no_jet_is_refused(x, mask, error, match):

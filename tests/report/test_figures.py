@@ -13,8 +13,9 @@ from matplotlib.text import Text
 from setflow import SetBatch
 from setflow.physics import METRICS, distances, truth_floor
 from setflow.physics.metrics import observables
-from setflow.report import figures
-from setflow.report.figures import QUANTITIES, example_jets, jet_images, spectrum, write_plots
+from setflow.report import figures, images
+from setflow.report.figures import QUANTITIES, spectrum, write_plots
+from setflow.report.images import example_jets, jet_images
 
 F64 = torch.float64
 
@@ -52,7 +53,7 @@ def assert_legible(figure):
 @pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda q: q.name)
 def test_a_spectrum_is_labelled_and_legible(quantity):
     _, (generated, reference) = both()
-    with matplotlib.rc_context(figures._STYLE):
+    with matplotlib.rc_context(figures.STYLE):
         figure = spectrum(quantity, generated, reference, note="W1 = 1.23, floor (1.00 ± 0.20)")
         assert_legible(figure)
     top, bottom = figure.axes
@@ -134,7 +135,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
 @pytest.mark.parametrize("draw", [jet_images, example_jets])
 def test_images_and_examples_are_labelled_and_legible(draw):
     (generated, reference), _ = both()
-    with matplotlib.rc_context(figures._STYLE):
+    with matplotlib.rc_context(figures.STYLE):
         figure = draw(generated, reference)
         assert_legible(figure)
     shown = " ".join(text.get_text() for text in texts(figure))
@@ -147,13 +148,13 @@ def test_images_and_examples_are_labelled_and_legible(draw):
 
 def test_an_image_holds_the_momentum_of_the_jets():
     (generated, _), _ = both()
-    image, error = figures._image(generated, np.linspace(-5, 5, 11))
+    image, error = images._image(generated, np.linspace(-5, 5, 11))
     x = torch.nan_to_num(generated.x)
     assert image.sum() == pytest.approx((x[..., 2].sum() / len(generated)).item())
     assert image.shape == error.shape == (10, 10)
     assert np.isinf(error[image == 0]).all()
     one_sided = SetBatch(x + torch.tensor([2.0, 0.0, 0.0]), generated.mask)
-    image, _ = figures._image(one_sided, np.linspace(-5, 5, 11))
+    image, _ = images._image(one_sided, np.linspace(-5, 5, 11))
     assert image[5:].sum() > 0.99 * image.sum()  # etarel is the first axis
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from laws.laws import GARBAGE
 from setflow import SetBatch
-from setflow.data.hdf5 import JetWriter
+from setflow.data.writing import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
 from setflow.report import figures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -75,3 +76,84 @@ def test_batches_that_do_not_fit_together(x, mask, c, message):
 def test_ragged_events_that_do_not_fit(events, length, message):
     with pytest.raises(ValueError, match=message):
         SetBatch.from_ragged(events, length=length)
+
+
+# --- how it is built and printed ---
+
+
+def test_without_a_mask_all_objects_are_real():
+    x = torch.randn(2, 4, 5, 3)
+    for batch in (SetBatch(x), SetBatch(x, None)):
+        assert batch.mask.shape == (2, 4, 5)
+        assert batch.mask.all()
+    with pytest.raises(ValueError, match=r"expected \(\*batch, N, D\) where no mask tells"):
+        SetBatch(torch.randn(3))
+
+
+def test_printing_is_one_line_that_says_what_it_holds():
+    mask = torch.arange(30) < torch.tensor([[2], [30], [7], [13]])
+    for batch, expected in (
+        (
+            SetBatch(torch.zeros(4, 30, 3, dtype=torch.float32), mask, torch.zeros(4, 2)),
+            "SetBatch(4 sets of 2 to 30 objects (mean 13.0), 3 features, context of 2, "
+            "float32 on cpu)",
+        ),
+        (
+            SetBatch(torch.zeros(1, 5, 1, 8, 8), torch.ones(1, 5)),
+            "SetBatch(1 set of 5 objects, features (1, 8, 8), no context, float64 on cpu)",
+        ),
+        (
+            SetBatch(torch.zeros(2, 3, 5, 2)),
+            "SetBatch(6 sets in the shape (2, 3) of 5 objects, 2 features, no context, "
+            "float64 on cpu)",
+        ),
+        (
+            SetBatch(torch.zeros(5, 2)),
+            "SetBatch(1 set of 5 objects, 2 features, no context, float64 on cpu)",
+        ),
+        (
+            SetBatch(torch.zeros(0, 5, 2)),
+            "SetBatch(0 sets of up to 5 objects, 2 features, no context, float64 on cpu)",
+        ),
+    ):
+        assert repr(batch) == str(batch) == expected
+
+
+def test_ragged_arrays_are_padded_and_come_back():
+    events = [np.arange(6.0).reshape(2, 3), np.zeros((0, 3)), np.ones((4, 3))]
+    for given in (
+        events,
+        [torch.as_tensor(event) for event in events],
+        [events[0], *map(torch.as_tensor, events[1:])],
+    ):
+        batch = SetBatch.from_ragged(given, np.ones((3, 1)))
+        assert batch.lengths.tolist() == [2, 0, 4]
+        for event, back in zip(events, batch.to_ragged(), strict=True):
+            assert np.array_equal(event, back.numpy())
+        assert batch.x[~batch.mask].abs().sum() == 0
+        assert batch.c.dtype == torch.float64
+    mixed = SetBatch.from_ragged([torch.ones(2, 1, dtype=torch.int64), torch.full((1, 1), 0.5)])
+    assert mixed.x.flatten().tolist() == [1, 1, 0.5, 0]  # nothing is cut to integers
+
+
+def test_padding_passes_gradients_on():
+    events = [torch.randn(n, 3, requires_grad=True) for n in (2, 0, 3)]
+    (SetBatch.from_ragged(events).x ** 2).sum().backward()
+    for event in events:
+        assert torch.equal(event.grad, 2 * event)
+
+
+def test_graphs_are_those_that_torch_geometric_makes():
+    from torch_geometric.data import Batch, Data
+
+    batch = SetBatch.from_ragged([torch.randn(n, 3) for n in (2, 0, 5, 1)], torch.randn(4, 2))
+    rows = zip(batch.to_ragged(), batch.c, strict=True)
+    expected = Batch.from_data_list([Data(x=x, c=c[None]) for x, c in rows])
+    got = batch.to_pyg()
+    assert got.num_graphs == 4
+    assert set(got.keys()) == set(expected.keys())
+    for key in expected.keys():  # noqa: SIM118 (a graph is no mapping)
+        assert torch.equal(got[key], expected[key]), key
+    for one, other in zip(got.to_data_list(), expected.to_data_list(), strict=True):
+        assert torch.equal(one.x, other.x)
+        assert torch.equal(one.c, other.c)

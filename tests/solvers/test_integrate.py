@@ -173,6 +173,20 @@ def test_packing_keeps_both_dtypes():
     torch.testing.assert_close(logp - 1, torch.full_like(logp, 1e-9), atol=1e-14, rtol=0)
 
 
+def test_a_packed_solve_leaves_zeros_in_padding():
+    """Also where a user's solver moves every coordinate, padded or not."""
+
+    class Shifting:
+        def integrate(self, f, x0, *, t0, t1):
+            return x0 + 1
+
+    x, logp = integrate_augmented(
+        Shifting(), decay, X0, torch.zeros(3), t0=0.0, t1=1.0, mask=MASK, event_ndim=1
+    )
+    assert torch.equal(x, zero_padding(X0 + 1, MASK))
+    assert torch.equal(logp, torch.ones(3))
+
+
 def test_gradients_flow_through_a_packed_solve():
     x0 = X0.clone().requires_grad_()
     _, logp = integrate_augmented(

@@ -12,13 +12,15 @@ import pytest
 import scipy.stats
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 import setflow
 from setflow import SetBatch
 from setflow.cli.fit import fit
-from setflow.data import JetWriter, read_jets
+from setflow.data import JetWriter, LengthBatchSampler, SetDataset, Standardizer, read_jets
 from setflow.training import ExportBestModel, SetDataModule
+from setflow.training.data import PlacedDataset
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import LAST_RATE, warmup_cosine
 
@@ -179,7 +181,8 @@ def test_a_warmup_that_is_no_fraction_is_refused(warmup):
 
 def test_the_times_of_training_are_those_that_are_asked_for():
     """Times near the noise and a weight of 1 + 3 t: the loss is that of the same draw by hand."""
-    flow = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
+    flow = setflow.SetFlow(field, scaler=Standardizer(3, mean=0, std=1))
     jets = setflow.SetBatch(torch.randn(64, 5, 3), torch.ones(64, 5))
     times = setflow.TimeSampling(shift_type="constant", constant=50.0, weight_shift=3.0)
     generator = torch.Generator().manual_seed(0)
@@ -378,11 +381,110 @@ def test_a_model_without_a_trained_p_of_n_logs_the_field_alone(options):
 
 
 def test_one_process_of_several_writes_the_model(tmp_path):
-    module = FlowMatchingModule(
-        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
-    )
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
+    module = FlowMatchingModule(setflow.SetFlow(field, scaler=Standardizer(3, mean=0, std=1)))
     exporter = ExportBestModel(tmp_path / "run")
     for first in (False, True):
         module.trainer = SimpleNamespace(is_global_zero=first, global_step=0)
         assert exporter.finish(module) == tmp_path / "run" / "model"
         assert (tmp_path / "run" / "model").is_dir() == first
+
+
+def test_statistics_that_a_configuration_gives_are_kept(options):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    parts = config["model"]["flow"]["init_args"]
+    given = {"boxcox": {2: 0.3}, "mean": [0.5, 0.5, -0.7], "std": [0.3, 0.3, 0.4]}
+    given["lowest"] = [-float("inf"), -float("inf"), -1.6]
+    parts["scaler"] = {"class_path": "setflow.data.Standardizer", "init_args": {"dim": 3, **given}}
+    counts = {"counts": [0, 1, 1, 1, 1, 1, 1]}
+    parts["cardinality"] = {"class_path": "setflow.EmpiricalCardinality", "init_args": counts}
+    config["trainer"]["max_epochs"] = 1
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    flow = setflow.SetFlow.load(fit([*options, "--name", "given"]))
+    torch.testing.assert_close(flow.scaler.mean, torch.tensor(given["mean"]).double())
+    assert flow.scaler.lowest[2].item() == -1.6
+    assert flow.cardinality.probabilities.tolist() == [0, *[1 / 6] * 6]
+    pt = read_jets("jets.h5").context(("pt",))
+    assert flow.context_scaler.mean.item() == pytest.approx(pt.mean().item(), rel=0.01)  # fitted
+
+
+# --- a loss that is not finite ---
+
+
+def _spoilt(value, where):
+    """A model, and 40 events one of which, number 17, holds a value that is not finite."""
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=1, condition_dim=2).float()
+    flow = setflow.SetFlow(field, conditions=["pt", "mass"])
+    events = SetBatch(torch.randn(40, 5, 3), [[1, 1, 1, 0, 0]] * 40, torch.randn(40, 2))
+    flow.fit_statistics(events)
+    if where == "feature":
+        events.x[17, 2, 1] = value
+    else:
+        events.c[17, 1] = value
+    events.x[3, 4] = float("nan")  # padding may hold anything
+    return flow, events
+
+
+def _trained(module, events, **options):
+    """Train as `fit` does, three batches of eight an epoch in a fixed order."""
+    data = PlacedDataset(SetDataset(events))
+    batches = LengthBatchSampler(events.lengths, 8, shuffle=False, window=1)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **options,
+    )
+    loaders = [DataLoader(data, sampler=batches, batch_size=None) for _ in range(2)]
+    trainer.fit(module, *loaders)
+
+
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|LeafSpec)")
+@pytest.mark.parametrize("where", ["feature", "condition"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_training_names_the_event_and_the_feature_that_are_not_finite(where, value):
+    flow, events = _spoilt(value, where)
+    events = events.to(torch.float32)
+    what = {"feature": "feature 'phirel' of an object", "condition": "condition 'mass'"}[where]
+    message = f"train_loss is nan at step 2. In event 17 of the training events {what} is {value:g}"
+    with pytest.raises(ValueError, match=message):
+        _trained(FlowMatchingModule(flow), events)
+
+
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|LeafSpec)")
+def test_on_an_accelerator_a_loss_is_looked_at_where_it_is_logged(monkeypatch):
+    """By then the weights are spoilt, and the events of the batch are not the reason."""
+    looks_at = FlowMatchingModule._is_looked_at
+    cuda = SimpleNamespace(device=SimpleNamespace(type="cuda"))
+    monkeypatch.setattr(FlowMatchingModule, "_is_looked_at", lambda s, t, _: looks_at(s, t, cuda))
+    flow, events = _spoilt(float("nan"), "feature")
+    message = "train_loss is nan at step 3. In event 17 of the training events feature 'phirel'"
+    with pytest.raises(ValueError, match=message):
+        _trained(FlowMatchingModule(flow), events.to(torch.float32), log_every_n_steps=4)
+
+
+@pytest.mark.filterwarnings("ignore:.*(does not have many workers|LeafSpec)")
+def test_a_loss_of_finite_data_that_is_not_finite_says_so():
+    flow, events = _spoilt(0.0, "feature")
+    with torch.no_grad():
+        flow.field.out.weight.fill_(float("nan"))
+    with pytest.raises(ValueError, match="events of this batch are finite, but weights of the"):
+        _trained(FlowMatchingModule(flow), events.to(torch.float32))
+    with torch.no_grad():
+        flow.field.out.weight.fill_(1e38)
+    with pytest.raises(ValueError, match="the field's arithmetic that overflows"):
+        _trained(FlowMatchingModule(flow), events.to(torch.float32))
+
+
+def test_a_model_without_statistics_is_not_trained():
+    flow = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    module = FlowMatchingModule(flow)
+    module.trainer = SimpleNamespace(current_epoch=0, global_rank=0)
+    with pytest.raises(ValueError, match=r"never fitted; call flow\.fit_statistics"):
+        module.training_step(SetBatch(torch.randn(4, 5, 3)), 0)
+    with pytest.raises(TypeError, match=r"FlowMatchingModule expects a setflow\.SetBatch"):
+        module.training_step(torch.randn(4, 5, 3), 0)

@@ -9,6 +9,7 @@ Adapters stand where an argument, a default or a shape is another one:
     fields.velocity             `VelocityField` is 256 wide and counts its hidden layers
     fields.diffusion            conversions take alpha and sigma in place of a schedule
     divergence.exact            `ExactDivergence` refuses events of more than 16 coordinates
+    divergence.hutchinson       `HutchinsonDivergence` takes the kind of the probes first
     distributions.base          `expand_distribution` and `has_rsample` are functions
     core.broadcast, core.typing, debug   are in nami alone
 

@@ -13,6 +13,8 @@ from torch.distributions import Distribution
 import setflow
 from setflow import masked_fm_loss
 from setflow.compat.nami.core.specs import as_tuple
+from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.masks import as_mask
 from setflow.sets.protocols import Base, Solver
 
 __all__ = ["masked_fm_loss", "masked_sample"]
@@ -22,10 +24,10 @@ def masked_sample(
     field: nn.Module,
     base: Base | Distribution,
     solver: Solver,
-    mask: Tensor | None,
+    mask: Array | None,
     *,
     sample_shape: tuple[int, ...] = (),
-    c: Tensor | None = None,
+    c: Array | None = None,
     t0: float = 1.0,
     t1: float = 0.0,
 ) -> Tensor:
@@ -57,6 +59,8 @@ def masked_sample(
     front, batch = as_tuple(sample_shape), tuple(base.batch_shape)
     if not batch:
         front, batch = (), front
+    mask = None if mask is None else as_mask(mask)
+    c = None if c is None else as_tensor(c, "c")
     if mask is not None and _expands(mask.shape[:-1], batch):
         mask, sample_shape = mask.expand(*batch, mask.shape[-1]), front
         if c is not None and _expands(c.shape[:-1], batch):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from setflow.diffusion import Parameterization, convert
-from setflow.rectified import Coefficients
+from setflow.rectified.conversions import Coefficients
 from setflow.sets.shapes import align_right
 
 __all__ = [

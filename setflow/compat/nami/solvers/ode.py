@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class IgnoresTolerances(FixedStepSolver):
 
     Arguments:
         steps: the number of steps when `integrate` is not given one.
+        times: the times between which the steps are made, as in `setflow.RK4`.
 
     Raises:
         ValueError: if `steps` is not a positive integer.
@@ -25,10 +27,10 @@ class IgnoresTolerances(FixedStepSolver):
 
     def integrate(
         self,
-        f: Callable[[Tensor, float], Tensor],
+        f: Callable[[Tensor, Any], Tensor],
         x0: Tensor,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         steps: int | None = None,
         *,
         atol: float | None = None,
@@ -40,11 +42,11 @@ class IgnoresTolerances(FixedStepSolver):
 
     def integrate_augmented(
         self,
-        f_aug: Callable[[Tensor, float], tuple[Tensor, Tensor]],
+        f_aug: Callable[[Tensor, Any], tuple[Tensor, Tensor]],
         x0: Tensor,
         logp0: Tensor,
-        t0: float,
-        t1: float,
+        t0: Tensor | float,
+        t1: Tensor | float,
         steps: int | None = None,
         *,
         atol: float | None = None,
@@ -68,6 +70,7 @@ class RK4(IgnoresTolerances, setflow.RK4):
 
     Arguments:
         steps: the number of steps when `integrate` is not given one.
+        times: the times between which the steps are made, as in `setflow.RK4`.
 
     Raises:
         ValueError: if `steps` is not a positive integer.

@@ -1,0 +1,100 @@
+"""What a log-density of sets is made of, and what a Box-Cox exponent above 0 leaves out of it.
+
+With lambda > 0 the Box-Cox transform of a positive feature has a lowest value. What a flow puts
+below the smallest training value is sampled onto that value, so it belongs to no density: the
+integral of the density falls short of 1 by the probability of an event with such an object.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from setflow.model.model import SetFlow
+    from setflow.sets.arrays import Array
+    from setflow.sets.protocols import Solver
+
+__all__ = ["LogDensity", "MissingMass", "missing_mass"]
+
+
+class LogDensity(NamedTuple):
+    """The log-density of sets, term by term, in nats, each with shape `(B,)` and float64.
+
+    For a single event, a batch without batch dimension, each has the shape `()`.
+
+    Attributes:
+        total: log p({x_1 .. x_N}, N | c) of the unordered set, per physical unit of each feature of
+            each object: the sum of the four terms that follow.
+        objects: log p(z_1 .. z_N | N, c), the density of the ordered tuple of scaled features.
+        scaling: log|det dz/dx|, of the scaling of the features and of their transforms.
+        ordering: log N!, since a set may be written down in so many orders.
+        cardinality: log p(N | c); 0 if the model has no cardinality model, and the density is then
+            one for given N.
+        standard_error: what the probes of a stochastic divergence leave uncertain in `objects`; 0
+            for an exact one, NaN if the estimator cannot tell (a single probe).
+    """
+
+    total: Tensor
+    objects: Tensor
+    scaling: Tensor
+    ordering: Tensor
+    cardinality: Tensor
+    standard_error: Tensor
+
+
+class MissingMass(NamedTuple):
+    """The probability that is missing from a density of sets, estimated from a sample.
+
+    Attributes:
+        mass: the fraction of the sampled events in which an object was put onto the smallest
+            training value; 0 without a sample where no transform has a lowest value.
+        standard_error: that of `mass`: the standard deviation of the fraction given the sample, for
+            a flat prior, so that it is not 0 where no event or every event was hit.
+        events: how many events were sampled.
+    """
+
+    mass: float
+    standard_error: float
+    events: int
+
+
+def missing_mass(
+    flow: SetFlow,
+    n: int,
+    c: Array | None = None,
+    *,
+    lengths: Array | None = None,
+    seed: int = 0,
+    solver: Solver | None = None,
+) -> MissingMass:
+    """Estimate how far the integral of the density of a model falls short of 1.
+
+    Arguments:
+        flow: the model.
+        n: the number of events to sample.
+        c: the physical context of these events, as `SetFlow.sample` takes it.
+        lengths: their numbers of objects, with shape `(n,)`; None draws them from p(N | c).
+        seed: the seed of the sample.
+        solver: the ODE solver; None as `SetFlow.sample`.
+
+    Raises:
+        ValueError: if `n` is not positive, or as `SetFlow.sample`.
+
+    >>> given = {"mean": 0, "std": 1, "lowest": [-torch.inf, 0]}
+    >>> scaler = setflow.data.Standardizer(2, boxcox={1: 0.5}, **given)
+    >>> field = setflow.GaussianSetField(torch.zeros(2), torch.ones(2))
+    >>> flow = setflow.SetFlow(field, scaler=scaler, features=["x", "pt"])
+    >>> missing_mass(flow, 1000, lengths=[1] * 1000, seed=1).mass  # half of a normal distribution
+    0.499
+    """
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}: the mass is estimated from a sample")
+    if not flow.scaler.has_bound:
+        return MissingMass(0.0, 0.0, 0)
+    batch = flow.sample(n, c, seed, lengths=lengths, solver=solver)
+    hit = int(flow.scaler.clipped(batch.x, batch.mask).flatten(1).any(-1).sum())
+    centre = (hit + 1) / (n + 2)
+    return MissingMass(hit / n, math.sqrt(centre * (1 - centre) / (n + 3)), n)

@@ -1,0 +1,84 @@
+"""Which event and which feature make a loss that is not finite."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from setflow.sets.batch import SetBatch
+
+__all__ = ["Culprit", "first_not_finite", "reason_of"]
+
+
+class Culprit(NamedTuple):
+    """A value that is not finite.
+
+    Attributes:
+        event: the place of its event in the batch, one number for each batch dimension.
+        what: which value it is, as in "feature 'ptrel' of an object is nan".
+    """
+
+    event: tuple[int, ...]
+    what: str
+
+
+def first_not_finite(
+    batch: SetBatch, features: Sequence[str], conditions: Sequence[str]
+) -> Culprit | None:
+    """Return the first value of real objects or of the context that is not finite, or None.
+
+    Padded slots may hold anything. The values are looked at, which on an accelerator waits for it.
+
+    Arguments:
+        batch: the events, with `x` of shape `(*batch, N, D)`.
+        features: the names of the D features.
+        conditions: those of the context.
+
+    >>> batch = SetBatch([[[1.0, 2.0], [3.0, float("nan")]], [[0.0, float("inf")], [0.0, 0.0]]],
+    ...                  mask=[[1, 0], [1, 1]])
+    >>> first_not_finite(batch, ["eta", "pt"], [])
+    Culprit(event=(1,), what="feature 'pt' of an object is inf")
+    """
+    found: list[Culprit] = []
+    bad = ~batch.x.isfinite() & batch.mask[..., None]
+    if bool(bad.any()):
+        *event, slot, k = bad.nonzero()[0].tolist()
+        value = batch.x[(*event, slot, k)].item()
+        found.append(Culprit(tuple(event), f"feature '{features[k]}' of an object is {value:g}"))
+    if batch.c is not None and not bool(batch.c.isfinite().all()):
+        *event, k = (~batch.c.isfinite()).nonzero()[0].tolist()
+        value = batch.c[(*event, k)].item()
+        found.append(Culprit(tuple(event), f"condition '{conditions[k]}' is {value:g}"))
+    return min(found, key=lambda culprit: culprit.event, default=None)
+
+
+def reason_of(
+    culprit: Culprit | None, field: nn.Module, place: Tensor | None = None, of: str = ""
+) -> str:
+    """Return why a loss is not finite, and what to do.
+
+    Arguments:
+        culprit: the first value that is not finite, or None.
+        field: the field, whose weights may be the reason where the data are not.
+        place: what number each event of the batch has among the training events, with shape
+            `(B,)`; None numbers them within the batch.
+        of: what the events are numbered in, as in " of the training events".
+    """
+    if culprit is not None:
+        event = culprit.event if place is None else (int(place[culprit.event]),)
+        where = f"event {', '.join(map(str, event))}" if event else "the event"
+        return (
+            f"In {where}{of} {culprit.what}; leave such events out, or mark the object as padding"
+        )
+    if not all(bool(weight.isfinite().all()) for weight in field.parameters()):
+        return (
+            "The events of this batch are finite, but weights of the field are not: an earlier "
+            "step made them so; take a smaller learning rate or clip gradients (gradient_clip_val)"
+        )
+    return (
+        "The events of this batch and the weights are finite, so it is the field's arithmetic that "
+        "overflows: look for values far from the others, scale in float64, take a smaller learning "
+        "rate, or more precision (bf16-mixed in place of 16-mixed)"
+    )

@@ -1,0 +1,70 @@
+"""Whether the parts of a model belong together, and whether their statistics are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from setflow.distributions.cardinality import CardinalityModel
+from setflow.fitted import Fitted
+
+__all__ = ["check_parts", "require_statistics"]
+
+
+def check_parts(
+    parts: Mapping[str, nn.Module | None],
+    cardinality: CardinalityModel | None,
+    features: Sequence[str],
+    conditions: Sequence[str],
+) -> None:
+    """Check that the parts of a model fit its features and conditions.
+
+    Arguments:
+        parts: `field`, `scaler` and `context_scaler`.
+        cardinality: the cardinality model, or None.
+        features: the names of the features.
+        conditions: the names of the context features.
+
+    Raises:
+        ValueError: if one does not.
+    """
+    known = ", ".join(conditions) or "none"
+    for name, part in parts.items():
+        count = len(conditions if name == "context_scaler" else features)
+        dim = getattr(part, "dim", count)  # a field of one's own need not tell
+        if dim != count:
+            raise ValueError(
+                f"{name} has dim={dim}, but there are {count} names: features "
+                f"{', '.join(features)}; conditions {known}"
+            )
+    field = parts["field"]
+    for option in ("object_condition_dim", "set_condition_dim"):
+        if getattr(field, option, 0):
+            raise ValueError(
+                f"field has {option}={getattr(field, option)}, but a SetFlow has one context row "
+                "per event; give such contexts to the verbs, setflow.masked_fm_loss and "
+                "setflow.masked_sample"
+            )
+    asked = 0 if cardinality is None else cardinality.condition_dim
+    if asked not in (0, len(conditions)):
+        raise ValueError(
+            f"cardinality has condition_dim={asked}, but there are {len(conditions)} conditions: "
+            f"{known}; give as many, or take setflow.EmpiricalCardinality, which needs none"
+        )
+
+
+def require_statistics(**parts: Fitted | None) -> None:
+    """Raise unless all parts have their statistics.
+
+    Raises:
+        ValueError: if some were neither given nor fitted.
+    """
+    lacking = [name for name, part in parts.items() if part is not None and not part.is_fitted]
+    if lacking:
+        raise ValueError(
+            f"the model has no statistics for its {' and '.join(lacking)}, they were never fitted; "
+            "call flow.fit_statistics(batch) with the training events, load a trained model by "
+            "SetFlow.load, or give them: setflow.data.Standardizer(mean=..., std=...) (mean 0 and "
+            "std 1 leave features as they are), setflow.EmpiricalCardinality(counts=...)"
+        )

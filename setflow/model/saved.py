@@ -1,0 +1,108 @@
+"""A model that describes itself, and the folder that it is written to and read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from setflow.model.folder import (
+    CONFIG,
+    arguments_of,
+    describe_model,
+    read_folder,
+    short_card,
+    write_folder,
+)
+
+__all__ = ["SavedModel"]
+
+
+class SavedModel(nn.Module):
+    """A model of parts that the library's table of classes knows."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return the node from which `from_node` builds this object, without its weights.
+
+        It has the statistics of the scalers and of p(N), given or fitted.
+        """
+        return describe_model(self)
+
+    @classmethod
+    def from_node(cls, node: Any, *, where: str = "model.flow") -> Self:
+        """Build a model from its node; classes come from the library's own table.
+
+        Raises:
+            ValueError: if the node names another class or an argument that does not exist.
+        """
+        arguments = arguments_of(node, where)
+        try:
+            return cls(**arguments)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from error
+
+    def require_fitted(self) -> None:
+        """Raise unless the statistics of all parts are there.
+
+        Raises:
+            ValueError: if they were neither given nor fitted.
+        """
+        raise NotImplementedError
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        overwrite: bool = False,
+        config: Mapping[str, Any] | None = None,
+        card: str | None = None,
+    ) -> Path:
+        """Write the model as a folder, which appears when it is complete.
+
+        Statistics that were fitted stand among the weights; in `config.yaml` stand those that were
+        given, so that a training from it fits what this one has fitted.
+
+        Arguments:
+            folder: where.
+            overwrite: replace a model folder that is there.
+            config: further nodes for `config.yaml`, such as the training configuration; its node
+                `model.flow` is written anew.
+            card: the text of the card; None writes a short one.
+
+        Returns:
+            The path of the folder.
+
+        Raises:
+            FileExistsError: if it exists and may not be replaced.
+            TypeError: if a part of the model has no name in the library's table.
+            ValueError: if its statistics were neither given nor fitted.
+        """
+        self.require_fitted()
+        folder = Path(folder)
+        nodes = dict(config or {})
+        node = describe_model(self, fitted=False)
+        nodes["model"] = {**dict(nodes.get("model") or {}), "flow": node}
+        card = short_card(self, folder.name) if card is None else card
+        write_folder(folder, nodes, self.state_dict(), card, overwrite=overwrite)
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> Self:
+        """Read a model folder, verified against its manifest; the model is in evaluation mode.
+
+        Raises:
+            FileNotFoundError: if the folder or one of its files is not there.
+            ValueError: if a hash does not match, or the files do not describe a model.
+        """
+        stored = read_folder(Path(folder))
+        flow = cls.from_node(stored.node, where=stored.where)
+        try:
+            flow.load_state_dict(stored.weights, assign=True)  # in the stored dtype
+        except RuntimeError as error:
+            raise ValueError(
+                f"{folder} does not hold the weights that its {CONFIG} describes: {error}"
+            ) from error
+        return flow.to(device).eval()

@@ -1,0 +1,142 @@
+"""Pictures of jets in the plane of (etarel, phirel): their mean, and a few examples."""
+
+from __future__ import annotations
+
+import math
+
+import matplotlib
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from setflow.physics.kinematics import jet_mass
+from setflow.report.style import (
+    ETA,
+    GENERATED,
+    MASS,
+    PHI,
+    PTREL,
+    REFERENCE,
+    STYLE,
+    Array,
+    as_numpy,
+)
+from setflow.schema import PARTICLE_FEATURES, axis_label
+from setflow.sets.batch import SetBatch
+
+__all__ = ["example_jets", "jet_images"]
+
+
+def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
+    """Draw the average image of a jet in (etarel, phirel), each particle weighted by its ptrel.
+
+    Arguments:
+        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
+        reference: those of the reference.
+
+    The third picture is their ratio, grey where its statistical error exceeds 30%. The fewer jets
+    there are, the larger are the pixels.
+    """
+    reach = _reach(reference)
+    pixels = int(np.clip(0.45 * math.sqrt(min(len(generated), len(reference))), 16, 40))
+    edges = np.linspace(-reach, reach, pixels + 1)
+    truth, truth_error = _image(reference, edges)
+    model, model_error = _image(generated, edges)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(13.6, 4.4), layout="constrained")
+        left, middle, right = figure.subplots(1, 3, sharex=True, sharey=True)
+        positive = truth[truth > 0]
+        low, high = np.quantile(positive, [0.05, 1.0]) if positive.size else (0.1, 1.0)
+        shades = LogNorm(low, max(high, 1.01 * low))
+        for axes, image, name, jets in (
+            (left, truth, "Reference", len(reference)),
+            (middle, model, "Generated", len(generated)),
+        ):
+            drawn = axes.pcolormesh(edges, edges, image.T, norm=shades, cmap="viridis")
+            axes.set_facecolor(drawn.get_cmap()(0.0))
+            axes.set_title(f"{name}: mean of {jets:,} jets", loc="left")
+        bar = figure.colorbar(drawn, ax=[left, middle], pad=0.01, extend="min")
+        bar.set_label("Mean " + axis_label(PARTICLE_FEATURES[2]) + " per pixel", loc="center")
+
+        ratio = np.full_like(truth, np.nan)
+        known = np.hypot(truth_error, model_error) < 0.3
+        np.divide(model, truth, out=ratio, where=known)
+        drawn = right.pcolormesh(edges, edges, ratio.T, norm=LogNorm(0.5, 2.0), cmap="RdBu_r")
+        right.set_facecolor("#c8c8c8")
+        right.set_title("Ratio (grey: error above 30%)", loc="left")
+        bar = figure.colorbar(drawn, ax=right, pad=0.02, extend="both")
+        bar.set_label("Generated / reference", loc="center")
+        bar.ax.yaxis.set_major_locator(FixedLocator([0.5, 0.7, 1.0, 1.4, 2.0]))
+        bar.ax.yaxis.set_minor_locator(NullLocator())
+        bar.ax.yaxis.set_major_formatter("{x:.1f}")
+        for axes in (left, middle, right):
+            axes.set_aspect("equal")
+            axes.set_xlabel(ETA)
+        left.set_ylabel(PHI)
+    return figure
+
+
+def _reach(reference: SetBatch) -> float:
+    """Return how far from the axis pictures go: where all but one in 200 real particles are."""
+    angles = np.abs(as_numpy(reference.x[reference.mask][:, :2])).max(-1, initial=0.0)
+    return float(np.quantile(angles, 0.995)) or 1.0 if angles.size else 1.0
+
+
+def _image(batch: SetBatch, edges: Array) -> tuple[Array, Array]:
+    """Return ptrel per pixel and jet, with shape `(etarel, phirel)`, and its relative error.
+
+    The error counts jets, not particles: those of one prong fall into the same pixel.
+    """
+    pixels = len(edges) - 1
+    eta, phi, pt = as_numpy(batch.x[batch.mask]).astype(np.float64).T
+    jet = as_numpy(batch.mask.nonzero()[:, 0])
+    column, row = (np.searchsorted(edges, angle, side="right") - 1 for angle in (eta, phi))
+    inside = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
+    pixel = (column * pixels + row)[inside]
+    cells, place = np.unique(jet[inside] * pixels**2 + pixel, return_inverse=True)
+    per_jet = np.bincount(place, weights=pt[inside], minlength=len(cells))
+    image, square = (
+        np.bincount(cells % pixels**2, weights=weights, minlength=pixels**2)
+        for weights in (per_jet, per_jet**2)
+    )
+    error = np.full(pixels**2, np.inf)
+    np.divide(np.sqrt(square), image, out=error, where=image > 0)
+    shape = (pixels, pixels)
+    return image.reshape(shape) / max(len(batch), 1), error.reshape(shape)
+
+
+def example_jets(generated: SetBatch, reference: SetBatch, *, jets: int = 3) -> Figure:
+    """Draw the first few jets of either side that have particles: dots of area ~ ptrel.
+
+    Arguments:
+        generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
+        reference: those of the reference.
+        jets: how many of each; they are the first, and not chosen.
+    """
+    reach = _reach(reference)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(3.2 * jets + 0.9, 7.5))
+        grid = figure.subplots(2, jets, sharex=True, sharey=True, squeeze=False)
+        figure.subplots_adjust(left=0.09, right=0.98, bottom=0.085, top=0.9, wspace=0.08)
+        figure.suptitle(rf"Area of a dot $\propto$ {PTREL}", fontsize=12, y=0.985)
+        rows = ((reference, "Reference", REFERENCE), (generated, "Generated", GENERATED))
+        for row, (batch, name, color) in zip(grid, rows, strict=True):
+            chosen = batch.mask.any(-1).nonzero()[:jets, 0].tolist()
+            for axes, jet in zip(row, chosen, strict=False):
+                x, mask = batch.x[jet].double(), batch.mask[jet]
+                eta, phi, pt = as_numpy(x[mask]).T
+                area = 2500.0 * np.clip(pt, 0.0, None)
+                axes.scatter(eta, phi, s=area, color=color, alpha=0.5, edgecolors="black", lw=0.5)
+                mass = float(jet_mass(x, mask))
+                title = rf"{name} {jet}: $N$ = {len(pt)}, {MASS} = {mass:.3f}"
+                axes.set_title(title, loc="left", fontsize=11)
+        for axes in grid.flat:
+            axes.set_aspect("equal")
+            axes.set_xlim(-reach, reach)
+            axes.set_ylim(-reach, reach)
+        for axes in grid[-1]:
+            axes.set_xlabel(ETA)
+        for axes in grid[:, 0]:
+            axes.set_ylabel(PHI)
+    return figure

@@ -1,0 +1,64 @@
+"""What a caller may give for a tensor: an array of NumPy, or numbers in lists."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+__all__ = ["Array", "as_tensor"]
+
+Array = Tensor | NDArray[Any] | Sequence[Any]
+
+
+def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tensor:
+    """Return a tensor of what a caller gives for one; a tensor is returned as it is.
+
+    Entrances call it for what is no tensor, so that nothing behind them asks again. An array keeps
+    its dtype (unsigned integers of more than 8 bits become int64) and, where it can, its memory;
+    Python's real numbers get torch's default dtype.
+
+    Arguments:
+        value: a tensor, an array of NumPy or what NumPy reads as one, or numbers in lists.
+        name: what it is, for the error message.
+        numbers: the dtype of Python's real numbers; None takes torch's default.
+
+    Raises:
+        TypeError: if it does not hold plain numbers, or is a masked array of NumPy.
+
+    >>> as_tensor([[1.0, 0.5]], "x")
+    tensor([[1.0000, 0.5000]])
+    >>> import numpy as np
+    >>> as_tensor(np.arange(3), "lengths")
+    tensor([0, 1, 2])
+    """
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name} is a masked array of NumPy, whose own mask would be lost; give {name}.data, "
+            "and which objects are real as mask= (True = real)"
+        )
+    try:
+        array = np.asarray(value)
+    except ValueError:  # lists of different lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(
+            f"{name} is of type {type(value).__name__} and holds no plain numbers, expected a "
+            "tensor, a NumPy array, or lists of numbers of equal length; events of different size "
+            "become a batch by setflow.SetBatch.from_ragged"
+        )
+    dtype = array.dtype.newbyteorder("=")
+    if dtype.kind == "u" and dtype.itemsize > 1:
+        dtype = np.dtype(np.int64)
+    elif dtype.kind == "f" and dtype.itemsize > 8:
+        dtype = np.dtype(np.float64)
+    array = array.astype(dtype, copy=not array.flags.writeable or min(array.strides, default=0) < 0)
+    python = array.dtype.kind == "f" and isinstance(value, (float, list, tuple))
+    numbers = torch.get_default_dtype() if numbers is None else numbers
+    return torch.as_tensor(array, dtype=numbers if python else None)

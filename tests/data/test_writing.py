@@ -1,0 +1,267 @@
+"""Writing files of jets: what comes back, bytes, attributes, and what leaves nothing behind."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from setflow.data.hdf5 import read_header, read_jets
+from setflow.data.jets import JetSample
+from setflow.data.writing import JetWriter
+from setflow.schema import RELATIVE_JET_UNITS
+from setflow.sets.batch import SetBatch
+
+PI32 = float(np.float32(math.pi))
+
+
+def _sample(n: int, objects: int = 30, seed: int = 0) -> JetSample:
+    """Jets with holes in the mask, empty jets, full jets, and rubbish in the padding."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(n, objects, 3, generator=generator, dtype=torch.float32) - 0.5
+    x[..., 2] += 0.5
+    mask = torch.rand(n, objects, generator=generator) < 0.6
+    mask[0], mask[-1] = True, False
+    x[~mask] = torch.nan
+    jets = torch.rand(n, 4, generator=generator, dtype=torch.float32)
+    jets[:, 3] = mask.sum(-1)
+    types = torch.randint(1, 9, (n, objects), generator=generator).to(torch.int8)
+    types[~mask] = 99
+    events = torch.arange(n) // 2 + 2**40
+    return JetSample(SetBatch(x, mask), jets, types, events)
+
+
+def _write(path: Path, sample: JetSample, sizes: list[int] | None = None, **options: Any) -> Path:
+    options = {"objects": sample.particles.mask.shape[1], **options}
+    with JetWriter(path, with_types=True, with_events=True, **options) as writer:
+        start = 0
+        for size in sizes or [len(sample)]:
+            part = sample[start : start + size]
+            writer.write(part.particles, part.jets, part.particle_type, part.event_number)
+            start += size
+        assert writer.n == start == len(sample)
+    return path
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_was_written_comes_back(tmp_path: Path) -> None:
+    sample = _sample(700)
+    back = read_jets(_write(tmp_path / "a.h5", sample, sizes=[1, 299, 400]))
+    mask = sample.particles.mask
+    assert not mask[-1].any(), "the sample has an empty jet"
+    assert (mask[:, 1:] & ~mask[:, :-1]).any(), "the sample has holes"
+    assert torch.equal(back.particles.mask, mask)
+    assert torch.equal(back.particles.x[mask], sample.particles.x[mask])
+    assert (back.particles.x[~mask] == 0).all()
+    assert torch.equal(back.jets, sample.jets)
+    assert back.particle_type is not None
+    assert sample.particle_type is not None
+    assert torch.equal(back.particle_type[mask], sample.particle_type[mask])
+    assert (back.particle_type[~mask] == 0).all()
+    assert back.event_number is not None
+    assert sample.event_number is not None
+    assert torch.equal(back.event_number, sample.event_number)
+
+
+def test_the_file_is_what_jetnet_readers_expect(tmp_path: Path) -> None:
+    sample = _sample(10)
+    with JetWriter(tmp_path / "a.h5", objects=30) as writer:
+        writer.write(sample.particles, sample.jets)
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        assert set(file) == {"particle_features", "jet_features"}
+        particles, jets = file["particle_features"], file["jet_features"]
+        assert particles.dtype == jets.dtype == np.float32
+        assert particles.shape == (10, 30, 4)
+        assert np.array_equal(particles[..., 3], sample.particles.mask.numpy())
+        assert np.array_equal(jets[:], sample.jets.numpy())
+
+
+def test_attributes_say_names_units_and_completeness(tmp_path: Path) -> None:
+    path = _write(
+        tmp_path / "a.h5",
+        _sample(10),
+        jet_units=RELATIVE_JET_UNITS,
+        attributes={"model": "tops", "seed": 3},
+    )
+    with h5py.File(path, "r") as file:
+        assert list(file["particle_features"].attrs["features"]) == [
+            "etarel",
+            "phirel",
+            "ptrel",
+            "mask",
+        ]
+        assert list(file["particle_features"].attrs["units"]) == ["", "rad", "", ""]
+        assert list(file["jet_features"].attrs["features"]) == [
+            "pt",
+            "eta",
+            "mass",
+            "num_particles",
+        ]
+        assert list(file["jet_features"].attrs["units"]) == ["jet pT", "", "jet pT", ""]
+        assert "1 = photon" in list(file["particle_type"].attrs["codes"])
+        assert file.attrs["complete"]
+        assert file.attrs["n"] == 10
+    header = read_header(path)
+    assert (header.n, header.objects, header.jet_units) == (10, 30, RELATIVE_JET_UNITS)
+    assert header.attributes == {"model": "tops", "seed": 3}
+    assert header.keys == ("particle_features", "jet_features", "particle_type", "event_number")
+    assert read_jets(path).jet_units == RELATIVE_JET_UNITS
+
+
+@pytest.mark.parametrize(("objects", "rows"), [(150, 256), (30, 2048), (10**6, 1)])
+def test_chunks_hold_whole_jets_and_up_to_a_megabyte(
+    tmp_path: Path, objects: int, rows: int
+) -> None:
+    with JetWriter(tmp_path / "a.h5", objects=objects):
+        pass
+    with h5py.File(tmp_path / "a.h5", "r") as file:
+        particles = file["particle_features"]
+        assert particles.chunks == (rows, objects, 4)
+        assert particles.compression == "gzip"
+        assert particles.compression_opts == 4
+        assert particles.shuffle
+    superblock = (tmp_path / "a.h5").read_bytes()[8]
+    assert superblock == 0, "the oldest format, which every reader opens"
+    assert len(read_jets(tmp_path / "a.h5")) == 0
+
+
+def test_compression_is_an_argument(tmp_path: Path) -> None:
+    sample = _sample(300)
+    sizes = {k: _write(tmp_path / f"{k}.h5", sample, compression=k).stat().st_size for k in (0, 9)}
+    assert sizes[9] < 0.8 * sizes[0]
+    with pytest.raises(ValueError, match="compression is 10, expected a gzip level from 0 to 9"):
+        JetWriter(tmp_path / "b.h5", objects=3, compression=10)
+
+
+def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
+    sample = _sample(5000)
+    options: dict[str, Any] = {"attributes": {"recipe": "a text", "seed": 1}}
+    first = _digest(_write(tmp_path / "a.h5", sample, **options))
+    time.sleep(1.1)  # HDF5 keeps times in seconds
+    cut = _write(tmp_path / "b.h5", sample, sizes=[1, 2047, 2049, 0, 900, 3], **options)
+    assert _digest(cut) == first
+    assert _digest(_write(tmp_path / "c.h5", _sample(5000, seed=1), **options)) != first
+
+
+def test_angles_are_wrapped_on_writing_and_others_kept_to_the_bit(tmp_path: Path) -> None:
+    angles = [math.pi, -math.pi, 3.5, -3.5, 100.0, 0.1, -1e-20, math.nextafter(math.pi, 0)]
+    x = torch.zeros(1, len(angles), 3, dtype=torch.float64)
+    x[0, :, 1] = torch.tensor(angles, dtype=torch.float64)
+    with JetWriter(tmp_path / "a.h5", objects=len(angles)) as writer:
+        writer.write(SetBatch(x, torch.ones(1, len(angles))), torch.zeros(1, 4))
+    phi = read_jets(tmp_path / "a.h5").particles.x[0, :, 1]
+    assert ((phi >= -PI32) & (phi < PI32)).all()
+    assert torch.allclose(phi.double().cos(), x[0, :, 1].cos(), atol=1e-5)
+    assert torch.allclose(phi.double().sin(), x[0, :, 1].sin(), atol=1e-5)
+    assert phi[5:7].tolist() == x[0, 5:7, 1].float().tolist()
+
+
+def test_gradients_and_other_dtypes_can_be_written(tmp_path: Path) -> None:
+    x = torch.full((2, 3, 3), 0.5, dtype=torch.float16, requires_grad=True)
+    with JetWriter(tmp_path / "a.h5", objects=3) as writer:
+        writer.write(SetBatch(x, torch.ones(2, 3)), torch.ones(2, 4, dtype=torch.int64))
+    assert (read_jets(tmp_path / "a.h5").particles.x == 0.5).all()
+
+
+def test_writing_does_not_change_what_it_is_given(tmp_path: Path) -> None:
+    x, jets = torch.full((2, 3, 3), 4.0, dtype=torch.float32), torch.ones(2, 4, dtype=torch.float32)
+    with JetWriter(tmp_path / "a.h5", objects=3) as writer:
+        writer.write(SetBatch(x, torch.ones(2, 3)), jets)
+        jets.zero_()  # nor does what is done to it later change the file
+    assert (x == 4.0).all()
+    assert (read_jets(tmp_path / "a.h5").jets == 1).all()
+
+
+def test_slots_beyond_the_file_must_be_padding(tmp_path: Path) -> None:
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]])
+    with JetWriter(tmp_path / "a.h5", objects=2) as writer:
+        writer.write(SetBatch(torch.ones(2, 4, 3), mask), torch.ones(2, 4))
+        mask = mask.clone()
+        mask[1, 3] = 1
+        with pytest.raises(ValueError, match=r"jet 3 has a particle in slot 3, the file has 2"):
+            writer.write(SetBatch(torch.ones(2, 4, 3), mask), torch.ones(2, 4))
+    assert read_jets(tmp_path / "a.h5").particles.mask.tolist() == [[True, True], [True, False]]
+
+
+def test_what_the_writer_refuses(tmp_path: Path) -> None:
+    particles, jets = SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.ones(2, 4)
+    with JetWriter(tmp_path / "a.h5", objects=3) as writer:
+        with pytest.raises(ValueError, match=r"jets has shape \(1, 4\), expected \(2, 4\)"):
+            writer.write(particles, jets[:1])
+        with pytest.raises(ValueError, match=r"event_number is given, .*with_events=False"):
+            writer.write(particles, jets, event_number=torch.zeros(2))
+        for column, name, value in ((2, "ptrel", torch.nan), (1, "phirel", torch.inf)):
+            x = particles.x.clone()
+            x[1, 2, column] = value
+            with pytest.raises(ValueError, match=f"row 1, particle 2, column '{name}' holds nan"):
+                writer.write(SetBatch(x, particles.mask), jets)
+        with pytest.raises(ValueError, match="row 0, column 'eta' of jet_features holds inf"):
+            writer.write(particles, torch.tensor([[1.0, torch.inf, 1.0, 1.0]] * 2))
+        with pytest.raises(ValueError, match=r"mask of shape \(3,\), expected \(b, M\)"):
+            writer.write(particles[0], jets[0])
+        assert writer.n == 0
+    with (
+        JetWriter(tmp_path / "b.h5", objects=3, with_types=True) as writer,
+        pytest.raises(ValueError, match=r"particle_type is missing, .*with_types=True"),
+    ):
+        writer.write(particles, jets)
+    with pytest.raises(RuntimeError, match="the writer is not open; use it as `with JetWriter"):
+        writer.write(particles, jets)
+    with pytest.raises(ValueError, match="objects is 0, expected at least one slot"):
+        JetWriter(tmp_path / "c.h5", objects=0)
+    with pytest.raises(ValueError, match="jet_units has 2 entries"):
+        JetWriter(tmp_path / "c.h5", objects=1, jet_units=("GeV", ""))
+    with pytest.raises(ValueError, match=r"attributes \['n'\] are written by the writer"):
+        JetWriter(tmp_path / "c.h5", objects=1, attributes={"n": 3})
+
+
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_error_leaves_the_target_as_it_was(
+    tmp_path: Path, error: type[BaseException], exists: bool
+) -> None:
+    path = tmp_path / "a.h5"
+    if exists:
+        path.write_text("old")
+
+    def write_half() -> None:
+        with JetWriter(path, objects=30, overwrite=True) as writer:
+            writer.write(_sample(3000).particles, _sample(3000).jets)
+            assert len(os.listdir(tmp_path)) == 1 + exists
+            raise error("in the middle")
+
+    with pytest.raises(error, match="in the middle"):
+        write_half()
+    assert os.listdir(tmp_path) == (["a.h5"] if exists else [])
+    assert not exists or path.read_text() == "old"
+
+
+@pytest.mark.parametrize("when", ["os.fsync", "os.replace"])
+def test_an_error_at_the_end_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(when, fail)
+    with pytest.raises(OSError, match="no space left"), JetWriter(tmp_path / "a.h5", objects=3):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_attributes_that_hdf5_cannot_hold_leave_nothing(tmp_path: Path) -> None:
+    writer = JetWriter(tmp_path / "a.h5", objects=3, attributes={"why": object()})
+    with pytest.raises(TypeError, match="no native HDF5 equivalent"), writer:
+        pass
+    assert os.listdir(tmp_path) == []

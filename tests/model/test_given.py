@@ -1,0 +1,203 @@
+"""What a SetFlow is given: contexts by name or for all, one event, arrays, and what is no batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import setflow
+from each import each
+from laws.laws import redraw
+from setflow.data import JetWriter, SetDataset, Standardizer
+
+SOLVER = setflow.Midpoint(3)
+
+
+def make(conditions=("pt", "mass"), cardinality=None, **parts):
+    field = setflow.TransformerField(2, hidden=8, layers=1, heads=1, condition_dim=len(conditions))
+    parts.setdefault("scaler", Standardizer(2, boxcox={1: 0.0}))
+    flow = setflow.SetFlow(
+        redraw(field), features=["eta", "pT"], conditions=conditions,
+        cardinality=cardinality or setflow.EmpiricalCardinality(4), **parts,
+    )  # fmt: skip
+    return flow.fit_statistics(events(40, len(conditions)))
+
+
+def events(count=6, conditions=2):
+    generator = torch.Generator().manual_seed(1)
+    mask = torch.arange(4) < torch.randint(1, 5, (count, 1), generator=generator)
+    x = torch.rand(count, 4, 2, generator=generator) + 0.1
+    c = 1 + torch.rand(count, conditions, generator=generator) if conditions else None
+    return setflow.SetBatch(x, mask, c)
+
+
+@each(
+    "given",
+    [
+        {"pt": 1.25, "mass": 1.5},
+        {"mass": [1.5] * 5, "pt": np.full(5, 1.25)},
+        {"mass": torch.tensor(1.5).double(), "pt": torch.tensor([1.25]).double()},
+        [1.25, 1.5],
+        [[1.25, 1.5]],
+        torch.tensor([1.25, 1.5]).double(),
+        np.array([[1.25, 1.5]]),
+    ],
+)
+def test_a_context_by_name_and_one_row_for_all(given):
+    flow, whole = make(), torch.tensor([[1.25, 1.5]]).expand(5, 2)
+    expected = flow.sample(5, whole, 3, solver=SOLVER)
+    got = flow.sample(5, given, 3, solver=SOLVER)
+    assert torch.equal(got.x, expected.x)
+    assert torch.equal(got.c, expected.c)
+
+
+def test_integers_by_name_are_not_cut():
+    flow = make()
+    got = flow.sample(2, {"pt": [1, 2], "mass": 1.5}, 3, solver=SOLVER)
+    assert torch.equal(got.c, torch.tensor([[1.0, 1.5], [2.0, 1.5]]))
+
+
+@each(
+    ("given", "message"),
+    [
+        ({"pt": 1.0}, "the context lacks mass; the conditions of the model are pt, mass"),
+        (
+            {"pt": 1.0, "mass": 1.0, "eta": 0.0},
+            "has eta, which the model does not know; .* pt, mas",
+        ),
+        ({"pT": 1.0, "mass": 1.0}, "lacks pt and has pT, which the model does not know"),
+        ({"pt": [1.0, 2.0], "mass": 1.0}, r"condition 'pt' has shape \(2,\), expected a number"),
+        ([1.0, 2.0, 3.0], r"expected a context c with shape \(5, 2\), got shape \(3,\)"),
+        ([[1.0, 2.0]] * 2, r"expected a context c with shape \(5, 2\), got shape \(2, 2\)"),
+    ],
+)
+def test_a_context_that_does_not_fit(given, message):
+    with pytest.raises(ValueError, match=message):
+        make().sample(5, given)
+
+
+def test_a_model_without_conditions_knows_no_name():
+    with pytest.raises(ValueError, match=r"has pt, which the model does not know; .* none"):
+        make(()).sample(5, {"pt": 1.0})
+    with pytest.raises(ValueError, match="takes no context"):
+        make(()).sample(1, [1.0])
+
+
+@pytest.mark.parametrize("conditions", [(), ("pt", "mass")])
+def test_one_event_may_be_scored_and_trained_on(conditions):
+    flow, batch = make(conditions), events(6, len(conditions))
+    one = batch[2]
+    assert one.mask.ndim == 1
+    options = {"solver": SOLVER, "estimator": setflow.HutchinsonDivergence(), "first": 2}
+    expected = flow.log_prob_terms(batch[2:3], **options)
+    terms = flow.log_prob_terms(one, **options)
+    for got, value in zip(terms, expected, strict=True):
+        assert got.shape == ()
+        torch.testing.assert_close(got, value[0], equal_nan=True)
+    assert flow.log_prob(one, solver=SOLVER).shape == ()
+    noise = torch.randn(4, 2)
+    loss = flow.loss(one, t=torch.tensor(0.5), noise=noise)
+    assert torch.equal(loss, flow.loss(batch[2:3], t=torch.tensor([0.5]), noise=noise[None]))
+
+
+def test_what_is_no_batch_is_told_in_a_sentence(tmp_path):
+    flow, x = make(()), torch.rand(6, 4, 2)
+    writer = JetWriter(tmp_path / "jets.h5", objects=4)
+    for name, call in {
+        "loss": lambda: flow.loss(x),
+        "log_prob": lambda: flow.log_prob(x.numpy()),
+        "fit_statistics": lambda: flow.fit_statistics(x),
+        "SetDataset": lambda: SetDataset(x),
+    }.items():
+        message = (
+            rf"{name} expects a setflow\.SetBatch, got \w+ of shape \(6, 4, 2\).*SetBatch\(x, m"
+        )
+        with pytest.raises(TypeError, match=message):
+            call()
+    with pytest.raises(TypeError, match=r"loss expects a setflow\.SetBatch, got dict;"):
+        flow.loss({"x": x})
+    with writer, pytest.raises(TypeError, match=r"JetWriter\.write expects a setflow\.SetBatch"):
+        writer.write(torch.rand(6, 4, 3), torch.ones(6, 4))
+
+
+@each(
+    ("change", "message"),
+    [
+        (lambda b: b.x[..., 0].fill_(3), "^feature 'eta' is constant .3.; leave it out"),
+        (lambda b: b.c[:, 1].fill_(3), "^condition 'mass' is constant .3.; leave it out"),
+        (lambda b: b.x[5, 0, 1].fill_(-2), "^feature 'pT' has a Box-Cox .* first .-2.* event 5"),
+        (lambda b: b.c[4, 0].fill_(-2), "^condition 'pt' has a Box-Cox .* first .-2.* event 4"),
+        (lambda b: b.x[5, 0, 1].fill_(torch.nan), "^feature 'pT' holds NaN .* event 5"),
+        (lambda b: b.c[3, 1].fill_(torch.inf), "^condition 'mass' holds NaN .* event 3"),
+    ],
+)
+def test_statistics_that_cannot_be_fitted_name_feature_or_condition(change, message):
+    batch = events(40)
+    change(batch)
+    flow = make(context_scaler=Standardizer(2, boxcox={0: 0.0}))
+    with pytest.raises(ValueError, match=message):
+        flow.fit_statistics(batch, refit=True)
+
+
+# --- a loss that is not finite ---
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("cardinality", ["empirical", "conditional"])
+def test_the_loss_names_the_event_and_the_feature_that_are_not_finite(value, cardinality):
+    numbers = setflow.ConditionalCardinality(4, 2) if cardinality == "conditional" else None
+    flow = make(cardinality=numbers, scaler=Standardizer(2))
+    batch = events()
+    batch.x[1, ~batch.mask[1]] = float("nan")  # padding may hold anything
+    assert flow.loss(batch).isfinite()
+    batch.x[4, 0, 1] = value
+    with pytest.raises(ValueError, match=f"loss is nan. In event 4 feature 'pT' .* is {value:g}"):
+        flow.loss(batch)
+    with pytest.raises(ValueError, match="the first is event 4, where feature 'pT'"):
+        flow.log_prob(batch, solver=SOLVER)
+    batch = events()
+    batch.c[3, 0] = value
+    own = "first is event 3, condition 'pt'"  # of p(N | c), which is asked first
+    with pytest.raises(
+        ValueError, match=own if numbers else f"event 3 condition 'pt' is {value:g}"
+    ):
+        flow.loss(batch)
+    with pytest.raises(ValueError, match="context of event 3 is not finite: condition 'pt'"):
+        flow.log_prob(batch, solver=SOLVER)
+    single = setflow.SetBatch(torch.full((2, 2), value), None, batch.c[0])
+    with pytest.raises(ValueError, match="In the event feature 'eta' of an object"):
+        flow.loss(single)
+
+
+def test_a_value_below_a_logarithm_names_event_and_feature():
+    flow, batch = make(), events()
+    batch.x[4, 0, 1] = float("nan")
+    with pytest.raises(ValueError, match=r"feature 'pT' has a Box-Cox .*first \(nan\).* event 4"):
+        flow.loss(batch)
+
+
+def test_a_loss_of_finite_events_that_is_not_finite_says_so():
+    flow, batch = make(), events()
+    with torch.no_grad():
+        next(flow.field.parameters()).fill_(float("nan"))
+    with pytest.raises(ValueError, match=r"loss is nan\. The events .* finite, but weights of the"):
+        flow.loss(batch)
+    flow = make()
+    with pytest.raises(ValueError, match="the field's arithmetic that overflows"):
+        flow.loss(batch, noise=torch.full_like(batch.x, 1e200))
+
+
+def test_on_an_accelerator_no_loss_is_looked_at(monkeypatch):
+    """With a device that only pretends: looking at the loss would raise."""
+    flow, batch = make(), events()
+
+    class Elsewhere(torch.Tensor):
+        device = torch.device("cuda")
+
+        def __bool__(self):
+            raise AssertionError("a look at a value waits for the device")
+
+    value = torch.tensor(float("nan")).as_subclass(Elsewhere)
+    monkeypatch.setattr(setflow.SetFlow, "loss_terms", lambda *_, **__: {"flow": value})
+    assert flow.loss(batch).isnan().as_subclass(torch.Tensor)
