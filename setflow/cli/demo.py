@@ -46,7 +46,10 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
         arguments += ["--trainer.max_steps", str(steps)]
         arguments += ["--trainer.val_check_interval", str(max(1, steps // 3))]
     with _stage(console, "train"):
-        model = fit(arguments).model
+        trained = fit(arguments)
+    model = trained.model
+    if trained.warning is not None:
+        console.print(f"warning: {trained.warning}", highlight=False)
     samples = _RUN / "samples.h5"
     with _stage(console, f"sample {events} jets"):
         sample_to_hdf5(

@@ -23,7 +23,7 @@ from yaml import YAMLError
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest
 from setflow.files import check_target, write_text
-from setflow.model.folder import differences
+from setflow.model.folder import architecture, differences
 from setflow.model.model import SetFlow
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
@@ -159,7 +159,7 @@ def _fit(argv: Sequence[str]) -> Fitted:
 def _start_from(folder: Path, flow: SetFlow) -> None:
     """Give a model the weights and statistics of a model folder of the same architecture."""
     stored = SetFlow.load(folder)
-    different = differences(stored.describe(), flow.describe())
+    different = differences(architecture(stored), architecture(flow))
     if different:
         name, (theirs, mine) = next(iter(different.items()))
         more = f" ({', '.join([*different][1:])} too)" if len(different) > 1 else ""

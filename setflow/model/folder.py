@@ -42,6 +42,7 @@ __all__ = [
     "CLASSES",
     "CONFIG",
     "StoredModel",
+    "architecture",
     "arguments_of",
     "build",
     "describe",
@@ -205,6 +206,17 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
                 arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
     return {"class_path": _MODEL, "init_args": arguments}
+
+
+def architecture(flow: Any) -> dict[str, Any]:
+    """Return the node of a `SetFlow` without weights and without statistics, given or fitted."""
+    node = describe_model(flow)
+    for name in _PARTS:
+        part = getattr(flow, name)
+        if isinstance(part, Fitted):
+            for argument in part.given_by:
+                node["init_args"][name]["init_args"].pop(argument)
+    return node
 
 
 def differences(one: Any, other: Any, where: str = "model.flow") -> dict[str, tuple[Any, Any]]:

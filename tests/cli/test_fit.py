@@ -148,6 +148,14 @@ def test_a_run_starts_from_the_weights_of_the_model(model):
     assert all(torch.equal(value, same[name]) for name, value in one.items())
 
 
+def test_statistics_of_the_configuration_give_way_to_those_of_the_model(model):
+    given = "{dim: 3, boxcox: {2: 0.0}, mean: [1.0, 1.0, 1.0], std: [2.0, 2.0, 2.0]}"
+    run("fit", *TINY, "--init", model, "--name", "more", "--model.flow.init_args.scaler.init_args",
+        given)  # fmt: skip
+    one, more = (setflow.SetFlow.load(folder) for folder in (model, "runs/more/model"))
+    assert torch.equal(more.scaler.mean, one.scaler.mean)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from setflow import SetBatch
-from setflow.data.hdf5 import JetWriter
+from setflow.data import JetWriter
 from setflow.physics import jet_features
 from setflow.report import figures
 from setflow.report.page import compare, evaluate

@@ -400,7 +400,7 @@ def test_statistics_that_a_configuration_gives_are_kept(options):
     parts["cardinality"] = {"class_path": "setflow.EmpiricalCardinality", "init_args": counts}
     config["trainer"]["max_epochs"] = 1
     Path("config.yaml").write_text(yaml.safe_dump(config))
-    flow = setflow.SetFlow.load(fit([*options, "--name", "given"]))
+    flow = setflow.SetFlow.load(fit([*options, "--name", "given"]).model)
     torch.testing.assert_close(flow.scaler.mean, torch.tensor(given["mean"]).double())
     assert flow.scaler.lowest[2].item() == -1.6
     assert flow.cardinality.probabilities.tolist() == [0, *[1 / 6] * 6]
