@@ -187,6 +187,7 @@ def _score(config: Namespace) -> None:
     if config.solver != "dopri5" and config.rtol is not None:
         raise ValueError(f"{config.solver} has no tolerance; add --solver dopri5")
     check_target(config.out, overwrite=config.force)
+    from setflow.jobs.missing import missing_note
     from setflow.jobs.score import score_to_hdf5
 
     path = score_to_hdf5(
@@ -199,6 +200,9 @@ def _score(config: Namespace) -> None:
         seed=config.seed,
         overwrite=config.force,
     )
+    note = missing_note(path)
+    if note is not None:
+        print(f"setflow: note: {note}", file=sys.stderr)
     print(path)
 
 
