@@ -67,7 +67,8 @@ nitpick_ignore_regex = [
     # what stands behind the public names: the resolved events, and bases without users
     (r"py:.*", r"setflow\.(sets\.events\.Events|random\.EventSeeds|process\.Process)"),
     (r"py:.*", r"setflow\.(divergence\.base\.Planned\w+|diffusion\.schedule\.BoundedSchedule)"),
-    (r"py:.*", r"setflow\.training\.data\.PlacedBatch"),
+    (r"py:.*", r"setflow\.(training\.data\.PlacedBatch|fitted\.Fitted|model\.saved\.SavedModel)"),
+    (r"py:.*", r"setflow\.solvers\.fixed\.TimeGrid"),
 ]
 
 # how it looks

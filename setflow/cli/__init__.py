@@ -181,6 +181,7 @@ def _score(config: Namespace, ending: Ending) -> None:
     _check_output(config.out, force=config.force)
     _check_inputs(config.data)
     _check_model(config.model)
+    from setflow.jobs.missing import missing_note
     from setflow.jobs.score import score_to_hdf5
     from setflow.jobs.summary import summarize_scores
 
@@ -194,10 +195,11 @@ def _score(config: Namespace, ending: Ending) -> None:
         seed=config.seed,
         overwrite=config.force,
     )
-    summary = summarize_scores(path)
+    summary, missing = summarize_scores(path), missing_note(path)
+    notes = summary.lines() if missing is None else [*summary.lines(), missing]
     look = "import sys, h5py; print(h5py.File(sys.argv[1])['log_prob'][:10])"
     following = f'python -c "{look}" {shlex.quote(str(path))}'
-    ending(path, f"log-densities of {summary.rows:,} jets", following, notes=summary.lines())
+    ending(path, f"log-densities of {summary.rows:,} jets", following, notes=notes)
 
 
 def _estimator(config: Namespace) -> DivergenceEstimator:

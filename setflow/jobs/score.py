@@ -41,6 +41,8 @@ from setflow.data.hdf5 import read_header, read_jets, screen_jets
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
+from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows
+from setflow.model.folder import describe_model
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES, names
@@ -80,7 +82,9 @@ def score_to_hdf5(
     The datasets of the output have one entry for each row: `log_prob` and its terms by name,
     `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Jets
     with more particles than the model knows are cut to the hardest. Attributes say what each column
-    is and how it came about. A call that is interrupted is continued by the same call.
+    is and how it came about, and what the densities leave out where the model has a Box-Cox
+    transform with lambda above 0 (`setflow.jobs.missing`). A call that is interrupted is continued
+    by the same call.
 
     Arguments:
         flow: the model; its features must be those of the layout.
@@ -148,9 +152,10 @@ def score_to_hdf5(
         "setflow_version": metadata.version("setflow"),
     }
     terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
+    unknown = attributes_of(flow, UNKNOWN_MASS)
     block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
     with (
-        _ScoreFile(out, events, _columns(flow), how, overwrite=overwrite) as scores,
+        _ScoreFile(out, events, _columns(flow), how, unknown, overwrite=overwrite) as scores,
         counting_bar(disable=not progress) as bar,
         torch.no_grad(),
     ):
@@ -159,6 +164,7 @@ def score_to_hdf5(
             stop = min(start + block, events)
             scores.append(_score(flow, terms, data, start, stop))
             bar.advance(task, stop - start)
+        scores.tell(attributes_of(flow, mass_of_rows(flow, data, events, seed)))
     return out
 
 
@@ -282,7 +288,7 @@ def _identity(flow: SetFlow) -> dict[str, str]:
     from safetensors.torch import save
 
     try:
-        description = yaml.safe_dump(flow.describe(), sort_keys=False)
+        description = yaml.safe_dump(describe_model(flow, fitted=False), sort_keys=False)
     except TypeError:  # a field of one's own has no description, but weights
         description = repr(flow)
     weights = {key: value.cpu().contiguous() for key, value in flow.state_dict().items()}
@@ -312,6 +318,7 @@ class _ScoreFile:
         n: the number of rows.
         columns: the datasets by name.
         how: what the scores depend on; a file is continued only if all of it is the same.
+        told: what else the attributes say, once it is known, and until then.
         overwrite: replace the file if it exists, and discard what is begun.
 
     Raises:
@@ -326,10 +333,12 @@ class _ScoreFile:
         n: int,
         columns: Mapping[str, _Column],
         how: Mapping[str, str | int],
+        told: Mapping[str, str | int | float],
         *,
         overwrite: bool,
     ) -> None:
         self._n, self._columns, self._how = n, dict(columns), dict(how)
+        self._told = dict(told)
         self._output = NewFile(path, overwrite=overwrite, begin=self._begin)
         self._open = ExitStack()
         self._file: Any = None
@@ -372,9 +381,15 @@ class _ScoreFile:
         self._file.flush()
         self.done, self._output.keep = stop, True
 
+    def tell(self, told: Mapping[str, str | int | float]) -> None:
+        """Write what has become known, in its place."""
+        for name, value in told.items():
+            if not isinstance(value, str):  # texts stand there from the beginning
+                self._file.attrs.modify(name, np.asarray(value))
+
     def _begin(self, part: Path) -> None:
         with h5py.File(part, "w", locking=False) as file:
-            for name, value in {"layout": "scores", **self._how}.items():
+            for name, value in {"layout": "scores", **self._how, **self._told}.items():
                 file.attrs[name] = value
             file.attrs["n"] = np.int64(0)
             file.attrs["complete"] = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -395,3 +396,24 @@ def test_a_shell_gets_version_help_and_status():
     commands = ("fit", "sample", "score", "evaluate", "dataset", "demo")
     assert all(command in help_text for command in commands)
     assert shell("sample", "nowhere", "--out", "x.h5").returncode == 2
+
+
+def test_the_logarithm_is_one_option_and_its_scores_lack_nothing(folder, capsys):
+    """As the README asks for it; with an exponent above 0 the command says what is missing."""
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    parts = config["model"]["flow"]["init_args"]
+    parts["scaler"]["init_args"]["boxcox"] = {2: 0.3}
+    Path("other.yaml").write_text(yaml.safe_dump(config))
+    option = "--model.flow.init_args.scaler.init_args.boxcox"
+    run("fit", "--config", "other.yaml", "--name", "boxcox")
+    run("fit", "--config", "other.yaml", "--name", "log", option, "{2: 0}")
+    score = ("jets.h5", "--events", "3", "--estimator", "hutchinson", "--steps", "2", "--out")
+    capsys.readouterr()
+    run("score", "runs/log/model", *score, "log.h5")
+    assert "note" not in capsys.readouterr().err
+    run("score", "runs/boxcox/model", *score, "boxcox.h5")
+    told = capsys.readouterr()
+    assert told.out.endswith("\nboxcox.h5\n")
+    assert re.search(
+        r"note: these densities leave out \d+\.\d \+- \d+\.\d % of the model", told.err
+    )

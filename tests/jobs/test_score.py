@@ -23,8 +23,12 @@ import yaml
 
 import setflow
 from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
+from setflow.data.hdf5 import screen_jets
+from setflow.jobs import missing
 from setflow.jobs import score as scoring
 from setflow.jobs.score import score_to_hdf5
+from setflow.model import missing_mass
+from setflow.model.folder import describe_model
 from setflow.schema import RELATIVE_JET_UNITS
 from setflow.solvers import IntegrationError
 
@@ -191,9 +195,12 @@ def test_attributes_say_what_it_is_and_how_it_came_about(tmp_path: Path, data: P
         attributes = dict(file.attrs)
         meanings = {name: file[name].attrs["meaning"] for name in COLUMNS}
         units = {name: file[name].attrs["unit"] for name in COLUMNS}
-    assert yaml.safe_load(attributes.pop("model")) == flow.describe()
+    assert yaml.safe_load(attributes.pop("model")) == describe_model(flow, fitted=False)
     assert "HutchinsonDivergence" in (estimator := attributes.pop("estimator"))
     assert "rademacher" in estimator
+    assert attributes.pop("missing_mass") == 0
+    for name in ("standard_error", "events", "meaning"):
+        attributes.pop(f"missing_mass_{name}")
     assert "2" in estimator
     assert attributes == {
         "layout": "scores",
@@ -758,3 +765,59 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     with h5py.File(data, "r+") as file:
         del file["jet_features"]
     refused(make_flow(), data, out, ValueError, "no dataset 'jet_features'", overwrite=True)
+
+
+# --- what the densities leave out ---
+
+
+def boxcox(flow: setflow.SetFlow, power: float = 0.3) -> setflow.SetFlow:
+    """The same model with an exponent above 0, cut where a quarter of the particles lie below."""
+    lowest = [-np.inf, -np.inf, flow.scaler.mean[2].item() - 0.6 * flow.scaler.std[2].item()]
+    flow.scaler = Standardizer(
+        boxcox={2: power}, mean=flow.scaler.mean, std=flow.scaler.std, lowest=lowest
+    )
+    return flow
+
+
+@pytest.mark.parametrize("conditions", [(), ("pt", "mass")])
+@pytest.mark.parametrize("numbers", [True, False])
+def test_the_missing_mass_is_told(tmp_path, data, conditions, numbers, monkeypatch):
+    monkeypatch.setattr(missing, "LEAST", 60)
+    with h5py.File(data, "r+") as file:
+        file["jet_features"][0, 0] = np.nan  # a row that has no context
+    flow = boxcox(make_flow(conditions))
+    flow.cardinality = flow.cardinality if numbers else None
+    score(flow, data, tmp_path / "s.h5", solver=setflow.Euler(1))
+    with h5py.File(tmp_path / "s.h5") as file:
+        told = dict(file.attrs)
+    assert told["complete"]
+    assert 0 < told["missing_mass"] < 1
+    assert told["missing_mass_events"] == 60
+    assert 0.01 < told["missing_mass_standard_error"] < 0.1
+    assert "smallest training value of ptrel" in told["missing_mass_meaning"]
+    jets = screen_jets(data, max_objects=LARGEST if numbers else None)
+    good = [row for row in range(len(jets.sample)) if row not in jets.reasons]
+    rows = torch.tensor(good).repeat(60)[:60]
+    c = jets.sample.context(conditions)[rows] if conditions else None
+    lengths = None if numbers else jets.sample.particles.lengths[rows]
+    expected = missing_mass(flow, 60, c, lengths=lengths, seed=0)
+    assert told["missing_mass"] == expected.mass
+    note = missing.missing_note(tmp_path / "s.h5")
+    assert f"{100 * expected.mass:.1f} +- {100 * expected.standard_error:.1f} %" in note
+    assert "of 60 that were sampled" in note
+
+
+def test_nothing_is_told_to_be_missing_with_the_logarithm(tmp_path, data):
+    score(make_flow(), data, tmp_path / "s.h5", solver=setflow.Euler(1))
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert file.attrs["missing_mass"] == file.attrs["missing_mass_events"] == 0
+        assert "maps onto the whole line" in file.attrs["missing_mass_meaning"]
+    assert missing.missing_note(tmp_path / "s.h5") is None
+
+
+def test_the_missing_mass_is_unknown_where_no_row_tells_a_context(tmp_path, data):
+    flow = boxcox(make_flow(("pt",)))
+    score(flow, data, tmp_path / "s.h5", events=0)
+    with h5py.File(tmp_path / "s.h5") as file:
+        assert np.isnan(file.attrs["missing_mass"])
+    assert "leave out an unknown part" in missing.missing_note(tmp_path / "s.h5")
