@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.masks import as_mask, current_transform, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype
 
 __all__ = ["Standardizer"]
@@ -179,6 +179,8 @@ class Standardizer(nn.Module):
 
     def _require_positive(self, x: Tensor) -> None:
         if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
+            return
+        if current_transform() is not None and not is_readable(x):
             return
         outside = self.outside(x)
         if bool(outside.any()):

@@ -39,6 +39,7 @@ from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds, counter_normal, counter_uniform
 from setflow.sets.batch import SetBatch
 from setflow.sets.events import Events
+from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.protocols import Solver, event_ndim_of
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
@@ -364,8 +365,9 @@ class SetFlow(nn.Module):
                 f"the batch has x of shape {tuple(batch.x.shape)}, expected (B, N, "
                 f"{len(self.features)}) with the features {', '.join(self.features)}"
             )
+        seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
         bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)
-        if bool(bad.any()):
+        if seen and bool(bad.any()):
             raise ValueError(
                 f"{int(bad.sum())} events hold NaN or infinite values in real objects, the first "
                 f"is event {int(bad.nonzero()[0])}; leave them out"
@@ -375,7 +377,7 @@ class SetFlow(nn.Module):
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         c = self._scaled_context(batch.c, n)
         lengths = batch.lengths
-        if c is not None and not bool(c[lengths > 0].isfinite().all()):
+        if c is not None and seen and not bool(c[lengths > 0].isfinite().all()):
             row = int((~c.isfinite().all(-1) & (lengths > 0)).nonzero()[0])
             raise ValueError(f"the context of event {row} is not finite; leave it out")
         index = _event_index(first, n).to(z.device)
