@@ -17,7 +17,7 @@ from torch import Tensor
 
 from setflow.fitted import Fitted
 from setflow.sets.arrays import Array, as_tensor
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.masks import as_mask, current_transform, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
 
 __all__ = ["Standardizer"]
@@ -284,6 +284,8 @@ class Standardizer(Fitted):
 
     def _require_positive(self, x: Tensor) -> None:
         if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
+            return
+        if current_transform() is not None and not is_readable(x):
             return
         outside = self.outside(x)
         if bool(outside.any()):

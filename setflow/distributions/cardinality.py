@@ -18,6 +18,7 @@ from torch.func import functional_call
 
 from setflow.fitted import Fitted
 from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.shapes import positive_integer
 
 __all__ = ["CardinalityModel", "ConditionalCardinality", "EmpiricalCardinality"]
@@ -303,7 +304,8 @@ class ConditionalCardinality(CardinalityModel):
                 f"ConditionalCardinality expected a context c with shape {expected}, got {got}; "
                 "give each event its scaled context"
             )
-        if not bool(c.isfinite().all()):
+        seen = current_transform() is None or is_readable(c)
+        if seen and not bool(c.isfinite().all()):
             bad = ~c.isfinite()
             *event, feature = bad.nonzero()[0].tolist()
             first = f"event {', '.join(map(str, event))}, " if event else ""
@@ -343,7 +345,8 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     if lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     lengths = lengths.to(torch.int64)
-    if lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
+    seen = current_transform() is None or is_readable(lengths)
+    if seen and lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
         raise ValueError(
             f"lengths reach from {lengths.min().item()} to {lengths.max().item()}, expected "
             f"[0, {max_objects}]; cut the events to max_objects or raise it"

@@ -12,6 +12,7 @@ from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
 from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
 from setflow.random import EventSeeds
 from setflow.sets.events import Events
+from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.planning import Chunk, Plan, plan_events, traits_of
 
 __all__ = ["ExactDivergence"]
@@ -96,15 +97,17 @@ class ExactDivergence(PlannedEstimator):
             if own is not None:
                 return own
         flat = events.flat()
+        transformed = current_transform() is not None
         per_object = flat.x.shape[2:].numel() if flat.event_ndim > 1 else flat.x[:1].numel()
-        lengths = None if flat.mask is None or not len(flat.x) else flat.lengths
+        hidden = flat.mask is None or (transformed and not is_readable(flat.mask))
+        lengths = None if hidden or not len(flat.x) else flat.lengths
         longest = flat.slots if lengths is None else int(lengths.max())
         if self.max_dim is not None and longest * per_object > self.max_dim:
             raise ValueError(
                 f"an event has {longest * per_object} coordinates, more than "
                 f"max_dim={self.max_dim}; raise it, or use setflow.HutchinsonDivergence()"
             )
-        if not flat.x.numel():
+        if transformed or not flat.x.numel():  # no values and no graph to plan by
             whole = [Chunk(None, None, flat.mask)] if len(flat.x) else []
             return _ExactSolve(field, Plan(whole), 1, 1, 1.0, self.batched).evaluate
         traits = traits_of(field)
@@ -153,6 +156,9 @@ class _ExactSolve(PlannedSolve):
             return torch.zeros_like(part.x), part.x.new_zeros(events, 1)
         budget = self.memory / (max(1, events * part.slots) * self.per_object) - 1
         lanes = self._lanes(events * part.slots, budget / _WORKING, part.x.device)
+        if current_transform() is not None:
+            with linearize(field, part) as lin:
+                return lin.velocity, _trace(lin, used, 1)[:, None]
         if not torch.is_grad_enabled():
             with linearize(field, part, together=lanes > 1) as lin:
                 total = _trace(lin, used, lanes)
@@ -195,7 +201,8 @@ def _trace(lin: Linearization, used: Tensor, lanes: int) -> Tensor:
     for first in range(0, len(used), lanes):
         some = used[first : first + lanes]
         row = torch.arange(len(some), device=x.device)
-        vectors = x.new_zeros(len(some), len(x), x[0].numel())
+        shape = (len(some), len(x), x[0].numel())
+        vectors = torch.zeros(shape, dtype=x.dtype, device=x.device)
         vectors[row, :, some] = 1
         products = lin.pull(vectors.reshape(len(some), *x.shape), together=lanes > 1)
         total = total + products.reshape(vectors.shape)[row, :, some].sum(0)
@@ -206,7 +213,7 @@ def _used_coordinates(events: Events) -> Tensor:
     """Return the flat coordinates that are real in any event."""
     event = events.x.shape[1:]
     coordinates = torch.arange(event.numel(), device=events.x.device)
-    if events.mask is None:
+    if events.mask is None or (current_transform() is not None and not is_readable(events.mask)):
         return coordinates
     return coordinates[events.mask.any(0).repeat_interleave(event[1:].numel())]
 

@@ -21,8 +21,8 @@ from setflow.divergence.linearization import linearize, recomputed
 from setflow.random import EventSeeds, counter_normal, counter_signs
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.events import Events
-from setflow.sets.masks import zero_padding
-from setflow.sets.planning import Chunk, plan_events, traits_of
+from setflow.sets.masks import current_transform, zero_padding
+from setflow.sets.planning import Chunk, Plan, plan_events, traits_of
 from setflow.sets.shapes import positive_integer
 
 __all__ = [
@@ -101,6 +101,9 @@ class _ProbedSolve(PlannedSolve):
                 traces = products.reshape(*products.shape[:2], count).sum(-1).T  # (b, K)
                 return (lin.velocity if graph else lin.velocity.detach()), traces
 
+        if current_transform() is not None:
+            with torch.enable_grad():  # nothing is to be cut off
+                return differentiated(part)
         if not torch.is_grad_enabled():
             return differentiated(part)
         v, traces = recomputed(differentiated, self.field, part)
@@ -112,6 +115,8 @@ def _solve_with(
 ) -> Evaluation:
     """Plan the events of a solve with `count` probes an evaluation."""
     on_cpu = events.x.device.type == "cpu"
+    if current_transform() is not None:  # no values to plan by
+        return _ProbedSolve(field, Plan([Chunk(None, None)]), count, probes).evaluate
     plan = plan_events(
         traits_of(field),
         events.flat(),
@@ -217,7 +222,15 @@ class HutchinsonDivergence(PlannedEstimator):
     ) -> Evaluation:
         """Draw the probes of one solve and plan its events; see `DivergenceEstimator`."""
         if not isinstance(seeds, EventSeeds):
-            seeds = EventSeeds.drawn(events.lead, events.x.device, seeds)
+            try:
+                seeds = EventSeeds.drawn(events.lead, events.x.device, seeds)
+            except RuntimeError as error:
+                if current_transform() is None:
+                    raise
+                raise ValueError(
+                    "HutchinsonDivergence cannot draw its probes inside vmap, which does not show "
+                    "their seed; give it the events as one batch, or use setflow.ExactDivergence()"
+                ) from error
         first = seeds
 
         def drawn(events: Events, key: EventSeeds) -> Tensor:

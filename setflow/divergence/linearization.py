@@ -11,6 +11,10 @@ A field that was given as `torch.compile(field)` is not called as such: inside a
 silently run uncompiled, and twice differentiated it fails. The whole product is compiled in its
 stead, as the field was, where no gradient of the result is asked for; elsewhere the field runs as
 it is written.
+
+Inside a transform of `torch.func` (`grad`, `jvp`, `vmap` and those made of them) a graph that is
+walked backwards here would be out of its sight: there the products are made by `torch.func.vjp`,
+and can be differentiated as often as asked for.
 """
 
 from __future__ import annotations
@@ -23,10 +27,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
 from setflow.sets.events import Events
+from setflow.sets.masks import current_transform
 
 __all__ = [
     "Linearization",
@@ -84,6 +91,19 @@ class _Eager(Linearization):
 
 
 @dataclass
+class _Transformed(Linearization):
+    """The products inside a transform of `torch.func`, which is to see them in turn."""
+
+    product: Callable[[Tensor], Tensor]
+
+    def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
+        if together or not len(vectors):
+            products: Tensor = torch.func.vmap(self.product)(vectors)
+            return products
+        return torch.stack([self.product(u) for u in vectors])
+
+
+@dataclass
 class _Compiled(Linearization):
     """Velocity and products as one compiled function, evaluated anew for each set of vectors."""
 
@@ -123,6 +143,16 @@ def linearize(
         x = events.x
         original = uncompiled(field)
         weights = wide_weights(original, x.dtype)
+        if current_transform() is not None:
+            stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
+            stack.enter_context(_as_written())
+            vjp: Any = torch.func.vjp
+            with _ComposedNorms():
+                velocity, pull = vjp(
+                    lambda state: replace(events, x=state).velocity(original, weights), x
+                )
+            yield _Transformed(x, velocity, lambda u: pull(u)[0])
+            return
         compiled = original is not field and weights is None and not create_graph
         # the fused kernels can be differentiated once only, and not for many vectors at a time; on
         # a CPU they are no faster for the few events that are evaluated together
@@ -142,6 +172,37 @@ def linearize(
         state = x.view_as(x) if tracked else x.detach().requires_grad_()
         velocity = replace(events, x=state).velocity(original, weights)
         yield _Eager(state, velocity, create_graph)
+
+
+class _ComposedNorms(TorchFunctionMode):
+    """Make layer norms of elementary operations.
+
+    The third derivative of torch's own is wrong (torch 2.13: the Hessian of a divergence is not
+    symmetric), and the second derivative of a log-density is made of it.
+    """
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        if function not in (F.layer_norm, torch.layer_norm):
+            return function(*args, **(kwargs or {}))
+        return _layer_norm(*args, **(kwargs or {}))
+
+
+def _layer_norm(
+    h: Tensor,
+    normalized_shape: tuple[int, ...],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Tensor:
+    """Return what `torch.nn.functional.layer_norm` does."""
+    dims = tuple(range(-len(normalized_shape), 0))
+    centred = h - h.mean(dims, keepdim=True)
+    normed = centred * torch.rsqrt(centred.square().mean(dims, keepdim=True) + eps)
+    normed = normed if weight is None else normed * weight
+    return normed if bias is None else normed + bias
 
 
 def uncompiled(field: nn.Module) -> nn.Module:

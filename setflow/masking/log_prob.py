@@ -18,7 +18,7 @@ from setflow.random import EventSeeds
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.context import GivenContext, batch_ndim_of_context
 from setflow.sets.events import Events
-from setflow.sets.masks import as_mask
+from setflow.sets.masks import as_mask, current_transform, is_readable
 from setflow.sets.protocols import (
     Base,
     SDESolver,
@@ -152,6 +152,8 @@ def masked_log_prob(
         `return_standard_error` a `LogProbEstimate`. It is differentiable (once) with respect to the
         field, `x` and `c`: each evaluation is computed again in the backward pass, so that memory
         stays that of one evaluation. Call it under `torch.no_grad()` where no gradient is needed.
+        Inside the transforms of `torch.func` it keeps its graph and is differentiable as often as
+        asked for; inside `vmap` nothing that depends on a value is checked.
 
     Raises:
         ValueError: if shapes do not fit, the mask holds values other than 0 and 1, a real object
@@ -302,6 +304,11 @@ def _scorable(field: nn.Module, events: Events) -> Events:
             "zero at the border of a neighbourhood) or use it for sampling only"
         )
     x = events.x
+    wide = any(p.dtype == torch.float64 for p in field.parameters())
+    events = replace(events, x=x.to(torch.float64 if wide else solve_dtype(x)))
+    values = () if events.context is None else events.context.values
+    if current_transform() is not None and not all(map(is_readable, (x, *values))):
+        return events  # inside vmap: nothing that depends on a value
     if not bool(x.isfinite().all()):
         bad = (~x.isfinite()).nonzero()[0].tolist()
         where = "" if events.mask is None else " of a real object"
@@ -309,14 +316,12 @@ def _scorable(field: nn.Module, events: Events) -> Events:
             f"x[{', '.join(map(str, bad))}]{where} is not finite, so that it has no density; "
             "leave such events out, or mark the object as padding in the mask"
         )
-    values = () if events.context is None else events.context.values
     if not all(bool(value.isfinite().all()) for value in values):
         raise ValueError(
             "the context c of an event with real objects holds NaN or infinity; leave such events "
             "out"
         )
-    wide = any(p.dtype == torch.float64 for p in field.parameters())
-    return replace(events, x=x.to(torch.float64 if wide else solve_dtype(x)))
+    return events
 
 
 def _collect_divergence(

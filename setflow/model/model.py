@@ -34,6 +34,7 @@ from setflow.random import EventSeeds
 from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
+from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.protocols import Solver, event_ndim_of
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
@@ -343,8 +344,9 @@ class SetFlow(SavedModel):
                 f"{len(self.features)}) with the features {', '.join(self.features)}"
             )
         c = self.scaled_context(batch.c, n)
+        seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
         bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)
-        if bool(bad.any()):
+        if seen and bool(bad.any()):
             culprit = first_not_finite(SetBatch(batch.x, batch.mask), self.features, ())
             raise ValueError(
                 f"{int(bad.sum())} events hold NaN or infinite values in real objects, the first "
@@ -355,7 +357,7 @@ class SetFlow(SavedModel):
         z = self.scaler(x, batch.mask)
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         lengths = batch.lengths
-        if c is not None and not bool(c[lengths > 0].isfinite().all()):
+        if c is not None and seen and not bool(c[lengths > 0].isfinite().all()):
             row, k = (~c.isfinite() & (lengths > 0)[:, None]).nonzero()[0].tolist()
             raise ValueError(
                 f"the context of event {row} is not finite: condition '{self.conditions[k]}'; "

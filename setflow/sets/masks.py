@@ -7,14 +7,27 @@ objects need not come first. What stands in a padded slot is never read: it is *
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from setflow.sets.arrays import Array, as_tensor
 
-__all__ = ["as_mask", "count_real", "over_features", "rank_of_real", "zero_padding"]
+__all__ = [
+    "as_mask",
+    "count_real",
+    "current_transform",
+    "is_readable",
+    "over_features",
+    "rank_of_real",
+    "zero_padding",
+]
+
+# the innermost transform of torch.func that is under way, None outside of all; no public function
+# tells it
+current_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
 
 
 def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
@@ -23,7 +36,7 @@ def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
     Arguments:
         mask: the mask, a tensor, an array of NumPy or lists, with shape `(*batch, N)`; boolean, or
             integer or float with values 0 and 1 (only these are inspected: looking at values on a
-            GPU costs a synchronisation).
+            GPU costs a synchronisation), and not inside `torch.func.vmap`, which shows no values.
         shape: the shape that the mask must have; None accepts any.
 
     Raises:
@@ -45,7 +58,8 @@ def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
         raise ValueError("mask is a scalar, expected shape (*batch, N)")
     if mask.dtype == torch.bool:
         return mask
-    if not bool(((mask == 0) | (mask == 1)).all()):
+    seen = current_transform() is None or is_readable(mask)
+    if seen and not bool(((mask == 0) | (mask == 1)).all()):
         bad = mask[(mask != 0) & (mask != 1)].flatten()[0].item()
         raise ValueError(
             f"mask holds the value {bad}, expected only 0 (padding) and 1 (real); "
@@ -98,3 +112,18 @@ def rank_of_real(mask: Tensor) -> Tensor:
     tensor([-1,  0,  0,  1])
     """
     return mask.cumsum(-1) - 1
+
+
+def is_readable(values: Tensor) -> bool:
+    """Return whether the values of a tensor are at hand, and what they decide is not recorded."""
+    if torch.compiler.is_compiling() or values.is_meta:
+        return False
+    # no public function asks for transforms, tracers and fake tensors
+    functorch: Any = torch._C._functorch
+    if torch._C._len_torch_dispatch_stack():
+        return False
+    while functorch.is_functorch_wrapped_tensor(values):
+        if functorch.is_batchedtensor(values):
+            return False
+        values = functorch.get_unwrapped(values)
+    return not (values.is_cuda and torch.cuda.is_current_stream_capturing())

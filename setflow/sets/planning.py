@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from setflow.sets.events import Events
+from setflow.sets.masks import is_readable
 from setflow.sets.protocols import declares
 
 __all__ = [
@@ -254,7 +255,7 @@ def planned_velocity(field: nn.Module, events: Events) -> Callable[[Events], Ten
     torch.Size([64, 300, 2])
     """
     mask = events.mask
-    if mask is None or not mask.numel() or not _is_readable(mask):
+    if mask is None or not mask.numel() or not is_readable(mask):
         return lambda events: events.velocity(field)
     traits = traits_of(field)
     if not traits.takes_mask:
@@ -267,18 +268,3 @@ def planned_velocity(field: nn.Module, events: Events) -> Callable[[Events], Ten
         objects=_CPU_OBJECTS if on_cpu else _GPU_OBJECTS,
     )
     return lambda events: plan.velocity(field, events)
-
-
-def _is_readable(mask: Tensor) -> bool:
-    """Return whether the values of a mask are at hand, and what they decide is not recorded."""
-    if torch.compiler.is_compiling() or mask.is_meta:
-        return False
-    # no public function asks for transforms, tracers and fake tensors
-    functorch: Any = torch._C._functorch
-    if torch._C._len_torch_dispatch_stack():
-        return False
-    while functorch.is_functorch_wrapped_tensor(mask):
-        if functorch.is_batchedtensor(mask):
-            return False
-        mask = functorch.get_unwrapped(mask)
-    return not (mask.is_cuda and torch.cuda.is_current_stream_capturing())

@@ -28,6 +28,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from setflow.sets.masks import current_transform, is_readable
 from setflow.solvers.rows import Rates, RowFlow
 
 __all__ = ["Dopri5", "IntegrationError", "SolveReport"]
@@ -251,6 +252,12 @@ class Dopri5:
         t0, t1 = (t.item() if isinstance(t, Tensor) else float(t) for t in ends)
         if not (math.isfinite(t0) and math.isfinite(t1)):
             raise ValueError(f"t0 and t1 must be finite, got {t0} and {t1}")
+        if current_transform() is not None and not is_readable(x0):
+            raise ValueError(
+                f"{type(self).__name__} chooses its steps by the values of x, which vmap does not "
+                "show; give it the events as one batch, in which each has its own steps, or use a "
+                "solver with fixed steps such as setflow.RK4(50)"
+            )
         flow = RowFlow.of(rates, x0, logp0, mask, event_ndim)
         y0 = self._between(flow, flow.pack(x0, logp0), ends[0], t0)
         if t0 == t1 or len(y0) == 0:
@@ -272,8 +279,9 @@ class Dopri5:
         The solve runs between numbers. Where a gradient is to flow to the tensor, this step gives
         it the derivatives that its length has.
         """
-        tensors = [t for t in (first, last) if isinstance(t, Tensor) and t.requires_grad]
-        if not tensors or not torch.is_grad_enabled() or not len(y):
+        tensors = [t for t in (first, last) if isinstance(t, Tensor)]
+        followed = current_transform() is not None or any(t.requires_grad for t in tensors)
+        if not tensors or not followed or not torch.is_grad_enabled() or not len(y):
             return y
         at, there = (torch.zeros_like(y[:, 0]) + t for t in (first, last))
         return _stages(self, flow, y, flow(at, y), at, there, (there - at)[:, None])[0]
@@ -296,7 +304,7 @@ class _Solve:
         self.goes_on = True
         self.slope = flow(self.t, y0)
         with torch.no_grad():
-            self.step = self._first_step()
+            self.step = self._first_step().detach()  # from forward derivatives, too
 
     def _first_step(self) -> Tensor:
         """Hairer, Norsett and Wanner, II.4.
@@ -328,7 +336,7 @@ class _Solve:
             ratio = self._size(error, self.y, y)
             accepted, self.finite = ratio <= 1, ratio.isfinite()
             factor = (_SAFETY * ratio ** (-1 / solver.order)).clamp(_SHRINK, _GROW)
-            self.step = step * torch.where(self.finite, factor, _SHRINK)
+            self.step = (step * torch.where(self.finite, factor, _SHRINK)).detach()
             moved = accepted & (left > 0)
             there = torch.where(moved, there, self.t)
         room = self.flow.calls + _STEP <= solver.max_nfe

@@ -212,8 +212,6 @@ def _options(
 ) -> dict[str, Any]:
     """Return what a solver is given besides its equation, by what it declares."""
     name = type(solver).__name__
-    if not all(hasattr(solver, flag) for flag in _FLAGS):
-        _refuse_undeclared(solver)
     if stochastic and not declares(solver, "is_sde"):
         raise ValueError(
             f"{name} solves ordinary equations (is_sde is not True), expected a solver of "
@@ -224,6 +222,8 @@ def _options(
             f"{name} solves stochastic equations (is_sde = True), expected an ODE solver such as "
             "setflow.Midpoint(steps=50)"
         )
+    if not all(hasattr(solver, flag) for flag in _FLAGS):
+        _refuse_undeclared(solver)
     options: dict[str, Any] = {}
     if stochastic or declares(solver, "requires_steps"):
         own = getattr(solver, "steps", None)
