@@ -123,6 +123,10 @@ def _fit(argv: Sequence[str]) -> Fitted:
             + ", ".join(ALLOWED_CLASSES),
         },
     )
+    try:
+        cli.model.flow.describe()
+    except TypeError as error:  # what cannot be exported is not trained
+        raise ValueError(f"model.flow: {error}") from error
     checkpoint = cli.last_checkpoint
     if checkpoint is not None:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics

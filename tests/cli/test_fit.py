@@ -255,3 +255,14 @@ def test_an_interrupted_run_says_how_to_go_on(folder, capsys, monkeypatch):
     monkeypatch.setattr(ExportBestModel, "on_validation_end", done)
     run("fit", "--resume", "--name", "tiny")
     assert "a model after 10 steps" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_exported_is_not_trained(folder, capsys):
+    schedule = {"class_path": "setflow.VPSchedule"}
+    path = {"class_path": "setflow.ScheduledPath", "init_args": {"schedule": schedule}}
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    config["model"]["flow"]["init_args"]["path"] = path
+    Path("scheduled.yaml").write_text(yaml.safe_dump(config))
+    told = fails(capsys, "fit", "--config", "scheduled.yaml")
+    assert "ScheduledPath cannot be written to a model file" in told
+    assert not Path("runs/tiny").exists()
