@@ -933,7 +933,7 @@ def test_errors():
     with pytest.raises(ValueError, match="only 0"):
         diagnostics.field_stats(field, x, 0.5, mask=0.5 * MASK)
     with pytest.raises(ValueError, match="floating dtype"):
-        diagnostics.field_stats(field, x.long(), 0.5)
+        diagnostics.field_stats(field, x > 0, 0.5)
     with pytest.raises(ValueError, match="has a real object"):
         diagnostics.field_stats(field, x, 0.5, mask=torch.zeros_like(MASK))
     with pytest.raises(ValueError, match="has a real object"):
