@@ -251,7 +251,7 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"t has shape \(5,\), expected a scalar or \(4,\)"):
         setflow.fm_loss(field, x, x, torch.rand(5))
     with pytest.raises(ValueError, match="expected a floating dtype"):
-        setflow.fm_loss(field, x > 0, x > 0)
+        setflow.fm_loss(field, x > 0, x)
     with pytest.raises(ValueError, match=r"x_source has dtype .*float32, x_target .*float64"):
         setflow.fm_loss(field, x, x.float())
     with pytest.raises(ValueError, match="event_ndim"):
