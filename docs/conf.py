@@ -63,7 +63,7 @@ nitpicky = True
 nitpick_ignore_regex = [
     # types of others
     (r"py:.*", r"(torch|torch_geometric|numpy|collections|pathlib|typing|lightning|h5py|rich)\..*"),
-    (r"py:.*", r"(Tensor|abc\.ABC|os\.PathLike|types\.TracebackType)"),
+    (r"py:.*", r"(Tensor|Array|abc\.ABC|os\.PathLike|types\.TracebackType)"),
     # what stands behind the public names: the resolved events, and bases without users
     (r"py:.*", r"setflow\.(sets\.events\.Events|random\.EventSeeds|process\.Process)"),
     (r"py:.*", r"setflow\.(divergence\.base\.Planned\w+|diffusion\.schedule\.BoundedSchedule)"),

@@ -18,13 +18,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from yaml import YAMLError
+from yaml import YAMLError, safe_load
 
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest
+from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, write_text
 from setflow.model.folder import architecture, differences
 from setflow.model.model import SetFlow
+from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
@@ -132,6 +134,7 @@ def _fit(argv: Sequence[str]) -> Fitted:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics
     elif cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
+        _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
     else:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
     if cli.config.force:  # all that can be wrong is known by now: the old run goes
@@ -163,16 +166,23 @@ def _fit(argv: Sequence[str]) -> Fitted:
 def _start_from(folder: Path, flow: SetFlow) -> None:
     """Give a model the weights and statistics of a model folder of the same architecture."""
     stored = SetFlow.load(folder)
-    different = differences(architecture(stored), architecture(flow))
-    if different:
-        name, (theirs, mine) = next(iter(different.items()))
-        more = f" ({', '.join([*different][1:])} too)" if len(different) > 1 else ""
-        raise ValueError(
-            f"{folder} is of another architecture: {name} is {theirs!r} there and {mine!r} in the "
-            f"configuration{more}; train with the configuration of the folder, by leaving --config "
-            "out, or without --init"
-        )
+    instead = "train with the configuration of the folder (leave --config out), or without --init"
+    _require_same_architecture(stored, flow, str(folder), instead)
     flow.load_state_dict(stored.state_dict())
+
+
+def _require_possible(flow: SetFlow, events: SetBatch, folder: str) -> None:
+    """Refuse a training sample whose numbers of objects the p(N) of the model rules out."""
+    if not isinstance(flow.cardinality, EmpiricalCardinality) or not len(events):
+        return
+    lengths = events.lengths
+    never = flow.cardinality.log_prob(lengths).isneginf()
+    if bool(never.all()):
+        raise ValueError(
+            f"all training events have a number of objects, {int(lengths.min())} to "
+            f"{int(lengths.max())}, that the p(N) of {folder} rules out: it would sample no such "
+            "events; check --data.max_objects, or train without --init"
+        )
 
 
 def _require_same_model(checkpoint: Path, model: FlowMatchingModule) -> None:
@@ -187,6 +197,21 @@ def _require_same_model(checkpoint: Path, model: FlowMatchingModule) -> None:
             f"{checkpoint} is of another model: {name} has shape {theirs.get(name)} there and "
             f"{mine.get(name)} in this configuration; resume with the configuration of the run, "
             f"{checkpoint.parents[1] / 'config.yaml'}"
+        )
+    written = safe_load((checkpoint.parents[1] / "config.yaml").read_text())
+    began = SetFlow.from_node(written["model"]["flow"])
+    _require_same_architecture(began, model.flow, str(checkpoint), "resume without --config")
+
+
+def _require_same_architecture(theirs: SetFlow, mine: SetFlow, name: str, instead: str) -> None:
+    """Refuse to give a model the weights of one that means another thing by them."""
+    different = differences(architecture(theirs), architecture(mine))
+    if different:
+        place, (there, here) = next(iter(different.items()))
+        more = f" ({', '.join([*different][1:])} too)" if len(different) > 1 else ""
+        raise ValueError(
+            f"{name} is of another architecture: {place} is {there!r} there and {here!r} in the "
+            f"configuration{more}; {instead}"
         )
 
 

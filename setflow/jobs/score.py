@@ -151,6 +151,8 @@ def score_to_hdf5(
         "device": flow.device.type,
         "setflow_version": metadata.version("setflow"),
     }
+    if flow.cardinality is not None and flow.cardinality.max_objects < header.objects:
+        how["cut_to"] = flow.cardinality.max_objects  # particles, the hardest by ptrel
     terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
     unknown = attributes_of(flow, UNKNOWN_MASS)
     block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])

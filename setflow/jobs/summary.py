@@ -24,6 +24,8 @@ class ScoreSummary:
         impossible: the number of rows whose log-density is -inf: the model gives their number of
             particles no probability.
         reasons: how many rows have no score, by reason.
+        cut_to: the number of particles, the hardest by ptrel, to which jets with more are cut, as
+            the model knows no more; None if the file has no longer ones.
     """
 
     rows: int
@@ -32,6 +34,7 @@ class ScoreSummary:
     error: float
     impossible: int
     reasons: dict[str, int]
+    cut_to: int | None = None
 
     def lines(self) -> list[str]:
         """Return the numbers as lines of text.
@@ -52,6 +55,11 @@ class ScoreSummary:
             lines.append(
                 f"{_rows(self.impossible, 'has', 'have')} log p = -inf: "
                 f"{'its' if one else 'their'} number of particles cannot occur in the model"
+            )
+        if self.cut_to is not None:
+            lines.append(
+                f"jets with more than {self.cut_to} particles are scored by their hardest "
+                f"{self.cut_to}, as the model knows no more"
             )
         failed = sum(self.reasons.values())
         if failed == 0:
@@ -82,6 +90,7 @@ def summarize_scores(path: str | Path) -> ScoreSummary:
     with h5py.File(path) as file:
         log_p = file["log_prob"][:]
         reasons = file["reason"].asstr()[:].tolist()
+        cut_to = file.attrs.get("cut_to")
     finite = log_p[np.isfinite(log_p)]
     n = len(finite)
     return ScoreSummary(
@@ -91,4 +100,5 @@ def summarize_scores(path: str | Path) -> ScoreSummary:
         error=float(finite.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"),
         impossible=int(np.isneginf(log_p).sum()),
         reasons=dict(Counter(filter(None, reasons))),
+        cut_to=None if cut_to is None else int(cut_to),
     )

@@ -51,6 +51,12 @@ def generate(
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
     given = None if c is None else context_rows(c, flow.conditions, n).to(device)
     context = flow.scaled_context(given, n)
+    if context is not None and not bool(context.isfinite().all()):
+        row, k = (~context.isfinite()).nonzero()[0].tolist()
+        raise ValueError(
+            f"the context of event {row} is not finite: condition '{flow.conditions[k]}'; give "
+            "numbers that the model can be asked for"
+        )
     context = None if context is None else context.to(dtype)
     if lengths is None:
         if flow.cardinality is None:

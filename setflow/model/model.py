@@ -10,6 +10,7 @@ sharding nor padding changes an event.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -26,7 +27,7 @@ from setflow.masking.loss import masked_fm_loss
 from setflow.model.density import LogDensity
 from setflow.model.finite import first_not_finite, reason_of
 from setflow.model.generate import NamedContext, generate
-from setflow.model.parts import check_parts, require_statistics
+from setflow.model.parts import check_parts, distinct_names, require_statistics
 from setflow.model.saved import SavedModel
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
@@ -84,8 +85,7 @@ class SetFlow(SavedModel):
     ) -> None:
         super().__init__()
         event_ndim_of(field, at_least=2)
-        self.features = tuple(features)
-        self.conditions = tuple(conditions)
+        self.features, self.conditions = distinct_names(features=features, conditions=conditions)
         self.field = field
         self.path = LinearPath() if path is None else path
         self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
@@ -126,6 +126,9 @@ class SetFlow(SavedModel):
             ValueError: if the sample does not fit the model.
         """
         batch = listed(batch, "fit_statistics")
+        all_parts = (self.scaler, self.context_scaler, self.cardinality)
+        parts = [part for part in all_parts if part is not None]
+        nothing = all(part.is_fitted for part in parts) and not all(part.given for part in parts)
         if refit or not self.scaler.is_fitted:
             self.scaler.fit(batch.x, batch.mask)
         else:
@@ -147,6 +150,12 @@ class SetFlow(SavedModel):
                     f"model expected [0, {self.cardinality.max_objects}]; cut the events, or take "
                     "another cardinality model"
                 )
+        if nothing and not refit:
+            warnings.warn(
+                "the statistics of this model were fitted before and are kept; give refit=True to "
+                "fit them to these events",
+                stacklevel=2,
+            )
         return self
 
     def require_fitted(self) -> None:

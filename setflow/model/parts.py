@@ -9,7 +9,7 @@ from torch import nn
 from setflow.distributions.cardinality import CardinalityModel
 from setflow.fitted import Fitted
 
-__all__ = ["check_parts", "require_statistics"]
+__all__ = ["check_parts", "distinct_names", "require_statistics"]
 
 
 def check_parts(
@@ -52,6 +52,18 @@ def check_parts(
             f"cardinality has condition_dim={asked}, but there are {len(conditions)} conditions: "
             f"{known}; give as many, or take setflow.EmpiricalCardinality, which needs none"
         )
+
+
+def distinct_names(**given: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the names of features and conditions as tuples.
+
+    Raises:
+        ValueError: if one is a single text, or holds a name twice.
+    """
+    for what, names in given.items():
+        if isinstance(names, str) or len(set(names)) < len(names):
+            raise ValueError(f"{what} are {names!r}, expected a sequence of names, all different")
+    return tuple(tuple(names) for names in given.values())
 
 
 def require_statistics(**parts: Fitted | None) -> None:

@@ -211,6 +211,10 @@ def _options(
     stochastic: bool = False,
 ) -> dict[str, Any]:
     """Return what a solver is given besides its equation, by what it declares."""
+    if isinstance(solver, (str, type)):
+        raise TypeError(
+            f"solver is {solver!r}, expected a solver object such as setflow.Midpoint(steps=50)"
+        )
     name = type(solver).__name__
     if stochastic and not declares(solver, "is_sde"):
         raise ValueError(

@@ -49,10 +49,10 @@ def awake(field: nn.Module) -> nn.Module:
 class Padded(nn.Module):
     """The plain reference: a field that holds its mask and is evaluated on all slots at once.
 
-    It does not declare that it takes a mask, so that no plan is made for it.
+    It declares that it takes no mask, so that no plan is made for it.
     """
 
-    event_ndim = 2
+    event_ndim, takes_mask = 2, False
 
     def __init__(self, field: nn.Module, mask: Tensor) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import h5py
 import pytest
 import torch
 import yaml
@@ -266,3 +267,30 @@ def test_a_model_that_cannot_be_exported_is_not_trained(folder, capsys):
     told = fails(capsys, "fit", "--config", "scheduled.yaml")
     assert "ScheduledPath cannot be written to a model file" in told
     assert not Path("runs/tiny").exists()
+
+
+def test_a_run_is_not_resumed_with_another_meaning_of_its_weights(folder, capsys):
+    """The shapes are the same, and the exponent of a feature, or its name, is another."""
+    run("fit", "--config", "config.yaml")
+    again = ("fit", "--config", "config.yaml", "--resume", "--trainer.max_epochs", "3")
+    option = "--model.flow.init_args.scaler.init_args.boxcox"
+    told = fails(capsys, *again, option, "{2: 0.3}")
+    assert "boxcox.2 is 0.0 there and 0.3 in the configuration" in told
+    told = fails(capsys, *again, "--model.flow.init_args.features", "[a,b,c]")
+    assert "another architecture: model.flow.features" in told
+
+
+def test_a_model_is_not_trained_further_on_events_that_it_rules_out(folder, capsys):
+    run("fit", "--config", "config.yaml", "--data.max_objects", "1")
+    write_jets(Path("long.h5"))
+    with h5py.File("long.h5", "r+") as file:  # at least two particles in each
+        particles = file["particle_features"][:]
+        particles[:, :2, 2] = particles[:, :2, 2].clip(0.01)
+        particles[:, :2, 3] = 1
+        file["particle_features"][:] = particles
+    told = fails(
+        capsys, "fit", "--config", "config.yaml", "--name", "more", "--init", "runs/tiny/model",
+        "--data.train", "long.h5",
+    )  # fmt: skip
+    assert "rules out" in told
+    assert not Path("runs/more").exists()

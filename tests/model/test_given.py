@@ -201,3 +201,34 @@ def test_on_an_accelerator_no_loss_is_looked_at(monkeypatch):
     value = torch.tensor(float("nan")).as_subclass(Elsewhere)
     monkeypatch.setattr(setflow.SetFlow, "loss_terms", lambda *_, **__: {"flow": value})
     assert flow.loss(batch).isnan().as_subclass(torch.Tensor)
+
+
+@each("given", [{"pt": [1.0, float("nan")], "mass": 1.0}, [[1.0, 1.0], [float("inf"), 1.0]]])
+def test_a_sample_is_not_asked_for_what_is_no_number(given):
+    with pytest.raises(ValueError, match="context of event 1 is not finite: condition 'pt'"):
+        make().sample(2, given, solver=SOLVER)
+
+
+@each("names", ["ab", ("a", "a")])
+def test_names_are_a_sequence_and_differ(names):
+    field = setflow.TransformerField(2, hidden=8, layers=1, heads=1)
+    with pytest.raises(ValueError, match="expected a sequence of names, all different"):
+        setflow.SetFlow(field, features=names)
+
+
+def test_statistics_that_are_kept_are_told():
+    flow = make()
+    mean = flow.scaler.mean.clone()
+    other = events(40)
+    other = setflow.SetBatch(3 * other.x, other.mask, other.c)
+    with pytest.warns(UserWarning, match="refit=True"):
+        flow.fit_statistics(other)
+    assert torch.equal(flow.scaler.mean, mean)
+    flow.fit_statistics(other, refit=True)
+    assert not torch.equal(flow.scaler.mean, mean)
+
+
+@each("solver", ["euler", setflow.Euler])
+def test_a_solver_is_an_object(solver):
+    with pytest.raises(TypeError, match="expected a solver object such as"):
+        make().sample(2, [1.0, 1.0], solver=solver)

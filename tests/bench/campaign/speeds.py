@@ -107,7 +107,7 @@ class Planned(nn.Module):
 class Captured(nn.Module):
     """One evaluation of a planned field with its mask, captured as a CUDA graph."""
 
-    event_ndim = 2
+    event_ndim, takes_mask = 2, False
 
     def __init__(self, field: nn.Module, mask: Tensor) -> None:
         super().__init__()
