@@ -209,6 +209,7 @@ def test_attributes_say_what_it_is_and_how_it_came_about(tmp_path: Path, data: P
         "data": "jets.h5",
         "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
         "events": 3,
+        "cut_to": 5,
         "solver": "Euler(steps=2)",
         "seed": 7,
         "device": "cpu",

@@ -41,3 +41,14 @@ def test_no_score_at_all_and_one_score(tmp_path):
     one = summarize_scores(write(tmp_path / "o.h5", [2.5], [""]))
     assert one.lines()[0].startswith("log p of a jet: 2.5 nats")
     assert one.lines()[-1] == "0 rows could not be scored"
+
+
+def test_jets_that_are_cut_are_told(tmp_path):
+    path = write(tmp_path / "s.h5", [1.0, 2.0], ["", ""])
+    assert not any("hardest" in line for line in summarize_scores(path).lines())
+    with h5py.File(path, "a") as file:
+        file.attrs["cut_to"] = 30
+    told = [line for line in summarize_scores(path).lines() if "hardest" in line]
+    assert told == [
+        "jets with more than 30 particles are scored by their hardest 30, as the model knows no more"
+    ]
