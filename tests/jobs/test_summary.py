@@ -48,7 +48,5 @@ def test_jets_that_are_cut_are_told(tmp_path):
     assert not any("hardest" in line for line in summarize_scores(path).lines())
     with h5py.File(path, "a") as file:
         file.attrs["cut_to"] = 30
-    told = [line for line in summarize_scores(path).lines() if "hardest" in line]
-    assert told == [
-        "jets with more than 30 particles are scored by their hardest 30, as the model knows no more"
-    ]
+    (told,) = (line for line in summarize_scores(path).lines() if "hardest" in line)
+    assert told.startswith("jets with more than 30 particles are scored by their hardest 30")
