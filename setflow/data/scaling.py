@@ -80,7 +80,12 @@ class Standardizer(Fitted):
                 )
             dim = as_tensor(mean, "mean").numel()
         dim = positive_integer(dim, "dim")
-        boxcox = {int(index): float(power) for index, power in (boxcox or {}).items()}
+        try:
+            boxcox = {int(index): float(power) for index, power in (boxcox or {}).items()}
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(
+                f"boxcox is {boxcox!r}, expected lambda by position of the feature: {{2: 0.0}}"
+            ) from None
         wrong = [index for index in boxcox if not 0 <= index < dim]
         if wrong:
             raise ValueError(f"boxcox positions {wrong} do not exist; expected 0 to {dim - 1}")

@@ -27,7 +27,13 @@ from setflow.masking.loss import masked_fm_loss
 from setflow.model.density import LogDensity
 from setflow.model.finite import first_not_finite, reason_of
 from setflow.model.generate import NamedContext, generate
-from setflow.model.parts import check_parts, distinct_names, require_statistics
+from setflow.model.parts import (
+    FOR_USE,
+    NOT_FOR_USE,
+    check_parts,
+    distinct_names,
+    require_statistics,
+)
 from setflow.model.saved import SavedModel
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
@@ -282,6 +288,8 @@ class SetFlow(SavedModel):
         """
         if n < 0 or first < 0:
             raise ValueError(f"n and first must not be negative, got n={n}, first={first}")
+        if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
+            raise ValueError(f"the model samples by its seed alone; {FOR_USE}")
         index = torch.arange(first, first + n, device=self.scaler.mean.device)
         batch_size = self._batch_size(batch_size)
         return generate(self, index, c, seed, lengths=lengths, solver=solver, batch_size=batch_size)
@@ -352,6 +360,8 @@ class SetFlow(SavedModel):
                 f"the batch has x of shape {tuple(batch.x.shape)}, expected (B, N, "
                 f"{len(self.features)}) with the features {', '.join(self.features)}"
             )
+        if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
+            raise ValueError(f"a density must be the same at each call; {FOR_USE}")
         c = self.scaled_context(batch.c, n)
         seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
         bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)

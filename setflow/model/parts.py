@@ -9,7 +9,12 @@ from torch import nn
 from setflow.distributions.cardinality import CardinalityModel
 from setflow.fitted import Fitted
 
-__all__ = ["check_parts", "distinct_names", "require_statistics"]
+__all__ = ["FOR_USE", "NOT_FOR_USE", "check_parts", "distinct_names", "require_statistics"]
+
+
+# layers that are another function in training than in use
+NOT_FOR_USE = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._BatchNorm)
+FOR_USE = "it holds dropout or batch normalisation in training mode: call flow.eval() before"
 
 
 def check_parts(

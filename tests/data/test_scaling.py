@@ -134,3 +134,9 @@ def test_values_that_a_transform_does_not_accept_are_found(power):
         else:
             assert scaler(bad[row], mask[row]).isfinite().all()
     assert not Standardizer(3).outside(bad).any()
+
+
+@pytest.mark.parametrize("given", [{"pt": 0.0}, [2], {2: "log"}])
+def test_a_transform_is_given_by_the_position_of_its_feature(given):
+    with pytest.raises(ValueError, match=r"expected lambda by position of the feature"):
+        Standardizer(3, boxcox=given)

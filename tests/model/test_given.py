@@ -232,3 +232,31 @@ def test_statistics_that_are_kept_are_told():
 def test_a_solver_is_an_object(solver):
     with pytest.raises(TypeError, match="expected a solver object such as"):
         make().sample(2, [1.0, 1.0], solver=solver)
+
+
+class Dropping(torch.nn.Module):
+    event_ndim = 2
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.drop = torch.nn.Linear(2, 2), torch.nn.Dropout(0.5)
+
+    def forward(self, x, t, c=None):
+        return self.drop(self.linear(x))
+
+
+def test_layers_that_differ_in_training_are_not_sampled_or_scored_with():
+    """Their numbers would be others at each call, whatever the seed."""
+    batch = events(5, 0)
+    flow = setflow.SetFlow(
+        Dropping(), scaler=Standardizer(2, mean=0, std=1), features=["eta", "pT"],
+        cardinality=setflow.EmpiricalCardinality(4),
+    ).fit_statistics(batch)  # fmt: skip
+    assert flow.loss(batch).isfinite()
+    for use in (lambda: flow.sample(3, seed=1, solver=SOLVER), lambda: flow.log_prob(batch)):
+        with pytest.raises(ValueError, match=r"call flow\.eval\(\) before"):
+            use()
+    flow.eval()
+    first, second = (flow.sample(3, seed=1, solver=SOLVER).x for _ in range(2))
+    assert torch.equal(first, second)
+    assert flow.log_prob(batch, solver=SOLVER).isfinite().all()
