@@ -21,10 +21,10 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from yaml import YAMLError, safe_load
 
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
-from setflow.cli.parsing import OneLineErrors, nearest
+from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, write_text
-from setflow.model.folder import architecture, differences
+from setflow.model.folder import CLASSES, architecture, differences
 from setflow.model.model import SetFlow
 from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
@@ -97,6 +97,8 @@ def fit(argv: Sequence[str]) -> Fitted:
             return _fit(argv)
         except MisconfigurationException as error:
             raise ValueError(" ".join(str(error).split())) from error
+        except ValueError as error:
+            raise ValueError(of_optional_part(str(error))) from error
 
 
 def _fit(argv: Sequence[str]) -> Fitted:
@@ -232,6 +234,8 @@ class _FitParser(OneLineErrors, LightningArgumentParser):
                 f"{nearest(found[1], ALLOWED_CLASSES)}; expected a class of setflow, or one of "
                 f"{', '.join(ALLOWED_CLASSES)}"
             )
+        if found := re.search(r"class_path '(\S+?)': module '[\w.]+' has no attribute", message):
+            raise ValueError(f"there is no class {found[1]}{nearest(found[1], list(CLASSES))}")
         super().error(message, ex)
 
 

@@ -146,6 +146,12 @@ class OneLineErrors(ArgumentParser):
         raise ValueError(_explained(source, message))
 
 
+def of_optional_part(message: str) -> str:
+    """Return why a part that may also be missing could not be built, without the choices."""
+    reasons = re.search(r"Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>", message, re.DOTALL)
+    return " ".join(reasons[1].split()) if reasons else message
+
+
 _UNION = r"Does not validate against any of the Union subtypes(?!.*(not accepted|is not allowed))"
 
 
@@ -157,6 +163,8 @@ def _explained(source: Any, message: str) -> str:
     line = re.sub(r"Expected a <class '(\w+)'>. Got value: (.*)", _expected, line)
     if found := re.fullmatch(rf"(\S+): {_UNION}.*Given value: (.*)", line):
         line = f"{found[1]}: {found[3]} is none of the values that it takes"
+        if nested := re.match(r"NestedArg\(key='(\w+)'", found[3]):
+            line = f"{found[1]} has no argument {nested[1]}"
     if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", line):
         near = nearest(f"{found[1]}.{found[2]}", [action.dest for action in source._actions])
         line = f"{found[1]} has no option {found[2]}{near}"

@@ -294,3 +294,20 @@ def test_a_model_is_not_trained_further_on_events_that_it_rules_out(folder, caps
     )  # fmt: skip
     assert "rules out" in told
     assert not Path("runs/more").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("scaler.init_args.boxcx", "{2: 0}"), "scaler has no argument boxcx"),
+        (("scaler.init_args.boxcox", "{5: 0.0}"), "boxcox positions [5] do not exist"),
+        (("field.class_path", "setflow.TransformrField"), "did you mean setflow.TransformerField"),
+    ],
+)
+def test_a_wrong_part_of_a_model_is_told_in_one_line(folder, capsys, arguments, message):
+    option, value = arguments
+    told = fails(capsys, "fit", *TINY, f"--model.flow.init_args.{option}", value)
+    assert message in told
+    assert len(told.strip().splitlines()) == 1
+    assert "NestedArg" not in told
+    assert "Namespace" not in told
