@@ -55,7 +55,7 @@ def hutchinson(x, mask):
 
 
 def adaptive(x, mask):
-    return setflow.masked_log_prob(FIELD, BASE, setflow.Dopri5(1e-6, 1e-7), x, mask)
+    return setflow.masked_log_prob(FIELD, BASE, setflow.Dopri5(1e-2, 1e-3), x, mask)
 
 
 def process(x, mask):

@@ -195,7 +195,15 @@ def test_the_ends_of_a_solve_against_the_closed_form(solver, back):
         torch.testing.assert_close(*second, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+# every solver is judged alone above, and in the verbs with --all
+@pytest.mark.parametrize(
+    "solver",
+    [
+        pytest.param(solver, marks=() if isinstance(solver, setflow.Dopri5) else pytest.mark.wide)
+        for solver in SOLVERS
+    ],
+    ids=repr,
+)
 def test_the_ends_of_a_sample_and_of_its_density(solver):
     x_source = noise()
     if isinstance(solver, setflow.RK4) and solver.times:
