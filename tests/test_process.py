@@ -12,6 +12,7 @@ import setflow
 from laws.laws import cases, redraw
 from laws.subjects import ObjectConditioned
 from problems import GaussianPredictor, gaussian_field
+from user_schedules import StraightSchedule
 
 
 class Linear(nn.Module):
@@ -141,25 +142,9 @@ def test_partial_diffusion_starts_from_noised_data(coupling):
     )
     flow = setflow.FlowMatching(field, setflow.StandardNormal((2,)), setflow.RK4(100), t0=0.4)
     got = flow(None, mask=case.mask).sample(x_source=noised)
-    oracle = GaussianPredictor(field, LinearSchedule(), "velocity")
+    oracle = GaussianPredictor(field, StraightSchedule(), "velocity")
     expected = oracle.transported(noised, case.mask, 0.4, 0.0)
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
-
-
-class LinearSchedule(setflow.NoiseSchedule):
-    """The straight path as a schedule, with only what the documents ask a user for."""
-
-    def alpha(self, t):
-        return 1 - t
-
-    def sigma(self, t):
-        return t
-
-    def drift(self, x, t):
-        return -x / (1 - t.reshape(t.shape + (1,) * (x.ndim - t.ndim)))
-
-    def diffusion(self, t):
-        return (2 * t + 2 * t**2 / (1 - t)).sqrt()
 
 
 def test_an_image_may_be_the_context_of_an_image():

@@ -20,7 +20,7 @@ class StraightSchedule(NoiseSchedule):
         return t
 
     def drift(self, x: Tensor, t: Tensor) -> Tensor:
-        return -x / (1 - t)
+        return -x / (1 - t.reshape(t.shape + (1,) * (x.ndim - t.ndim)))
 
     def diffusion(self, t: Tensor) -> Tensor:
         return (2 * t / (1 - t)).sqrt()

@@ -32,7 +32,7 @@ from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
 from setflow.training.progress import StepProgress
 
-__all__ = ["ALLOWED_CLASSES", "Fitted", "fit"]
+__all__ = ["ALLOWED_CLASSES", "FitResult", "fit"]
 
 # what a configuration may name besides the classes of setflow itself; everything else is refused
 # before it is imported
@@ -58,7 +58,7 @@ _NOT_FOR_THE_USER = (
 )
 
 
-class Fitted(NamedTuple):
+class FitResult(NamedTuple):
     """What a training has left.
 
     Attributes:
@@ -76,7 +76,7 @@ class Fitted(NamedTuple):
     train: str
 
 
-def fit(argv: Sequence[str]) -> Fitted:
+def fit(argv: Sequence[str]) -> FitResult:
     """Train a model as `setflow fit` does.
 
     Arguments:
@@ -101,7 +101,7 @@ def fit(argv: Sequence[str]) -> Fitted:
             raise ValueError(of_optional_part(str(error))) from error
 
 
-def _fit(argv: Sequence[str]) -> Fitted:
+def _fit(argv: Sequence[str]) -> FitResult:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     set_parsing_settings(
@@ -162,7 +162,9 @@ def _fit(argv: Sequence[str]) -> Fitted:
     best = cli.exporter.best_model_score
     if warning is None and best is not None:
         what += f", validation loss {float(best):.4g}"
-    return Fitted(model, what, warning, bool(cli.model.flow.conditions), str(cli.config.data.train))
+    return FitResult(
+        model, what, warning, bool(cli.model.flow.conditions), str(cli.config.data.train)
+    )
 
 
 def _start_from(folder: Path, flow: SetFlow) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from setflow.sets.batch import SetBatch
 
-__all__ = ["Culprit", "first_not_finite", "reason_of"]
+__all__ = ["Culprit", "context_error", "first_not_finite", "reason_of"]
 
 
 class Culprit(NamedTuple):
@@ -52,6 +52,20 @@ def first_not_finite(
         value = batch.c[(*event, k)].item()
         found.append(Culprit(tuple(event), f"condition '{conditions[k]}' is {value:g}"))
     return min(found, key=lambda culprit: culprit.event, default=None)
+
+
+def context_error(bad: Tensor, conditions: Sequence[str], advice: str) -> ValueError:
+    """Return the error that names the first value of a context that is not finite.
+
+    Arguments:
+        bad: which values are not, with shape `(B, C)`; at least one.
+        conditions: the names of the C context features.
+        advice: what to do.
+    """
+    row, k = bad.nonzero()[0].tolist()
+    return ValueError(
+        f"the context of event {row} is not finite: condition '{conditions[k]}'; {advice}"
+    )
 
 
 def reason_of(

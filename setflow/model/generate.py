@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from setflow.masking.sample import masked_sample
+from setflow.model.finite import context_error
 from setflow.random import counter_normal, counter_uniform
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
@@ -52,11 +53,8 @@ def generate(
     given = None if c is None else context_rows(c, flow.conditions, n).to(device)
     context = flow.scaled_context(given, n)
     if context is not None and not bool(context.isfinite().all()):
-        row, k = (~context.isfinite()).nonzero()[0].tolist()
-        raise ValueError(
-            f"the context of event {row} is not finite: condition '{flow.conditions[k]}'; give "
-            "numbers that the model can be asked for"
-        )
+        advice = "give numbers that the model can be asked for"
+        raise context_error(~context.isfinite(), flow.conditions, advice)
     context = None if context is None else context.to(dtype)
     if lengths is None:
         if flow.cardinality is None:

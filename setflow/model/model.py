@@ -25,7 +25,7 @@ from setflow.losses.means import reduce_events
 from setflow.masking.log_prob import score_events, tells_error
 from setflow.masking.loss import masked_fm_loss
 from setflow.model.density import LogDensity
-from setflow.model.finite import first_not_finite, reason_of
+from setflow.model.finite import context_error, first_not_finite, reason_of
 from setflow.model.generate import NamedContext, generate
 from setflow.model.parts import (
     FOR_USE,
@@ -377,11 +377,8 @@ class SetFlow(SavedModel):
         z = z.to(torch.promote_types(z.dtype, next(self.field.parameters(), z).dtype))
         lengths = batch.lengths
         if c is not None and seen and not bool(c[lengths > 0].isfinite().all()):
-            row, k = (~c.isfinite() & (lengths > 0)[:, None]).nonzero()[0].tolist()
-            raise ValueError(
-                f"the context of event {row} is not finite: condition '{self.conditions[k]}'; "
-                "leave it out"
-            )
+            bad = ~c.isfinite() & (lengths > 0)[:, None]
+            raise context_error(bad, self.conditions, "leave it out")
         index = _event_index(first, n).to(z.device)
         scaling = self.scaler.log_det(batch.x.double(), batch.mask)
         ordering = torch.lgamma(lengths.double() + 1)

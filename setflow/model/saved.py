@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +22,7 @@ from setflow.model.folder import (
 __all__ = ["SavedModel"]
 
 
-class SavedModel(nn.Module):
+class SavedModel(nn.Module, ABC):
     """A model of parts that the library's table of classes knows."""
 
     def describe(self) -> dict[str, Any]:
@@ -44,13 +45,13 @@ class SavedModel(nn.Module):
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from error
 
+    @abstractmethod
     def require_fitted(self) -> None:
         """Raise unless the statistics of all parts are there.
 
         Raises:
             ValueError: if they were neither given nor fitted.
         """
-        raise NotImplementedError
 
     def save(
         self,

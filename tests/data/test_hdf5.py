@@ -16,41 +16,13 @@ import pytest
 import torch
 
 import setflow.data
+from data.samples import make_sample, write_sample
 from setflow.data.hdf5 import read_jets, screen_jets
 from setflow.data.jets import JetSample
-from setflow.data.writing import JetWriter
 from setflow.schema import JET_UNITS
 from setflow.sets.batch import SetBatch
 
 PI32 = float(np.float32(math.pi))
-
-
-def _sample(n: int, objects: int = 30, seed: int = 0) -> JetSample:
-    """Jets with holes in the mask, empty jets, full jets, and rubbish in the padding."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, objects, 3, generator=generator, dtype=torch.float32) - 0.5
-    x[..., 2] += 0.5
-    mask = torch.rand(n, objects, generator=generator) < 0.6
-    mask[0], mask[-1] = True, False
-    x[~mask] = torch.nan
-    jets = torch.rand(n, 4, generator=generator, dtype=torch.float32)
-    jets[:, 3] = mask.sum(-1)
-    types = torch.randint(1, 9, (n, objects), generator=generator).to(torch.int8)
-    types[~mask] = 99
-    events = torch.arange(n) // 2 + 2**40
-    return JetSample(SetBatch(x, mask), jets, types, events)
-
-
-def _write(path: Path, sample: JetSample, sizes: list[int] | None = None, **options: Any) -> Path:
-    options = {"objects": sample.particles.mask.shape[1], **options}
-    with JetWriter(path, with_types=True, with_events=True, **options) as writer:
-        start = 0
-        for size in sizes or [len(sample)]:
-            part = sample[start : start + size]
-            writer.write(part.particles, part.jets, part.particle_type, part.event_number)
-            start += size
-        assert writer.n == start == len(sample)
-    return path
 
 
 @pytest.fixture
@@ -135,7 +107,7 @@ def test_rows_are_selected(jetnet: Callable[..., Path]) -> None:
 
 
 def test_reading_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = _write(tmp_path / "a.h5", _sample(3000, objects=100))
+    path = write_sample(tmp_path / "a.h5", make_sample(3000, objects=100))
     at_once = read_jets(path, start=3, max_objects=20)
     monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
     in_blocks = read_jets(path, start=3, max_objects=20)
@@ -147,7 +119,7 @@ def test_reading_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_max_objects_keeps_the_hardest_real_ones_hardest_first(tmp_path: Path) -> None:
-    sample = _sample(50, objects=12)
+    sample = make_sample(50, objects=12)
     sample.particles.x[3, :, 2] = 0.25  # ties: the first stay
     sample.particles.mask[3] = True
     sample.particles.x[3, :, 0] = torch.arange(12) / 20
@@ -155,7 +127,7 @@ def test_max_objects_keeps_the_hardest_real_ones_hardest_first(tmp_path: Path) -
     sample.particle_type[3] = 1
     sample.jets[3, 3] = 12
     sample.particles.x[3, :, 1] = 0
-    cut = read_jets(_write(tmp_path / "a.h5", sample), max_objects=5)
+    cut = read_jets(write_sample(tmp_path / "a.h5", sample), max_objects=5)
     assert cut.particles.x.shape == (50, 5, 3)
     assert cut.particle_type is not None
     for k in range(50):
@@ -173,7 +145,7 @@ def test_max_objects_keeps_the_hardest_real_ones_hardest_first(tmp_path: Path) -
 
 
 def test_max_objects_leaves_a_file_with_no_more_slots_alone(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.h5", _sample(8, objects=6))
+    path = write_sample(tmp_path / "a.h5", make_sample(8, objects=6))
     as_it_is = read_jets(path)
     for limit in (6, 100):
         assert torch.equal(read_jets(path, max_objects=limit).particles.x, as_it_is.particles.x)
@@ -182,7 +154,7 @@ def test_max_objects_leaves_a_file_with_no_more_slots_alone(tmp_path: Path) -> N
 
 
 def test_a_sample_is_indexed_by_events(tmp_path: Path) -> None:
-    sample = read_jets(_write(tmp_path / "a.h5", _sample(10)))
+    sample = read_jets(write_sample(tmp_path / "a.h5", make_sample(10)))
     some = sample[torch.tensor([7, 2])]
     assert len(some) == 2
     assert torch.equal(some.particles.mask, sample.particles.mask[[7, 2]])
@@ -340,7 +312,7 @@ def test_a_file_that_is_not_hdf5(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("share", [0.3, 0.9])
 def test_a_truncated_file(tmp_path: Path, share: float) -> None:
-    path = _write(tmp_path / "a.h5", _sample(500))
+    path = write_sample(tmp_path / "a.h5", make_sample(500))
     whole = path.read_bytes()
     path.write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(OSError, match=r"a\.h5 is a damaged HDF5 file .*fetch or make it again"):
@@ -348,7 +320,7 @@ def test_a_truncated_file(tmp_path: Path, share: float) -> None:
 
 
 def test_damaged_content(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.h5", _sample(500))
+    path = write_sample(tmp_path / "a.h5", make_sample(500))
     with h5py.File(path, "r") as file:
         chunk = file["particle_features"].id.get_chunk_info(0)
     whole = bytearray(path.read_bytes())
@@ -360,7 +332,7 @@ def test_damaged_content(tmp_path: Path) -> None:
 
 
 def test_a_file_that_says_it_was_not_finished(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.h5", _sample(5))
+    path = write_sample(tmp_path / "a.h5", make_sample(5))
     with h5py.File(path, "a") as file:
         file.attrs["complete"] = False
     with pytest.raises(ValueError, match="was not finished: complete=False, 5 rows of 5"):
@@ -393,12 +365,12 @@ def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
 ) -> None:
     monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
     path = tmp_path / "a.h5"
-    sample = _sample(2100, objects=200)  # chunks of 256 rows
+    sample = make_sample(2100, objects=200)  # chunks of 256 rows
     sample.particles.mask[:, :2] = True
     x = torch.where(sample.particles.mask[..., None], sample.particles.x, 0.0)
     x[:, :2] = 0.1
     sample.particle_type[:, :2] = 1
-    _write(path, replace(sample, particles=SetBatch(x, sample.particles.mask)))
+    write_sample(path, replace(sample, particles=SetBatch(x, sample.particles.mask)))
     clean = read_jets(path)
     key, index, value = MALFORMED[kind]
     bad = [3, 255, 256, 1000, 2099]
@@ -426,7 +398,7 @@ def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
 
 
 def test_screening_a_clean_file_is_reading_it(tmp_path: Path) -> None:
-    path = _write(tmp_path / "a.h5", _sample(50, objects=12))
+    path = write_sample(tmp_path / "a.h5", make_sample(50, objects=12))
     for options in ({}, {"start": 3, "stop": 40}, {"max_objects": 5}):
         screened, read = screen_jets(path, **options), read_jets(path, **options)
         assert screened.reasons == {}

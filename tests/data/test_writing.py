@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
+from data.samples import make_sample, write_sample
 from setflow.data.hdf5 import read_header, read_jets
-from setflow.data.jets import JetSample
 from setflow.data.writing import JetWriter
 from setflow.schema import RELATIVE_JET_UNITS
 from setflow.sets.batch import SetBatch
@@ -23,41 +23,13 @@ from setflow.sets.batch import SetBatch
 PI32 = float(np.float32(math.pi))
 
 
-def _sample(n: int, objects: int = 30, seed: int = 0) -> JetSample:
-    """Jets with holes in the mask, empty jets, full jets, and rubbish in the padding."""
-    generator = torch.Generator().manual_seed(seed)
-    x = torch.rand(n, objects, 3, generator=generator, dtype=torch.float32) - 0.5
-    x[..., 2] += 0.5
-    mask = torch.rand(n, objects, generator=generator) < 0.6
-    mask[0], mask[-1] = True, False
-    x[~mask] = torch.nan
-    jets = torch.rand(n, 4, generator=generator, dtype=torch.float32)
-    jets[:, 3] = mask.sum(-1)
-    types = torch.randint(1, 9, (n, objects), generator=generator).to(torch.int8)
-    types[~mask] = 99
-    events = torch.arange(n) // 2 + 2**40
-    return JetSample(SetBatch(x, mask), jets, types, events)
-
-
-def _write(path: Path, sample: JetSample, sizes: list[int] | None = None, **options: Any) -> Path:
-    options = {"objects": sample.particles.mask.shape[1], **options}
-    with JetWriter(path, with_types=True, with_events=True, **options) as writer:
-        start = 0
-        for size in sizes or [len(sample)]:
-            part = sample[start : start + size]
-            writer.write(part.particles, part.jets, part.particle_type, part.event_number)
-            start += size
-        assert writer.n == start == len(sample)
-    return path
-
-
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
-    sample = _sample(700)
-    back = read_jets(_write(tmp_path / "a.h5", sample, sizes=[1, 299, 400]))
+    sample = make_sample(700)
+    back = read_jets(write_sample(tmp_path / "a.h5", sample, sizes=[1, 299, 400]))
     mask = sample.particles.mask
     assert not mask[-1].any(), "the sample has an empty jet"
     assert (mask[:, 1:] & ~mask[:, :-1]).any(), "the sample has holes"
@@ -75,7 +47,7 @@ def test_what_was_written_comes_back(tmp_path: Path) -> None:
 
 
 def test_the_file_is_what_jetnet_readers_expect(tmp_path: Path) -> None:
-    sample = _sample(10)
+    sample = make_sample(10)
     with JetWriter(tmp_path / "a.h5", objects=30) as writer:
         writer.write(sample.particles, sample.jets)
     with h5py.File(tmp_path / "a.h5", "r") as file:
@@ -88,9 +60,9 @@ def test_the_file_is_what_jetnet_readers_expect(tmp_path: Path) -> None:
 
 
 def test_attributes_say_names_units_and_completeness(tmp_path: Path) -> None:
-    path = _write(
+    path = write_sample(
         tmp_path / "a.h5",
-        _sample(10),
+        make_sample(10),
         jet_units=RELATIVE_JET_UNITS,
         attributes={"model": "tops", "seed": 3},
     )
@@ -137,21 +109,23 @@ def test_chunks_hold_whole_jets_and_up_to_a_megabyte(
 
 
 def test_compression_is_an_argument(tmp_path: Path) -> None:
-    sample = _sample(300)
-    sizes = {k: _write(tmp_path / f"{k}.h5", sample, compression=k).stat().st_size for k in (0, 9)}
+    sample = make_sample(300)
+    sizes = {
+        k: write_sample(tmp_path / f"{k}.h5", sample, compression=k).stat().st_size for k in (0, 9)
+    }
     assert sizes[9] < 0.8 * sizes[0]
     with pytest.raises(ValueError, match="compression is 10, expected a gzip level from 0 to 9"):
         JetWriter(tmp_path / "b.h5", objects=3, compression=10)
 
 
 def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    sample = _sample(5000)
+    sample = make_sample(5000)
     options: dict[str, Any] = {"attributes": {"recipe": "a text", "seed": 1}}
-    first = _digest(_write(tmp_path / "a.h5", sample, **options))
+    first = _digest(write_sample(tmp_path / "a.h5", sample, **options))
     time.sleep(1.1)  # HDF5 keeps times in seconds
-    cut = _write(tmp_path / "b.h5", sample, sizes=[1, 2047, 2049, 0, 900, 3], **options)
+    cut = write_sample(tmp_path / "b.h5", sample, sizes=[1, 2047, 2049, 0, 900, 3], **options)
     assert _digest(cut) == first
-    assert _digest(_write(tmp_path / "c.h5", _sample(5000, seed=1), **options)) != first
+    assert _digest(write_sample(tmp_path / "c.h5", make_sample(5000, seed=1), **options)) != first
 
 
 def test_angles_are_wrapped_on_writing_and_others_kept_to_the_bit(tmp_path: Path) -> None:
@@ -237,7 +211,7 @@ def test_an_error_leaves_the_target_as_it_was(
 
     def write_half() -> None:
         with JetWriter(path, objects=30, overwrite=True) as writer:
-            writer.write(_sample(3000).particles, _sample(3000).jets)
+            writer.write(make_sample(3000).particles, make_sample(3000).jets)
             assert len(os.listdir(tmp_path)) == 1 + exists
             raise error("in the middle")
 

@@ -4,27 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 import setflow
 from each import each
+from recorders import Recorder
 from setflow.diffusion import convert, error_factor
 from user_schedules import StraightSchedule
 
 PARAMETERIZATIONS = ("eps", "score", "x0", "velocity")
-
-
-class Recorder(nn.Module):
-    """Answers with what it is told, and remembers what it was asked."""
-
-    def __init__(self, event_ndim, answer=lambda x, t: torch.zeros_like(x)):
-        super().__init__()
-        self.event_ndim = event_ndim
-        self.answer = answer
-
-    def forward(self, x, t, c=None):
-        self.x, self.t, self.c = x, t, c
-        return self.answer(x, t)
 
 
 @each("schedule", [setflow.VPSchedule(), setflow.VESchedule(), setflow.EDMSchedule()])

@@ -12,6 +12,7 @@ import setflow
 from each import thinned
 from laws.laws import cases, redraw
 from problems import GaussianPredictor, gaussian_field
+from user_schedules import StraightSchedule
 
 PARAMETERIZATIONS = ("eps", "score", "x0", "velocity")
 
@@ -34,22 +35,6 @@ class Linear(nn.Module):
 
     def forward(self, x, t, c=None):
         return self.rate * x + (0 if c is None else c)
-
-
-class LinearSchedule(setflow.NoiseSchedule):
-    """The straight path as a schedule, with only what the documents ask a user for."""
-
-    def alpha(self, t):
-        return 1 - t
-
-    def sigma(self, t):
-        return t
-
-    def drift(self, x, t):
-        return -x / (1 - t.reshape(t.shape + (1,) * (x.ndim - t.ndim)))
-
-    def diffusion(self, t):
-        return (2 * t + 2 * t**2 / (1 - t)).sqrt()
 
 
 def _noise(case, schedule, mask):
@@ -339,7 +324,7 @@ def test_rsample_of_a_diffusion_is_differentiable():
 
 def test_a_users_schedule_is_enough():
     """Only alpha, sigma, drift and diffusion: from t0 < 1, where alpha does not vanish."""
-    schedule, case = LinearSchedule(), dict(cases((2,)))["lead1"]
+    schedule, case = StraightSchedule(), dict(cases((2,)))["lead1"]
     for predicts in PARAMETERIZATIONS:
         process, model = diffusion(schedule, predicts, setflow.RK4(200), t0=0.9)
         with torch.no_grad():
@@ -369,7 +354,7 @@ def test_stopping_before_zero_is_no_worse_than_zero(t1):
     assert (got - expected).abs().max() < 0.01 * expected.abs().max()
 
 
-class TurningSchedule(LinearSchedule):
+class TurningSchedule(StraightSchedule):
     """alpha = cos, sigma = sin: alpha(1) is 6e-17, not 0."""
 
     def alpha(self, t):
@@ -386,7 +371,7 @@ class TurningSchedule(LinearSchedule):
         return (math.pi * torch.tan(math.pi / 2 * t)).sqrt()
 
 
-@pytest.mark.parametrize("schedule", [LinearSchedule(), TurningSchedule()])
+@pytest.mark.parametrize("schedule", [StraightSchedule(), TurningSchedule()])
 def test_a_start_that_does_not_determine_the_flow_is_refused(schedule):
     case = dict(cases((2,)))["lead1"]
     for predicts, solver in (

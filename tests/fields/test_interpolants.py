@@ -16,31 +16,7 @@ from laws.subjects import Pointwise, sample_of, velocity_of
 from setflow.fields import DriftFromVelocityScore, MirrorVelocityFromScore, ScoreFromNoise
 from setflow.paths import BrownianGamma, GammaSchedule, ScaledBrownianGamma, ZeroGamma
 from setflow.paths.gamma import as_gamma
-
-
-def named(thing: object) -> str:
-    return f"{type(thing).__name__}{getattr(thing, 'scale', '')}"
-
-
-def derivative(f, t: Tensor) -> Tensor:
-    return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
-
-
-class SineGamma(GammaSchedule):
-    """A user's schedule: two functions and nothing else."""
-
-    def gamma(self, t):
-        return torch.sin(math.pi * t)
-
-    def gamma_dot(self, t):
-        return math.pi * torch.cos(math.pi * t)
-
-
-class PlainGamma:
-    """The same, and it inherits nothing."""
-
-    gamma = SineGamma.gamma
-    gamma_dot = SineGamma.gamma_dot
+from user_gammas import PlainGamma, SineGamma, derivative, named
 
 
 class Known(nn.Module):

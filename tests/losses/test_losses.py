@@ -10,20 +10,8 @@ import setflow
 from each import each
 from laws.laws import cases, redraw
 from laws.subjects import Pointwise
+from recorders import Recorder
 from setflow.paths import ZeroGamma
-
-
-class Recorder(nn.Module):
-    """Answers with what it is told, and remembers what it was asked."""
-
-    def __init__(self, event_ndim, answer=lambda x, t: torch.zeros_like(x)):
-        super().__init__()
-        self.event_ndim = event_ndim
-        self.answer = answer
-
-    def forward(self, x, t, c=None):
-        self.x, self.t, self.c = x, t, c
-        return self.answer(x, t)
 
 
 @each("reduction", ["mean", "sum", "none"])

@@ -9,20 +9,7 @@ from torch import nn
 import setflow
 from each import each
 from laws.laws import cases, masks, redraw
-
-
-class Constant(nn.Module):
-    """v = 1 everywhere; remembers how it was called."""
-
-    event_ndim = 2
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def forward(self, x, t, c=None):
-        self.calls.append((x, t, c))
-        return torch.ones_like(x)
+from recorders import Constant
 
 
 def loss_by_hand(field, x_target, x_source, mask, t):

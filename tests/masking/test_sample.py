@@ -4,26 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import nn
 
 import setflow
 from each import each
 from laws.laws import masks, redraw
 from laws.subjects import Pointwise
-
-
-class Constant(nn.Module):
-    """v = 1 everywhere; remembers how it was called."""
-
-    event_ndim = 2
-
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def forward(self, x, t, c=None):
-        self.calls.append((x, t, c))
-        return torch.ones_like(x)
+from recorders import Constant
 
 
 @each("sample_shape", [(), (4,), (2, 3), 5])

@@ -6,40 +6,15 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 
 from each import each
 from laws.subjects import Pointwise
 from setflow.fields import MirrorVelocityFromScore
 from setflow.paths import BrownianGamma, GammaSchedule, ScaledBrownianGamma, ZeroGamma
 from setflow.paths.gamma import as_gamma
+from user_gammas import PlainGamma, SineGamma, derivative, named
 
 BROWNIAN = (BrownianGamma(), ScaledBrownianGamma(), ScaledBrownianGamma(2.5))
-
-
-def named(thing: object) -> str:
-    return f"{type(thing).__name__}{getattr(thing, 'scale', '')}"
-
-
-def derivative(f, t: Tensor) -> Tensor:
-    return torch.func.jvp(f, (t,), (torch.ones_like(t),))[1]
-
-
-class SineGamma(GammaSchedule):
-    """A user's schedule: two functions and nothing else."""
-
-    def gamma(self, t):
-        return torch.sin(math.pi * t)
-
-    def gamma_dot(self, t):
-        return math.pi * torch.cos(math.pi * t)
-
-
-class PlainGamma:
-    """The same, and it inherits nothing."""
-
-    gamma = SineGamma.gamma
-    gamma_dot = SineGamma.gamma_dot
 
 
 @pytest.mark.parametrize("schedule", BROWNIAN, ids=named)
