@@ -1,4 +1,4 @@
-"""Draws the two pictures of `models/top30`; run by hand, for it takes a sample of 5,000 jets.
+"""Draws the pictures of `models/top30`; run by hand, for it takes a sample of 5,000 jets.
 
 setflow sample models/top30 --events 5000 --steps 25 --seed 1 --out jets.h5
 python docs/pictures/top30.py jets.h5
@@ -13,6 +13,9 @@ from style import BLUE, GREY, ORANGE, STYLE
 
 from setflow.data import read_jets
 from setflow.physics import jet_mass, shuffle_particles, tau21
+from setflow.physics.metrics import observables
+from setflow.report.figures import QUANTITIES, draw_spectrum
+from setflow.report.style import STYLE as REPORT_STYLE
 
 HERE = Path(__file__).resolve().parent
 SHOWN = 5
@@ -39,8 +42,20 @@ def jets(truth, model):
 
 
 def spectra(truth, model):
+    """Draw mass, tau21 and ptrel of both, as the report does."""
+    reference, generated = (observables(batch.x, batch.mask) for batch in (truth, model))
+    shown = {quantity.name: quantity for quantity in QUANTITIES}
+    with plt.rc_context(REPORT_STYLE):
+        figure = plt.figure(figsize=(16.5, 5.5), layout="none")
+        panels = figure.subfigures(1, 3)
+        for panel, name in zip(panels, ("mass", "tau21", "ptrel"), strict=True):
+            draw_spectrum(panel, shown[name], generated, reference)
+        figure.savefig(HERE / "top30-spectra.png", dpi=80)
+
+
+def shuffled(truth, model):
     """Draw mass and tau21 of both, and of jets whose particles were shuffled between them."""
-    shuffled = shuffle_particles(truth.x, truth.mask, torch.Generator().manual_seed(1))
+    exchanged = shuffle_particles(truth.x, truth.mask, torch.Generator().manual_seed(1))
     figure, panels = plt.subplots(1, 2, figsize=(8, 3.2))
     for axes, observable, label, most in (
         (panels[0], jet_mass, r"mass of the 30 hardest particles [jet $p_T$]", 0.3),
@@ -53,10 +68,10 @@ def spectra(truth, model):
         axes.hist(
             observable(model.x, model.mask), **shown, **line, color=ORANGE, label="models/top30"
         )
-        axes.hist(observable(*shuffled), **shown, **line, color=GREY, label="particles shuffled")
+        axes.hist(observable(*exchanged), **shown, **line, color=GREY, label="particles shuffled")
         axes.set(xlabel=label, ylabel="probability density", xlim=(0, most))
     panels[1].legend(fontsize=9, loc="upper left")
-    figure.savefig(HERE / "top30-spectra.png", dpi=100)
+    figure.savefig(HERE / "top30-shuffled.png", dpi=100)
 
 
 if __name__ == "__main__":
@@ -65,3 +80,4 @@ if __name__ == "__main__":
     pair = read_jets(heldout, max_objects=30).particles, read_jets(sys.argv[1]).particles
     jets(*pair)
     spectra(*pair)
+    shuffled(*pair)

@@ -27,7 +27,7 @@ import matplotlib
 import mplhep
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from setflow.physics.metrics import METRICS, Floor, Observables
@@ -47,7 +47,7 @@ from setflow.report.style import (
 )
 from setflow.sets.batch import SetBatch
 
-__all__ = ["QUANTITIES", "Quantity", "spectrum", "write_plots"]
+__all__ = ["QUANTITIES", "Quantity", "draw_spectrum", "spectrum", "write_plots"]
 
 
 @dataclass(frozen=True)
@@ -104,27 +104,39 @@ def spectrum(
     Ratios are drawn where the reference is known to 40% or better; a triangle at the edge of the
     panel stands for one beyond it.
     """
-    edges = _edges(quantity, reference, min(len(generated), len(reference)))
-    truth, model = (_Histogram.of(quantity, side, edges) for side in (reference, generated))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.0, 5.8))
-        place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
-        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=place)
-        _draw_densities(top, quantity, truth, model, note)
-        _draw_ratio(bottom, truth, model)
-        if quantity.log_x:
-            bottom.set_xscale("log")
-        elif quantity.integer:
-            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-            bottom.xaxis.set_minor_locator(NullLocator())
-        else:
-            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-            bottom.ticklabel_format(axis="x", useOffset=False)
-        bottom.set_xlim(edges[0], edges[-1])
-        bottom.set_xlabel(quantity.label)
-        for axes in (top, bottom):
-            axes.yaxis.set_label_coords(-0.115, axes.yaxis.label.get_position()[1])
+        draw_spectrum(figure, quantity, generated, reference, note=note)
     return figure
+
+
+def draw_spectrum(
+    figure: FigureBase,
+    quantity: Quantity,
+    generated: Observables,
+    reference: Observables,
+    *,
+    note: str = "",
+) -> None:
+    """Draw what `spectrum` draws into a figure or, side by side with others, a `SubFigure`."""
+    edges = _edges(quantity, reference, min(len(generated), len(reference)))
+    truth, model = (_Histogram.of(quantity, side, edges) for side in (reference, generated))
+    place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=place)
+    _draw_densities(top, quantity, truth, model, note)
+    _draw_ratio(bottom, truth, model)
+    if quantity.log_x:
+        bottom.set_xscale("log")
+    elif quantity.integer:
+        bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+        bottom.xaxis.set_minor_locator(NullLocator())
+    else:
+        bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+        bottom.ticklabel_format(axis="x", useOffset=False)
+    bottom.set_xlim(edges[0], edges[-1])
+    bottom.set_xlabel(quantity.label)
+    for axes in (top, bottom):
+        axes.yaxis.set_label_coords(-0.115, axes.yaxis.label.get_position()[1])
 
 
 @dataclass(frozen=True)
