@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
+from torch.utils.checkpoint import checkpoint
 
 from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
@@ -157,11 +159,22 @@ class GraphField(SetField):
         real = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
         share = (real / n.clamp(min=1)[:, None])[:, None]  # (events, 1, slots)
         h = self.embed(features)
+        twice = self._computes_messages_twice(x)
         for block in self.blocks:
-            h = block(h, features, condition, edges, share)  # (events, slots, hidden)
+            h = block(h, features, condition, edges, share, twice)  # (events, slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
         v: Tensor = self.out(modulate(h, shift, scale)) + self.skip(condition)[:, None] * x
         return v
+
+    def _computes_messages_twice(self, x: Tensor) -> bool:
+        """Return whether messages are computed again on the way back, instead of kept.
+
+        They are most of what a training keeps. Where x needs a gradient, a divergence may go back
+        many times; a compiler decides by itself; transforms forbid it.
+        """
+        if is_compiling() or not (self.training and torch.is_grad_enabled()):
+            return False
+        return not x.requires_grad and torch._C._functorch.maybe_current_level() is None
 
     def _edges(self, events: Events) -> Edges:
         """Return the graph: of the state, or of the context."""
@@ -203,13 +216,25 @@ class _Block(nn.Module):
         self.down = nn.Linear(expansion * hidden, hidden)
 
     def forward(
-        self, h: Tensor, features: Tensor, condition: Tensor, edges: Edges, share: Tensor
+        self,
+        h: Tensor,
+        features: Tensor,
+        condition: Tensor,
+        edges: Edges,
+        share: Tensor,
+        twice: bool,
     ) -> Tensor:
         modulation: Tensor = self.modulation(condition)[:, None]  # (events, 1, 6 hidden)
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
         nodes = torch.cat([modulate(h, shift_a, scale_a), features], dim=-1)
-        received = self.project(self.receive(nodes.flatten(0, 1), edges))
-        h = torch.addcmul(h, gate_a, received.reshape(h.shape))
+        nodes = nodes.flatten(0, 1)
+        if twice:
+            received = checkpoint(
+                self.receive, nodes, edges, use_reentrant=False, preserve_rng_state=False
+            )
+        else:
+            received = self.receive(nodes, edges)
+        h = torch.addcmul(h, gate_a, self.project(received).reshape(h.shape))
         normed = F.layer_norm(h, h.shape[-1:], eps=NORM_EPS)
         shift_f = shift_f + self.whole(share @ normed)
         fed: Tensor = self.down(F.gelu(self.up(torch.addcmul(shift_f, normed, 1 + scale_f))))

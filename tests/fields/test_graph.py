@@ -145,6 +145,57 @@ def test_memory_that_is_used_again_changes_nothing(aggregation):
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def _kept_for_the_way_back(field: GraphField, x: Tensor) -> int:
+    """The bytes of what a loss keeps for its gradient, without the weights."""
+    kept = {}
+
+    def pack(value: Tensor) -> Tensor:
+        kept[value.untyped_storage().data_ptr()] = value  # alive, so that no address comes twice
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        loss = setflow.masked_fm_loss(field, x, torch.zeros_like(x), None, 0.5)
+    for weights in field.parameters():
+        kept.pop(weights.untyped_storage().data_ptr(), None)
+    loss.backward()
+    return sum(value.untyped_storage().nbytes() for value in kept.values())
+
+
+def test_a_training_keeps_little_for_the_way_back_and_the_same_gradients():
+    """At most 30 kB an object in float32 at the default size; what is on the edges comes again."""
+    x = torch.randn(8, 40, 3, dtype=torch.float32)
+    field = redraw(GraphField(3).float())
+    gradients = {}
+    for training, (low, high) in ((True, (5e3, 30e3)), (False, (60e3, 100e3))):
+        field.train(training).zero_grad()
+        assert low < _kept_for_the_way_back(field, x) / 320 < high
+        gradients[training] = [weights.grad.clone() for weights in field.parameters()]
+    for twice, once in zip(gradients[True], gradients[False], strict=True):
+        assert torch.equal(twice, once)
+
+
+def test_second_derivatives_and_transforms_of_a_field_in_training_are_those_of_any_other():
+    field, case, _ = built("attention")
+    weights = {name: value.detach() for name, value in field.named_parameters()}
+    t = torch.full(case.x.shape[:1], 0.3)
+
+    def penalty():
+        loss = field(case.x, t, mask=case.mask).square().sum()
+        first = torch.autograd.grad(loss, list(field.parameters()), create_graph=True)
+        return torch.autograd.grad(sum(part.square().sum() for part in first), field.embed.weight)
+
+    def loss(weights):
+        out = torch.func.functional_call(field, weights, (case.x, t), {"mask": case.mask})
+        return out.square().sum()
+
+    field.eval()
+    expected = penalty()
+    slopes = torch.func.grad(loss)(weights)
+    field.train()
+    torch.testing.assert_close(penalty(), expected)
+    torch.testing.assert_close(torch.func.grad(loss)(weights), slopes)
+
+
 def test_as_many_neighbours_as_others_is_the_complete_graph():
     complete = built("complete")[0]
     x, t = torch.randn(4, 6, 3), torch.rand(4)
