@@ -202,10 +202,10 @@ class SetDataset(Dataset[SetBatch]):
         """The number of real objects of each event, with shape `(n,)`, for a sampler."""
         return self._batch.lengths
 
-    def __getitem__(self, index: int | list[int]) -> SetBatch:
+    def __getitem__(self, index: int | list[int] | Tensor) -> SetBatch:
         """Return the event `index` as a batch of one, or the events of a list as one batch."""
-        indices = [index] if isinstance(index, int) else index
-        wrong = [k for k in indices if not -len(self) <= k < len(self)]
-        if wrong:
-            raise IndexError(f"event {wrong[0]} of {len(self)}")
-        return self._batch[torch.as_tensor(indices, device=self._batch.x.device)].trim()
+        rows = torch.as_tensor(index).reshape(-1)
+        outside = (rows < -len(self)) | (rows >= len(self))
+        if outside.any():
+            raise IndexError(f"event {int(rows[outside][0])} of {len(self)}")
+        return self._batch[rows.to(self._batch.x.device)].trim()

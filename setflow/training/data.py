@@ -56,8 +56,8 @@ class PlacedDataset(Dataset[PlacedBatch]):
 
     def __getitem__(self, index: int | list[int]) -> PlacedBatch:
         """Return the event `index` as a batch of one, or the events of a list as one batch."""
-        place = torch.tensor([index] if isinstance(index, int) else index)
-        return PlacedBatch(self._data[index], place)
+        place = torch.as_tensor(index).reshape(-1)
+        return PlacedBatch(self._data[place], place)
 
 
 class SetDataModule(LightningDataModule):
