@@ -271,7 +271,7 @@ class Standardizer(Fitted):
     ) -> tuple[Tensor, Tensor | None]:
         if scaling and not self.known:
             self.require_fitted()
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
         if x.ndim < 2 or x.shape[-1] != self.dim:
             raise ValueError(

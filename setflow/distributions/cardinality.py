@@ -143,7 +143,7 @@ class EmpiricalCardinality(CardinalityModel):
         """
         if not self.known:
             self.require_fitted()
-        if not isinstance(uniform, Tensor):
+        if not isinstance(uniform, Tensor) or uniform.is_complex():
             uniform = as_tensor(uniform, "uniform")
         if c is not None:
             _require_a_row_for_each(uniform, c)
@@ -158,7 +158,7 @@ class EmpiricalCardinality(CardinalityModel):
         """
         if not self.known:
             self.require_fitted()
-        if not isinstance(lengths, Tensor):
+        if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
@@ -254,7 +254,7 @@ class ConditionalCardinality(CardinalityModel):
             ValueError: if the context is missing, has another shape, or is not finite, or there are
                 no frequencies.
         """
-        if not isinstance(uniform, Tensor):
+        if not isinstance(uniform, Tensor) or uniform.is_complex():
             uniform = as_tensor(uniform, "uniform")
         return _at_quantile(self._log_probabilities(self._context(c, uniform)).exp(), uniform)
 
@@ -269,7 +269,7 @@ class ConditionalCardinality(CardinalityModel):
             ValueError: if a length lies outside [0, max_objects], or the context is missing, has
                 another shape, or is not finite, or there are no frequencies.
         """
-        if not isinstance(lengths, Tensor):
+        if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
         index = _checked(lengths, self.max_objects)
         log_probabilities = self._log_probabilities(self._context(c, lengths))
@@ -296,7 +296,7 @@ class ConditionalCardinality(CardinalityModel):
 
     def _context(self, c: Array | None, events: Tensor) -> Tensor:
         expected = (*events.shape, self.condition_dim)
-        if c is not None and not isinstance(c, Tensor):
+        if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
             c = as_tensor(c, "c")
         if c is None or tuple(c.shape) != expected:
             got = "none" if c is None else f"shape {tuple(c.shape)}"
@@ -342,7 +342,7 @@ def _counts(lengths: Tensor, max_objects: int) -> Tensor:
 
 def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     """Return `lengths` as int64, all of them cardinalities that can occur."""
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     lengths = lengths.to(torch.int64)
     seen = current_transform() is None or is_readable(lengths)

@@ -43,7 +43,7 @@ class SetBatch:
     c: Tensor | None = None
 
     def __init__(self, x: Array, mask: Array | None = None, c: Array | None = None) -> None:
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
         if mask is None:
             if x.ndim < 2:
@@ -52,9 +52,9 @@ class SetBatch:
                     "which objects are real"
                 )
             mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-        elif not isinstance(mask, Tensor):
+        elif not isinstance(mask, Tensor) or mask.is_complex():
             mask = as_tensor(mask, "mask").to(x.device)
-        if c is not None and not isinstance(c, Tensor):
+        if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
             c = as_tensor(c, "c").to(x.device)
         if x.ndim <= mask.ndim:
             raise ValueError(

@@ -193,7 +193,7 @@ def resolve_context(
     """
     if isinstance(c, SetBatch):
         return _resolved_set(c, lead, batch_ndim)
-    if not isinstance(c, Tensor):
+    if not isinstance(c, Tensor) or c.is_complex():
         c = as_tensor(c, "c")
     own = _own_shape(c, event)
     front = tuple(c.shape[:-1])
@@ -262,7 +262,7 @@ def batch_ndim_of_context(c: GivenContext, lead: tuple[int, ...], event: tuple[i
     """
     if isinstance(c, SetBatch):
         return c.mask.ndim - 1
-    if not isinstance(c, Tensor):
+    if not isinstance(c, Tensor) or c.is_complex():
         c = as_tensor(c, "c")
     own, front = _own_shape(c, event), tuple(c.shape[:-1])
     per_event = own is None or front == lead[max(0, len(lead) - len(front)) :]
@@ -289,7 +289,7 @@ def batch_of_context(
     """
     if isinstance(c, SetBatch):
         return tuple(c.mask.shape[:-1])
-    if not isinstance(c, Tensor):
+    if not isinstance(c, Tensor) or c.is_complex():
         c = as_tensor(c, "c")
     own = _own_shape(c, event_shape) if len(event_shape) == event_ndim else None
     if own is not None and len(own) == event_ndim > 2:

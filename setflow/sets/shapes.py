@@ -295,7 +295,7 @@ def expand_time(t: Array | float, lead: tuple[int, ...], like: Tensor) -> Tensor
     Raises:
         ValueError: if `t` has any other shape.
     """
-    if not isinstance(t, Tensor | float | int):
+    if not isinstance(t, Tensor | float | int) or (isinstance(t, Tensor) and t.is_complex()):
         t = as_tensor(t, "t")
     if not isinstance(t, Tensor):
         return torch.full(lead, float(t), dtype=like.dtype, device=like.device)
