@@ -176,10 +176,24 @@ class Events:
         masked = {"mask": self.mask} if declares(field, "takes_mask") else {}
         arguments = (self.x, self.t, given)
         v: Tensor
-        if weights is None:
-            v = field(*arguments, **masked)
-        else:
-            v = torch.func.functional_call(field, dict(weights), arguments, masked)
+        try:
+            if weights is None:
+                v = field(*arguments, **masked)
+            else:
+                v = torch.func.functional_call(field, dict(weights), arguments, masked)
+        except RuntimeError as error:  # such as torch's, of shapes that do not meet
+            shapes = [
+                f"{name} {tuple(value.shape)}"
+                for name, value in (("x", self.x), ("t", self.t), ("c", given))
+                if isinstance(value, Tensor)
+            ]
+            error.add_note(
+                f"{type(field).__name__} was called with tensors of these shapes: "
+                f"{', '.join(shapes)}. There is one time per event, and one context: where they "
+                "meet the objects give them dimensions, as t[..., None, None], and expand them for "
+                "torch.cat"
+            )
+            raise
         if v.shape != self.x.shape:
             raise ValueError(
                 f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "

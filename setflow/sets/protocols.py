@@ -145,6 +145,38 @@ def refuse_misspelt(kind: type, own: frozenset[str], flags: tuple[str, ...]) -> 
 
 
 @functools.lru_cache(256)
+def _refuse_wrong_forward(
+    name: str, forward: Callable[..., Any], places: int, takes_mask: bool
+) -> None:
+    """Refuse a field whose `forward` cannot be called as the verbs call it.
+
+    Arguments:
+        name: that of its class.
+        forward: its forward.
+        places: how many arguments it is given by place: x, t and c, and self of a method.
+        takes_mask: whether it is given `mask`, too.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    try:
+        signature = inspect.signature(forward)
+    except (TypeError, ValueError):  # compiled code that does not tell
+        return
+    mask = {"mask": None} if takes_mask else {}
+    try:
+        signature.bind(*[None] * places, **mask)
+    except TypeError as error:
+        cure = "give it an argument c=None behind x and t: what is called without context gets None"
+        if takes_mask and "'mask'" in str(error):
+            cure = "give it an argument mask=None, or take takes_mask = True away"
+        raise ValueError(
+            f"{name} has forward{signature}, but is called as forward(x, t, c"
+            f"{', mask=mask' if takes_mask else ''}): {error}; {cure}"
+        ) from None
+
+
+@functools.lru_cache(256)
 def _mask_in_forward(
     kind: type, own: frozenset[str], forward: Callable[..., Any]
 ) -> Literal["declared", "named", "not named"]:
@@ -206,14 +238,18 @@ def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None)
 
     Raises:
         ValueError: if the field does not say, or it is fewer than `at_least`; if it does not
-            declare `takes_mask` and its `forward` names `mask`, or declares something misspelt.
+            declare `takes_mask` and its `forward` names `mask`, or declares something misspelt; or
+            if its `forward` does not take what it is called with.
     """
     if isinstance(field, nn.Module) and not torch.compiler.is_compiling():
         written = getattr(field, "_orig_mod", field)  # of torch.compile
         kind: Any = type(written)
-        refuse_misspelt(kind, frozenset(vars(written)), _OF_FIELDS)
-        if not declares(written, "takes_mask"):
+        own, takes_mask = vars(written), declares(written, "takes_mask")
+        refuse_misspelt(kind, frozenset(own), _OF_FIELDS)
+        if not takes_mask:
             _refuse_forgotten_mask(written, at_least >= 2)
+        forward, places = own.get("forward", kind.forward), 3 if "forward" in own else 4
+        _refuse_wrong_forward(kind.__name__, forward, places, takes_mask)
     event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", given)
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(

@@ -524,3 +524,18 @@ def test_bad_events_for_a_cardinality_model():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "dim", "message"),
+    [
+        (("pt", "mass"), 0, "condition_dim=0, but there are 2 conditions: pt, mass; build it with"),
+        ((), 1, "condition_dim=1, but there are 0 conditions: none"),
+    ],
+)
+def test_a_field_that_does_not_fit_the_conditions_is_refused_before_any_use(
+    conditions, dim, message
+):
+    field = setflow.TransformerField(3, condition_dim=dim, hidden=8, layers=1, heads=1)
+    with pytest.raises(ValueError, match=f"field has {message}"):
+        setflow.SetFlow(field, conditions=conditions)
