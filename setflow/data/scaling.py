@@ -152,10 +152,9 @@ class Standardizer(Fitted):
         safe = self._safe(x, mask)
         if not bool(safe.isfinite().all()):
             *event, _, feature = (~safe.isfinite()).nonzero()[0].tolist()
-            where = f" of event {', '.join(map(str, event))}" if event else ""
+            where = f", the first in event {', '.join(map(str, event))}" if event else ""
             raise ValueError(
-                f"{self.label(feature)} holds NaN or infinite values in real objects, the first "
-                f"in one{where}; leave such events out"
+                f"{self.label(feature)} holds NaN or infinite values{where}; leave such events out"
             )
         safe = self._transform(safe.to(torch.float64))
         real = safe[mask] if mask is not None else safe.reshape(-1, self.dim)
@@ -274,8 +273,9 @@ class Standardizer(Fitted):
         if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
         if x.ndim < 2 or x.shape[-1] != self.dim:
+            named = f" with {', '.join(self.labels)}" if self.labels else ""
             raise ValueError(
-                f"Standardizer got shape {tuple(x.shape)}, expected (*batch, N, {self.dim})"
+                f"Standardizer got shape {tuple(x.shape)}, expected (*batch, N, {self.dim}){named}"
             )
         return x, None if mask is None else as_mask(mask, x.shape[:-1])
 

@@ -347,9 +347,11 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     lengths = lengths.to(torch.int64)
     seen = current_transform() is None or is_readable(lengths)
     if seen and lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
+        least, most = int(lengths.min()), int(lengths.max())
+        found = f"are {least}" if least == most else f"reach from {least} to {most}"
         raise ValueError(
-            f"lengths reach from {lengths.min().item()} to {lengths.max().item()}, expected "
-            f"[0, {max_objects}]; cut the events to max_objects or raise it"
+            f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise "
+            "it"
         )
     return lengths
 

@@ -54,8 +54,9 @@ def check_parts(
     asked = getattr(field, "condition_dim", len(conditions))
     if asked != len(conditions):
         raise ValueError(
-            f"field has condition_dim={asked}, but there are {len(conditions)} conditions: {known}; "
-            f"build it with condition_dim={len(conditions)}, or give as many conditions as it takes"
+            f"field has condition_dim={asked}, but there are {len(conditions)} conditions: "
+            f"{known}; build it with condition_dim={len(conditions)}, or name as many conditions "
+            "as it takes"
         )
     asked = 0 if cardinality is None else cardinality.condition_dim
     if asked not in (0, len(conditions)):

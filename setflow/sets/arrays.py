@@ -39,10 +39,10 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
     """
     if isinstance(value, Tensor) and not value.is_complex():
         return value
-    kind = getattr(value, "dtype", None)
-    if isinstance(kind, torch.dtype) and kind.is_complex or getattr(kind, "kind", "") == "c":
+    dtype: Any = getattr(value, "dtype", None)
+    if getattr(dtype, "is_complex", False) or getattr(dtype, "kind", "") == "c":
         raise TypeError(
-            f"{name} has dtype {kind}, expected real numbers: an imaginary part would be lost; "
+            f"{name} has dtype {dtype}, expected real numbers: an imaginary part would be lost; "
             "give real and imaginary parts as two features, torch.view_as_real makes them"
         )
     if isinstance(value, np.ma.MaskedArray):

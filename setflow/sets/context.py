@@ -215,7 +215,8 @@ def _no_fitting_shape(c: Tensor, batch: tuple[int, ...], event: tuple[int, ...])
         expected.append(f"{(*batch, event[0], 'C')}: one per object")
     if len(event) >= 3:
         expected.append(f"{(*batch, 'K', *event[1:])}: an image of the size of the event")
-    return f"c has shape {tuple(c.shape)}, expected {', or '.join(expected)}"
+    one = "; one number per event is c[..., None]" if tuple(c.shape) == batch else ""
+    return f"c has shape {tuple(c.shape)}, expected {', or '.join(expected)}{one}"
 
 
 def _resolved_set(c: SetBatch, lead: tuple[int, ...], batch_ndim: int) -> AnotherSet:
