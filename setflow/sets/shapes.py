@@ -25,6 +25,7 @@ __all__ = [
     "align_time",
     "as_floating",
     "as_tuple",
+    "check_sizes",
     "event_numel",
     "expand_time",
     "flatten_event",
@@ -89,6 +90,28 @@ def positive_integer(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
     return int(value)
+
+
+def check_sizes(least: int = 1, **sizes: Any) -> None:
+    """Raise unless all sizes are integers of Python or NumPy, and none too small.
+
+    Arguments:
+        least: the smallest size that will do.
+        sizes: the sizes by name.
+
+    Raises:
+        ValueError: if one is something else.
+
+    >>> check_sizes(hidden=16, layers=2)
+    """
+    if all(
+        isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= least
+        for n in sizes.values()
+    ):
+        return
+    kind = "positive integers" if least == 1 else f"integers of at least {least}"
+    got = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
+    raise ValueError(f"sizes must be {kind}, got {got}")
 
 
 def event_numel(event_shape: Iterable[int] | int | None) -> int:
