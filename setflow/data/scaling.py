@@ -103,6 +103,15 @@ class Standardizer(Fitted):
         if not (mean is None and std is None and lowest is None):
             self._take(mean, std, lowest)
 
+    def extra_repr(self) -> str:
+        """Return what torch writes between the brackets.
+
+        >>> Standardizer(3, boxcox={2: 0.0})
+        Standardizer(3, boxcox={2: 0.0}, not fitted)
+        """
+        boxcox = f", boxcox={self.boxcox}" if self.boxcox else ""
+        return f"{self.dim}{boxcox}, {self.state}"
+
     def _take(self, mean: Statistics, std: Statistics, lowest: Statistics) -> None:
         """Take statistics that are given."""
         bounded = list(self.has_bound)

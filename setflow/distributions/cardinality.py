@@ -113,6 +113,14 @@ class EmpiricalCardinality(CardinalityModel):
             self.probabilities.copy_(counts / total)
             self.given = self.known = True
 
+    def extra_repr(self) -> str:
+        """Return what torch writes between the brackets.
+
+        >>> EmpiricalCardinality(counts=[0, 1, 3])
+        EmpiricalCardinality(max_objects=2, given)
+        """
+        return f"max_objects={self.max_objects}, {self.state}"
+
     @property
     def counts(self) -> Tensor:
         """How often each N occurs, as a fraction: the probabilities."""
@@ -219,6 +227,15 @@ class ConditionalCardinality(CardinalityModel):
         self.bias = nn.Parameter(torch.zeros(self.max_objects + 1))
         unknown = torch.full((len(self.bias), functions), torch.nan, dtype=torch.float64)
         self.register_buffer("basis", unknown)
+
+    def __repr__(self) -> str:
+        """Say on one line what it is.
+
+        >>> ConditionalCardinality(30, 2)
+        ConditionalCardinality(30, 2, hidden=64, layers=2, not fitted)
+        """
+        sizes = f"{self.max_objects}, {self.condition_dim}, hidden={self.hidden}"
+        return f"{type(self).__name__}({sizes}, layers={self.layers}, {self.state})"
 
     def fit(self, lengths: Array, c: Array | None = None) -> Self:
         """Start from the frequencies of `lengths`, for every context; return self.

@@ -42,7 +42,7 @@ from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
 from setflow.sets.masks import current_transform, is_readable
-from setflow.sets.protocols import Solver, event_ndim_of
+from setflow.sets.protocols import Solver, event_ndim_of, in_lines, in_short
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
@@ -110,6 +110,11 @@ class SetFlow(SavedModel):
             if conditioned is not None:
                 conditioned.labels = tuple(f"condition '{name}'" for name in self.conditions)
         self.base = StandardNormal((len(self.features),))
+
+    def __repr__(self) -> str:
+        """Say on one screen what the parts are; the layers are those of `flow.field`."""
+        parts = ("features", "conditions", "path", "scaler", "context_scaler", "cardinality")
+        return in_lines(self, *parts, field=in_short(self.field))
 
     @property
     def device(self) -> torch.device:

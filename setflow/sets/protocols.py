@@ -27,6 +27,8 @@ __all__ = [
     "Solver",
     "declares",
     "event_ndim_of",
+    "in_lines",
+    "in_short",
     "part_that_declares",
     "refuse_misspelt",
 ]
@@ -113,6 +115,29 @@ def part_that_declares(field: nn.Module, flag: Flag) -> nn.Module | None:
     So a property that a wrapper cannot take away needs no wrapper to pass it on.
     """
     return next((part for part in field.modules() if declares(part, flag)), None)
+
+
+def in_short(module: nn.Module) -> str:
+    """Return what a field or a network is, in a few words.
+
+    >>> in_short(setflow.VelocityField(dim=8, hidden=16))
+    'VelocityField with 840 parameters'
+    """
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return f"{type(module).__name__} with {count:,} parameters"
+
+
+def in_lines(thing: object, *parts: str, **told: object) -> str:
+    """Return what a model is made of, one part on a line.
+
+    Arguments:
+        thing: the model.
+        parts: the names of attributes to show.
+        told: what to show before them, by name; a text stands as it is.
+    """
+    shown = {**told, **{name: repr(getattr(thing, name)) for name in parts}}
+    lines = [f"{name}: {part}" for name, part in shown.items()]
+    return "\n  ".join([f"{type(thing).__name__}(", *lines]) + "\n)"
 
 
 @functools.lru_cache(256)

@@ -104,10 +104,8 @@ def check_sizes(least: int = 1, **sizes: Any) -> None:
 
     >>> check_sizes(hidden=16, layers=2)
     """
-    if all(
-        isinstance(n, Integral) and not isinstance(n, bool) and int(n) >= least
-        for n in sizes.values()
-    ):
+    known = [n for n in sizes.values() if not isinstance(n, bool) and isinstance(n, Integral)]
+    if len(known) == len(sizes) and min(map(int, known)) >= least:
         return
     kind = "positive integers" if least == 1 else f"integers of at least {least}"
     got = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
