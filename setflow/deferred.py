@@ -20,6 +20,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from difflib import get_close_matches
 from typing import Any
 
 __all__ = ["module_functions"]
@@ -44,8 +45,11 @@ def module_functions(package: str) -> tuple[Callable[[str], Any], Callable[[], l
         elif home == package and importlib.util.find_spec(f"{package}.{name}"):
             value = importlib.import_module(f"{package}.{name}")
         else:
-            message = f"module {package!r} has no attribute {name!r}"
-            raise AttributeError(message, name=name, obj=module)
+            known = [] if name.startswith("_") else names()
+            close = get_close_matches(name, known, n=1)
+            near = f"; did you mean {close[0]}?" if close else ""
+            # without obj=, by which some shells would add the same hint
+            raise AttributeError(f"module {package!r} has no attribute {name!r}{near}", name=name)
         setattr(module, name, value)  # the next time it is an ordinary attribute
         for other, place in _homes(package).items():  # and so is what came along with it
             if other not in vars(module) and hasattr(sys.modules.get(place), other):

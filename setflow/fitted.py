@@ -40,6 +40,11 @@ class Fitted(nn.Module):
             self.known = not any(bool(value.isnan().any()) for value in values)
         return self.known
 
+    @property
+    def state(self) -> str:
+        """Whether the statistics were given, were fitted, or are not there, in words."""
+        return "given" if self.given else "fitted" if self.is_fitted else "not fitted"
+
     def label(self, index: int) -> str:
         """Return what error messages call a feature."""
         return self.labels[index] if self.labels else f"feature {index}"

@@ -13,7 +13,7 @@ from torch import nn
 from torch.distributions import Distribution
 
 from setflow.sets.context import Context
-from setflow.sets.protocols import Base
+from setflow.sets.protocols import Base, in_short
 
 __all__ = ["LazyDistribution", "LazyField", "UnconditionalDistribution", "UnconditionalField"]
 
@@ -54,6 +54,9 @@ class UnconditionalDistribution(LazyDistribution):
         super().__init__()
         self._dist = dist
 
+    def __repr__(self) -> str:
+        return repr(self._dist)
+
     def forward(self, c: Context | None = None) -> Base | Distribution:
         return self._dist
 
@@ -72,6 +75,9 @@ class UnconditionalField(LazyField):
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
         self._field = field
+
+    def __repr__(self) -> str:
+        return in_short(self._field)
 
     @property
     def event_ndim(self) -> int | None:

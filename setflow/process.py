@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,11 +26,20 @@ from setflow.lazy import (
 from setflow.masking.log_prob import score_events, scored_events, solve_dtype
 from setflow.masking.sample import start_of_sampling
 from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.batch import SetBatch
 from setflow.sets.context import Context, GivenContext, batch_of_context, context_of_batch
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
-from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
+from setflow.sets.protocols import (
+    Base,
+    SDESolver,
+    Solver,
+    declares,
+    event_ndim_of,
+    in_lines,
+    in_short,
+)
 from setflow.sets.shapes import as_floating
 from setflow.solvers.integrate import integrate
 
@@ -59,6 +69,8 @@ class Process(ABC):
         ValueError: if the base does not fit.
     """
 
+    _own_parts: ClassVar[tuple[str, ...]] = ()  # of a subclass, for its text
+
     def __init__(
         self,
         model: nn.Module,
@@ -87,6 +99,29 @@ class Process(ABC):
         known = base.batch_shape if self.mask is None else self.mask.shape[:-1]
         self.context = context_of_batch(context, tuple(known))
         self.bound = bound
+
+    def __repr__(self) -> str:
+        """Say on a few lines what is bound, and to which context and mask.
+
+        >>> field, base = setflow.VelocityField(8), setflow.StandardNormal((8,))
+        >>> FlowMatching(field, base, setflow.RK4(4))()
+        FlowMatchingProcess(
+          model: VelocityField with 35,336 parameters
+          context: None
+          mask: None
+          base: StandardNormal((8,), scale=1, batch_shape=())
+          solver: RK4(steps=4)
+          t0: 1.0
+          t1: 0.0
+        )
+        """
+        given = self.context.x if isinstance(self.context, SetBatch) else self.context
+        shapes = {
+            name: None if value is None else tuple(value.shape)
+            for name, value in (("context", given), ("mask", self.mask))
+        }
+        parts = (*self._own_parts, "base", "solver", "t0", "t1")
+        return in_lines(self, *parts, model=in_short(self._model), **shapes)
 
     @property
     def event_shape(self) -> tuple[int, ...]:
@@ -212,6 +247,9 @@ class FlowMatching(LazyDistribution):
         self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.event_ndim = event_ndim
         self.validate_args = validate_args
+
+    def __repr__(self) -> str:
+        return in_lines(self, "field", "base", "solver", "t0", "t1")
 
     def forward(
         self, c: GivenContext | None = None, *, mask: Array | None = None

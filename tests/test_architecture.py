@@ -221,6 +221,12 @@ def test_a_name_that_does_not_exist_is_told_from_one_that_does():
     with pytest.raises(ImportError, match="Midpiont"):
         from setflow import Midpiont  # noqa: F401
     assert not hasattr(setflow, "_private")
+    with pytest.raises(AttributeError, match=r"no attribute 'TransfomerField'; did you mean Tr"):
+        setflow.TransfomerField  # noqa: B018
+    with pytest.raises(AttributeError, match=r"'Standardiser'; did you mean Standardizer\?"):
+        setflow.data.Standardiser  # noqa: B018
+    with pytest.raises(AttributeError, match=r"no attribute 'xyzzy'$"):
+        setflow.xyzzy  # noqa: B018
 
 
 def test_import_seeds_nothing():

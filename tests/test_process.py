@@ -371,3 +371,27 @@ def test_the_context_of_one_event_serves_all(kind):
     process = setflow.FlowMatching(field, setflow.StandardNormal((2,)), setflow.RK4(2))
     with pytest.raises(ValueError, match=r"expected \(6, "):  # no other number serves all
         process(few, mask=mask).log_prob(x)
+
+
+def test_what_a_model_is_can_be_read():
+    """One screen: neither an address nor the layers of the field."""
+    field, base = setflow.VelocityField(2, 16, condition_dim=1), setflow.StandardNormal((2,))
+    schedule, solver = setflow.VPSchedule(), setflow.EulerMaruyama(5)
+    diffusion = setflow.Diffusion(
+        field, schedule, solver, parameterization="eps", event_shape=(2,), t0=torch.tensor(1.0)
+    )
+    fm = setflow.FlowMatching(field, base, setflow.RK4(4))
+    sets = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
+    flow = setflow.SetFlow(sets, cardinality=setflow.EmpiricalCardinality(30))
+    c = torch.zeros(4, 1)
+    for model in (fm, fm(c), diffusion, diffusion(c), flow):
+        text = repr(model)
+        assert 5 <= len(text.splitlines()) <= 12
+        assert " at 0x" not in text
+        assert "Linear(" not in text
+        assert " parameters" in text
+    assert "context: (4, 1)\n  mask: None\n" in repr(fm(c))
+    assert "parameterization: 'eps'" in repr(diffusion)
+    assert "schedule: VPSchedule(" in repr(diffusion(c))
+    assert "cardinality: EmpiricalCardinality(max_objects=30, not fitted)" in repr(flow)
+    assert repr(setflow.LinearPath()) == "LinearPath()"

@@ -77,11 +77,15 @@ def _check_model(folder: str) -> None:
         raise FileNotFoundError(f"no model folder at {folder}; {_TRAINED}")
 
 
-def _check_counts(config: Namespace, *names: str) -> None:
+def _check_numbers(config: Namespace, *names: str) -> None:
+    """Check numbers that must be positive, by name, and the seed, which all commands have."""
     for name in names:
         value = config[name]
         if value is not None and value < 1:
             raise ValueError(f"--{name} is {value}, expected at least 1")
+    seed = config.get("seed")
+    if seed is not None and not 0 <= seed < 2**63:
+        raise ValueError(f"--seed is {seed}, expected a whole number from 0 to 2**63 - 1")
 
 
 def _check_device(name: str) -> None:
@@ -135,7 +139,7 @@ def _fit(arguments: Sequence[str], ending: Ending) -> None:
 def _sample(config: Namespace, ending: Ending) -> None:
     _check_device(config.device)
     _check_solver(config)
-    _check_counts(config, "events", "steps")
+    _check_numbers(config, "events", "steps")
     if config.events is None and config.like is None:
         raise ValueError("say how many jets to sample, with --events or with --like")
     _check_output(config.out, force=config.force)
@@ -175,7 +179,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
 def _score(config: Namespace, ending: Ending) -> None:
     _check_device(config.device)
     _check_solver(config)
-    _check_counts(config, "events", "steps", "probes")
+    _check_numbers(config, "events", "steps", "probes")
     if config.estimator == "exact" and config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
     _check_output(config.out, force=config.force)
@@ -226,7 +230,7 @@ def _solver(config: Namespace) -> Solver:
 
 
 def _evaluate(config: Namespace, ending: Ending) -> None:
-    _check_counts(config, "events")
+    _check_numbers(config, "events")
     check_target(config.out, overwrite=config.force)
     _check_inputs(config.generated, config.reference)
     from rich.console import Console
@@ -251,7 +255,7 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
 
 def _dataset(config: Namespace, ending: Ending) -> None:
     make = config.make
-    _check_counts(make, "events", "jobs")
+    _check_numbers(make, "events", "jobs")
     _check_output(make.out, force=make.force)
     from setflow.data.recipes import make_dataset
 
@@ -274,7 +278,7 @@ def _dataset(config: Namespace, ending: Ending) -> None:
 
 
 def _demo(config: Namespace, ending: Ending) -> None:
-    _check_counts(config, "events")
+    _check_numbers(config, "events")
     from setflow.cli.demo import demo
 
     model, report = demo(seed=config.seed, steps=config.steps, events=config.events)

@@ -55,6 +55,7 @@ _NOT_FOR_THE_USER = (
     "Checkpoint directory .* exists",  # that of the run which is resumed
     "You're resuming from a checkpoint that ended before the epoch",  # the sampler goes on there
     ".*does not have many workers",  # jets in memory come in whole batches: none is faster
+    "The number of training batches .* is smaller than the logging interval",  # counted over epochs
 )
 
 
@@ -98,7 +99,8 @@ def fit(argv: Sequence[str]) -> FitResult:
         except MisconfigurationException as error:
             raise ValueError(" ".join(str(error).split())) from error
         except ValueError as error:
-            raise ValueError(of_optional_part(str(error))) from error
+            seed = "--seed_everything: " if "numpy accepts from" in str(error) else ""
+            raise ValueError(seed + of_optional_part(str(error))) from error
 
 
 def _fit(argv: Sequence[str]) -> FitResult:
@@ -132,6 +134,7 @@ def _fit(argv: Sequence[str]) -> FitResult:
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
     checkpoint = cli.last_checkpoint
+    _require_room(cli.model.flow, cli.datamodule)
     if checkpoint is not None:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics
     elif cli.config.init is not None:
@@ -173,6 +176,18 @@ def _start_from(folder: Path, flow: SetFlow) -> None:
     instead = "train with the configuration of the folder (leave --config out), or without --init"
     _require_same_architecture(stored, flow, str(folder), instead)
     flow.load_state_dict(stored.state_dict())
+
+
+def _require_room(flow: SetFlow, data: SetDataModule) -> None:
+    """Refuse jets of more particles than the p(N) of a model knows."""
+    longest = max((int(n) for n in data.train_events.lengths), default=0)
+    if flow.cardinality is not None and longest > flow.cardinality.max_objects:
+        known = flow.cardinality.max_objects
+        raise ValueError(
+            f"the training jets have up to {longest} particles, but the cardinality model knows up "
+            f"to {known}: cut the jets with --data.max_objects={known}, or raise "
+            f"--model.flow.init_args.cardinality.init_args.max_objects to {data.max_objects}"
+        )
 
 
 def _require_possible(flow: SetFlow, events: SetBatch, folder: str) -> None:
@@ -281,7 +296,17 @@ class _FitCLI(LightningCLI):
                     f"trainer.{option} cannot be set: logs and results go to {self.folder}; "
                     "choose another --name"
                 )
-        on_cuda = given.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        cuda = ("gpu", "cuda")
+        if given.accelerator not in ("auto", "cpu", *cuda):
+            raise ValueError(
+                f"--trainer.accelerator is {given.accelerator!r}, expected auto, cpu or cuda"
+            )
+        if given.accelerator in cuda and not torch.cuda.is_available():
+            raise ValueError(
+                f"--trainer.accelerator is {given.accelerator!r}, but torch finds no CUDA device "
+                "here; use cpu, or auto"
+            )
+        on_cuda = given.accelerator in ("auto", *cuda) and torch.cuda.is_available()
         # float64 statistics need a CPU or CUDA, so `auto` takes one of these
         accelerator = "cpu" if given.accelerator == "auto" and not on_cuda else given.accelerator
         self.exporter = ExportBestModel(self.folder)

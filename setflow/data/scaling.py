@@ -103,6 +103,15 @@ class Standardizer(Fitted):
         if not (mean is None and std is None and lowest is None):
             self._take(mean, std, lowest)
 
+    def extra_repr(self) -> str:
+        """Return what torch writes between the brackets.
+
+        >>> Standardizer(3, boxcox={2: 0.0})
+        Standardizer(3, boxcox={2: 0.0}, not fitted)
+        """
+        boxcox = f", boxcox={self.boxcox}" if self.boxcox else ""
+        return f"{self.dim}{boxcox}, {self.state}"
+
     def _take(self, mean: Statistics, std: Statistics, lowest: Statistics) -> None:
         """Take statistics that are given."""
         bounded = list(self.has_bound)
@@ -152,10 +161,9 @@ class Standardizer(Fitted):
         safe = self._safe(x, mask)
         if not bool(safe.isfinite().all()):
             *event, _, feature = (~safe.isfinite()).nonzero()[0].tolist()
-            where = f" of event {', '.join(map(str, event))}" if event else ""
+            where = f", the first in event {', '.join(map(str, event))}" if event else ""
             raise ValueError(
-                f"{self.label(feature)} holds NaN or infinite values in real objects, the first "
-                f"in one{where}; leave such events out"
+                f"{self.label(feature)} holds NaN or infinite values{where}; leave such events out"
             )
         safe = self._transform(safe.to(torch.float64))
         real = safe[mask] if mask is not None else safe.reshape(-1, self.dim)
@@ -271,11 +279,12 @@ class Standardizer(Fitted):
     ) -> tuple[Tensor, Tensor | None]:
         if scaling and not self.known:
             self.require_fitted()
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
         if x.ndim < 2 or x.shape[-1] != self.dim:
+            named = f" with {', '.join(self.labels)}" if self.labels else ""
             raise ValueError(
-                f"Standardizer got shape {tuple(x.shape)}, expected (*batch, N, {self.dim})"
+                f"Standardizer got shape {tuple(x.shape)}, expected (*batch, N, {self.dim}){named}"
             )
         return x, None if mask is None else as_mask(mask, x.shape[:-1])
 

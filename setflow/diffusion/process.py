@@ -13,7 +13,7 @@ that the dtype resolves; for other schedules in t.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.context import Context, GivenContext, context_of_batch
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.planning import planned_velocity
-from setflow.sets.protocols import Base, SDESolver, Solver, declares
+from setflow.sets.protocols import Base, SDESolver, Solver, declares, in_lines
 from setflow.sets.shapes import align_right, as_floating, as_tuple
 from setflow.solvers.fixed import TimeGrid
 from setflow.solvers.integrate import integrate_sde
@@ -113,6 +113,10 @@ class Diffusion(LazyDistribution):
         )
         self.event_shape = None if event_shape is None else as_tuple(event_shape)
         self.validate_args = validate_args
+
+    def __repr__(self) -> str:
+        parts = ("model", "schedule", "parameterization", "base", "event_shape")
+        return in_lines(self, *parts, "solver", "t0", "t1")
 
     def forward(
         self, c: GivenContext | None = None, *, mask: Array | None = None
@@ -181,6 +185,8 @@ class DiffusionProcess(Process):
     Raises:
         ValueError: if the parameterisation is unknown, or the base does not fit.
     """
+
+    _own_parts: ClassVar[tuple[str, ...]] = ("schedule", "parameterization")
 
     def __init__(
         self,

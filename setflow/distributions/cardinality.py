@@ -113,6 +113,14 @@ class EmpiricalCardinality(CardinalityModel):
             self.probabilities.copy_(counts / total)
             self.given = self.known = True
 
+    def extra_repr(self) -> str:
+        """Return what torch writes between the brackets.
+
+        >>> EmpiricalCardinality(counts=[0, 1, 3])
+        EmpiricalCardinality(max_objects=2, given)
+        """
+        return f"max_objects={self.max_objects}, {self.state}"
+
     @property
     def counts(self) -> Tensor:
         """How often each N occurs, as a fraction: the probabilities."""
@@ -143,7 +151,7 @@ class EmpiricalCardinality(CardinalityModel):
         """
         if not self.known:
             self.require_fitted()
-        if not isinstance(uniform, Tensor):
+        if not isinstance(uniform, Tensor) or uniform.is_complex():
             uniform = as_tensor(uniform, "uniform")
         if c is not None:
             _require_a_row_for_each(uniform, c)
@@ -158,7 +166,7 @@ class EmpiricalCardinality(CardinalityModel):
         """
         if not self.known:
             self.require_fitted()
-        if not isinstance(lengths, Tensor):
+        if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
@@ -220,6 +228,15 @@ class ConditionalCardinality(CardinalityModel):
         unknown = torch.full((len(self.bias), functions), torch.nan, dtype=torch.float64)
         self.register_buffer("basis", unknown)
 
+    def __repr__(self) -> str:
+        """Say on one line what it is.
+
+        >>> ConditionalCardinality(30, 2)
+        ConditionalCardinality(30, 2, hidden=64, layers=2, not fitted)
+        """
+        sizes = f"{self.max_objects}, {self.condition_dim}, hidden={self.hidden}"
+        return f"{type(self).__name__}({sizes}, layers={self.layers}, {self.state})"
+
     def fit(self, lengths: Array, c: Array | None = None) -> Self:
         """Start from the frequencies of `lengths`, for every context; return self.
 
@@ -254,7 +271,7 @@ class ConditionalCardinality(CardinalityModel):
             ValueError: if the context is missing, has another shape, or is not finite, or there are
                 no frequencies.
         """
-        if not isinstance(uniform, Tensor):
+        if not isinstance(uniform, Tensor) or uniform.is_complex():
             uniform = as_tensor(uniform, "uniform")
         return _at_quantile(self._log_probabilities(self._context(c, uniform)).exp(), uniform)
 
@@ -269,7 +286,7 @@ class ConditionalCardinality(CardinalityModel):
             ValueError: if a length lies outside [0, max_objects], or the context is missing, has
                 another shape, or is not finite, or there are no frequencies.
         """
-        if not isinstance(lengths, Tensor):
+        if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
         index = _checked(lengths, self.max_objects)
         log_probabilities = self._log_probabilities(self._context(c, lengths))
@@ -296,7 +313,7 @@ class ConditionalCardinality(CardinalityModel):
 
     def _context(self, c: Array | None, events: Tensor) -> Tensor:
         expected = (*events.shape, self.condition_dim)
-        if c is not None and not isinstance(c, Tensor):
+        if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
             c = as_tensor(c, "c")
         if c is None or tuple(c.shape) != expected:
             got = "none" if c is None else f"shape {tuple(c.shape)}"
@@ -342,14 +359,16 @@ def _counts(lengths: Tensor, max_objects: int) -> Tensor:
 
 def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     """Return `lengths` as int64, all of them cardinalities that can occur."""
-    if lengths.is_floating_point() or lengths.dtype == torch.bool:
+    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(f"lengths must be integers, got {lengths.dtype}")
     lengths = lengths.to(torch.int64)
     seen = current_transform() is None or is_readable(lengths)
     if seen and lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
+        least, most = int(lengths.min()), int(lengths.max())
+        found = f"are {least}" if least == most else f"reach from {least} to {most}"
         raise ValueError(
-            f"lengths reach from {lengths.min().item()} to {lengths.max().item()}, expected "
-            f"[0, {max_objects}]; cut the events to max_objects or raise it"
+            f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise "
+            "it"
         )
     return lengths
 

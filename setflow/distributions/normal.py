@@ -138,7 +138,7 @@ class IsotropicNormal:
         Raises:
             ValueError: if shapes do not fit.
         """
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.is_complex():
             value = as_tensor(value, "value")
         event_ndim, mask = checked_event(
             self.batch_shape, self.event_shape, value, mask, same_everywhere=True
@@ -279,7 +279,7 @@ class DiagonalNormal:
             ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
                 is a mask.
         """
-        if not isinstance(value, Tensor):
+        if not isinstance(value, Tensor) or value.is_complex():
             value = as_tensor(value, "value")
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
         z = (zero_padding(value, mask) - self.loc) / self.scale

@@ -19,7 +19,7 @@ from setflow.sets.batch import SetBatch
 from setflow.sets.context import AnotherSet, Context, PerObject, ResolvedContext, Row
 from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
-from setflow.sets.shapes import split_event
+from setflow.sets.shapes import check_sizes, split_event
 
 __all__ = ["SetField", "VectorField", "checked_events", "row_of", "zeroed"]
 
@@ -73,12 +73,13 @@ class SetField(VectorField):
         self.condition_dim = condition_dim
         self.object_condition_dim = object_condition_dim
         self.set_condition_dim = set_condition_dim
-        if dim < 1 or min(condition_dim, object_condition_dim, set_condition_dim) < 0:
-            raise ValueError(
-                f"sizes must be positive, got dim={dim}, condition_dim={condition_dim}, "
-                f"object_condition_dim={object_condition_dim}, "
-                f"set_condition_dim={set_condition_dim}"
-            )
+        check_sizes(dim=dim)
+        check_sizes(
+            0,
+            condition_dim=condition_dim,
+            object_condition_dim=object_condition_dim,
+            set_condition_dim=set_condition_dim,
+        )
         if object_condition_dim and (condition_dim or set_condition_dim):
             raise ValueError(
                 f"object_condition_dim={object_condition_dim} excludes "

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.shapes import positive_integer
+
 __all__ = ["EventEmbedding", "EventFeatures", "FourierFeatures", "FourierTime"]
 
 _TIME_FEATURES = 32
@@ -54,8 +56,7 @@ class FourierFeatures(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if in_features < 1:
-            raise ValueError(f"in_features must be positive, got {in_features}")
+        positive_integer(in_features, "in_features")
         if not scale > 0:
             raise ValueError(f"scale must be positive, got {scale}")
         rows = _half_of(features)
@@ -185,6 +186,6 @@ class EventEmbedding(nn.Module):
 
 
 def _half_of(features: int) -> int:
-    if features < 2 or features % 2:
-        raise ValueError(f"features must be even and positive, got {features}")
+    if positive_integer(features, "features") % 2:
+        raise ValueError(f"features must be even and positive, got {features!r}")
     return features // 2

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventFeatures
 from setflow.sets.events import Events
+from setflow.sets.shapes import check_sizes
 
 __all__ = ["EPiCField"]
 
@@ -65,10 +66,7 @@ class EPiCField(SetField):
         super().__init__(
             dim, condition_dim=condition_dim, object_condition_dim=object_condition_dim
         )
-        if min(hidden, latent, layers) < 1:
-            raise ValueError(
-                f"sizes must be positive, got hidden={hidden}, latent={latent}, layers={layers}"
-            )
+        check_sizes(hidden=hidden, latent=latent, layers=layers)
         self.hidden = hidden
         self.latent = latent
         self.layers = layers

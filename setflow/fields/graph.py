@@ -27,7 +27,7 @@ from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
 from setflow.sets.events import Events
-from setflow.sets.shapes import positive_integer
+from setflow.sets.shapes import check_sizes, positive_integer
 
 if TYPE_CHECKING:
     from setflow.fields.message_passing import Edges
@@ -98,11 +98,7 @@ class GraphField(SetField):
         super().__init__(
             dim, condition_dim=condition_dim, object_condition_dim=object_condition_dim
         )
-        if min(hidden, layers, messages, expansion, 1 if k is None else k) < 1:
-            raise ValueError(
-                f"sizes must be positive, got hidden={hidden}, layers={layers}, "
-                f"messages={messages}, expansion={expansion}, k={k}"
-            )
+        check_sizes(hidden=hidden, layers=layers, messages=messages, expansion=expansion)
         if aggregation not in ("attention", "edgeconv"):
             raise ValueError(f"aggregation={aggregation!r}, expected 'attention' or 'edgeconv'")
         if aggregation == "attention" and messages % _HEADS:

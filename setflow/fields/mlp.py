@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.fields.base import VectorField, checked_events, row_of
+from setflow.sets.shapes import check_sizes
 
 __all__ = ["VelocityField"]
 
@@ -32,11 +33,8 @@ class VelocityField(VectorField):
         self, dim: int, hidden: int = 128, condition_dim: int = 0, layers: int = 2
     ) -> None:
         super().__init__()
-        if min(dim, hidden) < 1 or min(condition_dim, layers) < 0:
-            raise ValueError(
-                f"sizes must be positive, got dim={dim}, hidden={hidden}, "
-                f"condition_dim={condition_dim}, layers={layers}"
-            )
+        check_sizes(dim=dim, hidden=hidden)
+        check_sizes(0, condition_dim=condition_dim, layers=layers)
         self.dim = dim
         self.condition_dim = condition_dim
         stack: list[nn.Module] = [nn.Linear(dim + 1 + condition_dim, hidden), nn.SiLU()]

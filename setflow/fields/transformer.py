@@ -26,6 +26,7 @@ from setflow.fields.pairs import PairFeatures
 from setflow.sets.context import AnotherSet
 from setflow.sets.events import Events
 from setflow.sets.masks import count_real
+from setflow.sets.shapes import check_sizes
 
 __all__ = ["TransformerField"]
 
@@ -96,11 +97,7 @@ class TransformerField(SetField):
             object_condition_dim=object_condition_dim,
             set_condition_dim=set_condition_dim,
         )
-        if min(hidden, layers, heads, expansion) < 1:
-            raise ValueError(
-                f"sizes must be positive, got hidden={hidden}, layers={layers}, heads={heads}, "
-                f"expansion={expansion}"
-            )
+        check_sizes(hidden=hidden, layers=layers, heads=heads, expansion=expansion)
         if hidden % heads:
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
         if pair_features is not None and not isinstance(pair_features, PairFeatures):

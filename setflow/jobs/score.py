@@ -292,7 +292,7 @@ def _identity(flow: SetFlow) -> dict[str, str]:
     try:
         description = yaml.safe_dump(describe_model(flow, fitted=False), sort_keys=False)
     except TypeError:  # a field of one's own has no description, but weights
-        description = repr(flow)
+        description = torch.nn.Module.__repr__(flow)  # with all layers
     weights = {key: value.cpu().contiguous() for key, value in flow.state_dict().items()}
     return {
         "model": description,

@@ -148,7 +148,8 @@ def masked_log_prob(
         return_standard_error: return what the probes leave uncertain, too.
 
     Returns:
-        The log-density, with shape `lead`; 0 for an event without objects. With
+        The log-density, with shape `lead`; 0 for an event without objects, NaN for one at whose
+        values, finite but absurd, the field's arithmetic overflows. With
         `return_standard_error` a `LogProbEstimate`. It is differentiable (once) with respect to the
         field, `x` and `c`: each evaluation is computed again in the backward pass, so that memory
         stays that of one evaluation. Call it under `torch.no_grad()` where no gradient is needed.

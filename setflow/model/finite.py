@@ -8,8 +8,9 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from setflow.sets.batch import SetBatch
+from setflow.sets.masks import zero_padding
 
-__all__ = ["Culprit", "context_error", "first_not_finite", "reason_of"]
+__all__ = ["Culprit", "context_error", "first_not_finite", "no_number", "reason_of"]
 
 
 class Culprit(NamedTuple):
@@ -18,10 +19,12 @@ class Culprit(NamedTuple):
     Attributes:
         event: the place of its event in the batch, one number for each batch dimension.
         what: which value it is, as in "feature 'ptrel' of an object is nan".
+        of_object: whether it is that of an object, not of the context.
     """
 
     event: tuple[int, ...]
     what: str
+    of_object: bool
 
 
 def first_not_finite(
@@ -39,19 +42,39 @@ def first_not_finite(
     >>> batch = SetBatch([[[1.0, 2.0], [3.0, float("nan")]], [[0.0, float("inf")], [0.0, 0.0]]],
     ...                  mask=[[1, 0], [1, 1]])
     >>> first_not_finite(batch, ["eta", "pt"], [])
-    Culprit(event=(1,), what="feature 'pt' of an object is inf")
+    Culprit(event=(1,), what="feature 'pt' of an object is inf", of_object=True)
     """
     found: list[Culprit] = []
     bad = ~batch.x.isfinite() & batch.mask[..., None]
     if bool(bad.any()):
         *event, slot, k = bad.nonzero()[0].tolist()
         value = batch.x[(*event, slot, k)].item()
-        found.append(Culprit(tuple(event), f"feature '{features[k]}' of an object is {value:g}"))
+        what = f"feature '{features[k]}' of an object is {value:g}"
+        found.append(Culprit(tuple(event), what, True))
     if batch.c is not None and not bool(batch.c.isfinite().all()):
         *event, k = (~batch.c.isfinite()).nonzero()[0].tolist()
         value = batch.c[(*event, k)].item()
-        found.append(Culprit(tuple(event), f"condition '{conditions[k]}' is {value:g}"))
+        found.append(Culprit(tuple(event), f"condition '{conditions[k]}' is {value:g}", False))
     return min(found, key=lambda culprit: culprit.event, default=None)
+
+
+def no_number(batch: SetBatch, log_p: Tensor, features: Sequence[str]) -> ValueError:
+    """Return the error that names the first event whose log-density is not a number.
+
+    Arguments:
+        batch: the events, with `x` of shape `(B, N, D)`, finite.
+        log_p: their log-densities, with shape `(B,)`, of which one is NaN at least.
+        features: the names of the D features.
+    """
+    bad = log_p.isnan()
+    event = int(bad.nonzero()[0])
+    largest = zero_padding(batch.x[event], batch.mask[event]).abs().amax(0)
+    k = int(largest.argmax())
+    return ValueError(
+        f"the log-density of {int(bad.sum())} of {len(bad)} events is not a number, the first is "
+        f"event {event}, whose largest value is {largest[k].item():g}, of feature "
+        f"'{features[k]}': the field's arithmetic overflows; leave such events out"
+    )
 
 
 def context_error(bad: Tensor, conditions: Sequence[str], advice: str) -> ValueError:
@@ -83,9 +106,8 @@ def reason_of(
     if culprit is not None:
         event = culprit.event if place is None else (int(place[culprit.event]),)
         where = f"event {', '.join(map(str, event))}" if event else "the event"
-        return (
-            f"In {where}{of} {culprit.what}; leave such events out, or mark the object as padding"
-        )
+        padding = ", or mark the object as padding" if culprit.of_object else ""
+        return f"In {where}{of} {culprit.what}; leave such events out{padding}"
     if not all(bool(weight.isfinite().all()) for weight in field.parameters()):
         return (
             "The events of this batch are finite, but weights of the field are not: an earlier "

@@ -46,7 +46,8 @@ def generate(
         batch_size: how many events to integrate at a time.
 
     Raises:
-        ValueError: if the context or the lengths do not fit, or there is no cardinality model.
+        ValueError: if the context or the lengths do not fit, or there is neither a cardinality
+            model nor lengths.
     """
     n, device, features = len(index), index.device, (len(flow.features),)
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
@@ -74,6 +75,12 @@ def generate(
         if n and int(lengths.min()) < 0:
             raise ValueError(f"lengths must not be negative, got {int(lengths.min())}")
         slots = int(lengths.max()) if n else 0
+        if flow.cardinality is not None and slots > flow.cardinality.max_objects:
+            raise ValueError(
+                f"lengths reach {slots}, but the model knows events of up to "
+                f"{flow.cardinality.max_objects} objects, the max_objects of its cardinality "
+                "model; give smaller lengths"
+            )
     mask = torch.arange(slots, device=device) < lengths[:, None]
     x = torch.zeros(n, slots, *features, dtype=dtype, device=device)
     solver = Midpoint(steps=50) if solver is None else solver

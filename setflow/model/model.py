@@ -22,10 +22,10 @@ from setflow.distributions.normal import StandardNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
-from setflow.masking.log_prob import score_events, tells_error
+from setflow.masking.log_prob import LogProbEstimate, score_events, tells_error
 from setflow.masking.loss import masked_fm_loss
 from setflow.model.density import LogDensity
-from setflow.model.finite import context_error, first_not_finite, reason_of
+from setflow.model.finite import context_error, first_not_finite, no_number, reason_of
 from setflow.model.generate import NamedContext, generate
 from setflow.model.parts import (
     FOR_USE,
@@ -42,7 +42,7 @@ from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
 from setflow.sets.masks import current_transform, is_readable
-from setflow.sets.protocols import Solver, event_ndim_of
+from setflow.sets.protocols import Solver, event_ndim_of, in_lines, in_short
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
@@ -110,6 +110,11 @@ class SetFlow(SavedModel):
             if conditioned is not None:
                 conditioned.labels = tuple(f"condition '{name}'" for name in self.conditions)
         self.base = StandardNormal((len(self.features),))
+
+    def __repr__(self) -> str:
+        """Say on one screen what the parts are; the layers are those of `flow.field`."""
+        parts = ("features", "conditions", "path", "scaler", "context_scaler", "cardinality")
+        return in_lines(self, *parts, field=in_short(self.field))
 
     @property
     def device(self) -> torch.device:
@@ -270,9 +275,9 @@ class SetFlow(SavedModel):
             c: physical context, with shape `(n, len(conditions))`; one row for all events, with
                 shape `(1, len(conditions))` or `(len(conditions),)`; or a mapping from the names of
                 the conditions to numbers, one for all events or one for each.
-            seed: the seed of noise and cardinalities.
-            lengths: the number of objects of each event, with shape `(n,)`; None draws from
-                p(N | c).
+            seed: the seed of noise and cardinalities, from 0 to 2^64 - 1.
+            lengths: the number of objects of each event, with shape `(n,)`, none larger than the
+                cardinality model knows if there is one; None draws from p(N | c).
             first: the index of the first event.
             solver: the ODE solver; None takes `Midpoint(steps=50)`.
             batch_size: how many events to integrate at a time; None takes 128 on a CPU, where they
@@ -283,15 +288,13 @@ class SetFlow(SavedModel):
             knows, or to the longest event if `lengths` are given.
 
         Raises:
-            ValueError: if the model has no statistics, the context or the lengths do not fit, or
-                there is no cardinality model.
+            ValueError: if the model has no statistics, the context or the lengths do not fit, there
+                is neither a cardinality model nor lengths, or a number is no whole one.
         """
-        if n < 0 or first < 0:
-            raise ValueError(f"n and first must not be negative, got n={n}, first={first}")
+        batch_size = self._batch_size(batch_size, n=n, first=first, seed=seed)
         if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
             raise ValueError(f"the model samples by its seed alone; {FOR_USE}")
         index = torch.arange(first, first + n, device=self.scaler.mean.device)
-        batch_size = self._batch_size(batch_size)
         return generate(self, index, c, seed, lengths=lengths, solver=solver, batch_size=batch_size)
 
     def log_prob(
@@ -309,10 +312,18 @@ class SetFlow(SavedModel):
         It is log p({x_1 .. x_N}, N | c), the sum of the terms of `log_prob_terms`, which has the
         same arguments, with shape `(B,)`, or `()` for one event, float64. A model without
         cardinality model gives it for given N.
+
+        Raises:
+            ValueError: as `log_prob_terms`; or, where that gives NaN, since the field overflows at
+                values that are finite but absurd: it names the first such event.
         """
-        return self.log_prob_terms(
+        total = self.log_prob_terms(
             batch, solver=solver, estimator=estimator, seed=seed, first=first, batch_size=batch_size
         ).total
+        seen = current_transform() is None or is_readable(total)
+        if seen and bool(total.isnan().any()):
+            raise no_number(listed(batch, "log_prob"), total.reshape(-1), self.features)
+        return total
 
     def log_prob_terms(
         self,
@@ -342,7 +353,8 @@ class SetFlow(SavedModel):
                 result.
 
         Returns:
-            The terms, each with shape `(B,)` and float64. They are differentiable; call it under
+            The terms, each with shape `(B,)` and float64; NaN for an event at whose values, finite
+            but absurd, the field's arithmetic overflows. They are differentiable; call it under
             `torch.no_grad()` where no gradient is needed.
 
         Raises:
@@ -355,6 +367,8 @@ class SetFlow(SavedModel):
         single = isinstance(batch, SetBatch) and batch.mask.ndim == 1
         batch = listed(batch, "log_prob")
         n = len(batch)
+        numbers = {} if isinstance(first, Tensor) else {"first": first}
+        batch_size = self._batch_size(batch_size, seed=seed, **numbers)
         if batch.mask.ndim != 2 or batch.x.shape[2:] != (len(self.features),):
             raise ValueError(
                 f"the batch has x of shape {tuple(batch.x.shape)}, expected (B, N, "
@@ -386,7 +400,7 @@ class SetFlow(SavedModel):
         if self.cardinality is not None:
             cardinality = self.cardinality.log_prob(lengths, c)
         solver = RK4(steps=50) if solver is None else solver
-        batch_size, parts = self._batch_size(batch_size), []
+        parts: list[LogProbEstimate] = []
         for start in range(0, n, batch_size):
             rows = slice(start, start + batch_size)
             context = None if c is None else c[rows].to(z)
@@ -412,11 +426,17 @@ class SetFlow(SavedModel):
         terms = (total, objects, scaling, ordering, cardinality, standard_error)
         return LogDensity(*(term[0] if single else term for term in terms))
 
-    def _batch_size(self, asked: int | None) -> int:
+    def _batch_size(self, asked: int | None, **numbers: int) -> int:
+        """Return how many events to integrate at a time, when other numbers are checked, too."""
+        for name, value in {**numbers, "batch_size": 1 if asked is None else asked}.items():
+            least = 1 if name == "batch_size" else 0
+            if not hasattr(value, "__index__") or not least <= value < 2**64:
+                raise ValueError(
+                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                    + (", and below 2**64" if name == "seed" else "")
+                )
         if asked is None:
             return 128 if self.scaler.mean.device.type == "cpu" else 2048
-        if asked < 1:
-            raise ValueError(f"batch_size must be at least 1, got {asked}")
         return asked
 
     def _context(self, c: Tensor | None, n: int) -> Tensor:

@@ -37,7 +37,7 @@ def check_parts(
     known = ", ".join(conditions) or "none"
     for name, part in parts.items():
         count = len(conditions if name == "context_scaler" else features)
-        dim = getattr(part, "dim", count)  # a field of one's own need not tell
+        dim = getattr(part, "dim", count)  # a field of one's own need not tell, nor below
         if dim != count:
             raise ValueError(
                 f"{name} has dim={dim}, but there are {count} names: features "
@@ -51,6 +51,13 @@ def check_parts(
                 "per event; give such contexts to the verbs, setflow.masked_fm_loss and "
                 "setflow.masked_sample"
             )
+    asked = getattr(field, "condition_dim", len(conditions))
+    if asked != len(conditions):
+        raise ValueError(
+            f"field has condition_dim={asked}, but there are {len(conditions)} conditions: "
+            f"{known}; build it with condition_dim={len(conditions)}, or name as many conditions "
+            "as it takes"
+        )
     asked = 0 if cardinality is None else cardinality.condition_dim
     if asked not in (0, len(conditions)):
         raise ValueError(

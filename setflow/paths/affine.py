@@ -23,6 +23,9 @@ _QUARTER_TURN = math.pi / 2
 class AffinePath(ProbabilityPath):
     """A path x_t = alpha(t) x_target + sigma(t) x_source, given by four functions of time."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
     @abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
         """Return the coefficient of the data, with the shape of `t`."""

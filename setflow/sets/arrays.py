@@ -18,7 +18,7 @@ Array = Tensor | NDArray[Any] | Sequence[Any]
 def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tensor:
     """Return a tensor of what a caller gives for one; a tensor is returned as it is.
 
-    Entrances call it for what is no tensor, so that nothing behind them asks again. An array keeps
+    Entrances call it for what is no real tensor, so that nothing behind asks again. An array keeps
     its dtype (unsigned integers of more than 8 bits become int64) and, where it can, its memory;
     Python's real numbers get torch's default dtype.
 
@@ -28,7 +28,8 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
         numbers: the dtype of Python's real numbers; None takes torch's default.
 
     Raises:
-        TypeError: if it does not hold plain numbers, or is a masked array of NumPy.
+        TypeError: if it does not hold plain numbers, holds complex ones, or is a masked array of
+            NumPy.
 
     >>> as_tensor([[1.0, 0.5]], "x")
     tensor([[1.0000, 0.5000]])
@@ -36,8 +37,14 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
     >>> as_tensor(np.arange(3), "lengths")
     tensor([0, 1, 2])
     """
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor) and not value.is_complex():
         return value
+    dtype: Any = getattr(value, "dtype", None)
+    if getattr(dtype, "is_complex", False) or getattr(dtype, "kind", "") == "c":
+        raise TypeError(
+            f"{name} has dtype {dtype}, expected real numbers: an imaginary part would be lost; "
+            "give real and imaginary parts as two features, torch.view_as_real makes them"
+        )
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(
             f"{name} is a masked array of NumPy, whose own mask would be lost; give {name}.data, "

@@ -16,7 +16,7 @@ from setflow.sets.masks import as_mask, over_features
 __all__ = ["SetBatch", "listed"]
 
 
-@dataclass(frozen=True, init=False, repr=False)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class SetBatch:
     """A batch of sets.
 
@@ -43,7 +43,7 @@ class SetBatch:
     c: Tensor | None = None
 
     def __init__(self, x: Array, mask: Array | None = None, c: Array | None = None) -> None:
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
         if mask is None:
             if x.ndim < 2:
@@ -52,9 +52,9 @@ class SetBatch:
                     "which objects are real"
                 )
             mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-        elif not isinstance(mask, Tensor):
+        elif not isinstance(mask, Tensor) or mask.is_complex():
             mask = as_tensor(mask, "mask").to(x.device)
-        if c is not None and not isinstance(c, Tensor):
+        if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
             c = as_tensor(c, "c").to(x.device)
         if x.ndim <= mask.ndim:
             raise ValueError(
@@ -64,8 +64,9 @@ class SetBatch:
         mask = as_mask(mask, x.shape[: mask.ndim])
         batch = mask.shape[:-1]
         if c is not None and c.shape[:-1] != batch:
+            one = "; one number per event is c[..., None]" if c.shape == batch else ""
             raise ValueError(
-                f"c has shape {tuple(c.shape)}, expected {(*batch, 'C')}: one row per event"
+                f"c has shape {tuple(c.shape)}, expected {(*batch, 'C')}: one row per event{one}"
             )
         for name, value in (("x", x), ("mask", mask), ("c", c)):
             object.__setattr__(self, name, value)
@@ -93,11 +94,43 @@ class SetBatch:
         return f"SetBatch({count}{sizes}, {numbers}, {context}, {dtype} on {self.x.device})"
 
     def __getitem__(self, index: Any) -> SetBatch:
-        """Select events along the first batch dimension (an integer, slice, list or tensor)."""
-        if self.mask.ndim < 2:
+        """Select events, as an index of a tensor with the shape of the batch selects its entries.
+
+        Raises:
+            IndexError: if the index does not fit the batch dimensions; objects are selected in `x`.
+        """
+        batch = self.mask.shape[:-1]
+        if not batch:
             raise IndexError("this SetBatch holds one event and no batch dimension to select from")
+        try:
+            self.mask.new_empty(batch)[index]  # else an index would reach the objects, too
+        except (IndexError, TypeError) as error:
+            raise IndexError(
+                f"{index!r} selects no events of a batch with shape {tuple(batch)}: {error}; "
+                "objects and features stand in .x, as batch[0].x[1], and .trim() drops empty slots"
+            ) from None
         c = None if self.c is None else self.c[index]
         return SetBatch(self.x[index], self.mask[index], c)
+
+    def __eq__(self, other: object) -> bool:
+        """Return whether another batch holds the same events, slot for slot.
+
+        Shapes, masks, real objects and context must be equal; dtypes, devices and what stands in
+        padded slots do not matter.
+
+        >>> SetBatch([[[1.0], [0.0]]], mask=[[1, 0]]) == SetBatch([[[1.0], [9.0]]], mask=[[1, 0]])
+        True
+        """
+        if not isinstance(other, SetBatch):
+            return NotImplemented
+        pairs = [(self.mask, other.mask)]
+        if (self.c is None) != (other.c is None) or self.x.shape != other.x.shape:
+            return False
+        if self.c is not None and other.c is not None:
+            pairs.append((self.c, other.c))
+        if not all(a.shape == b.shape and bool((a == b.to(a.device)).all()) for a, b in pairs):
+            return False
+        return bool((self.x[self.mask] == other.x[other.mask].to(self.x.device)).all())
 
     @property
     def lengths(self) -> Tensor:

@@ -193,7 +193,7 @@ def resolve_context(
     """
     if isinstance(c, SetBatch):
         return _resolved_set(c, lead, batch_ndim)
-    if not isinstance(c, Tensor):
+    if not isinstance(c, Tensor) or c.is_complex():
         c = as_tensor(c, "c")
     own = _own_shape(c, event)
     front = tuple(c.shape[:-1])
@@ -215,7 +215,8 @@ def _no_fitting_shape(c: Tensor, batch: tuple[int, ...], event: tuple[int, ...])
         expected.append(f"{(*batch, event[0], 'C')}: one per object")
     if len(event) >= 3:
         expected.append(f"{(*batch, 'K', *event[1:])}: an image of the size of the event")
-    return f"c has shape {tuple(c.shape)}, expected {', or '.join(expected)}"
+    one = "; one number per event is c[..., None]" if tuple(c.shape) == batch else ""
+    return f"c has shape {tuple(c.shape)}, expected {', or '.join(expected)}{one}"
 
 
 def _resolved_set(c: SetBatch, lead: tuple[int, ...], batch_ndim: int) -> AnotherSet:
@@ -262,7 +263,7 @@ def batch_ndim_of_context(c: GivenContext, lead: tuple[int, ...], event: tuple[i
     """
     if isinstance(c, SetBatch):
         return c.mask.ndim - 1
-    if not isinstance(c, Tensor):
+    if not isinstance(c, Tensor) or c.is_complex():
         c = as_tensor(c, "c")
     own, front = _own_shape(c, event), tuple(c.shape[:-1])
     per_event = own is None or front == lead[max(0, len(lead) - len(front)) :]
@@ -289,7 +290,7 @@ def batch_of_context(
     """
     if isinstance(c, SetBatch):
         return tuple(c.mask.shape[:-1])
-    if not isinstance(c, Tensor):
+    if not isinstance(c, Tensor) or c.is_complex():
         c = as_tensor(c, "c")
     own = _own_shape(c, event_shape) if len(event_shape) == event_ndim else None
     if own is not None and len(own) == event_ndim > 2:

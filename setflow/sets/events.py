@@ -75,15 +75,16 @@ class Events:
             name: what the states are called, for error messages.
 
         Raises:
+            TypeError: if something holds complex numbers or no plain numbers.
             ValueError: if a shape or dtype does not fit.
         """
         least = 0 if mask is None else 2
         event_ndim = event_ndim_of(field, at_least=least)
-        if not isinstance(x, Tensor):
+        if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, name)
         lead, event = split_event(x, event_ndim)
         if not x.is_floating_point():
-            if isinstance(field, int) or x.dtype == torch.bool or x.is_complex():
+            if isinstance(field, int) or x.dtype == torch.bool:
                 raise ValueError(f"{name} has dtype {x.dtype}, expected a floating dtype")
             x = as_floating(x, field)
         if mask is not None:
@@ -136,7 +137,7 @@ class Events:
         Raises:
             ValueError: if it has not the shape and dtype of the states; integers take the latter.
         """
-        if not isinstance(given, Tensor):
+        if not isinstance(given, Tensor) or given.is_complex():
             given = as_tensor(given, name)
         if not given.is_floating_point() and given.dtype != torch.bool:
             given = given.to(self.x.dtype)
@@ -175,10 +176,24 @@ class Events:
         masked = {"mask": self.mask} if declares(field, "takes_mask") else {}
         arguments = (self.x, self.t, given)
         v: Tensor
-        if weights is None:
-            v = field(*arguments, **masked)
-        else:
-            v = torch.func.functional_call(field, dict(weights), arguments, masked)
+        try:
+            if weights is None:
+                v = field(*arguments, **masked)
+            else:
+                v = torch.func.functional_call(field, dict(weights), arguments, masked)
+        except RuntimeError as error:  # such as torch's, of shapes that do not meet
+            shapes = [
+                f"{name} {tuple(value.shape)}"
+                for name, value in (("x", self.x), ("t", self.t), ("c", given))
+                if isinstance(value, Tensor)
+            ]
+            error.add_note(
+                f"{type(field).__name__} was called with tensors of these shapes: "
+                f"{', '.join(shapes)}. There is one time per event, and one context: where they "
+                "meet the objects give them dimensions, as t[..., None, None], and expand them for "
+                "torch.cat"
+            )
+            raise
         if v.shape != self.x.shape:
             raise ValueError(
                 f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "

@@ -47,7 +47,7 @@ def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
     >>> as_mask(torch.tensor([1.0, 0.0, 1.0]), shape=(3,))
     tensor([ True, False,  True])
     """
-    if not isinstance(mask, Tensor):
+    if not isinstance(mask, Tensor) or mask.is_complex():
         mask = as_tensor(mask, "mask")
     if shape is not None and mask.shape != torch.Size(shape):
         raise ValueError(

@@ -27,6 +27,8 @@ __all__ = [
     "Solver",
     "declares",
     "event_ndim_of",
+    "in_lines",
+    "in_short",
     "part_that_declares",
     "refuse_misspelt",
 ]
@@ -115,6 +117,29 @@ def part_that_declares(field: nn.Module, flag: Flag) -> nn.Module | None:
     return next((part for part in field.modules() if declares(part, flag)), None)
 
 
+def in_short(module: nn.Module) -> str:
+    """Return what a field or a network is, in a few words.
+
+    >>> in_short(setflow.VelocityField(dim=8, hidden=16))
+    'VelocityField with 840 parameters'
+    """
+    count = sum(parameter.numel() for parameter in module.parameters())
+    return f"{type(module).__name__} with {count:,} parameters"
+
+
+def in_lines(thing: object, *parts: str, **told: object) -> str:
+    """Return what a model is made of, one part on a line.
+
+    Arguments:
+        thing: the model.
+        parts: the names of attributes to show.
+        told: what to show before them, by name; a text stands as it is.
+    """
+    shown = {**told, **{name: repr(getattr(thing, name)) for name in parts}}
+    lines = [f"{name}: {part}" for name, part in shown.items()]
+    return "\n  ".join([f"{type(thing).__name__}(", *lines]) + "\n)"
+
+
 @functools.lru_cache(256)
 def refuse_misspelt(kind: type, own: frozenset[str], flags: tuple[str, ...]) -> None:
     """Refuse an object that lacks a flag and has an attribute of nearly that name.
@@ -142,6 +167,38 @@ def refuse_misspelt(kind: type, own: frozenset[str], flags: tuple[str, ...]) -> 
                 f"{kind.__name__} has an attribute {close} but none called {flag}, which would "
                 f"count as False; rename it, or declare {flag} = False beside it"
             )
+
+
+@functools.lru_cache(256)
+def _refuse_wrong_forward(
+    name: str, forward: Callable[..., Any], places: int, takes_mask: bool
+) -> None:
+    """Refuse a field whose `forward` cannot be called as the verbs call it.
+
+    Arguments:
+        name: that of its class.
+        forward: its forward.
+        places: how many arguments it is given by place: x, t and c, and self of a method.
+        takes_mask: whether it is given `mask`, too.
+
+    Raises:
+        ValueError: if it cannot.
+    """
+    try:
+        signature = inspect.signature(forward)
+    except (TypeError, ValueError):  # compiled code that does not tell
+        return
+    mask = {"mask": None} if takes_mask else {}
+    try:
+        signature.bind(*[None] * places, **mask)
+    except TypeError as error:
+        cure = "give it an argument c=None behind x and t: what is called without context gets None"
+        if takes_mask and "'mask'" in str(error):
+            cure = "give it an argument mask=None, or take takes_mask = True away"
+        raise ValueError(
+            f"{name} has forward{signature}, but is called as forward(x, t, c"
+            f"{', mask=mask' if takes_mask else ''}): {error}; {cure}"
+        ) from None
 
 
 @functools.lru_cache(256)
@@ -206,14 +263,18 @@ def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None)
 
     Raises:
         ValueError: if the field does not say, or it is fewer than `at_least`; if it does not
-            declare `takes_mask` and its `forward` names `mask`, or declares something misspelt.
+            declare `takes_mask` and its `forward` names `mask`, or declares something misspelt; or
+            if its `forward` does not take what it is called with.
     """
     if isinstance(field, nn.Module) and not torch.compiler.is_compiling():
         written = getattr(field, "_orig_mod", field)  # of torch.compile
         kind: Any = type(written)
-        refuse_misspelt(kind, frozenset(vars(written)), _OF_FIELDS)
-        if not declares(written, "takes_mask"):
+        own, takes_mask = vars(written), declares(written, "takes_mask")
+        refuse_misspelt(kind, frozenset(own), _OF_FIELDS)
+        if not takes_mask:
             _refuse_forgotten_mask(written, at_least >= 2)
+        forward, places = own.get("forward", kind.forward), 3 if "forward" in own else 4
+        _refuse_wrong_forward(kind.__name__, forward, places, takes_mask)
     event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", given)
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(

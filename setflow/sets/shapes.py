@@ -25,6 +25,7 @@ __all__ = [
     "align_time",
     "as_floating",
     "as_tuple",
+    "check_sizes",
     "event_numel",
     "expand_time",
     "flatten_event",
@@ -89,6 +90,26 @@ def positive_integer(value: Any, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
     return int(value)
+
+
+def check_sizes(least: int = 1, **sizes: Any) -> None:
+    """Raise unless all sizes are integers of Python or NumPy, and none too small.
+
+    Arguments:
+        least: the smallest size that will do.
+        sizes: the sizes by name.
+
+    Raises:
+        ValueError: if one is something else.
+
+    >>> check_sizes(hidden=16, layers=2)
+    """
+    known = [n for n in sizes.values() if not isinstance(n, bool) and isinstance(n, Integral)]
+    if len(known) == len(sizes) and min(map(int, known)) >= least:
+        return
+    kind = "positive integers" if least == 1 else f"integers of at least {least}"
+    got = ", ".join(f"{name}={value!r}" for name, value in sizes.items())
+    raise ValueError(f"sizes must be {kind}, got {got}")
 
 
 def event_numel(event_shape: Iterable[int] | int | None) -> int:
@@ -295,7 +316,7 @@ def expand_time(t: Array | float, lead: tuple[int, ...], like: Tensor) -> Tensor
     Raises:
         ValueError: if `t` has any other shape.
     """
-    if not isinstance(t, Tensor | float | int):
+    if not isinstance(t, Tensor | float | int) or (isinstance(t, Tensor) and t.is_complex()):
         t = as_tensor(t, "t")
     if not isinstance(t, Tensor):
         return torch.full(lead, float(t), dtype=like.dtype, device=like.device)

@@ -23,6 +23,7 @@ import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, ClassVar
 
 import torch
@@ -141,9 +142,10 @@ class Dopri5:
     )  # fmt: skip
 
     def __init__(self, rtol: float = 1e-5, atol: float = 1e-6, *, max_nfe: int = 10_000) -> None:
-        for name, value in (("rtol", rtol), ("atol", atol)):
-            if not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value}")
+        tolerances: dict[str, Any] = {"rtol": rtol, "atol": atol}
+        for name, value in tolerances.items():
+            if not isinstance(value, Real) or not 0 < float(value) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, got {value!r}")
         if rtol >= 1:
             raise ValueError(
                 f"rtol must be below 1, got {rtol}: Dopri5 takes tolerances and chooses its steps "

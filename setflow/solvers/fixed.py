@@ -94,7 +94,13 @@ def _checked_times(times: Iterable[float] | Tensor) -> tuple[float, ...]:
     shape = tuple(times.shape) if isinstance(times, Tensor) else None
     if shape is not None and len(shape) != 1:
         raise ValueError(f"times has shape {shape}, expected one dimension: the times of one solve")
-    checked = tuple(map(float, times.tolist() if isinstance(times, Tensor) else times))
+    try:
+        checked = tuple(map(float, times.tolist() if isinstance(times, Tensor) else times))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"times is {times!r}, expected numbers such as [1.0, 0.5, 0.0]; an integer number of "
+            "equal steps is steps="
+        ) from None
     if len(checked) < 2 or not all(map(math.isfinite, checked)):
         raise ValueError(f"times must be at least two finite numbers, got {checked}")
     steps = [last - first for first, last in itertools.pairwise(checked)]

@@ -88,6 +88,16 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--data.trian", "x.h5"), "has no option --data.trian, did you mean --data.train?"),
         (("--trainer.max_stepz", 3), "no option --trainer.max_stepz, did you mean --trainer.max_s"),
         (("--trainer.max_steps", 1.5), "trainer.max_steps: expected a whole number, got 1.5"),
+        (("--trainer.max_steps", -5), "`max_steps` must be a non-negative integer or -1"),
+        (("--trainer.accelerator", "gpu"), "--trainer.accelerator is 'gpu', but torch finds no CU"),
+        (("--trainer.accelerator", "cuda"), "is 'cuda', but torch finds no CUDA device here; use"),
+        (("--trainer.accelerator", "tpu"), "is 'tpu', expected auto, cpu or cuda"),
+        (("--seed_everything", -1), "--seed_everything: -1 is not in bounds"),
+        (
+            ("--model.flow.init_args.cardinality.init_args.max_objects", 4),
+            "jets have up to 8 particles, but the cardinality model knows up to 4: cut the jets "
+            "with --data.max_objects=4, or raise --model.flow.init_args.cardinality.init_args.max",
+        ),
         (("--trainer.precision", "foo"), "trainer.precision: foo is none of the values"),
         ((HIDDEN.replace("hidden", "hiden"), 3), "did you mean hidden?"),
         (("--trainer.val_check_interval", "1e5"), "`val_check_interval` (100000) must be less"),
@@ -97,12 +107,22 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         ),
     ],
 )
-def test_an_error_of_fit_is_one_line(folder, capsys, options, expected):
+def test_an_error_of_fit_is_one_line(folder, capsys, monkeypatch, options, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     message = fails(capsys, "fit", *TINY, *options)
     assert expected in message
     assert message.count("\n") == 1
     assert message.count("--help") <= 1
     assert not Path("runs/tiny").exists()
+
+
+def test_a_small_file_of_jets_brings_no_advice_about_logging(folder, capsys):
+    """Steps are counted over all epochs, so an epoch of fewer steps than the interval is logged."""
+    run("fit", *TINY, "--trainer.log_every_n_steps", 7)  # of 10 steps, 5 in an epoch
+    assert "warning" not in capsys.readouterr().err
+    lines = Path("runs/tiny/csv/version_0/metrics.csv").read_text().splitlines()
+    column = lines[0].split(",").index("train_loss")
+    assert any(line.split(",")[column] for line in lines[1:])
 
 
 def test_keys_of_a_configuration_get_the_nearest_name(folder, capsys):

@@ -462,7 +462,7 @@ def test_a_context_that_does_not_fit_is_refused(c, message):
 def test_conditional_cardinality_refuses_what_it_cannot_know():
     model, c = conditional(), torch.zeros(1, 2)
     for length, message in (
-        (torch.tensor([OBJECTS + 1]), r"from 9 to 9, expected \[0, 8\]"),
+        (torch.tensor([OBJECTS + 1]), r"are 9, expected \[0, 8\]"),
         (torch.tensor([-1]), r"expected \[0, 8\]"),
         (torch.tensor([1.0]), "integers"),
         (torch.tensor([True]), "integers"),

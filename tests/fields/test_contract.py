@@ -332,3 +332,31 @@ def test_ensembles_of_weights():
         with torch.no_grad():
             torch.testing.assert_close(vmap(one)(weights)[0], one(weights[0]))
         torch.testing.assert_close(vmap(one)(weights)[1], one(weights[1]))
+
+
+@each(
+    ("make", "message"),
+    [
+        (lambda: setflow.TransformerField("3"), "got dim='3'"),
+        (lambda: setflow.TransformerField(3.0), r"positive integers, got dim=3\.0"),
+        (lambda: setflow.TransformerField(3, hidden="16"), "got hidden='16', layers=4, heads=8"),
+        (
+            lambda: setflow.TransformerField(3, condition_dim=1.5),
+            r"of at least 0, got cond",
+        ),
+        (lambda: setflow.EPiCField("3"), "got dim='3'"),
+        (lambda: setflow.EPiCField(3, latent=None), "got hidden=128, latent=None, layers=6"),
+        (lambda: setflow.GraphField(3, messages=64.0), r"messages=64\.0"),
+        (lambda: setflow.GraphField(3, k="16"), "k must be a positive integer, got '16'"),
+        (lambda: setflow.VelocityField("3"), "got dim='3', hidden=128"),
+        (lambda: setflow.VelocityField(3, layers=True), "got condition_dim=0, layers=True"),
+        (
+            lambda: setflow.FourierFeatures("3", 4),
+            "in_features must be a positive",
+        ),
+        (lambda: setflow.FourierFeatures(3, "4"), "features must be a positive integer, got '4'"),
+    ],
+)
+def test_a_size_that_is_no_integer_is_told(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

@@ -90,9 +90,9 @@ def test_angles_are_not_rounded_under_autocast():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, 4), "in_features must be positive, got 0"),
+        ((0, 4), "in_features must be a positive integer, got 0"),
         ((2, 5), "features must be even and positive, got 5"),
-        ((2, 0), "features must be even and positive, got 0"),
+        ((2, 0), "features must be a positive integer, got 0"),
         ((2, 4, 0.0), "scale must be positive, got 0.0"),
         ((2, 4, math.nan), "scale must be positive, got nan"),
     ],

@@ -143,7 +143,7 @@ def test_a_thousand_objects_keep_the_scale():
     "sizes", [{"hidden": 0}, {"latent": 0}, {"layers": 0}, {"condition_dim": -1}]
 )
 def test_sizes_must_be_positive(sizes):
-    with pytest.raises(ValueError, match="sizes must be positive, got"):
+    with pytest.raises(ValueError, match=r"sizes must be .*integers.*, got"):
         EPiCField(3, **sizes)
 
 

@@ -338,9 +338,9 @@ def test_distances_keep_their_digits_in_short_arithmetic():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden": 0}, "positive, got hidden=0"),
+        ({"hidden": 0}, "positive integers, got hidden=0"),
         ({"layers": 0}, "layers=0"),
-        ({"k": 0}, "k=0"),
+        ({"k": 0}, "k must be a positive integer, got 0"),
         ({"messages": 6}, "multiple of 4"),
         ({"aggregation": "max"}, "expected 'attention' or 'edgeconv'"),
         ({"graph_from": "x"}, "expected 'state' or 'context'"),

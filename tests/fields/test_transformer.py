@@ -103,7 +103,7 @@ def test_bad_transformers_are_refused():
         made(pair_features="yes")
     with pytest.raises(ValueError, match="object_condition_dim=2 excludes condition_dim=1"):
         made(object_condition_dim=2, condition_dim=1)
-    with pytest.raises(ValueError, match="sizes must be positive"):
+    with pytest.raises(ValueError, match=r"at least 0, got .*set_condition_dim=-1"):
         made(set_condition_dim=-1)
     with pytest.raises(ValueError, match=re.escape("expected (*lead, N, D) with")):
         PairFeatures()(torch.zeros(4, 5, 2))

@@ -463,7 +463,18 @@ def test_every_class_of_the_table_describes_itself(name):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"n": -1}, "must not be negative"),
+        ({"n": -1}, "n must be a whole number of at least 0, got -1"),
+        ({"n": 2.0}, r"n must be a whole number of at least 0, got 2\.0"),
+        ({"n": "2"}, "n must be a whole number of at least 0, got '2'"),
+        ({"n": 2, "first": 0.5}, "first must be a whole number"),
+        (
+            {"n": 2, "seed": -1},
+            r"seed must be a whole number of at least 0, got -1, and below 2\*\*64",
+        ),
+        ({"n": 2, "seed": 2**64}, "seed must be a whole number"),
+        ({"n": 2, "seed": 1.5}, "seed must be a whole number"),
+        ({"n": 2, "batch_size": 2.0}, "batch_size must be a whole number"),
+        ({"n": 2, "lengths": [2, 7]}, "lengths reach 7, but the model knows events of up to 6"),
         ({"n": 2, "batch_size": 0}, "at least 1"),
         ({"n": 2, "c": torch.zeros(2, 1)}, "takes no context"),
         ({"n": 2, "lengths": torch.tensor([1])}, r"expected \(2,\)"),
@@ -519,8 +530,69 @@ def test_bad_events_for_a_cardinality_model():
             r"expected a context c with shape \(4, 2\), got none",
         ),
         (lambda: flow.sample(4, c[:, :1]), r"shape \(4, 2\), got shape \(4, 1\)"),
-        (lambda: flow.loss(longer), r"from 7 to 7, expected \[0, 6\]; cut the events"),
+        (lambda: flow.loss(longer), r"lengths are 7, expected \[0, 6\]; cut the events"),
         (lambda: flow.fit_statistics(longer), r"expected \[0, 6\]"),
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize(
+    ("conditions", "dim", "message"),
+    [
+        (("pt", "mass"), 0, "condition_dim=0, but there are 2 conditions: pt, mass; build it with"),
+        ((), 1, "condition_dim=1, but there are 0 conditions: none"),
+    ],
+)
+def test_a_field_that_does_not_fit_the_conditions_is_refused_before_any_use(
+    conditions, dim, message
+):
+    field = setflow.TransformerField(3, condition_dim=dim, hidden=8, layers=1, heads=1)
+    with pytest.raises(ValueError, match=f"field has {message}"):
+        setflow.SetFlow(field, conditions=conditions)
+
+
+@pytest.mark.parametrize("wrong", [{"seed": -1}, {"seed": 0.5}, {"first": 1.5}, {"batch_size": 0}])
+def test_bad_numbers_of_a_density(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be a whole number"):
+        _flow().log_prob(setflow.SetBatch(torch.zeros(1, 2, 3)), **wrong)
+
+
+def test_a_value_that_is_not_finite_is_told_by_what_it_is():
+    """A condition is no object, and no mask can take it away."""
+    flow = _flow(("pt",))
+    x, c = torch.rand(3, 2, 3), torch.tensor([[1.0], [torch.nan], [2.0]])
+    with pytest.raises(
+        ValueError, match=r"In event 1 condition 'pt' is nan; leave such events out$"
+    ):
+        flow.loss(setflow.SetBatch(x, c=c))
+    x[2, 0, 1] = torch.inf
+    with pytest.raises(ValueError, match=r"'phirel' of an object is inf; .* as padding$"):
+        flow.loss(setflow.SetBatch(x, c=c.nan_to_num()))
+    with pytest.raises(
+        ValueError, match=r"condition 'pt' holds .* values, the first in event 1; le"
+    ):
+        flow.fit_statistics(setflow.SetBatch(torch.rand(3, 2, 3), c=c), refit=True)
+
+
+def test_a_density_that_is_not_a_number_says_why():
+    """Of a finite value; a row of a file gets its reason from `setflow score`."""
+    flow = _flow()
+    x = torch.rand(3, 2, 3)
+    x[1, 0, 0] = 1e300  # in double precision
+    batch, solver = setflow.SetBatch(x), setflow.Euler(2)
+    with torch.no_grad():
+        for parameter in flow.field.parameters():
+            parameter.normal_()
+        assert flow.log_prob_terms(batch, solver=solver).total.isnan().tolist() == [0, 1, 0]
+        message = r"of 1 of 3 .* event 1, whose largest value is 1e\+300, of feature 'etarel': .*ov"
+        with pytest.raises(ValueError, match=message):
+            flow.log_prob(batch, solver=solver)
+        with pytest.raises(ValueError, match="of 1 of 1 events"):
+            flow.log_prob(batch[1], solver=solver)
+        assert flow.log_prob(batch[[0, 2]], solver=solver).isfinite().all()
+
+
+def test_events_of_another_width_are_told_the_features():
+    with pytest.raises(ValueError, match=r"\(4, 5, 2\), expected .*'etarel', .* feature 'ptrel'"):
+        _flow().loss(setflow.SetBatch(torch.rand(4, 5, 2)))

@@ -137,10 +137,41 @@ def test_arrays_of_every_kind(tmp_path):
         ("events", "mask is of type str and holds no plain numbers"),
         ({"a": 1}, "of type dict"),
         ([[1.0], [1.0, 2.0]], r"lists of numbers of equal length.*SetBatch\.from_ragged"),
-        (np.array([1j]), "no plain numbers"),
+        (np.array([1j]), "dtype complex128, expected real numbers"),
         (np.ma.array([1.0, 2.0], mask=[0, 1]), "masked array of NumPy, whose own mask would be"),
     ],
 )
 def test_what_holds_no_plain_numbers_is_refused(value, message):
     with pytest.raises(TypeError, match=message):
         as_tensor(value, "mask")
+
+
+@pytest.mark.parametrize("form", [np.asarray, torch.as_tensor])
+def test_complex_numbers_are_refused_and_not_cut_to_real_ones(form):
+    """`Tensor.to` of a real dtype drops the imaginary part with no more than a warning."""
+    x, mask, c, t = (form(value + 0j) for value in (X, MASK, C, T))
+    scaler = Standardizer(3, mean=0, std=1)
+    calls = {
+        "batch": lambda: setflow.SetBatch(x, MASK),
+        "mask of a batch": lambda: setflow.SetBatch(X, mask),
+        "context of a batch": lambda: setflow.SetBatch(X, MASK, c),
+        "from_ragged": lambda: setflow.SetBatch.from_ragged([x[0], x[1]]),
+        "mask": lambda: setflow.masked_fm_loss(field(), X, NOISE, mask, c=C),
+        "loss": lambda: setflow.masked_fm_loss(field(), x, NOISE, MASK, c=C),
+        "noise": lambda: setflow.masked_fm_loss(field(), X, x, MASK, c=C),
+        "time": lambda: setflow.masked_fm_loss(field(), X, NOISE, MASK, t=t, c=C),
+        "context": lambda: setflow.masked_fm_loss(field(), X, NOISE, MASK, c=c),
+        "source": lambda: setflow.masked_sample(field(), BASE, SOLVER, MASK, c=C, x_source=x),
+        "context of a sample": lambda: setflow.masked_sample(field(), BASE, SOLVER, MASK, c=c),
+        "density": lambda: setflow.masked_log_prob(field(), BASE, SOLVER, x, MASK, c=C),
+        "process": lambda: flow(mask=MASK, c=c).sample(),
+        "base": lambda: BASE.log_prob(x),
+        "scaler": lambda: scaler(x, MASK),
+        "fit": lambda: Standardizer(3).fit(x, MASK),
+        "statistics": lambda: Standardizer(mean=x[0, 0], std=1),
+        "counts": lambda: setflow.EmpiricalCardinality(counts=t),
+        "lengths": lambda: setflow.EmpiricalCardinality(3).fit(form(LENGTHS + 0j)),
+    }
+    for call in calls.values():
+        with pytest.raises(TypeError, match=r"complex.*, expected real numbers"):
+            call()

@@ -157,3 +157,44 @@ def test_graphs_are_those_that_torch_geometric_makes():
     for one, other in zip(got.to_data_list(), expected.to_data_list(), strict=True):
         assert torch.equal(one.x, other.x)
         assert torch.equal(one.c, other.c)
+
+
+BATCH = SetBatch(torch.randn(4, 5, 3), torch.arange(5) < torch.tensor([[2], [0], [5], [3]]))
+
+
+@pytest.mark.parametrize(
+    "index", [(0, 1), (slice(None), 0), (..., 0, 0), BATCH.mask, "x", 1.0, 7, [0, 7]], ids=repr
+)
+def test_an_index_that_selects_no_events_is_refused(index):
+    """`batch[:, 0]` made one event of the first objects of all."""
+    with pytest.raises(IndexError, match=r"selects no events of a batch with shape \(4,\).*\.x"):
+        BATCH[index]
+
+
+def test_an_index_selects_events():
+    grid = SetBatch(torch.randn(2, 3, 5, 3), torch.ones(2, 3, 5))
+    assert grid[0, 1] == SetBatch(grid.x[0, 1])
+    assert grid[:, 1] == SetBatch(grid.x[:, 1])
+    assert BATCH[BATCH.lengths > 2] == BATCH[[2, 3]] == BATCH[2:] == BATCH[-2:, ...]
+    assert len(list(BATCH)) == 4
+
+
+def test_batches_are_equal_where_their_events_are():
+    c = torch.randn(4, 2)
+    x = torch.where(BATCH.mask[..., None], BATCH.x, torch.nan)
+    same = SetBatch(x.clone(), BATCH.mask.clone())
+    assert same == BATCH
+    assert same.to(torch.float64) == BATCH
+    moved = SetBatch(BATCH.x + BATCH.x.new_tensor([0, 0, 1]), BATCH.mask)
+    others = [moved, BATCH[1:], SetBatch(BATCH.x), SetBatch(BATCH.x, BATCH.mask, c), 3, None]
+    assert all(other != BATCH for other in others)
+    with_context = SetBatch(BATCH.x, BATCH.mask, c)
+    assert with_context == SetBatch(x, BATCH.mask, c.clone())
+    assert with_context != SetBatch(x, BATCH.mask, c + 1)
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(BATCH)
+
+
+def test_a_single_number_per_event_is_told_how_to_be_a_context():
+    with pytest.raises(ValueError, match=r"expected \(2, 'C'\).*c\[..., None\]"):
+        SetBatch.from_ragged([torch.zeros(1, 3), torch.zeros(2, 3)], c=torch.zeros(2))

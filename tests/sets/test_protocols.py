@@ -193,3 +193,64 @@ def test_every_solver_of_the_library_declares_everything_it_may():
         accepted = inspect.signature(solver.integrate).parameters
         assert solver.takes_mask == ("mask" in accepted)
         assert solver.requires_steps == ("steps" in accepted)
+
+
+class WithoutContext(nn.Module):
+    event_ndim = 2
+
+    def forward(self, x, t):
+        return x
+
+
+class WithoutMask(nn.Module):
+    event_ndim = 2
+    takes_mask = True
+
+    def forward(self, x, t, c=None):
+        return x
+
+
+def verbs(field):
+    yield lambda: setflow.masked_fm_loss(field, X, X, MASK)
+    yield lambda: setflow.masked_sample(field, BASE, SOLVER, MASK)
+    yield lambda: setflow.masked_log_prob(field, BASE, SOLVER, X, MASK)
+    yield lambda: setflow.fm_loss(field, X, X)
+    yield lambda: call_field(field, X, 0.5)
+    yield lambda: FlowMatching(field, BASE, SOLVER)(mask=MASK)
+    yield lambda: setflow.SetFlow(field, features=["x", "y"])
+
+
+def test_a_forward_that_cannot_be_called_is_refused():
+    for call in verbs(WithoutContext()):
+        with pytest.raises(ValueError, match=r"forward\(self, x, t\), but is .*c=None behind x"):
+            call()
+    for call in verbs(WithoutMask()):
+        with pytest.raises(ValueError, match=r"t, c=None\), but is .* mask=mask\).*mask=None, or"):
+            call()
+
+
+def test_a_forward_of_an_object_or_of_any_arguments_can_be_called():
+    bound = WithoutContext()
+    bound.forward = lambda x, t, c=None: 0 * x
+    anything = WithoutContext()
+    anything.forward = lambda x, t, *_, **__: 0 * x
+    for field in (bound, anything):
+        for call in verbs(field):
+            call()
+
+
+class Unaligned(nn.Module):
+    """Multiplies with a time per event as if it were one per object and feature."""
+
+    event_ndim = 2
+
+    def forward(self, x, t, c=None):
+        return x * t
+
+
+def test_an_error_of_shapes_inside_a_field_tells_what_it_was_called_with():
+    x, mask = torch.zeros(4, 5, 3), torch.ones(4, 5)
+    with pytest.raises(RuntimeError, match="must match the size") as caught:
+        setflow.masked_fm_loss(Unaligned(), x, x, mask, c=torch.zeros(4, 2))
+    assert "x (4, 5, 3), t (4,), c (4, 2)" in caught.value.__notes__[0]
+    assert "t[..., None, None]" in caught.value.__notes__[0]

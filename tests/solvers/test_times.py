@@ -292,3 +292,10 @@ def test_the_ends_of_a_diffusion(solver):
             (sampled(0.8, 0.2 + h) - sampled(0.8, 0.2 - h)).sum() / (2 * h),
         ]
     torch.testing.assert_close(torch.stack(found), torch.stack(expected), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("solver", [setflow.RK4, setflow.EulerMaruyama])
+@pytest.mark.parametrize("times", ["abc", 3, [1.0, "x"], [1.0, None], {"a": 1}])
+def test_times_that_are_no_numbers(solver, times):
+    with pytest.raises(ValueError, match=r"times is .*, expected numbers such as .* is steps="):
+        solver(times=times)
