@@ -53,6 +53,8 @@ from setflow.schema import (
     names,
 )
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS as SHIPPED
+from setflow.shipped import find, known
 
 __all__ = ["JetHeader", "ScreenedJets", "read_header", "read_jets", "screen_jets"]
 
@@ -98,7 +100,7 @@ def read_header(path: str | os.PathLike[str]) -> JetHeader:
         OSError: if the file is not HDF5, or broken.
         ValueError: if it does not have the layout.
     """
-    path = Path(path)
+    path = find(SHIPPED, path)
     with _open(path) as file:
         return _header(file, path)
 
@@ -126,7 +128,7 @@ def read_jets(
             1, a real particle or a jet holds NaN or Inf, a real particle a phirel outside
             [-pi, pi) or an unknown type; if the rows asked for do not exist.
     """
-    return _read(Path(path), start, stop, max_objects, malformed=refuse)
+    return _read(find(SHIPPED, path), start, stop, max_objects, malformed=refuse)
 
 
 def screen_jets(
@@ -154,7 +156,7 @@ def screen_jets(
     def note(defects: Defects, path: Path, first: int) -> None:
         reasons.update({first - start + row: reason for row, reason in defects.items()})
 
-    sample = _read(Path(path), start, stop, max_objects, malformed=note)
+    sample = _read(find(SHIPPED, path), start, stop, max_objects, malformed=note)
     return ScreenedJets(sample, reasons)
 
 
@@ -240,7 +242,7 @@ def _block_rows(dataset: Any) -> int:
 
 def _open(path: Path) -> Any:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the path")
+        raise FileNotFoundError(f"{path} does not exist; check the path; {known(SHIPPED, path)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected an HDF5 file of jets")
     try:

@@ -26,7 +26,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -48,8 +47,10 @@ from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES, names
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
+from setflow.shipped import JETS, find
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
+from setflow.version import __version__
 
 __all__ = ["score_to_hdf5"]
 
@@ -121,7 +122,7 @@ def score_to_hdf5(
     ...         file["log_prob"].shape, file["n_objects"][:].tolist()
     ((2,), [5, 2])
     """
-    data, out = Path(data), check_hdf5_name(out)
+    data, out = find(JETS, data), check_hdf5_name(out)
     NewFile(out, overwrite=overwrite)  # raises if it cannot be written
     header = read_header(data)
     if out.exists() and out.samefile(data):
@@ -149,7 +150,7 @@ def score_to_hdf5(
         "solver": _described(solver),
         "seed": seed,
         "device": flow.device.type,
-        "setflow_version": metadata.version("setflow"),
+        "setflow_version": __version__,
     }
     if flow.cardinality is not None and flow.cardinality.max_objects < header.objects:
         how["cut_to"] = flow.cardinality.max_objects  # particles, the hardest by ptrel

@@ -18,6 +18,7 @@ from setflow.model.folder import (
     short_card,
     write_folder,
 )
+from setflow.shipped import MODELS, find
 
 __all__ = ["SavedModel"]
 
@@ -94,11 +95,16 @@ class SavedModel(nn.Module, ABC):
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> Self:
         """Read a model folder, verified against its manifest; the model is in evaluation mode.
 
+        Arguments:
+            folder: where, or the name of a shipped model, `top30`.
+            device: the device to put it on.
+
         Raises:
             FileNotFoundError: if the folder or one of its files is not there.
             ValueError: if a hash does not match, or the files do not describe a model.
         """
-        stored = read_folder(Path(folder))
+        folder = find(MODELS, folder)
+        stored = read_folder(folder)
         flow = cls.from_node(stored.node, where=stored.where)
         try:
             flow.load_state_dict(stored.weights, assign=True)  # in the stored dtype

@@ -41,6 +41,7 @@ from setflow.physics.metrics import (
 )
 from setflow.report.notes import notes_on, same_file
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "Report", "Result", "Side", "compare", "evaluate"]
 
@@ -244,10 +245,11 @@ def evaluate(
         ValueError: if a file does not have the layout, or has no jet or no particle to compare.
     """
     _checked_target(out, overwrite)  # before the work, not after it
-    same = same_file(Path(generated_path), Path(reference_path))
+    generated, reference = find(JETS, generated_path), find(JETS, reference_path)
+    same = same_file(generated, reference)
     return compare(
-        read_jets(generated_path).particles,
-        read_jets(reference_path).particles,
+        read_jets(generated).particles,
+        read_jets(reference).particles,
         out,
         events=events,
         seed=seed,

@@ -12,6 +12,7 @@ from each import each
 from setflow.cli.arguments import COMMANDS, MAKE, SOLVERS, parser
 from setflow.cli.fit_arguments import plain, prepared
 from setflow.cli.parsing import whole
+from setflow.shipped import CONFIGURATIONS, MODELS, paths
 
 ALL = {**COMMANDS, "dataset make": MAKE}
 REQUIRED = {
@@ -149,6 +150,8 @@ def test_an_error_is_one_line_that_names_what_is_nearest(arguments, expected):
         ("--config c.yaml --nmae x", "setflow fit has no option --nmae, did you mean --name?"),
         ("c.yaml", "fit takes its configuration by name: --config c.yaml"),
         ("--config c.yaml", "there is no configuration c.yaml; "),
+        ("--config top3", "there is no configuration top3; the shipped configurations are demo, "),
+        ("--config top3", "did you mean top30?"),
         ("--init m --resume", "give one of them"),
         ("--resume --force", "give one of them"),
         ("--resume --name x", "there is no runs/x/config.yaml, so runs/x is nothing to resume"),
@@ -167,7 +170,7 @@ def test_fit_without_a_configuration_names_those_that_there_are(tmp_path, monkey
     with pytest.raises(FileNotFoundError) as caught:
         prepared([])
     message = str(caught.value)
-    assert "run in a clone" in message
+    assert "the shipped configurations are demo, epic150" in message
     assert "setflow fit --help" in message
     assert "--init MODEL" in message
     for name in ("b", "a"):
@@ -175,6 +178,27 @@ def test_fit_without_a_configuration_names_those_that_there_are(tmp_path, monkey
         (tmp_path / "models" / name / "config.yaml").touch()
     with pytest.raises(FileNotFoundError, match=r"models/a/config\.yaml, models/b/config\.yaml"):
         prepared(["--name", "x"])
+
+
+@each("option", ["--config top30", "--config=top30", "-c models/top30/config.yaml"])
+def test_a_shipped_configuration_is_found_by_name(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = str(paths(CONFIGURATIONS)["top30"])
+    assert any(word.endswith(expected) for word in prepared(option.split()))
+
+
+def test_a_configuration_that_exists_is_meant_whatever_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "top30").touch()
+    assert prepared(["--config", "top30"]) == ["--config", "top30"]
+
+
+def test_a_shipped_model_is_found_by_name_to_start_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = paths(MODELS)["top30"]
+    words = prepared(["--init", "top30"])
+    assert words[:2] == ["--config", str(folder / "config.yaml")]
+    assert words[-2:] == ["--init", str(folder)]
 
 
 def test_the_configuration_follows_from_the_model_or_the_run(tmp_path, monkeypatch):
