@@ -27,6 +27,7 @@ FLOORS = {
     "sets": 0,
     "version": 0,
     "shipped": 1,
+    "environment": 2,
     "random": 1,
     "files": 1,
     "fitted": 1,

@@ -309,6 +309,7 @@ def write_folder(
     weights: Mapping[str, Tensor],
     card: str,
     *,
+    training: Mapping[str, Any] | None = None,
     overwrite: bool,
 ) -> None:
     """Write a model folder, which appears when it is complete.
@@ -324,7 +325,9 @@ def write_folder(
         tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
         save_file(tensors, new / _WEIGHTS)
         hashes = {name: _sha256((new / name).read_bytes()) for name in (CONFIG, _WEIGHTS)}
-        manifest = {"format": 1, "files": hashes}
+        manifest: dict[str, Any] = {"format": 1, "files": hashes}
+        if training is not None:
+            manifest["training"] = dict(training)
         (new / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         (new / _CARD).write_text(card)
 

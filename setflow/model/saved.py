@@ -61,6 +61,7 @@ class SavedModel(nn.Module, ABC):
         overwrite: bool = False,
         config: Mapping[str, Any] | None = None,
         card: str | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the model as a folder, which appears when it is complete.
 
@@ -73,6 +74,7 @@ class SavedModel(nn.Module, ABC):
             config: further nodes for `config.yaml`, such as the training configuration; its node
                 `model.flow` is written anew.
             card: the text of the card; None writes a short one.
+            training: facts on how it was trained, for the manifest: numbers, texts, mappings.
 
         Returns:
             The path of the folder.
@@ -88,7 +90,7 @@ class SavedModel(nn.Module, ABC):
         node = describe_model(self, fitted=False)
         nodes["model"] = {**dict(nodes.get("model") or {}), "flow": node}
         card = short_card(self, folder.name) if card is None else card
-        write_folder(folder, nodes, self.state_dict(), card, overwrite=overwrite)
+        write_folder(folder, nodes, self.state_dict(), card, training=training, overwrite=overwrite)
         return folder
 
     @classmethod
