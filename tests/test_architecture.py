@@ -28,6 +28,7 @@ FLOORS = {
     "version": 0,
     "shipped": 1,
     "environment": 2,
+    "requirements": 2,
     "random": 1,
     "files": 1,
     "fitted": 1,

@@ -287,10 +287,25 @@ def _demo(config: Namespace, ending: Ending) -> None:
     ending(report, "a report, of the model beside it", [*following, "--out", more])
 
 
+def _info(config: Namespace, ending: Ending) -> None:
+    from setflow.cli.info import info
+
+    info(config.what)
+
+
+def _doctor(config: Namespace, ending: Ending) -> None:
+    from setflow.cli.doctor import doctor
+
+    if doctor():
+        sys.exit(1)
+
+
 _COMMANDS: dict[str, Callable[[Namespace, Ending], None]] = {
     "sample": _sample,
     "score": _score,
     "evaluate": _evaluate,
     "dataset": _dataset,
     "demo": _demo,
+    "info": _info,
+    "doctor": _doctor,
 }

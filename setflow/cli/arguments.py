@@ -153,6 +153,28 @@ COMMANDS = {
             _FORCE,
         ),
     ),
+    "info": Command(
+        "setflow info WHAT",
+        "Say what a file or a model is, where it came from, and what to do next.",
+        "Say on one screen what a file of jets or of scores, a model, a run, a configuration, a "
+        "recipe or a report is, where it came from, and what to do next.",
+        (
+            Argument(
+                "what",
+                "The file or folder to look at, or the name of something that is shipped, such as "
+                "top30 or pythia-top/heldout.h5.",
+                "WHAT",
+            ),
+        ),
+    ),
+    "doctor": Command(
+        "setflow doctor",
+        "Say what this installation has and lacks, and what mends it.",
+        "Say on one screen which versions, devices, kernels of attention, filters of HDF5 and "
+        "extras this installation has, and give the command that mends what is missing. The exit "
+        "status is 1 if something that is needed is missing, too old or broken.",
+        (),
+    ),
     "demo": Command(
         "setflow demo [options]",
         "Train, sample, evaluate and draw on the shipped sample of top jets.",

@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import torch
 
+from setflow.data.filters import MENDED_BY, missing_filters
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
@@ -187,6 +188,7 @@ def _read(
         types = np.empty((n, slots), np.int8) if TYPES in header.keys else None
         events = np.empty((n,), np.int64) if EVENTS in header.keys else None
 
+        lacking = sorted({name for key in header.keys for name in missing_filters(file[key])})
         rows = _block_rows(file[PARTICLES])
         for first in range(start, stop, rows):
             there = slice(first, min(first + rows, stop))
@@ -198,6 +200,11 @@ def _read(
                 if events is not None:
                     events[here] = file[EVENTS][there]
             except OSError as error:
+                if lacking:
+                    raise OSError(
+                        f"{path} is compressed with {', '.join(lacking)}, which HDF5 lacks here; "
+                        f"{MENDED_BY}, or let whoever wrote it compress it with gzip"
+                    ) from error
                 raise OSError(
                     f"{path}: rows {there.start} to {there.stop} cannot be read, the file is "
                     f"damaged ({error}); fetch or make it again"

@@ -20,6 +20,8 @@ REQUIRED = {
     "score": ["m", "d.h5", "--out", "a.h5"],
     "evaluate": ["g.h5", "r.h5", "--out", "r"],
     "demo": [],
+    "info": ["a.h5"],
+    "doctor": [],
     "dataset make": ["f", "--out", "a.h5"],
     "fit": [],
 }
@@ -132,8 +134,10 @@ def test_sample_takes_the_solvers_of_score_with_their_options():
         ("dataset mkae", "setflow dataset has no action 'mkae', did you mean make?"),
         ("dataset make", "setflow dataset make needs RECIPE and --events and --out;"),
         ("dataset make f --jbos 2", "dataset make has no option --jbos, did you mean --jobs?"),
+        ("info", "setflow info needs WHAT; usage: setflow info WHAT"),
+        ("doctor now", "setflow doctor does not know what to do with 'now'"),
         ("demo --stpes 3", "setflow demo has no option --stpes, did you mean --steps?"),
-        ("", "setflow needs a command, one of fit, sample, score, evaluate, demo, dataset"),
+        ("", "needs a command, one of fit, sample, score, evaluate, info, doctor, demo, dataset"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line_that_names_what_is_nearest(arguments, expected):
@@ -227,7 +231,10 @@ def test_whole_numbers_of_fit(tmp_path, monkeypatch):
     assert isinstance(plain({"limit_val_batches": 1.0})["limit_val_batches"], float)
 
 
-LIGHT = ["--help", "--version", "sample --help", "fit --help", "sample --evnets 3", "smaple"]
+LIGHT = [
+    "--help", "--version", "sample --help", "fit --help", "doctor --help", "info --help",
+    "sample --evnets 3", "smaple", "info nowhere",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", LIGHT)
