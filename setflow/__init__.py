@@ -22,8 +22,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from setflow.deferred import module_functions
-
-__version__ = "0.2.0"
+from setflow.version import __version__ as __version__
 
 __all__ = [
     "RK4",

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import importlib
+import os
 import pkgutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,6 +25,10 @@ PACKAGE = ROOT / "setflow"
 FLOORS = {
     "deferred": 0,
     "sets": 0,
+    "version": 0,
+    "shipped": 1,
+    "environment": 2,
+    "requirements": 2,
     "random": 1,
     "files": 1,
     "fitted": 1,
@@ -240,23 +246,108 @@ def test_import_seeds_nothing():
     assert done.stdout.strip() == "True"
 
 
-def test_the_wheel_holds_setflow_and_all_of_it(tmp_path):
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
-        cwd=ROOT,
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
+TRAVELS = (
+    "datasets/*/recipe.yaml",
+    "datasets/*/*.h5",
+    "datasets/*/README.md",
+    "models/*/config.yaml",
+    "models/*/manifest.json",
+    "models/*/weights.safetensors",
+    "models/*/README.md",
+)
+
+
+def built(target: str, root: Path, folder: Path) -> Path:
+    """Build a wheel or an sdist from a source tree, without a network; return its path."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", target, "-d", str(folder)]
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+    (made,) = folder.glob("*.whl" if target == "wheel" else "*.tar.gz")
+    return made
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory) -> Path:
+    return built("wheel", ROOT, tmp_path_factory.mktemp("wheel"))
+
+
+def members(wheel: Path) -> set[str]:
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheel_holds_setflow_and_all_of_it(wheel):
     expected = {
         path.relative_to(ROOT).as_posix()
         for path in PACKAGE.rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert names == expected
+    copies = {
+        f"setflow/_shipped/{path.relative_to(ROOT).as_posix()}"
+        for pattern in TRAVELS
+        for path in ROOT.glob(pattern)
+    }
+    names = members(wheel)
+    assert names == expected | copies
     assert "setflow/py.typed" in names
+    assert "setflow/_shipped/models/top30/weights.safetensors" in names
+    assert wheel.stat().st_size < 15e6
+
+
+def test_a_wheel_from_the_sdist_is_the_same(wheel, tmp_path):
+    sdist = built("sdist", ROOT, tmp_path)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "tree", filter="data")
+    (tree,) = (tmp_path / "tree").iterdir()
+    assert members(built("wheel", tree, tmp_path)) == members(wheel)
+
+
+FROM_A_WHEEL = """
+import setflow
+from setflow.cli import main
+from setflow.shipped import JETS, MODELS, RECIPES, clone, paths
+
+assert SITE in setflow.__file__ and clone() is None
+for kind in (JETS, MODELS, RECIPES):
+    assert paths(kind) and all(SITE in str(path) for path in paths(kind).values())
+short = ["--trainer.max_steps", "2", "--trainer.enable_progress_bar", "false"]
+for command in (
+    ["dataset", "make", "pythia-top", "--events", "5", "--out", "top.h5"],
+    ["fit", "--config", "top30", *short],
+    ["sample", "top30", "--events", "4", "--steps", "1", "--out", "jets.h5"],
+    ["score", "top30", "pythia-top/heldout.h5", "--events", "2", "--steps", "1",
+     "--estimator", "hutchinson", "--out", "scores.h5"],
+    ["evaluate", "jets.h5", "datasets/pythia-top/heldout.h5", "--events", "50", "--out", "report"],
+    ["demo", "--steps", "3", "--events", "100"],
+):
+    main(command)
+"""
+
+
+def test_what_travels_in_the_wheel_is_found_by_name_from_any_folder(wheel, tmp_path):
+    site, here = tmp_path / "site", tmp_path / "here"
+    here.mkdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    done = subprocess.run(
+        [sys.executable, "-c", f"SITE = {str(site)!r}\n{FROM_A_WHEEL}"],
+        cwd=here,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "next: setflow evaluate jets.h5 pythia-top/heldout.h5" in done.stdout
+    for made in (
+        "top.h5",
+        "runs/top30/model",
+        "jets.h5",
+        "scores.h5",
+        "report",
+        "runs/demo/report",
+    ):
+        assert (here / made).exists(), made
+    config = (here / "runs/top30/model/config.yaml").read_text()
+    assert str(tmp_path) not in config  # names go into files, not where they were found
 
 
 def test_tests_mirror_the_package():

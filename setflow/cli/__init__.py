@@ -19,8 +19,9 @@ from yaml import YAMLError
 
 import setflow
 from setflow.cli.arguments import SOLVERS, parser
-from setflow.cli.endings import HELD_OUT, Ending, unused, warn
+from setflow.cli.endings import Ending, held_out, unused, warn
 from setflow.files import check_hdf5_name, check_target
+from setflow.shipped import JETS, MODELS, find, known
 
 if TYPE_CHECKING:
     from setflow.divergence import DivergenceEstimator
@@ -65,16 +66,22 @@ def _check_output(path: str, *, force: bool) -> None:
     check_target(check_hdf5_name(path), overwrite=force)
 
 
-def _check_inputs(*paths: str | None) -> None:
-    for path in filter(None, paths):
-        if not check_hdf5_name(path).is_file():
-            what = "is a folder" if Path(path).is_dir() else "does not exist"
-            raise FileNotFoundError(f"{path} {what}, expected an HDF5 file of jets")
+def _jets(given: str) -> Path:
+    path = find(JETS, check_hdf5_name(given))
+    if path.is_dir():
+        raise FileNotFoundError(f"{given} is a folder, expected an HDF5 file of jets")
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{given} does not exist, expected an HDF5 file of jets; {known(JETS, given)}"
+        )
+    return path
 
 
-def _check_model(folder: str) -> None:
-    if not Path(folder).is_dir():
-        raise FileNotFoundError(f"no model folder at {folder}; {_TRAINED}")
+def _model(given: str) -> Path:
+    path = find(MODELS, given)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no model folder at {given}; {_TRAINED}; {known(MODELS, given)}")
+    return path
 
 
 def _check_numbers(config: Namespace, *names: str) -> None:
@@ -143,18 +150,18 @@ def _sample(config: Namespace, ending: Ending) -> None:
     if config.events is None and config.like is None:
         raise ValueError("say how many jets to sample, with --events or with --like")
     _check_output(config.out, force=config.force)
-    _check_inputs(config.like)
-    _check_model(config.model)
+    like = None if config.like is None else _jets(config.like)
+    model = _model(config.model)
     from setflow.data.hdf5 import read_header
     from setflow.jobs.sample import sample_to_hdf5
     from setflow.solvers.adaptive import IntegrationError
 
     try:
         path = sample_to_hdf5(
-            setflow.SetFlow.load(config.model, device=_device(config.device)),
+            setflow.SetFlow.load(model, device=_device(config.device)),
             config.out,
             events=config.events,
-            like=config.like,
+            like=like,
             solver=_solver(config),
             seed=config.seed,
             overwrite=config.force,
@@ -165,7 +172,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
             "from 1 to 0; raise --steps, loosen --rtol and --atol, or take a solver of fixed "
             "steps, --solver midpoint"
         ) from error
-    reference = config.like or (HELD_OUT if HELD_OUT.is_file() else None)
+    reference = config.like or held_out(model)
     if reference is None:
         scores = unused(path.with_stem(f"{path.stem}-scores"))
         following = ["setflow", "score", config.model, path, "--out", scores]
@@ -183,15 +190,14 @@ def _score(config: Namespace, ending: Ending) -> None:
     if config.estimator == "exact" and config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
     _check_output(config.out, force=config.force)
-    _check_inputs(config.data)
-    _check_model(config.model)
+    data, model = _jets(config.data), _model(config.model)
     from setflow.jobs.missing import missing_note
     from setflow.jobs.score import score_to_hdf5
     from setflow.jobs.summary import summarize_scores
 
     path = score_to_hdf5(
-        setflow.SetFlow.load(config.model, device=_device(config.device)),
-        config.data,
+        setflow.SetFlow.load(model, device=_device(config.device)),
+        data,
         config.out,
         estimator=_estimator(config),
         solver=_solver(config),
@@ -232,7 +238,8 @@ def _solver(config: Namespace) -> Solver:
 def _evaluate(config: Namespace, ending: Ending) -> None:
     _check_numbers(config, "events")
     check_target(config.out, overwrite=config.force)
-    _check_inputs(config.generated, config.reference)
+    for given in (config.generated, config.reference):
+        _jets(given)
     from rich.console import Console
 
     from setflow.report.page import METRICS_FILE, evaluate
@@ -270,10 +277,7 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         )
     except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
         raise ValueError(str(error)) from error
-    trained = Path("models/top30/config.yaml")
-    following = ["setflow", "fit", "--config", trained, "--data.train", path, "--name", path.stem]
-    if not trained.is_file():
-        following = ["setflow", "fit", "--help"]
+    following = ["setflow", "fit", "--config", "top30", "--data.train", path, "--name", path.stem]
     ending(path, f"{make.events:,} jets", following)
 
 
@@ -287,10 +291,25 @@ def _demo(config: Namespace, ending: Ending) -> None:
     ending(report, "a report, of the model beside it", [*following, "--out", more])
 
 
+def _info(config: Namespace, ending: Ending) -> None:
+    from setflow.cli.info import info
+
+    info(config.what)
+
+
+def _doctor(config: Namespace, ending: Ending) -> None:
+    from setflow.cli.doctor import doctor
+
+    if doctor():
+        sys.exit(1)
+
+
 _COMMANDS: dict[str, Callable[[Namespace, Ending], None]] = {
     "sample": _sample,
     "score": _score,
     "evaluate": _evaluate,
     "dataset": _dataset,
     "demo": _demo,
+    "info": _info,
+    "doctor": _doctor,
 }

@@ -18,7 +18,7 @@ SOLVERS = {"euler": "Euler", "midpoint": "Midpoint", "heun": "Heun", "rk4": "RK4
 
 _MODEL = Argument(
     "model",
-    "The folder of a trained model, such as models/top30 or runs/top30/model.",
+    "The folder of a trained model, such as runs/top30/model, or the name of a shipped one, top30.",
     "MODEL",
 )
 _DEVICE = Argument(
@@ -135,7 +135,8 @@ COMMANDS = {
             Argument("generated", "The HDF5 file of generated jets.", "GENERATED"),
             Argument(
                 "reference",
-                "The HDF5 file of true jets, which the model has not been trained on.",
+                "The HDF5 file of true jets, which the model has not been trained on, or the name "
+                "of a shipped one, pythia-top/heldout.h5.",
                 "REFERENCE",
             ),
             Argument("--out", "The folder to write the report to.", "FOLDER", required=True),
@@ -152,18 +153,40 @@ COMMANDS = {
             _FORCE,
         ),
     ),
+    "info": Command(
+        "setflow info WHAT",
+        "Say what a file or a model is, where it came from, and what to do next.",
+        "Say on one screen what a file of jets or of scores, a model, a run, a configuration, a "
+        "recipe or a report is, where it came from, and what to do next.",
+        (
+            Argument(
+                "what",
+                "The file or folder to look at, or the name of something that is shipped, such as "
+                "top30 or pythia-top/heldout.h5.",
+                "WHAT",
+            ),
+        ),
+    ),
+    "doctor": Command(
+        "setflow doctor",
+        "Say what this installation has and lacks, and what mends it.",
+        "Say on one screen which versions, devices, kernels of attention, filters of HDF5 and "
+        "extras this installation has, and give the command that mends what is missing. The exit "
+        "status is 1 if something that is needed is missing, too old or broken.",
+        (),
+    ),
     "demo": Command(
         "setflow demo [options]",
         "Train, sample, evaluate and draw on the shipped sample of top jets.",
-        "Train, sample, evaluate and draw on the shipped sample of top jets, in a clone of the "
-        "repository; it takes about six minutes on two cores.",
+        "Train, sample, evaluate and draw on the shipped sample of top jets; what it makes goes to "
+        "the folder runs/demo, and it takes about six minutes on two cores.",
         (
             integer(
                 "--seed", "The seed of the training, the sample and the evaluation.", default=1
             ),
             integer(
                 "--steps",
-                "The number of training steps; without it, that of models/demo/config.yaml.",
+                "The number of training steps; without it, that of the configuration demo.",
             ),
             integer("--events", "The number of jets to sample.", default=5000),
         ),
@@ -178,7 +201,7 @@ MAKE = Command(
     (
         Argument(
             "folder",
-            "The folder of the recipe, such as datasets/pythia-top.",
+            "The folder of a recipe, or the name of a shipped one, such as pythia-top.",
             "RECIPE",
         ),
         integer("--events --jets", "The number of jets to simulate.", required=True),

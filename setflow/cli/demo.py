@@ -13,12 +13,12 @@ from setflow.cli.fit import fit
 from setflow.jobs.sample import sample_to_hdf5
 from setflow.model.model import SetFlow
 from setflow.report.page import evaluate
+from setflow.shipped import CONFIGURATIONS, JETS, known, paths
 from setflow.solvers.fixed import Midpoint
 
 __all__ = ["demo"]
 
-_CONFIG = Path("models/demo/config.yaml")
-_REFERENCE = Path("datasets/pythia-top/heldout.h5")
+_CONFIG, _REFERENCE = "demo", "pythia-top/heldout.h5"
 _RUN = Path("runs/demo")
 _SOLVER_STEPS = 25
 
@@ -32,15 +32,17 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
         events: the number of jets to sample.
 
     Raises:
-        FileNotFoundError: if it is not run in the repository.
+        FileNotFoundError: if the installation has no such sample and configuration.
     """
-    missing = [path for path in (_CONFIG, _REFERENCE) if not path.is_file()]
-    if missing:
+    shipped = paths(CONFIGURATIONS) | paths(JETS)
+    if missing := [name for name in (_CONFIG, _REFERENCE) if name not in shipped]:
         raise FileNotFoundError(
-            f"{missing[0]} is not here; run the demo in the root of a clone of the repository"
+            f"this installation of setflow lacks {missing[0]}, which the demo needs: "
+            f"{known(JETS)}; install setflow from its wheel, or from a clone of the repository"
         )
+    config, reference = (shipped[name] for name in (_CONFIG, _REFERENCE))
     console = Console()
-    arguments = ["--config", str(_CONFIG), "--name", _RUN.name, "--force"]
+    arguments = ["--config", str(config), "--name", _RUN.name, "--force"]
     arguments += ["--seed_everything", str(seed)]
     if steps is not None:
         arguments += ["--trainer.max_steps", str(steps)]
@@ -62,7 +64,7 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
         )
     report = _RUN / "report"
     with _stage(console, "evaluate"):
-        result = evaluate(samples, _REFERENCE, report, seed=seed, overwrite=True)
+        result = evaluate(samples, reference, report, seed=seed, overwrite=True)
     console.print(result.table())
     console.print(f"model     {model}")
     console.print(f"jets      {samples}")

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["Ending", "duration", "unused", "warn"]
+from setflow.shipped import JETS, paths
 
-HELD_OUT = Path("datasets/pythia-top/heldout.h5")
-"""The true jets that the repository ships."""
+__all__ = ["Ending", "duration", "held_out", "unused", "warn"]
 
 
 class Ending:
@@ -59,6 +59,23 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def held_out(model: Path) -> str | None:
+    """Return the name of the shipped true jets that a model may be compared with, or None.
+
+    They are those of the recipe by which its training jets were made.
+
+    Arguments:
+        model: its folder.
+    """
+    import yaml
+
+    train = yaml.safe_load((model / "config.yaml").read_text()).get("data", {}).get("train", "")
+    recipe: str = Path(train).parent.name
+    told = json.loads((model / "manifest.json").read_text()).get("training", {})
+    recipe = told.get("train", {}).get("recipe", recipe)
+    return next((name for name in paths(JETS) if name == f"{recipe}/heldout.h5"), None)
 
 
 def unused(path: Path) -> Path:

@@ -31,6 +31,7 @@ from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
 from setflow.training.progress import StepProgress
+from setflow.training.record import command_line
 
 __all__ = ["ALLOWED_CLASSES", "FitResult", "fit"]
 
@@ -90,12 +91,12 @@ def fit(argv: Sequence[str]) -> FitResult:
         ValueError: if an argument is wrong, or the model of `--init` is not that of the
             configuration.
     """
-    argv = prepared(argv)
+    command, argv = command_line(argv), prepared(argv)
     with warnings.catch_warnings():
         for message in _NOT_FOR_THE_USER:
             warnings.filterwarnings("ignore", message)
         try:
-            return _fit(argv)
+            return _fit(argv, command)
         except MisconfigurationException as error:
             raise ValueError(" ".join(str(error).split())) from error
         except ValueError as error:
@@ -103,7 +104,7 @@ def fit(argv: Sequence[str]) -> FitResult:
             raise ValueError(seed + of_optional_part(str(error))) from error
 
 
-def _fit(argv: Sequence[str]) -> FitResult:
+def _fit(argv: Sequence[str], command: str) -> FitResult:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     set_parsing_settings(
@@ -114,6 +115,7 @@ def _fit(argv: Sequence[str]) -> FitResult:
     cli = _FitCLI(
         FlowMatchingModule,
         SetDataModule,
+        command=command,
         args=list(argv),
         run=False,
         auto_configure_optimizers=False,
@@ -259,6 +261,10 @@ class _FitParser(OneLineErrors, LightningArgumentParser):
 class _FitCLI(LightningCLI):
     exporter: ExportBestModel
 
+    def __init__(self, *args: Any, command: str, **kwargs: Any) -> None:
+        self.command = command  # before the parts are built, which is at once
+        super().__init__(*args, **kwargs)
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
@@ -309,7 +315,7 @@ class _FitCLI(LightningCLI):
         on_cuda = given.accelerator in ("auto", *cuda) and torch.cuda.is_available()
         # float64 statistics need a CPU or CUDA, so `auto` takes one of these
         accelerator = "cpu" if given.accelerator == "auto" and not on_cuda else given.accelerator
-        self.exporter = ExportBestModel(self.folder)
+        self.exporter = ExportBestModel(self.folder, self.command)
         callbacks = [
             *(given.callbacks or []),
             self.exporter,

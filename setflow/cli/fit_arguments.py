@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from setflow.cli.parsing import Argument, Command, integer, nearest, number
+from setflow.shipped import CONFIGURATIONS, MODELS, find, known
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
 
@@ -25,9 +26,9 @@ FIT_ONLY = (
     ),
     Argument(
         "--init",
-        "The folder of a trained model to start from: its weights, its p(N) and the statistics of "
-        "its scaling are taken and kept. Its architecture must be that of the configuration; "
-        "without --config, the configuration is that of the folder.",
+        "The folder of a trained model to start from, or the name of a shipped one: its weights, "
+        "its p(N) and the statistics of its scaling are taken and kept. Its architecture must be "
+        "that of the configuration; without --config, the configuration is that of the folder.",
         "MODEL",
     ),
     Argument(
@@ -68,8 +69,8 @@ A small configuration, for a file top.h5 of jets:
 _FIT = (
     Argument(
         "--config -c",
-        "The configuration to train, a YAML file; what stands in it can also be given here, and "
-        "what is given here counts.",
+        "The configuration to train, a YAML file or the name of a shipped one such as top30; what "
+        "stands in it can also be given here, and what is given here counts.",
         "FILE",
     ),
     *FIT_ONLY,
@@ -80,7 +81,8 @@ _FIT = (
     ),
     Argument(
         "--data.train",
-        "The HDF5 file of jets to train on.",
+        "The HDF5 file of jets to train on, or the name of a shipped one such as "
+        "pythia-top/train.h5.",
         "FILE",
     ),
     Argument(
@@ -196,6 +198,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
     if "--help" in arguments or any(word.startswith("--print_config") for word in arguments):
         return arguments
     _check_options(arguments)
+    arguments = _resolved(arguments)
     resume = "--resume" in arguments
     init, name = _value(arguments, "--init"), _value(arguments, "--name") or "run"
     if resume and init is not None:
@@ -210,7 +213,9 @@ def prepared(argv: Sequence[str]) -> list[str]:
         )
     named = _value(arguments, "--config") or _value(arguments, "-c")
     if named is not None and not Path(named).is_file():
-        raise FileNotFoundError(f"there is no configuration {named}; {_known_configurations()}")
+        raise FileNotFoundError(
+            f"there is no configuration {named}; {_known_configurations(named)}"
+        )
     if named is not None or any(re.match(r"-c.|--model\.flow$", word) for word in arguments):
         return arguments
     if files := [word for word in arguments if re.fullmatch(r"[^-].*\.ya?ml", word)]:
@@ -225,7 +230,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
         what = "to start from" if init is not None else "to resume"
         raise FileNotFoundError(
             f"there is no {config}, so {folder} is nothing {what}; give the folder of a model, or "
-            "the name of a run that has begun"
+            f"the name of a run that has begun; {known(MODELS, init)}"
         )
     return ["--config", str(config), "--name", name, *arguments]
 
@@ -261,23 +266,36 @@ def _check_options(arguments: Sequence[str]) -> None:
     Raises:
         ValueError: if there is one that nobody knows.
     """
-    known = ["--print_config", *(name for argument in _FIT for name in argument.names.split())]
+    options = ["--print_config", *(name for argument in _FIT for name in argument.names.split())]
     for word in arguments:
         option = word.partition("=")[0]
         inner = re.match(r"--(data|model|trainer)(\.|$)", option)
-        if option.startswith("--") and option not in known and not inner:
+        if option.startswith("--") and option not in options and not inner:
             raise ValueError(
-                f"setflow fit has no option {option}{nearest(option, known)}; setflow fit --help "
+                f"setflow fit has no option {option}{nearest(option, options)}; setflow fit --help "
                 "explains its arguments"
             )
 
 
-def _known_configurations() -> str:
+def _resolved(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the paths of what is shipped instead of its names."""
+    kinds = {"--config": CONFIGURATIONS, "-c": CONFIGURATIONS, "--init": MODELS}
+    resolved, before = [], ""
+    for word in arguments:
+        option, equals, value = word.partition("=")
+        if before in kinds:
+            word = str(find(kinds[before], word))
+        elif equals and option in kinds:
+            word = f"{option}={find(kinds[option], value)}"
+        resolved.append(word)
+        before = word
+    return resolved
+
+
+def _known_configurations(named: str | None = None) -> str:
     here = sorted(map(str, Path("models").glob("*/config.yaml")))
-    if here:
-        return f"here are {', '.join(here)}"
-    return (
-        "there is none under models/ here: those of the repository stand in its folder models/, so "
-        "run in a clone of it; or write one, setflow fit --help ends with a small one to copy; or "
-        "start from a trained model with --init MODEL"
+    there = known(CONFIGURATIONS, named)
+    return (f"here are {', '.join(here)}; " if here else "") + (
+        f"{there}; or write one, setflow fit --help ends with a small one to copy; or start from "
+        "a trained model with --init MODEL"
     )

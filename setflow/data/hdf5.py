@@ -24,6 +24,7 @@ import h5py
 import numpy as np
 import torch
 
+from setflow.data.filters import MENDED_BY, missing_filters
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
@@ -53,6 +54,8 @@ from setflow.schema import (
     names,
 )
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS as SHIPPED
+from setflow.shipped import find, known
 
 __all__ = ["JetHeader", "ScreenedJets", "read_header", "read_jets", "screen_jets"]
 
@@ -98,7 +101,7 @@ def read_header(path: str | os.PathLike[str]) -> JetHeader:
         OSError: if the file is not HDF5, or broken.
         ValueError: if it does not have the layout.
     """
-    path = Path(path)
+    path = find(SHIPPED, path)
     with _open(path) as file:
         return _header(file, path)
 
@@ -126,7 +129,7 @@ def read_jets(
             1, a real particle or a jet holds NaN or Inf, a real particle a phirel outside
             [-pi, pi) or an unknown type; if the rows asked for do not exist.
     """
-    return _read(Path(path), start, stop, max_objects, malformed=refuse)
+    return _read(find(SHIPPED, path), start, stop, max_objects, malformed=refuse)
 
 
 def screen_jets(
@@ -154,7 +157,7 @@ def screen_jets(
     def note(defects: Defects, path: Path, first: int) -> None:
         reasons.update({first - start + row: reason for row, reason in defects.items()})
 
-    sample = _read(Path(path), start, stop, max_objects, malformed=note)
+    sample = _read(find(SHIPPED, path), start, stop, max_objects, malformed=note)
     return ScreenedJets(sample, reasons)
 
 
@@ -185,6 +188,7 @@ def _read(
         types = np.empty((n, slots), np.int8) if TYPES in header.keys else None
         events = np.empty((n,), np.int64) if EVENTS in header.keys else None
 
+        lacking = sorted({name for key in header.keys for name in missing_filters(file[key])})
         rows = _block_rows(file[PARTICLES])
         for first in range(start, stop, rows):
             there = slice(first, min(first + rows, stop))
@@ -196,6 +200,11 @@ def _read(
                 if events is not None:
                     events[here] = file[EVENTS][there]
             except OSError as error:
+                if lacking:
+                    raise OSError(
+                        f"{path} is compressed with {', '.join(lacking)}, which HDF5 lacks here; "
+                        f"{MENDED_BY}, or let whoever wrote it compress it with gzip"
+                    ) from error
                 raise OSError(
                     f"{path}: rows {there.start} to {there.stop} cannot be read, the file is "
                     f"damaged ({error}); fetch or make it again"
@@ -240,7 +249,7 @@ def _block_rows(dataset: Any) -> int:
 
 def _open(path: Path) -> Any:
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the path")
+        raise FileNotFoundError(f"{path} does not exist; check the path; {known(SHIPPED, path)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected an HDF5 file of jets")
     try:

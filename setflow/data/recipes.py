@@ -32,6 +32,7 @@ from setflow.data.simulation import make_block
 from setflow.data.writing import JetWriter
 from setflow.progress import counting_bar
 from setflow.sets.batch import SetBatch
+from setflow.shipped import RECIPES, find, known
 
 __all__ = ["Recipe", "make_dataset", "make_shipped"]
 
@@ -101,34 +102,37 @@ class Recipe:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> Recipe:
-        """Read `<folder>/recipe.yaml`.
+        """Read `<folder>/recipe.yaml`, or that of a shipped recipe by its name.
 
         Raises:
             FileNotFoundError: if there is none.
             ValueError: if a key is unknown or missing, or a value is not what it must be.
         """
-        path = Path(folder) / "recipe.yaml"
+        path = find(RECIPES, folder) / "recipe.yaml"
         if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; a data set is a folder with a recipe")
+            raise FileNotFoundError(
+                f"{path} does not exist; a data set is a folder with a recipe; "
+                f"{known(RECIPES, folder)}"
+            )
         try:
             given = yaml.safe_load(path.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise ValueError(f"{path} is not YAML: {error}") from error
         if not isinstance(given, dict):
             raise ValueError(f"{path} holds {type(given).__name__}, expected keys and values")
-        known = [field.name for field in fields(cls)]
+        keys = [field.name for field in fields(cls)]
         for key in given:
-            if key not in known:
-                near = difflib.get_close_matches(str(key), known, n=1)
+            if key not in keys:
+                near = difflib.get_close_matches(str(key), keys, n=1)
                 raise ValueError(
                     f"{path}: unknown key '{key}'"
-                    + (f", did you mean '{near[0]}'?" if near else f"; known are {known}")
+                    + (f", did you mean '{near[0]}'?" if near else f"; known are {keys}")
                 )
         given = {"samples": {}, "settings": [], **given}
-        if missing := [key for key in known if key not in given]:
+        if missing := [key for key in keys if key not in given]:
             raise ValueError(f"{path}: missing {missing}")
         try:
-            return cls(**{key: _CONVERTERS[key](given[key]) for key in known})
+            return cls(**{key: _CONVERTERS[key](given[key]) for key in keys})
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}: {error}") from error
 
@@ -149,7 +153,7 @@ def make_dataset(
     `if __name__ == "__main__":`.
 
     Arguments:
-        folder: the folder of the data set, with its `recipe.yaml`.
+        folder: the folder of the data set, with its `recipe.yaml`, or the name of a shipped one.
         jets: how many jets to write; the last event may give one of its jets only.
         out: the file to write.
         jobs: the number of processes; it changes the time taken, not one bit of the result.

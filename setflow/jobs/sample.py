@@ -10,13 +10,16 @@ from torch import Tensor
 
 from setflow.data.hdf5 import read_jets
 from setflow.data.writing import JetWriter
-from setflow.files import check_hdf5_name, check_target
+from setflow.files import check_hdf5_name, check_target, file_sha256
+from setflow.jobs.identity import described, identity_of
 from setflow.model.model import SetFlow
 from setflow.physics.kinematics import jet_features
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES, RELATIVE_JET_UNITS
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
+from setflow.shipped import JETS, find
+from setflow.solvers.fixed import FixedStepSolver, Midpoint
 
 __all__ = ["sample_to_hdf5"]
 
@@ -48,7 +51,9 @@ def sample_to_hdf5(
         progress: show a progress bar.
 
     Returns:
-        The path of the file. Mass and pT stand in units of the jet pT, as the file says.
+        The path of the file. Mass and pT stand in units of the jet pT, as the file says. Its
+        attributes hold the model and the hash of its weights, the version of setflow, the seed,
+        the solver, and for one of fixed steps how often it evaluates the field for a jet.
 
     Raises:
         OSError: if the file exists and may not be replaced, or cannot be written.
@@ -81,7 +86,13 @@ def sample_to_hdf5(
         objects = flow.cardinality.max_objects
     else:
         raise ValueError("the model has no cardinality model; give a file with like")
-    attributes = {"seed": seed, "solver": repr(solver) if solver else "Midpoint(steps=50)"}
+    solver = Midpoint(steps=50) if solver is None else solver
+    attributes = {**identity_of(flow), "seed": seed, "solver": described(solver)}
+    if isinstance(solver, FixedStepSolver):
+        attributes["evaluations"] = len(solver.weights) * solver.steps  # of the field, each jet
+    if like is not None:
+        path = find(JETS, like)
+        attributes |= {"like": path.name, "like_sha256": file_sha256(path)}
     with (
         JetWriter(
             out,

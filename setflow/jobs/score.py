@@ -21,12 +21,10 @@ kill finds no structure half changed. The same call goes on behind the last bloc
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,13 +39,14 @@ from setflow.data.hdf5 import read_header, read_jets, screen_jets
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
+from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows
-from setflow.model.folder import describe_model
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES, names
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
+from setflow.shipped import JETS, find
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
 
@@ -121,7 +120,7 @@ def score_to_hdf5(
     ...         file["log_prob"].shape, file["n_objects"][:].tolist()
     ((2,), [5, 2])
     """
-    data, out = Path(data), check_hdf5_name(out)
+    data, out = find(JETS, data), check_hdf5_name(out)
     NewFile(out, overwrite=overwrite)  # raises if it cannot be written
     header = read_header(data)
     if out.exists() and out.samefile(data):
@@ -141,15 +140,13 @@ def score_to_hdf5(
     solver = RK4(steps=50) if solver is None else solver
     estimator = ExactDivergence() if estimator is None else estimator
     how: dict[str, str | int] = {
-        **_identity(flow),
+        **identity_of(flow),
         "data": data.name,
         "data_sha256": file_sha256(data),
         "events": events,
-        "estimator": _described(estimator),
-        "solver": _described(solver),
+        "estimator": described(estimator),
+        "solver": described(solver),
         "seed": seed,
-        "device": flow.device.type,
-        "setflow_version": metadata.version("setflow"),
     }
     if flow.cardinality is not None and flow.cardinality.max_objects < header.objects:
         how["cut_to"] = flow.cardinality.max_objects  # particles, the hardest by ptrel
@@ -282,31 +279,6 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
     meaning = "why the row has no score; empty where it has one"
     columns["reason"] = _Column(_REASON, None, "", meaning)
     return columns
-
-
-def _identity(flow: SetFlow) -> dict[str, str]:
-    """Return what a model is: its description, and the hash of its weights as in its manifest."""
-    import yaml
-    from safetensors.torch import save
-
-    try:
-        description = yaml.safe_dump(describe_model(flow, fitted=False), sort_keys=False)
-    except TypeError:  # a field of one's own has no description, but weights
-        description = torch.nn.Module.__repr__(flow)  # with all layers
-    weights = {key: value.cpu().contiguous() for key, value in flow.state_dict().items()}
-    return {
-        "model": description,
-        "weights_sha256": hashlib.sha256(save(weights)).hexdigest(),
-        "conditions": ", ".join(flow.conditions),
-    }
-
-
-def _described(thing: object) -> str:
-    """Return the text of a solver or estimator, the same in each process."""
-    if type(thing).__repr__ is not object.__repr__:
-        return repr(thing)
-    plain = {k: v for k, v in vars(thing).items() if isinstance(v, (bool, int, float, str))}
-    return f"{type(thing).__name__}({', '.join(f'{k}={v!r}' for k, v in plain.items())})"
 
 
 # --- the file ---

@@ -11,6 +11,8 @@ import numpy as np
 
 __all__ = ["ScoreSummary", "summarize_scores"]
 
+_BLOCK = 2**18  # rows that are in memory at a time
+
 
 @dataclass(frozen=True)
 class ScoreSummary:
@@ -82,23 +84,35 @@ def _with_error(value: float, error: float) -> str:
 
 
 def summarize_scores(path: str | Path) -> ScoreSummary:
-    """Return the numbers of a file that `score_to_hdf5` wrote.
+    """Return the numbers of a file that `score_to_hdf5` wrote, read block by block.
 
     Raises:
         OSError: if the file cannot be read.
     """
+    n = impossible = 0
+    total = squares = shift = 0.0
+    reasons: Counter[str] = Counter()
     with h5py.File(path) as file:
-        log_p = file["log_prob"][:]
-        reasons = file["reason"].asstr()[:].tolist()
+        rows = len(file["log_prob"])
+        for start in range(0, rows, _BLOCK):
+            log_p = file["log_prob"][start : start + _BLOCK]
+            texts = file["reason"].asstr()[start : start + _BLOCK].tolist()
+            reasons.update(filter(None, texts))
+            impossible += int(np.isneginf(log_p).sum())
+            finite = log_p[np.isfinite(log_p)]
+            if n == 0 and len(finite):
+                shift = float(finite.mean())  # so that nothing is lost where squares are summed
+            n += len(finite)
+            total += float((finite - shift).sum())
+            squares += float(((finite - shift) ** 2).sum())
         cut_to = file.attrs.get("cut_to")
-    finite = log_p[np.isfinite(log_p)]
-    n = len(finite)
+    variance = max(0.0, squares - total**2 / n) / (n - 1) if n > 1 else float("nan")
     return ScoreSummary(
-        rows=len(log_p),
+        rows=rows,
         scored=n,
-        mean=float(finite.mean()) if n else float("nan"),
-        error=float(finite.std(ddof=1) / np.sqrt(n)) if n > 1 else float("nan"),
-        impossible=int(np.isneginf(log_p).sum()),
-        reasons=dict(Counter(filter(None, reasons))),
+        mean=shift + total / n if n else float("nan"),
+        error=float(np.sqrt(variance / n)) if n > 1 else float("nan"),
+        impossible=impossible,
+        reasons=dict(reasons),
         cut_to=None if cut_to is None else int(cut_to),
     )

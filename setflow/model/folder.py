@@ -36,6 +36,7 @@ from setflow.files import NewFolder
 from setflow.fitted import Fitted
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
+from setflow.shipped import MODELS, known
 from setflow.timesteps import TimeSampling
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
 ]
 
 CONFIG = "config.yaml"
+WRITTEN_BY = "setflow fit writes one to runs/<name>/model"
 _WEIGHTS, _MANIFEST, _CARD = "weights.safetensors", "manifest.json", "README.md"
 
 CLASSES: dict[str, type] = {
@@ -307,6 +309,7 @@ def write_folder(
     weights: Mapping[str, Tensor],
     card: str,
     *,
+    training: Mapping[str, Any] | None = None,
     overwrite: bool,
 ) -> None:
     """Write a model folder, which appears when it is complete.
@@ -322,7 +325,9 @@ def write_folder(
         tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
         save_file(tensors, new / _WEIGHTS)
         hashes = {name: _sha256((new / name).read_bytes()) for name in (CONFIG, _WEIGHTS)}
-        manifest = {"format": 1, "files": hashes}
+        manifest: dict[str, Any] = {"format": 1, "files": hashes}
+        if training is not None:
+            manifest["training"] = dict(training)
         (new / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
         (new / _CARD).write_text(card)
 
@@ -359,12 +364,13 @@ def _sha256(content: bytes) -> str:
 def _verified(folder: Path) -> dict[str, bytes]:
     """Return the contents of the files of a model folder, each with the hash of its manifest."""
     if not folder.is_dir():
-        raise FileNotFoundError(f"no model folder at {folder}")
+        raise FileNotFoundError(f"no model folder at {folder}; {known(MODELS, folder)}")
     missing = [name for name in (CONFIG, _WEIGHTS, _MANIFEST) if not (folder / name).is_file()]
     if missing:
+        inside = folder / "model"
+        written = f"its model is {inside}" if (inside / _MANIFEST).is_file() else WRITTEN_BY
         raise FileNotFoundError(
-            f"{folder} is no model folder: it lacks {', '.join(missing)}; "
-            "setflow fit writes one to runs/<name>/model"
+            f"{folder} is no model folder: it lacks {', '.join(missing)}; {written}"
         )
     try:
         hashes = json.loads((folder / _MANIFEST).read_text())["files"]

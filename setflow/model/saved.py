@@ -18,6 +18,7 @@ from setflow.model.folder import (
     short_card,
     write_folder,
 )
+from setflow.shipped import MODELS, find
 
 __all__ = ["SavedModel"]
 
@@ -60,6 +61,7 @@ class SavedModel(nn.Module, ABC):
         overwrite: bool = False,
         config: Mapping[str, Any] | None = None,
         card: str | None = None,
+        training: Mapping[str, Any] | None = None,
     ) -> Path:
         """Write the model as a folder, which appears when it is complete.
 
@@ -72,6 +74,7 @@ class SavedModel(nn.Module, ABC):
             config: further nodes for `config.yaml`, such as the training configuration; its node
                 `model.flow` is written anew.
             card: the text of the card; None writes a short one.
+            training: facts on how it was trained, for the manifest: numbers, texts, mappings.
 
         Returns:
             The path of the folder.
@@ -87,18 +90,23 @@ class SavedModel(nn.Module, ABC):
         node = describe_model(self, fitted=False)
         nodes["model"] = {**dict(nodes.get("model") or {}), "flow": node}
         card = short_card(self, folder.name) if card is None else card
-        write_folder(folder, nodes, self.state_dict(), card, overwrite=overwrite)
+        write_folder(folder, nodes, self.state_dict(), card, training=training, overwrite=overwrite)
         return folder
 
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> Self:
         """Read a model folder, verified against its manifest; the model is in evaluation mode.
 
+        Arguments:
+            folder: where, or the name of a shipped model, `top30`.
+            device: the device to put it on.
+
         Raises:
             FileNotFoundError: if the folder or one of its files is not there.
             ValueError: if a hash does not match, or the files do not describe a model.
         """
-        stored = read_folder(Path(folder))
+        folder = find(MODELS, folder)
+        stored = read_folder(folder)
         flow = cls.from_node(stored.node, where=stored.where)
         try:
             flow.load_state_dict(stored.weights, assign=True)  # in the stored dtype

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -15,6 +15,7 @@ from setflow.data.hdf5 import read_jets
 from setflow.data.jets import JetSample
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
+from setflow.training.record import file_facts
 
 __all__ = ["PlacedBatch", "PlacedDataset", "SetDataModule"]
 
@@ -123,6 +124,19 @@ class SetDataModule(LightningDataModule):
     def _events(self, sample: JetSample) -> SetBatch:
         context = sample.context(self.conditions) if self.conditions else None
         return SetBatch(sample.particles.x, sample.particles.mask, context)
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the events are, for the card of a model: files, sha256, numbers of jets."""
+        self.setup("fit")
+        assert self._train is not None
+        assert self._val is not None
+        val = {} if self.val_path is None else file_facts(self.val_path)
+        return {
+            "train": {**file_facts(self.train_path), "jets": len(self._train)},
+            "validation": {**val, "jets": len(self._val)},
+            "batch_size": self.batch_size,
+            "max_objects": self.max_objects,
+        }
 
     def train_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._train, shuffle=True)

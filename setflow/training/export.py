@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from setflow.model.folder import short_card
+from setflow.model.folder import CONFIG, short_card
 from setflow.model.model import SetFlow
+from setflow.training.data import SetDataModule
 from setflow.training.module import FlowMatchingModule
+from setflow.training.record import facts_of, lines_of
 
 __all__ = ["ExportBestModel"]
 
@@ -33,10 +36,13 @@ class ExportBestModel(ModelCheckpoint):
     Arguments:
         run: the folder of the run; checkpoints go to `<run>/checkpoints`, the model to
             `<run>/model`, and the configuration is read from `<run>/config.yaml` if it is there.
+        command: the command line of the training, for the card.
     """
 
-    def __init__(self, run: str | Path) -> None:
-        self.run = Path(run)
+    def __init__(self, run: str | Path, command: str | None = None) -> None:
+        self.run, self._command = Path(run), command
+        self._began, self._before = time.monotonic(), 0.0
+        self._data: dict[str, Any] | None = None
         super().__init__(
             dirpath=self.run / "checkpoints",
             filename="best",
@@ -45,6 +51,22 @@ class ExportBestModel(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_fit_start(trainer, pl_module)
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """The time that the training took, before it was interrupted and since."""
+        return self._before + time.monotonic() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._before = state_dict.pop("seconds", 0.0)
+        super().load_state_dict(state_dict)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         before = self.best_model_score
@@ -83,18 +105,41 @@ class ExportBestModel(ModelCheckpoint):
             return self.run / "model"
         if self.best_model_path:
             return self.export(module)
-        return self._save(module.flow, self.unvalidated(module.trainer))
+        warning = self.unvalidated(module.trainer)
+        return self._save(module, module.flow, {"chosen": "the last ones, not validated"}, warning)
 
-    def _save(self, flow: SetFlow, warning: str | None = None) -> Path:
+    def _save(
+        self,
+        module: FlowMatchingModule,
+        flow: SetFlow,
+        weights: dict[str, Any],
+        warning: str | None = None,
+    ) -> Path:
         self.run.mkdir(parents=True, exist_ok=True)
         folder = self.run / "model"
+        nodes = self._nodes()
+        facts = self._facts(module.trainer, nodes) | weights
         card = short_card(flow, folder.name)
         if warning is not None:
             card += f"\n**Not validated.** {warning[0].upper()}{warning[1:]}.\n"
-        return flow.save(folder, overwrite=True, config=self._nodes(), card=card)
+        lines = "\n".join(f"- {line}" for line in lines_of(facts))
+        card += f"\n**Training.** `{CONFIG}` holds all settings.\n\n{lines}\n"
+        return flow.save(folder, overwrite=True, config=nodes, card=card, training=facts)
+
+    def _facts(self, trainer: Trainer, nodes: dict[str, Any] | None) -> dict[str, Any]:
+        """Return what is known of the training; that of the data is found out once."""
+        if self._data is None:
+            data = getattr(trainer, "datamodule", None)
+            self._data = data.facts() if isinstance(data, SetDataModule) else {}
+        facts: dict[str, Any] = {**self._data, "seconds": round(self.seconds, 1)}
+        if nodes is not None and isinstance(nodes.get("seed_everything"), int):
+            facts["seed"] = nodes["seed_everything"]
+        if self._command is not None:
+            facts["command"] = self._command
+        return facts | facts_of(trainer)
 
     def _nodes(self) -> dict[str, Any] | None:
-        config = self.run / "config.yaml"
+        config = self.run / CONFIG
         return yaml.safe_load(config.read_text()) if config.is_file() else None
 
     def export(self, module: LightningModule) -> Path:
@@ -110,4 +155,8 @@ class ExportBestModel(ModelCheckpoint):
                 if key.startswith(prefix)
             }
         )
-        return self._save(flow)
+        best = None if self.best_model_score is None else float(self.best_model_score)
+        step = checkpoint["global_step"]
+        chosen = f"those of step {step:,}, where {self.monitor} is smallest, {best:.4g}"
+        weights = {"chosen": chosen, "best_step": step, "best_val_flow_loss": best}
+        return self._save(module, flow, weights)

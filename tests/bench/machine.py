@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import torch
 
+from setflow.environment import commit, processor
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 _PACKAGES = ("torch", "torch-geometric", "torch-scatter", "numpy")
 
@@ -20,7 +21,7 @@ _PACKAGES = ("torch", "torch-geometric", "torch-scatter", "numpy")
 def described() -> list[str]:
     """Return lines on processor, accelerator, versions, commit and date; no name of a host."""
     lines = [
-        f"processor: {_processor()}, {platform.machine()}, {os.cpu_count()} cores; "
+        f"processor: {processor()}, {platform.machine()}, {os.cpu_count()} cores; "
         f"torch runs {torch.get_num_threads()} threads"
     ]
     if torch.cuda.is_available():
@@ -43,18 +44,7 @@ def described() -> list[str]:
 
 def _commit() -> str:
     """Return the commit, which COMMIT tells where a source tree was copied without its history."""
-    if "COMMIT" in os.environ:
-        return os.environ["COMMIT"]
-    changed = " with changes" if _output("git", "status", "--porcelain") else ""
-    return f"{_output('git', 'rev-parse', '--short=12', 'HEAD')}{changed}"
-
-
-def _processor() -> str:
-    try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.M)
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or "unknown"
+    return os.environ.get("COMMIT") or commit() or "unknown"
 
 
 def _output(*command: str) -> str:

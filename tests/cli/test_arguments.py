@@ -12,6 +12,7 @@ from each import each
 from setflow.cli.arguments import COMMANDS, MAKE, SOLVERS, parser
 from setflow.cli.fit_arguments import plain, prepared
 from setflow.cli.parsing import whole
+from setflow.shipped import CONFIGURATIONS, MODELS, paths
 
 ALL = {**COMMANDS, "dataset make": MAKE}
 REQUIRED = {
@@ -19,6 +20,8 @@ REQUIRED = {
     "score": ["m", "d.h5", "--out", "a.h5"],
     "evaluate": ["g.h5", "r.h5", "--out", "r"],
     "demo": [],
+    "info": ["a.h5"],
+    "doctor": [],
     "dataset make": ["f", "--out", "a.h5"],
     "fit": [],
 }
@@ -131,8 +134,10 @@ def test_sample_takes_the_solvers_of_score_with_their_options():
         ("dataset mkae", "setflow dataset has no action 'mkae', did you mean make?"),
         ("dataset make", "setflow dataset make needs RECIPE and --events and --out;"),
         ("dataset make f --jbos 2", "dataset make has no option --jbos, did you mean --jobs?"),
+        ("info", "setflow info needs WHAT; usage: setflow info WHAT"),
+        ("doctor now", "setflow doctor does not know what to do with 'now'"),
         ("demo --stpes 3", "setflow demo has no option --stpes, did you mean --steps?"),
-        ("", "setflow needs a command, one of fit, sample, score, evaluate, demo, dataset"),
+        ("", "needs a command, one of fit, sample, score, evaluate, info, doctor, demo, dataset"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line_that_names_what_is_nearest(arguments, expected):
@@ -149,6 +154,8 @@ def test_an_error_is_one_line_that_names_what_is_nearest(arguments, expected):
         ("--config c.yaml --nmae x", "setflow fit has no option --nmae, did you mean --name?"),
         ("c.yaml", "fit takes its configuration by name: --config c.yaml"),
         ("--config c.yaml", "there is no configuration c.yaml; "),
+        ("--config top3", "there is no configuration top3; the shipped configurations are demo, "),
+        ("--config top3", "did you mean top30?"),
         ("--init m --resume", "give one of them"),
         ("--resume --force", "give one of them"),
         ("--resume --name x", "there is no runs/x/config.yaml, so runs/x is nothing to resume"),
@@ -167,7 +174,7 @@ def test_fit_without_a_configuration_names_those_that_there_are(tmp_path, monkey
     with pytest.raises(FileNotFoundError) as caught:
         prepared([])
     message = str(caught.value)
-    assert "run in a clone" in message
+    assert "the shipped configurations are demo, epic150" in message
     assert "setflow fit --help" in message
     assert "--init MODEL" in message
     for name in ("b", "a"):
@@ -175,6 +182,27 @@ def test_fit_without_a_configuration_names_those_that_there_are(tmp_path, monkey
         (tmp_path / "models" / name / "config.yaml").touch()
     with pytest.raises(FileNotFoundError, match=r"models/a/config\.yaml, models/b/config\.yaml"):
         prepared(["--name", "x"])
+
+
+@each("option", ["--config top30", "--config=top30", "-c models/top30/config.yaml"])
+def test_a_shipped_configuration_is_found_by_name(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = str(paths(CONFIGURATIONS)["top30"])
+    assert any(word.endswith(expected) for word in prepared(option.split()))
+
+
+def test_a_configuration_that_exists_is_meant_whatever_is_shipped(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "top30").touch()
+    assert prepared(["--config", "top30"]) == ["--config", "top30"]
+
+
+def test_a_shipped_model_is_found_by_name_to_start_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = paths(MODELS)["top30"]
+    words = prepared(["--init", "top30"])
+    assert words[:2] == ["--config", str(folder / "config.yaml")]
+    assert words[-2:] == ["--init", str(folder)]
 
 
 def test_the_configuration_follows_from_the_model_or_the_run(tmp_path, monkeypatch):
@@ -203,7 +231,10 @@ def test_whole_numbers_of_fit(tmp_path, monkeypatch):
     assert isinstance(plain({"limit_val_batches": 1.0})["limit_val_batches"], float)
 
 
-LIGHT = ["--help", "--version", "sample --help", "fit --help", "sample --evnets 3", "smaple"]
+LIGHT = [
+    "--help", "--version", "sample --help", "fit --help", "doctor --help", "info --help",
+    "sample --evnets 3", "smaple", "info nowhere",
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("arguments", LIGHT)

@@ -17,6 +17,7 @@ import yaml
 
 import setflow
 from cli.shell import fails, run
+from setflow import shipped
 from setflow.data import read_jets
 from setflow.jobs import score
 
@@ -85,9 +86,9 @@ def test_a_run_is_not_overwritten_or_resumed_by_accident(model, capsys):
     assert "no checkpoint" in fails(
         capsys, "fit", "--config", "config.yaml", "--name", "new", "--resume"
     )
-    before = (model / "manifest.json").read_bytes()
+    before = json.loads((model / "manifest.json").read_text())
     run("fit", "--config", "config.yaml", "--force")
-    assert (model / "manifest.json").read_bytes() == before
+    assert json.loads((model / "manifest.json").read_text())["files"] == before["files"]
 
 
 def test_a_run_that_cannot_start_loses_nothing(model, capsys):
@@ -311,7 +312,16 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
         (("evaluate", "nowhere.h5", "jets.h5", "--out", "r"), "nowhere.h5"),
         (("evaluate", "config.yaml", "jets.h5", "--out", "r"), "config.yaml"),
         (("dataset", "make", "nowhere", "--jets", "3", "--out", "a.h5"), "nowhere"),
-        (("demo",), "root of a clone"),
+        (("sample", "top3", "--events", "3", "--out", "a.h5"), "did you mean top30?"),
+        (("score", "m", "pythia-top/train", "--out", "a.h5"), "not named like an HDF5 file"),
+        (
+            ("score", "m", "pythia-top/tran.h5", "--out", "a.h5"),
+            "did you mean pythia-top/train.h5?",
+        ),
+        (
+            ("dataset", "make", "pythia-tpo", "--jets", "3", "--out", "a.h5"),
+            "did you mean pythia-top?",
+        ),
         (("sample", "m", "--events", "3", "--out", "new/a.h5"), "there is no folder new"),
         (("score", "m", "jets.h5", "--out", "new/a.h5"), "there is no folder new"),
         (("evaluate", "jets.h5", "jets.h5", "--out", "new/r"), "there is no folder new"),
@@ -326,6 +336,17 @@ def test_commands_that_cannot_work(folder, capsys, arguments, message):
     assert not Path("r").exists()
 
 
+def test_a_run_is_no_model_but_says_where_its_model_is(model, capsys):
+    message = fails(capsys, "sample", "runs/tiny", "--events", "3", "--out", "a.h5")
+    assert "its model is runs/tiny/model" in message
+
+
+def test_the_demo_says_what_an_installation_lacks(folder, capsys, monkeypatch):
+    monkeypatch.setattr(shipped, "_COPIES", folder / "no copies")
+    monkeypatch.setattr(shipped, "clone", lambda: None)
+    assert "lacks demo" in fails(capsys, "demo")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -337,6 +358,11 @@ def test_commands_that_cannot_work(folder, capsys, arguments, message):
         ("dataset", "--help"),
         ("dataset", "make", "--help"),
         ("demo", "--help"),
+        ("info", "--help"),
+        ("info",),
+        ("info", "nowhere"),
+        ("doctor", "--help"),
+        ("doctor", "--fix"),
         (),
         ("smaple",),
         ("dataset", "mkae"),
@@ -402,7 +428,7 @@ def test_a_shell_gets_version_help_and_status():
 
     assert shell("--version").stdout == f"setflow {setflow.__version__}\n"
     help_text = shell("--help").stdout
-    commands = ("fit", "sample", "score", "evaluate", "dataset", "demo")
+    commands = ("fit", "sample", "score", "evaluate", "dataset", "demo", "info", "doctor")
     assert all(command in help_text for command in commands)
     assert shell("sample", "nowhere", "--out", "x.h5").returncode == 2
 

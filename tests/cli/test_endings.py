@@ -82,13 +82,9 @@ def test_a_data_set_is_followed_by_a_training(folder, capsys, monkeypatch):
     run("dataset", "make", "recipe", "--events", "2e2", "--out", "top.h5")
     wrote, following = last_lines(capsys)
     assert wrote.startswith("wrote top.h5: 200 jets")
-    assert following == "setflow fit --help"
-    Path("models/top30").mkdir(parents=True)
-    shutil.copy("config.yaml", "models/top30/config.yaml")
-    run("dataset", "make", "recipe", "--jets", "200", "--out", "top.h5", "--force")
-    words = shlex.split(last_lines(capsys)[1])
-    assert words[:2] == ["setflow", "fit"]
-    run(*words[1:], "--trainer.max_steps", 1)
+    assert following == "setflow fit --config top30 --data.train top.h5 --name top"
+    words = shlex.split(following)
+    run(*words[1:], "--trainer.max_steps", 1, "--trainer.log_every_n_steps", 1)
     assert Path("runs/top/model/manifest.json").is_file()
 
 

@@ -26,6 +26,7 @@ from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
 from setflow.data.hdf5 import screen_jets
 from setflow.jobs import missing
 from setflow.jobs import score as scoring
+from setflow.jobs.identity import described
 from setflow.jobs.score import score_to_hdf5
 from setflow.model import missing_mass
 from setflow.model.folder import describe_model
@@ -688,8 +689,8 @@ def test_a_solver_of_ones_own_is_the_same_in_each_process() -> None:
         def __init__(self) -> None:
             self.steps, self.name, self.state = 3, "mine", object()
 
-    assert scoring._described(Mine()) == "Mine(steps=3, name='mine')"
-    assert scoring._described(setflow.RK4(2)) == "RK4(steps=2)"
+    assert described(Mine()) == "Mine(steps=3, name='mine')"
+    assert described(setflow.RK4(2)) == "RK4(steps=2)"
 
 
 # --- what is refused at once ---------------------------------------------------------------------

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
+from setflow.jobs import summary as summaries
 from setflow.jobs.summary import summarize_scores
 
 
@@ -50,3 +51,17 @@ def test_jets_that_are_cut_are_told(tmp_path):
         file.attrs["cut_to"] = 30
     (told,) = (line for line in summarize_scores(path).lines() if "hardest" in line)
     assert told.startswith("jets with more than 30 particles are scored by their hardest 30")
+
+
+@pytest.mark.parametrize("block", [1, 3, 1000])
+def test_the_numbers_do_not_depend_on_the_blocks(tmp_path, monkeypatch, block):
+    monkeypatch.setattr(summaries, "_BLOCK", block)
+    rng = np.random.default_rng(0)
+    log_p = 1e6 + rng.standard_normal(50)  # far from 0, where a sum of squares loses its digits
+    log_p[[0, 7]] = math.nan
+    reasons = ["a", *[""] * 6, "b", *[""] * 42]
+    summary = summarize_scores(write(tmp_path / "s.h5", log_p, reasons))
+    finite = log_p[np.isfinite(log_p)]
+    assert summary.mean == pytest.approx(finite.mean(), rel=1e-14)
+    assert summary.error == pytest.approx(finite.std(ddof=1) / math.sqrt(48), rel=1e-6)
+    assert summary.reasons == {"a": 1, "b": 1}

@@ -1,0 +1,320 @@
+"""`setflow info`: what a file or folder is, where it came from, and what to do next.
+
+What it is decides which function describes it; each yields lines of a label and a text, and `next`
+is the label of a command.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from setflow.cli.endings import held_out
+from setflow.cli.parsing import nearest
+from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
+
+__all__ = ["info"]
+
+Line = tuple[str, str]
+_LONG = 400  # characters of an attribute that are shown
+_LABEL = 16  # characters of a label
+
+
+def info(given: str) -> None:
+    """Print what something is.
+
+    Raises:
+        FileNotFoundError: if there is no such thing.
+        OSError, ValueError: if it is none of what setflow reads and writes.
+    """
+    width = max(60, min(110, shutil.get_terminal_size().columns))
+    for label, text in _described(given, _found(given)):
+        if label == "next":  # to be copied, in one line
+            print(f"next: {text}")
+            continue
+        print(textwrap.fill(f"{label:<{_LABEL}}{text}", width, subsequent_indent=" " * _LABEL,
+                            break_long_words=False, break_on_hyphens=False))  # fmt: skip
+
+
+def _found(given: str) -> Path:
+    for kind in (MODELS, JETS, RECIPES, CONFIGURATIONS):
+        path = find(kind, given)
+        if path.exists():
+            return path
+    kinds = (MODELS, CONFIGURATIONS, RECIPES, JETS)
+    near = nearest(given, [name for kind in kinds for name in paths(kind)])
+    names = "; ".join(known(kind) for kind in kinds)
+    raise FileNotFoundError(f"there is no file or folder {given}{near}; {names}")
+
+
+def _described(given: str, path: Path) -> Iterator[Line]:
+    if path.is_dir():
+        return _folder(given, path)
+    if path.name == "recipe.yaml":
+        return _recipe(given, path.parent)
+    if path.suffix in (".yaml", ".yml"):
+        return _configuration(given, path)
+    if path.suffix == ".ckpt":
+        run = path.parent.parent if path.parent.name == "checkpoints" else Path("runs/NAME")
+        raise ValueError(
+            f"{given} is a checkpoint, from which setflow fit --resume goes on; the model of its "
+            f"run is the folder {run / 'model'}"
+        )
+    return _hdf5(given, path)
+
+
+def _folder(given: str, path: Path) -> Iterator[Line]:
+    holds = [name for name in _FOLDERS if (path / name).is_file()]
+    if holds:
+        return _FOLDERS[holds[0]](given, path)
+    names = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+    raise ValueError(
+        f"{given} is a folder that holds {names}; expected that of a model, a run, a recipe or a "
+        "report"
+    )
+
+
+# --- models ---
+
+
+def _model(given: str, path: Path) -> Iterator[Line]:
+    from setflow.model.model import SetFlow
+    from setflow.schema import JET_FEATURES, PARTICLE_FEATURES
+    from setflow.training.record import lines_of
+
+    flow = SetFlow.load(path)
+    manifest = json.loads((path / "manifest.json").read_text())
+    units = {c.name: f" [{c.unit}]" if c.unit else "" for c in (*PARTICLE_FEATURES, *JET_FEATURES)}
+    parameters = sum(p.numel() for p in flow.field.parameters())
+    yield "model", f"{given}, a SetFlow; its files are those of its manifest"
+    yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
+    yield "features", ", ".join(name + units.get(name, "") for name in flow.features)
+    conditions = ", ".join(name + units.get(name, "") for name in flow.conditions)
+    yield "conditions", conditions or "none: it needs no context"
+    if flow.cardinality is None:
+        yield "objects", "no p(N): sampling needs a file that tells the numbers, --like"
+    else:
+        kind = type(flow.cardinality).__name__
+        yield "objects", f"at most {flow.cardinality.max_objects}, their number from {kind}"
+    bounded = [flow.features[index] for index in flow.scaler.has_bound]
+    if bounded:
+        smallest = ", ".join(bounded)
+        yield "densities", f"leave out what lies below the smallest {smallest} of the training"
+    yield "weights", f"sha256 {manifest['files']['weights.safetensors']}"
+    training = manifest.get("training")
+    lines = _of_card(path) if training is None else lines_of(training)
+    for number, line in enumerate(lines or ["not told, neither by the manifest nor by the card"]):
+        yield "" if number else "training", line
+    yield "sampling", "50 steps of midpoint, 100 evaluations of the field, unless --steps is given"
+    name = shlex.quote(given)
+    if flow.conditions or flow.cardinality is None:
+        train = (training or {}).get("train", {}).get("file", "JETS.h5")
+        yield "next", f"setflow sample {name} --like {shlex.quote(train)} --out jets.h5"
+    else:
+        yield "next", f"setflow sample {name} --events 10000 --out jets.h5"
+    if (reference := held_out(path)) is not None:
+        yield "next", f"setflow evaluate jets.h5 {reference} --out report"
+
+
+def _of_card(path: Path) -> list[str]:
+    """Return what the card of a model says of its training, its list behind that word."""
+    card = path / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    part = text.partition("**Training.**")[2].partition("\n**")[0]
+    return [" ".join(item.split()) for item in part.split("\n- ")[1:]]
+
+
+def _run(given: str, path: Path) -> Iterator[Line]:
+    yield "run", f"{given}, the folder of a training; its model is {path / 'model'}"
+    yield from _model(str(path / "model"), path / "model")
+
+
+def _configuration(given: str, path: Path) -> Iterator[Line]:
+    import yaml
+
+    from setflow.model.model import SetFlow
+
+    path = path / "config.yaml" if path.is_dir() else path
+    try:
+        nodes = yaml.safe_load(path.read_text(encoding="utf-8"))
+        node, data = nodes["model"]["flow"], dict(nodes.get("data") or {})
+    except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} has no node model: flow:, so it is no configuration of setflow fit"
+        ) from error
+    flow = SetFlow.from_node(node, where=f"{path}: model.flow")
+    parameters = sum(p.numel() for p in flow.field.parameters())
+    yield "configuration", f"{given}, for setflow fit; it has no weights"
+    yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
+    yield "features", ", ".join(flow.features)
+    yield "conditions", ", ".join(flow.conditions) or "none"
+    for key in ("train", "val", "max_objects", "batch_size"):
+        if data.get(key) is not None:
+            yield key, str(data[key])
+    trainer = nodes.get("trainer") or {}
+    lengths = ("max_steps", "max_epochs", "max_time")
+    told = [f"{key} {trainer[key]}" for key in lengths if trainer.get(key) not in (None, -1)]
+    yield "length", ", ".join(told) or "not bounded"
+    name = path if path.name == given else given
+    yield "next", f"setflow fit --config {shlex.quote(str(name))} --name NAME"
+
+
+# --- data ---
+
+
+def _recipe(given: str, path: Path) -> Iterator[Line]:
+    from setflow.data.recipes import Recipe
+
+    recipe = Recipe.load(path)
+    yield "recipe", f"{given}: {recipe.description}"
+    yield (
+        "jets",
+        (
+            f"pT {recipe.jet_pt[0]:g} to {recipe.jet_pt[1]:g} GeV, |eta| below {recipe.jet_eta:g}, "
+            f"radius {recipe.radius:g}, at most {recipe.objects} particles"
+        ),
+    )
+    made = ", ".join(f"{name} {version}" for name, version in recipe.made_with.items())
+    yield "made with", made
+    for name, sample in recipe.samples.items():
+        there = (path / name).is_file()
+        what = "" if there else ", not here"
+        yield "sample", f"{path.name}/{name}: {sample['jets']:,} jets, seed {sample['seed']}{what}"
+    name = str(path) if Path(given).is_file() else given
+    yield "next", f"setflow dataset make {shlex.quote(name)} --events 10000 --out jets.h5"
+
+
+def _report(given: str, path: Path) -> Iterator[Line]:
+    told = json.loads((path / "metrics.json").read_text())
+    yield "report", f"{given}, of setflow evaluate"
+    for side in ("generated", "reference"):
+        one = told[side]
+        model = f", weights sha256 {one['weights_sha256']}" if one.get("weights_sha256") else ""
+        yield side, f"{one['name']}: {one['events']:,} of {one['available']:,} jets{model}"
+    for name, result in told["metrics"].items():
+        unit = f" {result['unit']}" if result["unit"] else ""
+        yield (
+            "metric",
+            (
+                f"{name}: {result['value']:.3g}, floor {result['floor']:.3g} "
+                f"± {result['floor_spread']:.1g}{unit}"
+            ),
+        )
+    for note in told.get("notes", ()):
+        yield "note", note
+    yield "pictures", f"{len(told['pictures'])} in {path}"
+
+
+def _hdf5(given: str, path: Path) -> Iterator[Line]:
+    import h5py
+
+    from setflow.data.hdf5 import read_header
+
+    if not h5py.is_hdf5(path):
+        raise ValueError(
+            f"{given} is no HDF5 file; setflow info knows files of jets and of scores, "
+            "configurations, and the folders of models, runs, recipes and reports"
+        )
+    try:
+        file = h5py.File(path, "r", locking="best-effort")
+    except OSError:
+        read_header(path)  # which says what is wrong
+        raise
+    with file:
+        told = {name: _text(value) for name, value in file.attrs.items()}
+        scores = "log_prob" in file and "reason" in file
+        columns = {
+            name: (str(file[name].attrs.get("unit", "")), str(file[name].attrs.get("meaning", "")))
+            for name in file
+            if scores and name != "particle_features"
+        }
+    return _scores(given, path, told, columns) if scores else _jets(given, path, told)
+
+
+def _text(value: Any) -> str:
+    return " ".join(str(value.decode() if isinstance(value, bytes) else value).split())
+
+
+def _origin(told: Mapping[str, str]) -> Iterator[Line]:
+    """Yield where a file came from, by its attributes."""
+    if "weights_sha256" in told:
+        yield "model", f"weights sha256 {told['weights_sha256']}"
+    if "recipe" in told:
+        yield "recipe", f"{told['recipe']}: {told.get('description', '')}"
+    skipped = ("model", "weights_sha256", "recipe", "description", "layout", "layout_version", "n",
+               "complete")  # fmt: skip
+    rest = [f"{key} {value[:_LONG]}" for key, value in told.items()
+            if value and key not in skipped and not key.startswith("missing_mass")]  # fmt: skip
+    yield "attributes", ", ".join(rest) or "none: the file does not say where it came from"
+
+
+def _jets(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
+    from setflow.data.summary import summarize_jets
+
+    summary = summarize_jets(path)
+    header = summary.header
+    sampled = "weights_sha256" in told
+    kind = "jets that a model has sampled" if sampled else "jets"
+    yield "jets", f"{given}, {header.n:,} {kind}, in the layout of JetNet: {', '.join(header.keys)}"
+    yield (
+        "particles",
+        (
+            f"{summary.least} to {summary.most} of a jet, {summary.mean:.1f} on average, in "
+            f"{header.objects} slots"
+        ),
+    )
+    for name, (unit, low, high) in summary.ranges.items():
+        text = f"{low:.5g} to {high:.5g}{f' {unit}' if unit else ''}"
+        yield name, text if low <= high else "no values"
+    for reason, count in summary.reasons.items():
+        yield "malformed", f"{count:,} row{'' if count == 1 else 's'}: {reason}"
+    yield from _origin(told)
+    name = shlex.quote(given)
+    if sampled:
+        reference = f"{told['recipe']}/heldout.h5" if "recipe" in told else "TRUE.h5"
+        yield "next", f"setflow evaluate {name} {reference} --out report"
+    elif path.stem == "heldout":
+        yield "next", f"setflow evaluate JETS.h5 {name} --out report"
+    else:
+        yield "next", f"setflow fit --config top30 --data.train {name} --name NAME"
+        yield "next", f"setflow score MODEL {name} --out scores.h5"
+
+
+def _scores(
+    given: str, path: Path, told: Mapping[str, str], columns: Mapping[str, tuple[str, str]]
+) -> Iterator[Line]:
+    from setflow.jobs.missing import missing_note
+    from setflow.jobs.summary import summarize_scores
+
+    if told.get("complete") not in (None, "True"):
+        done = f"{told.get('n')} rows are done"
+        yield "scores", f"{given}, not finished: {done}; the command that began it goes on with it"
+        yield from _origin(told)
+        return
+    summary = summarize_scores(path)
+    yield "scores", f"{given}, log-densities of {summary.rows:,} jets"
+    for line in summary.lines():
+        yield "", line
+    for reason, count in sorted(summary.reasons.items(), key=lambda pair: -pair[1])[:5]:
+        yield "no score", f"{count:,} rows: {reason}"
+    if "missing_mass" in told and (note := missing_note(path)) is not None:
+        yield "", note
+    for name, (unit, meaning) in columns.items():
+        yield name, f"{f'[{unit}] ' if unit else ''}{meaning}"
+    yield from _origin(told)
+    look = "import sys, h5py; print(h5py.File(sys.argv[1])['log_prob'][:10])"
+    yield "next", f'python -c "{look}" {shlex.quote(given)}'
+
+
+_FOLDERS = {
+    "manifest.json": _model,
+    "model/manifest.json": _run,
+    "recipe.yaml": _recipe,
+    "metrics.json": _report,
+    "config.yaml": _configuration,
+}
