@@ -18,13 +18,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from yaml import YAMLError, safe_load
+from yaml import YAMLError, safe_dump, safe_load
 
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, write_text
-from setflow.model.folder import CLASSES, architecture, differences
+from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
 from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
@@ -176,7 +176,7 @@ def _start_from(folder: Path, flow: SetFlow) -> None:
     """Give a model the weights and statistics of a model folder of the same architecture."""
     stored = SetFlow.load(folder)
     instead = "train with the configuration of the folder (leave --config out), or without --init"
-    _require_same_architecture(stored, flow, str(folder), instead)
+    require_same(architecture(stored), architecture(flow), str(folder), instead)
     flow.load_state_dict(stored.state_dict())
 
 
@@ -221,19 +221,8 @@ def _require_same_model(checkpoint: Path, model: FlowMatchingModule) -> None:
         )
     written = safe_load((checkpoint.parents[1] / "config.yaml").read_text())
     began = SetFlow.from_node(written["model"]["flow"])
-    _require_same_architecture(began, model.flow, str(checkpoint), "resume without --config")
-
-
-def _require_same_architecture(theirs: SetFlow, mine: SetFlow, name: str, instead: str) -> None:
-    """Refuse to give a model the weights of one that means another thing by them."""
-    different = differences(architecture(theirs), architecture(mine))
-    if different:
-        place, (there, here) = next(iter(different.items()))
-        more = f" ({', '.join([*different][1:])} too)" if len(different) > 1 else ""
-        raise ValueError(
-            f"{name} is of another architecture: {place} is {there!r} there and {here!r} in the "
-            f"configuration{more}; {instead}"
-        )
+    nodes = architecture(began), architecture(model.flow)
+    require_same(*nodes, str(checkpoint), "resume without --config")
 
 
 def _home(name: str) -> str:
@@ -354,5 +343,7 @@ class _SaveConfig(SaveConfigCallback):
         config = self.config.clone()
         for order in ("resume", "force", "init"):  # for this run, not for who trains from its file
             config.pop(order)
-        text = self.parser.dump(config, skip_unset=False)
-        write_text(folder / "config.yaml", text)
+        nodes = safe_load(self.parser.dump(config, skip_unset=False))
+        assert isinstance(pl_module, FlowMatchingModule)
+        nodes["model"]["flow"] = describe_model(pl_module.flow, fitted=False)  # no default is open
+        write_text(folder / "config.yaml", safe_dump(nodes, sort_keys=False))

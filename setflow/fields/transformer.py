@@ -31,6 +31,7 @@ from setflow.sets.shapes import check_sizes
 __all__ = ["TransformerField"]
 
 _PAIR_WIDTH = 32
+_HEAD_WIDTH = 32  # the least number of features of a head, where the number of heads is not told
 
 
 class TransformerField(SetField):
@@ -58,7 +59,9 @@ class TransformerField(SetField):
         set_condition_dim: the number of features of the objects of a context set, see `SetField`.
         hidden: the width, a multiple of `heads`.
         layers: the number of blocks.
-        heads: the number of attention heads.
+        heads: the number of attention heads; None takes the largest divisor of `hidden` that leaves
+            each head at least 32 features, or one head: on a CPU narrower heads cost up to twice as
+            much. The attribute holds the number.
         expansion: the width of the feed-forward layer in units of `hidden`.
         qk_norm: normalise queries and keys of each head by their root mean square, so that
             attention cannot saturate (Henry et al., "Query-Key Normalization for Transformers",
@@ -86,7 +89,7 @@ class TransformerField(SetField):
         set_condition_dim: int = 0,
         hidden: int = 128,
         layers: int = 4,
-        heads: int = 8,
+        heads: int | None = None,
         expansion: int = 2,
         qk_norm: bool = False,
         pair_features: PairFeatures | None = None,
@@ -97,7 +100,11 @@ class TransformerField(SetField):
             object_condition_dim=object_condition_dim,
             set_condition_dim=set_condition_dim,
         )
-        check_sizes(hidden=hidden, layers=layers, heads=heads, expansion=expansion)
+        given = 1 if heads is None else heads
+        check_sizes(hidden=hidden, layers=layers, heads=given, expansion=expansion)
+        if heads is None:
+            most = max(1, hidden // _HEAD_WIDTH)
+            heads = next((count for count in range(most, 1, -1) if hidden % count == 0), 1)
         if hidden % heads:
             raise ValueError(f"hidden={hidden} must be a multiple of heads={heads}")
         if pair_features is not None and not isinstance(pair_features, PairFeatures):

@@ -51,6 +51,7 @@ __all__ = [
     "differences",
     "init_args_of",
     "read_folder",
+    "require_same",
     "short_card",
     "write_folder",
 ]
@@ -239,6 +240,28 @@ def differences(one: Any, other: Any, where: str = "model.flow") -> dict[str, tu
     for key in one | other:
         found |= differences(one.get(key), other.get(key), f"{where}.{key}")
     return found
+
+
+def require_same(theirs: Any, mine: Any, name: str, instead: str) -> None:
+    """Refuse to give a model the weights of one that means another thing by them.
+
+    Arguments:
+        theirs: the node of the model whose weights they are, as `architecture` returns it.
+        mine: the node of the model that is to take them.
+        name: where the weights stand.
+        instead: what to do about it.
+
+    Raises:
+        ValueError: if an argument differs, be it one that changes the shape of no weight.
+    """
+    different = differences(theirs, mine)
+    if different:
+        place, (there, here) = next(iter(different.items()))
+        more = f" ({', '.join([*different][1:])} too)" if len(different) > 1 else ""
+        raise ValueError(
+            f"{name} is of another architecture: {place} is {there!r} there and {here!r} in the "
+            f"configuration{more}; {instead}"
+        )
 
 
 def arguments_of(node: Any, where: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from setflow.data.collate import LengthBatchSampler
 from setflow.model.finite import first_not_finite, reason_of
+from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
 from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.batch import SetBatch, listed
@@ -82,9 +83,21 @@ class FlowMatchingModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_into_epoch"] = self._batches_into_epoch
+        checkpoint["architecture"] = self._architecture()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self._batches_into_epoch = int(checkpoint["batches_into_epoch"])
+        theirs, mine = checkpoint.get("architecture"), self._architecture()
+        if theirs is not None and mine is not None:  # shapes tell not all that weights mean
+            instead = "give the module the model of the checkpoint"
+            require_same(theirs, mine, "the checkpoint", instead)
+
+    def _architecture(self) -> dict[str, Any] | None:
+        """Return the node of the model, or None if it has parts that no file can name."""
+        try:
+            return architecture(self.flow)
+        except TypeError:
+            return None
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader

@@ -77,6 +77,7 @@ VARIANTS = {
     "epic": partial(_configured, "epic30"),
     "graph": partial(_configured, "graph30"),
     "transformer": partial(_configured, "demo"),
+    "transformer-heads8": lambda: setflow.TransformerField(3, hidden=64, layers=4, heads=8),
     "transformer-qknorm": lambda: setflow.TransformerField(
         3, hidden=64, layers=4, heads=2, qk_norm=True
     ),

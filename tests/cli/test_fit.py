@@ -298,6 +298,19 @@ def test_a_run_is_not_resumed_with_another_meaning_of_its_weights(folder, capsys
     assert "boxcox.2 is 0.0 there and 0.3 in the configuration" in told
     told = fails(capsys, *again, "--model.flow.init_args.features", "[a,b,c]")
     assert "another architecture: model.flow.features" in told
+    told = fails(capsys, *again, "--model.flow.init_args.field.init_args.heads", "1")
+    assert "field.heads is 2 there and 1 in the configuration; resume without --config" in told
+
+
+def test_a_run_keeps_the_number_of_heads_that_it_took(folder):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    del config["model"]["flow"]["init_args"]["field"]["init_args"]["heads"]
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
+    for written in ("runs/tiny/config.yaml", "runs/tiny/model/config.yaml"):
+        flow = yaml.safe_load(Path(written).read_text())["model"]["flow"]
+        assert flow["init_args"]["field"]["init_args"]["heads"] == 1, written
+    run("fit", "--resume", "--name", "tiny", "--trainer.max_epochs", "2")
 
 
 def test_a_model_is_not_trained_further_on_events_that_it_rules_out(folder, capsys):

@@ -13,6 +13,7 @@ import setflow
 from laws.laws import redraw
 from setflow.fields import PairFeatures
 from setflow.fields.transformer import _allowed
+from setflow.model.folder import describe
 
 
 def four_vectors(y, phi, pt):
@@ -87,6 +88,18 @@ def test_pair_features_are_finite_for_distant_particles(dtype):
 def test_bad_pair_features_are_refused(arguments):
     with pytest.raises(ValueError, match=r"expected three|must be (positive|finite|integers)"):
         PairFeatures(**arguments)
+
+
+def test_heads_are_as_wide_as_32_features_unless_told():
+    """The largest divisor of the width that leaves each head at least 32 features."""
+    expected = {8: 1, 16: 1, 31: 1, 32: 1, 64: 2, 96: 3, 100: 2, 127: 1, 128: 4, 256: 8, 320: 10}
+    for hidden, heads in expected.items():
+        field = setflow.TransformerField(3, hidden=hidden, layers=1)
+        assert field.heads == field.blocks[0].heads.heads == heads, hidden
+        assert describe(field)["init_args"]["heads"] == heads
+    assert setflow.TransformerField(3, layers=1, heads=8).heads == 8
+    with pytest.raises(ValueError, match="sizes must be positive"):
+        setflow.TransformerField(3, hidden=0)
 
 
 def test_bad_transformers_are_refused():

@@ -409,6 +409,31 @@ def test_statistics_that_a_configuration_gives_are_kept(options):
     assert flow.context_scaler.mean.item() == pytest.approx(pt.mean().item(), rel=0.01)  # fitted
 
 
+@pytest.mark.filterwarnings("ignore:.*does not have many workers")
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    """Arguments that change the shape of no weight: heads, the path, the exponent of a feature."""
+
+    def module(*, path=None, exponent=0.0, **options):
+        field = setflow.TransformerField(3, hidden=8, layers=1, **options)
+        scaler = Standardizer(3, boxcox={2: exponent})
+        flow = setflow.SetFlow(field, path=path or setflow.LinearPath(), scaler=scaler)
+        return FlowMatchingModule(flow)
+
+    checkpoint, saved = {}, module(heads=2)
+    saved.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    read = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    module(heads=2).on_load_checkpoint(read)
+    for other, message in (
+        (module(), "field.heads is 2 there and 1 in the configuration; give the module"),
+        (module(heads=2, path=setflow.CosinePath()), "flow.path is 'setflow.LinearPath' there"),
+        (module(heads=2, exponent=0.3), "boxcox.2 is 0.0 there and 0.3"),
+    ):
+        with pytest.raises(ValueError, match=f"is of another architecture: .*{message}"):
+            other.on_load_checkpoint(read)
+    module().on_load_checkpoint({"batches_into_epoch": 0})  # which earlier versions wrote
+
+
 # --- a loss that is not finite ---
 
 
