@@ -273,8 +273,9 @@ def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None)
         refuse_misspelt(kind, frozenset(own), _OF_FIELDS)
         if not takes_mask:
             _refuse_forgotten_mask(written, at_least >= 2)
-        forward, places = own.get("forward", kind.forward), 3 if "forward" in own else 4
-        _refuse_wrong_forward(kind.__name__, forward, places, takes_mask)
+        if getattr(field, "event_ndim", given) is not None:  # else it is no field, see below
+            forward, places = own.get("forward", kind.forward), 3 if "forward" in own else 4
+            _refuse_wrong_forward(kind.__name__, forward, places, takes_mask)
     event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", given)
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(
