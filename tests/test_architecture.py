@@ -6,6 +6,7 @@ import ast
 import importlib
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 import tarfile
@@ -316,8 +317,9 @@ for command in (
     ["sample", "top30", "--events", "4", "--steps", "1", "--out", "jets.h5"],
     ["score", "top30", "pythia-top/heldout.h5", "--events", "2", "--steps", "1",
      "--estimator", "hutchinson", "--out", "scores.h5"],
-    ["evaluate", "jets.h5", "datasets/pythia-top/heldout.h5", "--events", "50", "--out", "report"],
-    ["demo", "--steps", "3", "--events", "100"],
+    ["info", "runs/top30"],
+    ["doctor"],
+    ["demo", "--steps", "2", "--events", "100"],
 ):
     main(command)
 """
@@ -342,10 +344,10 @@ def test_what_travels_in_the_wheel_is_found_by_name_from_any_folder(wheel, tmp_p
         "runs/top30/model",
         "jets.h5",
         "scores.h5",
-        "report",
         "runs/demo/report",
     ):
         assert (here / made).exists(), made
+    assert re.search(r"extra scatter (complete|.*pip install 'setflow\[scatter\]')", done.stdout)
     config = (here / "runs/top30/model/config.yaml").read_text()
     assert str(tmp_path) not in config  # names go into files, not where they were found
 
