@@ -118,7 +118,7 @@ def _lower(text: str, levels: int = 1) -> str:
 
 
 def printed(notebook: str, line: str) -> str:
-    """Return what a cell of a notebook printed, from the first line that has these words to a blank.
+    """Return what a cell of a notebook printed, from the line with these words to a blank one.
 
     Raises:
         ValueError: if no cell printed it, or several did.
