@@ -59,7 +59,7 @@ def test_a_notebook_is_kept_with_the_outputs_of_a_run(name):
     code = notebooks.code(notebook)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
     for cell in code:
-        if re.search(r"^ *(print|table|plt\.show|animate)\(", cell.source, flags=re.MULTILINE):
+        if re.search(r"^(print|table|plt\.show|animate)\(", cell.source, flags=re.MULTILINE):
             assert cell.outputs, cell.source
         assert all(output.output_type != "error" for output in cell.outputs), cell.source
         assert all(output.get("name") != "stderr" for output in cell.outputs), cell.source
