@@ -21,7 +21,7 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-.PHONY: demo check test test-all lint docs linkcheck bench quality test-scatter test-cuda clean help
+.PHONY: demo check test test-all lint docs notebooks linkcheck bench quality test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -31,6 +31,7 @@ help:
 	@echo "make test-all      the same with all combinations, which make test thins out"
 	@echo "make lint          ruff and mypy"
 	@echo "make docs          these and more pages as a site, in build/docs/html (half a minute)"
+	@echo "make notebooks     run the notebooks in full and keep their outputs (ten minutes; NAMES=\"...\": some)"
 	@echo "make linkcheck     whether the links of the site to elsewhere are alive"
 	@echo "make bench         speeds on a CPU, as ratios within one run (hours; TRIAL=1: minutes)"
 	@echo "make quality       train the families of fields at equal cost and compare (hours)"
@@ -73,6 +74,9 @@ SITE = OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -n -q -d build/
 
 docs: $(STAMP)
 	$(SITE) -b html docs build/docs/html
+
+notebooks: $(STAMP)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m notebooks $(NAMES)
 
 linkcheck: $(STAMP)
 	$(SITE) -b linkcheck docs build/docs/linkcheck

@@ -62,7 +62,8 @@ toc_object_entries_show_parents = "hide"
 nitpicky = True
 nitpick_ignore_regex = [
     # types of others
-    (r"py:.*", r"(torch|torch_geometric|numpy|collections|pathlib|typing|lightning|h5py|rich)\..*"),
+    (r"py:.*", r"(torch|torch_geometric|numpy|matplotlib|collections|pathlib|typing)\..*"),
+    (r"py:.*", r"(lightning|h5py|rich)\..*"),
     (r"py:.*", r"(Tensor|Array|abc\.ABC|os\.PathLike|types\.TracebackType)"),
     # what stands behind the public names: the resolved events, and bases without users
     (r"py:.*", r"setflow\.(sets\.events\.Events|random\.EventSeeds|process\.Process)"),

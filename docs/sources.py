@@ -118,7 +118,7 @@ def _lower(text: str, levels: int = 1) -> str:
 
 
 def printed(notebook: str, line: str) -> str:
-    """Return what a cell of a notebook printed, from the first line that has these words.
+    """Return what a cell of a notebook printed, from the line with these words to a blank one.
 
     Raises:
         ValueError: if no cell printed it, or several did.
@@ -131,6 +131,7 @@ def printed(notebook: str, line: str) -> str:
         if output["output_type"] == "stream"
     ]
     found = [text[text.rfind("\n", 0, text.index(line)) + 1 :] for text in texts if line in text]
+    found = [text.partition("\n\n")[0] for text in found]
     if len(found) != 1:
         raise ValueError(f"{len(found)} cells of {notebook} printed {line!r}, expected one")
     return f"```text\n{found[0].rstrip()}\n```\n"

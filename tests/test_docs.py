@@ -1,20 +1,17 @@
-"""What a reader copies works: the README's example, the notebook, the cards.
+"""What a reader copies works: the README's example, the cards.
 
-The pages of the site are in `tests/test_pages.py`.
+The pages of the site are in `tests/test_pages.py`, the notebooks in `tests/test_notebooks.py`.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 from pathlib import Path
 
-import nbformat
 import pytest
 import torch
 import yaml
-from nbclient import NotebookClient
 
 import setflow
 from each import each
@@ -199,30 +196,6 @@ def test_the_conventions_of_the_readme_name_real_things():
 def test_every_artefact_has_a_card(folder):
     assert (folder / "README.md").is_file()
     assert not list(folder.rglob("*.py"))
-
-
-def test_the_quickstart_notebook_runs(tmp_path):
-    """The cells as they are, with fewer steps."""
-    notebook = nbformat.read(ROOT / "notebooks/quickstart.ipynb", as_version=4)
-    assert all(not cell.get("outputs") or cell.cell_type == "code" for cell in notebook.cells)
-    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
-    assert "STEPS = " in code
-    for cell in notebook.cells:
-        if cell.cell_type == "code":
-            cell.source = re.sub(r"^STEPS = \d+", "STEPS = 5", cell.source, flags=re.MULTILINE)
-            cell.source = re.sub(r"^EVENTS = \d+", "EVENTS = 64", cell.source, flags=re.MULTILINE)
-    os.environ["JUPYTER_PLATFORM_DIRS"] = "1"
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(ROOT)}}
-    ).execute()
-    images = [
-        output
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if "image/png" in output.get("data", {})
-    ]
-    assert images, "the notebook draws no picture"
 
 
 CONFIGURED = sorted(path.parent.name for path in (ROOT / "models").glob("*/config.yaml"))

@@ -243,6 +243,8 @@ def test_what_a_page_takes_from_elsewhere_is_there_or_refused():
     assert [row[0] for row in rows] == ["epic", "graph"]
     assert all("±" in row[1] for row in rows)
     assert "processor: " in table
+    shown = sources.printed("02_masked_sets.ipynb", "mean over slots").splitlines()
+    assert len(shown) == 7  # two of the block, the head, and four rows: down to the blank line
     for call, message in (
         (lambda: sources.results("quality.md", "field; speed"), "no column 'speed'"),
         (lambda: sources.results("quality.md", rows="nobody"), "no row"),

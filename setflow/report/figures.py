@@ -27,7 +27,7 @@ import matplotlib
 import mplhep
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
 from setflow.physics.metrics import METRICS, Floor, Observables
@@ -47,7 +47,7 @@ from setflow.report.style import (
 )
 from setflow.sets.batch import SetBatch
 
-__all__ = ["QUANTITIES", "Quantity", "draw_spectrum", "spectrum", "write_plots"]
+__all__ = ["QUANTITIES", "Histogram", "Quantity", "draw_spectrum", "spectrum", "write_plots"]
 
 
 @dataclass(frozen=True)
@@ -104,44 +104,78 @@ def spectrum(
     Ratios are drawn where the reference is known to 40% or better; a triangle at the edge of the
     panel stands for one beyond it.
     """
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.0, 5.8))
-        draw_spectrum(figure, quantity, generated, reference, note=note)
+    figure = Figure(figsize=(6.0, 5.8))
+    draw_spectrum(figure, quantity, generated, reference, note=note)
     return figure
 
 
 def draw_spectrum(
-    figure: FigureBase,
+    figure: Figure | SubFigure,
     quantity: Quantity,
     generated: Observables,
     reference: Observables,
     *,
     note: str = "",
 ) -> None:
-    """Draw what `spectrum` draws into a figure or, side by side with others, a `SubFigure`."""
+    """Draw what `spectrum` draws into a figure, or into a part of one's own.
+
+    Arguments:
+        figure: where to draw, about 6 inches wide and as high.
+        quantity: the observable.
+        generated: the observables of the generated jets.
+        reference: those of the reference.
+        note: a last line for the legend.
+
+    >>> from matplotlib.figure import Figure
+    >>> from setflow.physics.metrics import observables
+    >>> a, b = (observables(torch.rand(50, 8, 3)) for _ in range(2))
+    >>> figure = Figure(figsize=(12.0, 5.8))
+    >>> for part, quantity in zip(figure.subfigures(1, 2), QUANTITIES):
+    ...     draw_spectrum(part, quantity, a, b)
+    >>> [axes.get_ylabel() for axes in figure.subfigs[0].axes][1]
+    'Gen. / ref.'
+    """
     edges = _edges(quantity, reference, min(len(generated), len(reference)))
-    truth, model = (_Histogram.of(quantity, side, edges) for side in (reference, generated))
-    place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
-    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=place)
-    _draw_densities(top, quantity, truth, model, note)
-    _draw_ratio(bottom, truth, model)
-    if quantity.log_x:
-        bottom.set_xscale("log")
-    elif quantity.integer:
-        bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
-        bottom.xaxis.set_minor_locator(NullLocator())
-    else:
-        bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
-        bottom.ticklabel_format(axis="x", useOffset=False)
-    bottom.set_xlim(edges[0], edges[-1])
-    bottom.set_xlabel(quantity.label)
-    for axes in (top, bottom):
-        axes.yaxis.set_label_coords(-0.115, axes.yaxis.label.get_position()[1])
+    truth, model = (Histogram.of(quantity, side, edges) for side in (reference, generated))
+    with matplotlib.rc_context(STYLE):
+        place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
+        top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1), gridspec_kw=place)
+        _draw_densities(top, quantity, truth, model, note)
+        _draw_ratio(bottom, truth, model)
+        if quantity.log_x:
+            bottom.set_xscale("log")
+        elif quantity.integer:
+            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+            bottom.xaxis.set_minor_locator(NullLocator())
+        else:
+            bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10]))
+            bottom.ticklabel_format(axis="x", useOffset=False)
+        bottom.set_xlim(edges[0], edges[-1])
+        bottom.set_xlabel(quantity.label)
+        for axes in (top, bottom):
+            axes.yaxis.set_label_coords(-0.115, axes.yaxis.label.get_position()[1])
 
 
 @dataclass(frozen=True)
-class _Histogram:
-    """Densities per bin and their errors, the fractions outside, and the size of the sample."""
+class Histogram:
+    """The spectrum of one observable, as this module's formulas have it.
+
+    Arguments:
+        edges: the edges of the bins, with shape `(bins + 1,)`.
+        density: the fraction of all entries in each bin over its width, in log10 on a logarithmic
+            axis, with shape `(bins,)`.
+        error: its statistical error, with shape `(bins,)`.
+        below: the fraction of all entries below the first edge.
+        above: the fraction above the last one.
+        size: how many jets and particles there are, in words.
+        centres: the middles of the bins, with shape `(bins,)`.
+
+    >>> from setflow.physics.metrics import observables
+    >>> jets = observables(torch.full((4, 3, 3), 0.25))
+    >>> histogram = Histogram.of(QUANTITIES[2], jets, np.array([1.5, 2.5, 3.5]))
+    >>> histogram.density.tolist(), histogram.size
+    ([0.0, 1.0], '4 jets')
+    """
 
     edges: Array
     density: Array
@@ -152,7 +186,14 @@ class _Histogram:
     centres: Array
 
     @classmethod
-    def of(cls, quantity: Quantity, sample: Observables, edges: Array) -> _Histogram:
+    def of(cls, quantity: Quantity, sample: Observables, edges: Array) -> Histogram:
+        """Fill it with the observable of all jets, or of all their particles.
+
+        Arguments:
+            quantity: the observable, and whether its axis is logarithmic.
+            sample: the observables of the jets.
+            edges: the edges of the bins, rising, with shape `(bins + 1,)`.
+        """
         values, jet = (as_numpy(column) for column in sample.column(quantity.name))
         jets, bins = len(sample), len(edges) - 1
         place = np.searchsorted(edges, values, side="right") - 1
@@ -203,7 +244,7 @@ def _edges(quantity: Quantity, reference: Observables, jets: int) -> Array:
 
 
 def _draw_densities(
-    axes: Axes, quantity: Quantity, truth: _Histogram, model: _Histogram, note: str
+    axes: Axes, quantity: Quantity, truth: Histogram, model: Histogram, note: str
 ) -> None:
     edges = truth.edges
     common = {"ax": axes, "flow": "none"}
@@ -241,7 +282,7 @@ def _draw_densities(
     axes.legend(loc="upper left", title=title, alignment="left")
 
 
-def _draw_ratio(axes: Axes, truth: _Histogram, model: _Histogram) -> None:
+def _draw_ratio(axes: Axes, truth: Histogram, model: Histogram) -> None:
     safe = np.where(truth.density > 0, truth.density, 1.0)
     known = (truth.density > 0) & (truth.error < 0.4 * safe)
     ratio, error = model.density / safe, model.error / safe

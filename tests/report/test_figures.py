@@ -8,13 +8,14 @@ import matplotlib.pyplot
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from setflow import SetBatch
 from setflow.physics import METRICS, distances, truth_floor
 from setflow.physics.metrics import observables
 from setflow.report import figures, images
-from setflow.report.figures import QUANTITIES, spectrum, write_plots
+from setflow.report.figures import QUANTITIES, draw_spectrum, spectrum, write_plots
 from setflow.report.images import example_jets, jet_images
 
 F64 = torch.float64
@@ -76,6 +77,24 @@ def test_a_spectrum_is_labelled_and_legible(quantity):
     assert top.transData.transform((1, highest))[1] < legend.get_window_extent().y0
 
 
+def test_a_part_of_a_figure_gets_what_a_figure_gets():
+    _, sides = both()
+    alone = spectrum(QUANTITIES[0], *sides, note="a model")
+    figure = Figure(figsize=(12.0, 5.8))
+    parts = figure.subfigures(1, 2)
+    for part in parts:
+        draw_spectrum(part, QUANTITIES[0], *sides, note="a model")
+    with matplotlib.rc_context(figures.STYLE):
+        assert_legible(figure)
+    assert len(figure.axes) == 4
+    for part in parts:
+        for one, other in zip(alone.axes, part.axes, strict=True):
+            assert one.get_ylabel() == other.get_ylabel()
+            assert one.get_xlim() == other.get_xlim()
+            for line, same in zip(one.lines, other.lines, strict=True):
+                np.testing.assert_array_equal(line.get_xydata(), same.get_xydata())
+
+
 UNITS = {
     "mass": r"/ p_T^\mathrm{jet}",
     "pt": r"/ $p_T^\mathrm{jet}$",
@@ -100,7 +119,7 @@ def test_every_observable_is_drawn():
 def test_a_histogram_counts_everything(quantity):
     _, (_, reference) = both()
     edges = figures._edges(quantity, reference, 200)
-    got = figures._Histogram.of(quantity, reference, edges)
+    got = figures.Histogram.of(quantity, reference, edges)
     values = reference.column(quantity.name)[0].numpy()
     width = np.diff(np.log10(edges) if quantity.log_x else edges)
     counts, _ = np.histogram(values, edges)
@@ -124,7 +143,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
         tilt = torch.randn(100, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
         samples.append(observables(side.x + 0.3 * tilt, side.mask))
     edges = np.linspace(-0.6, 0.6, 13)
-    many = [figures._Histogram.of(quantity, sample, edges) for sample in samples]
+    many = [figures.Histogram.of(quantity, sample, edges) for sample in samples]
     scatter = np.std([h.density for h in many], axis=0)
     claimed = np.sqrt(np.mean([h.error**2 for h in many], axis=0))
     np.testing.assert_allclose(claimed, scatter, rtol=0.3)
