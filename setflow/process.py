@@ -24,13 +24,13 @@ from setflow.lazy import (
     UnconditionalField,
 )
 from setflow.masking.log_prob import score_events, scored_events, solve_dtype
-from setflow.masking.sample import start_of_sampling
+from setflow.masking.sample import carried, start_of_sampling
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
 from setflow.sets.context import Context, GivenContext, batch_of_context, context_of_batch
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.planning import planned_velocity
+from setflow.sets.planning import plan_velocity
 from setflow.sets.protocols import (
     Base,
     SDESolver,
@@ -332,11 +332,14 @@ class FlowMatchingProcess(Process):
             ValueError: if a shape does not fit.
         """
         start = self._start(sample_shape, x_source, generator)
-        velocity = planned_velocity(self.field, start)
-        if guidance_fn is not None:
-            velocity = _guided(velocity, guidance_fn)
+        if guidance_fn is None:
+            return carried(self.field, self.solver, start, t0=self.t0, t1=self.t1)
+        plan = plan_velocity(self.field, start)
+        guided = _guided(
+            lambda events: plan.each(events, lambda part: part.velocity(self.field)), guidance_fn
+        )
         return integrate(
-            self.solver, lambda x, t: velocity(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
+            self.solver, lambda x, t: guided(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
             mask=start.mask, event_ndim=self.event_ndim,
         )  # fmt: skip
 

@@ -235,11 +235,11 @@ def times_of(
     if t is not None:
         t = expand_time(t, events.lead, like=events.x)
     else:
-        like, lengths = events.x, events.lengths
         density = _UNIFORM if sampling is None else sampling
         t = density.sample(
-            tuple(lengths.shape), lengths=lengths, generator=generator, dtype=like.dtype,
-            device=like.device,
+            events.x.shape[: events.x.ndim - events.event_ndim],
+            lengths=None if density.shift_type is None else events.lengths,
+            generator=generator, dtype=events.x.dtype, device=events.x.device,
         )  # fmt: skip
         low, high = within
         t = t if within == (0.0, 1.0) else low + (high - low) * t

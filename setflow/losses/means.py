@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from setflow.sets.events import Events
 from setflow.sets.masks import count_real, zero_padding
-from setflow.sets.planning import planned_velocity
+from setflow.sets.planning import plan_velocity
 
 __all__ = ["Reduction", "reduce_events", "regression_loss"]
 
@@ -53,7 +53,8 @@ def regression_loss(
         raise ValueError(
             f"the weights have shape {tuple(weights.shape)}, expected {events.lead}: one per event"
         )
-    prediction = planned_velocity(field, events)(events)
+    plan = plan_velocity(field, events)
+    prediction = plan.each(events, lambda part: part.velocity(field))
     if scale is not None:
         prediction = scale * prediction
     # selected before it is squared: the slope of NaN is NaN

@@ -16,12 +16,12 @@ from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.context import GivenContext, batch_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask
-from setflow.sets.planning import planned_velocity
-from setflow.sets.protocols import Base, Solver, event_ndim_of
+from setflow.sets.planning import Plan, plan_velocity
+from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
 from setflow.sets.shapes import as_tuple
 from setflow.solvers.integrate import integrate
 
-__all__ = ["masked_sample", "start_of_sampling"]
+__all__ = ["carried", "masked_sample", "start_of_sampling"]
 
 
 class SampleOptions(TypedDict, total=False):
@@ -115,10 +115,38 @@ def masked_sample(
         return sample_and_score(
             field, base, solver, start, t0=t0, t1=t1, estimator=estimator, generator=generator
         )
-    velocity = planned_velocity(field, start)
-    return integrate(
-        solver, lambda x, t: velocity(start.at(x, t)), start.x, t0=t0, t1=t1, mask=start.mask,
-        event_ndim=start.event_ndim,
+    return carried(field, solver, start, t0=t0, t1=t1)
+
+
+def carried(
+    field: nn.Module,
+    solver: Solver | SDESolver,
+    start: Events,
+    *,
+    t0: Tensor | float,
+    t1: Tensor | float,
+) -> Tensor:
+    """Return events carried from `t0` to `t1`, with the shape of their states.
+
+    A solver that steps events apart solves those of like length by themselves, from the first step
+    to the last; for another one only the field is evaluated on them so.
+
+    Arguments:
+        field: the velocity field.
+        solver: an ODE solver.
+        start: the events at `t0`.
+        t0: the first time.
+        t1: the last time.
+    """
+    plan, whole = plan_velocity(field, start), Plan([])
+    groups, inner = (plan, whole) if declares(solver, "steps_apart") else (whole, plan)
+    return groups.each(
+        start,
+        lambda events: integrate(
+            solver,
+            lambda x, t: inner.each(events.at(x, t), lambda part: part.velocity(field)),
+            events.x, t0=t0, t1=t1, mask=events.mask, event_ndim=events.event_ndim,
+        ),
     )  # fmt: skip
 
 

@@ -129,7 +129,10 @@ class Events:
                 "events: nothing is broadcast"
             )
         lead = tuple(x.shape[: x.ndim - self.event_ndim])
-        return replace(self, x=zero_padding(x, self.mask), t=expand_time(t, lead, like=x))
+        x, t = zero_padding(x, self.mask), expand_time(t, lead, like=x)
+        return Events(
+            x, self.mask, self.event_ndim, t, self.context, self.weights, self.together
+        )  # `replace` looks up what stays, at every evaluation
 
     def noise(self, given: Array, name: str) -> Tensor:
         """Return noise for these events, checked, with zeros in padded slots.

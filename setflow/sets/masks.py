@@ -92,8 +92,8 @@ def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return x
-    real = mask.reshape(mask.shape + (1,) * (x.ndim - mask.ndim))
-    return torch.where(real, x, x.new_zeros(()))
+    # False is the zero of every dtype and changes none
+    return torch.where(mask[(..., *(None,) * (x.ndim - mask.ndim))], x, False)
 
 
 def count_real(mask: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ __all__ = [
     "Traits",
     "cut_by_length",
     "plan_events",
-    "planned_velocity",
+    "plan_velocity",
     "traits_of",
 ]
 
@@ -121,18 +121,18 @@ class Plan:
     rows: Tensor | None = None
     places: Tensor | None = None
 
-    def velocity(self, field: nn.Module, events: Events) -> Tensor:
-        """Return the velocity of events, chunk by chunk.
+    def each(self, events: Events, evaluate: Callable[[Events], Tensor]) -> Tensor:
+        """Return what becomes of the states of events, chunk by chunk.
 
         Arguments:
-            field: the field.
             events: those that were planned, at any state and time.
+            evaluate: given the events of a chunk, returns a tensor of the shape of their states.
         """
         if self.rows is None:
-            return events.velocity(field)
+            return evaluate(events)
         flat = events.flat()
         parts = [
-            flat.taken(chunk.rows, chunk.slots, chunk.mask).velocity(field)
+            evaluate(flat.taken(chunk.rows, chunk.slots, chunk.mask))
             for chunk in self.chunks
             if chunk.rows is not None
         ]
@@ -235,8 +235,8 @@ def traits_of(field: nn.Module) -> Traits:
     )
 
 
-def planned_velocity(field: nn.Module, events: Events) -> Callable[[Events], Tensor]:
-    """Return the velocity of a field on events of these sizes, at any of their states and times.
+def plan_velocity(field: nn.Module, events: Events) -> Plan:
+    """Plan the evaluation of a field on events of these sizes, at any of their states and times.
 
     They are evaluated at once, as they are, if the field does not take the mask in all its parts,
     declares `holds_context`, or nothing is to be gained; and where the mask cannot be read, inside
@@ -251,20 +251,19 @@ def planned_velocity(field: nn.Module, events: Events) -> Callable[[Events], Ten
     >>> field = setflow.GaussianSetField(torch.zeros(2), torch.ones(2), coupling=2.0)
     >>> x, mask = torch.randn(64, 300, 2), torch.arange(300) < torch.randint(301, (64, 1))
     >>> events = Events.of(field, x, mask, t=torch.rand(64))
-    >>> planned_velocity(field, events)(events).shape
+    >>> plan = plan_velocity(field, events)
+    >>> plan.each(events, lambda part: part.velocity(field)).shape
     torch.Size([64, 300, 2])
     """
-    mask = events.mask
+    mask, whole = events.mask, Plan([Chunk(None, None, events.mask)])
     if mask is None or not mask.numel() or not is_readable(mask):
-        return lambda events: events.velocity(field)
+        return whole
+    on_cpu = mask.device.type == "cpu"
+    overhead = _CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD
+    if mask.numel() <= overhead:  # all padding together costs no more than one more evaluation
+        return whole
     traits = traits_of(field)
     if not traits.takes_mask:
-        return lambda events: events.velocity(field)
-    on_cpu = mask.device.type == "cpu"
-    plan = plan_events(
-        traits,
-        events.flat(),
-        overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
-        objects=_CPU_OBJECTS if on_cpu else _GPU_OBJECTS,
-    )
-    return lambda events: plan.velocity(field, events)
+        return whole
+    objects = _CPU_OBJECTS if on_cpu else _GPU_OBJECTS
+    return plan_events(traits, events.flat(), overhead=overhead, objects=objects)

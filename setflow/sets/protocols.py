@@ -39,6 +39,7 @@ Flag = Literal[
     "is_discontinuous",
     "is_sde",
     "requires_steps",
+    "steps_apart",
     "supports_rsample",
     "takes_mask",
 ]

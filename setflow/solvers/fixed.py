@@ -137,6 +137,7 @@ class FixedStepSolver(TimeGrid):
     requires_steps: ClassVar[bool] = True
     takes_mask: ClassVar[bool] = False
     is_adaptive: ClassVar[bool] = False
+    steps_apart: ClassVar[bool] = True
     supports_rsample: ClassVar[bool] = True
 
     order: ClassVar[int]
@@ -235,10 +236,14 @@ def _advance(
     used = [(h * weight, slope) for weight, slope in zip(weights, slopes, strict=True) if weight]
     if not used:
         return state
-    # the increment first: it is smaller than the state, and so is its rounding
-    increments = [[weight * k for k in slope] for weight, slope in used]
-    total = [sum(parts[1:], start=parts[0]) for parts in zip(*increments, strict=True)]
-    return tuple(x + step for x, step in zip(state, total, strict=True))
+    moved = []
+    for part, x in enumerate(state):
+        # the increment first: it is smaller than the state, and so is its rounding
+        increment = used[0][0] * used[0][1][part]
+        for weight, slope in used[1:]:
+            increment = increment + weight * slope[part]
+        moved.append(x + increment)
+    return tuple(moved)
 
 
 class Euler(FixedStepSolver):

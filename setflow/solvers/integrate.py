@@ -12,6 +12,8 @@ one or the arguments of `integrate` say otherwise, which is an error:
 - `takes_mask`: `integrate` is also given `mask=` and `event_ndim=`, which an adaptive solver needs
   for a step size per event and an error norm over real coordinates;
 - `is_adaptive`: it chooses its steps by its errors, so that the right-hand side must have no noise;
+- `steps_apart`: its steps are the same for all events and look at no value, so that events of like
+  length may be solved by themselves, group after group;
 - `supports_rsample`: gradients flow through the solve.
 
 A solver with a method `integrate_augmented` integrates the state and its log-density together, each
@@ -33,7 +35,14 @@ from setflow.sets.shapes import check_accumulated, event_numel, positive_integer
 
 __all__ = ["integrate", "integrate_augmented", "integrate_sde"]
 
-_FLAGS = ("is_sde", "requires_steps", "takes_mask", "is_adaptive", "supports_rsample")
+_FLAGS = (
+    "is_sde",
+    "requires_steps",
+    "takes_mask",
+    "is_adaptive",
+    "steps_apart",
+    "supports_rsample",
+)
 
 
 def integrate(
@@ -75,7 +84,9 @@ def integrate(
     options = _options(solver, mask, event_ndim, steps)
     untyped: Any = solver  # it is given arguments that it declares itself
     x1: Tensor = untyped.integrate(f, x0, t0=t0, t1=t1, **options)
-    return zero_padding(_of_shape(x1, x0, solver), mask)
+    if x1.shape != x0.shape:
+        raise _wrong_shape(x1, x0, solver)
+    return zero_padding(x1, mask)
 
 
 def integrate_augmented(
@@ -122,7 +133,10 @@ def integrate_augmented(
     own = getattr(solver, "integrate_augmented", None)
     if callable(own):
         x1, logp1 = own(f_aug, x0, logp0, t0=t0, t1=t1, **options)
-        return zero_padding(_of_shape(x1, x0, solver), mask), _of_shape(logp1, logp0, solver)
+        for got, like in ((x1, x0), (logp1, logp0)):
+            if got.shape != like.shape:
+                raise _wrong_shape(got, like, solver)
+        return zero_padding(x1, mask), logp1
     if declares(solver, "takes_mask"):
         raise ValueError(
             f"{type(solver).__name__} declares takes_mask but has no method integrate_augmented; "
@@ -151,7 +165,9 @@ def integrate_augmented(
     packed = pack(x0, logp0)
     untyped: Any = solver
     y1: Tensor = untyped.integrate(f_packed, packed, t0=t0, t1=t1, **options)
-    x1, logp1 = unpack(_of_shape(y1, packed, solver))
+    if y1.shape != packed.shape:
+        raise _wrong_shape(y1, packed, solver)
+    x1, logp1 = unpack(y1)
     return zero_padding(x1, mask), logp1.to(logp0.dtype)
 
 
@@ -199,7 +215,9 @@ def integrate_sde(
         options["generator"] = generator
     untyped: Any = solver
     x1: Tensor = untyped.integrate(drift, diffusion, x0, t0=t0, t1=t1, **options)
-    return _of_shape(x1, x0, solver)
+    if x1.shape != x0.shape:
+        raise _wrong_shape(x1, x0, solver)
+    return x1
 
 
 def _options(
@@ -282,10 +300,8 @@ def _accepts(function: Callable[..., Any], name: str) -> bool:
     )
 
 
-def _of_shape(got: Tensor, like: Tensor, solver: object) -> Tensor:
-    if got.shape != like.shape:
-        raise ValueError(
-            f"{type(solver).__name__} returned shape {tuple(got.shape)} for a state of shape "
-            f"{tuple(like.shape)}; expected equal shapes"
-        )
-    return got
+def _wrong_shape(got: Tensor, like: Tensor, solver: object) -> ValueError:
+    return ValueError(
+        f"{type(solver).__name__} returned shape {tuple(got.shape)} for a state of shape "
+        f"{tuple(like.shape)}; expected equal shapes"
+    )

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 import setflow
@@ -16,7 +17,7 @@ from laws.laws import LAWS, cases, redraw
 from laws.subjects import Pointwise, loss_of, sample_of
 from setflow.sets import planning
 from setflow.sets.events import Events, call_field
-from setflow.sets.planning import cut_by_length, planned_velocity
+from setflow.sets.planning import cut_by_length, plan_velocity
 
 
 def cost(groups, lengths, overhead, repeats):
@@ -119,6 +120,11 @@ KINDS = {
 }
 
 
+def planned(field, events):
+    """The velocity, evaluated by the plan of its events."""
+    return plan_velocity(field, events).each(events, lambda part: part.velocity(field))
+
+
 def is_cut(field, mask, x=None):
     """Whether events of such a mask are not evaluated at once, with all their slots."""
     calls = []
@@ -126,7 +132,7 @@ def is_cut(field, mask, x=None):
     if x is None:
         x = torch.randn(3, 6, 3) if mask is None else torch.randn(*mask.shape, 3)
     events = Events.of(field, x, mask, t=0.5)
-    planned_velocity(field, events)(events)
+    planned(field, events)
     hook.remove()
     return calls != [x.shape]
 
@@ -141,7 +147,7 @@ def test_a_planned_field_gives_what_the_field_gives(kind, no_overhead):
         expected = call_field(field, x, case.t, c, case.mask)
         spy.slots, spy.seen = 0, []
         events = Events.of(spy, x, case.mask, t=case.t, c=c)
-        got = planned_velocity(spy, events)(events)
+        got = planned(spy, events)
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, msg=name)
         gradients = [torch.autograd.grad(v.square().sum(), x)[0] for v in (got, expected)]
         torch.testing.assert_close(*gradients, rtol=0, atol=1e-10, msg=name)
@@ -253,5 +259,80 @@ def test_nothing_is_moved_where_nothing_is_gained():
     spy = Counting(field)
     x = torch.randn(64, 30, 3)
     events = Events.of(spy, x, mask, t=0.5)
-    planned_velocity(spy, events)(events)
+    planned(spy, events)
     torch.testing.assert_close(spy.seen[0], x[mask])
+
+
+class Together(setflow.Midpoint):
+    """A solver that does not say that its steps are the same for all events."""
+
+    steps_apart = False
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_events_that_are_solved_apart_arrive_where_they_arrive_together(kind, no_overhead):
+    """In values and in gradients, with samples in front, holes and empty events."""
+    options, context_of = KINDS[kind]
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=2, **options)).double()
+    base = setflow.StandardNormal((3,))
+    for name, case in cases():
+        if not case.mask.numel():
+            continue
+        ends, slopes = [], []
+        for solver in (setflow.Midpoint(3), Together(3)):
+            noise = case.x_source.expand(2, *case.x.shape).clone().requires_grad_()
+            c = context_of(case)
+            x = setflow.masked_sample(
+                field, base, solver, case.mask, sample_shape=(2,), c=c, x_source=noise
+            )
+            ends.append(x.detach())
+            slopes.append(torch.autograd.grad(x.square().sum(), noise)[0])
+        torch.testing.assert_close(*ends, rtol=0, atol=1e-12, msg=name)
+        torch.testing.assert_close(*slopes, rtol=0, atol=1e-10, msg=name)
+
+
+class _Kernels(TorchDispatchMode):
+    """Counts what is given to a device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += "view" not in str(function) and function not in _VIEWS
+        return function(*args, **(kwargs or {}))
+
+
+_VIEWS = {
+    torch.ops.aten.expand.default, torch.ops.aten.unsqueeze.default, torch.ops.aten.t.default,
+    torch.ops.aten.slice.Tensor, torch.ops.aten.split.Tensor, torch.ops.aten.select.int,
+    torch.ops.aten.transpose.int, torch.ops.aten.permute.default, torch.ops.aten.detach.default,
+    torch.ops.aten.alias.default, torch.ops.aten.squeeze.dim, torch.ops.aten.unbind.int,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def test_an_evaluation_of_a_solve_costs_little_more_than_the_field(no_overhead, monkeypatch):
+    """Kernels of an evaluation and group within 1.2 times those of the field alone."""
+    monkeypatch.setattr(planning, "is_readable", lambda mask: True)  # also while they are counted
+    field = setflow.TransformerField(3, hidden=32, layers=4)
+    lengths = torch.tensor([24, 24, 17, 17, 9, 9, 4, 4])
+    mask = torch.arange(24) < lengths[:, None]
+    base, noise = setflow.StandardNormal((3,)), torch.randn(8, 24, 3)
+
+    def kernels(run):
+        with _Kernels() as seen:
+            run()
+        return seen.count
+
+    def steps(count):
+        solver = setflow.Euler(count)
+        return kernels(lambda: setflow.masked_sample(field, base, solver, mask, x_source=noise))
+
+    own = sum(
+        kernels(lambda n=n: field(torch.randn(2, n, 3), torch.rand(2), mask=torch.ones(2, n) > 0))
+        - 4  # what makes its arguments
+        for n in lengths.unique().tolist()
+    )
+    more = (steps(5) - steps(3)) / 2
+    assert own < more < 1.2 * own

@@ -31,7 +31,7 @@ from bench.campaign.record import Record, Stage
 from bench.setups import SLOTS, Padded, awake, plain_divergence, top_jets
 from setflow.divergence.base import Evaluation
 from setflow.sets.events import Events, call_field
-from setflow.sets.planning import _GPU_OBJECTS, _GPU_OVERHEAD, cut_by_length, planned_velocity
+from setflow.sets.planning import _GPU_OBJECTS, _GPU_OVERHEAD, cut_by_length, plan_velocity
 
 __all__ = ["run"]
 
@@ -98,10 +98,10 @@ class Planned(nn.Module):
         self.field, self.mask = field, mask
         like = torch.zeros(*mask.shape, 3, device=mask.device)
         self.start = Events.of(field, like, mask, t=0.0)
-        self.velocity = planned_velocity(field, self.start)
+        self.plan = plan_velocity(field, self.start)
 
     def forward(self, x: Tensor, t: Tensor, c: None = None, *, mask: Tensor) -> Tensor:
-        return self.velocity(self.start.at(x, t))
+        return self.plan.each(self.start.at(x, t), lambda part: part.velocity(self.field))
 
 
 class Captured(nn.Module):
