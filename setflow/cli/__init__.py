@@ -154,11 +154,15 @@ def _sample(config: Namespace, ending: Ending) -> None:
     model = _model(config.model)
     from setflow.data.hdf5 import read_header
     from setflow.jobs.sample import sample_to_hdf5
+    from setflow.model.compiled import compile_field
     from setflow.solvers.adaptive import IntegrationError
 
+    flow = setflow.SetFlow.load(model, device=_device(config.device))
+    if config.compile:
+        compile_field(flow)
     try:
         path = sample_to_hdf5(
-            setflow.SetFlow.load(model, device=_device(config.device)),
+            flow,
             config.out,
             events=config.events,
             like=like,

@@ -28,6 +28,11 @@ _DEVICE = Argument(
     "DEVICE",
     default="auto",
 )
+_COMPILE = Argument(
+    "--compile",
+    "Compile the field with torch: about a minute at the beginning, which pays for samples that "
+    "take more than some ten minutes.",
+)
 _FORCE = Argument("--force", "Overwrite an output that exists already.")
 
 
@@ -92,6 +97,7 @@ COMMANDS = {
             ),
             *_solver("midpoint"),
             integer("--seed", "The seed of the sample.", default=0),
+            _COMPILE,
             _DEVICE,
             _FORCE,
         ),

@@ -24,6 +24,7 @@ from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, write_text
+from setflow.model.compiled import compile_field
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
 from setflow.sets.batch import SetBatch
@@ -112,25 +113,7 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
         import_path_allowlist=["setflow", *ALLOWED_CLASSES, *map(_home, ALLOWED_CLASSES)],
     )
     set_loader("plain", lambda text: plain(get_loader("yaml")(text)), (YAMLError,))
-    cli = _FitCLI(
-        FlowMatchingModule,
-        SetDataModule,
-        command=command,
-        args=list(argv),
-        run=False,
-        auto_configure_optimizers=False,
-        save_config_callback=_SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        seed_everything_default=0,
-        parser_class=_FitParser,
-        parser_kwargs={
-            "prog": "setflow fit",
-            "parser_mode": "plain",
-            "allow_abbrev": False,
-            "description": "Train a model. A configuration may name the classes of setflow and "
-            + ", ".join(ALLOWED_CLASSES),
-        },
-    )
+    cli = _built(argv, command)
     try:
         cli.model.flow.describe()
     except TypeError as error:  # what cannot be exported is not trained
@@ -144,6 +127,8 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
         _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
     else:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
+    if cli.config.compile:
+        compile_field(cli.model.flow)
     if cli.config.force:  # all that can be wrong is known by now: the old run goes
         for part in ("checkpoints", "model"):
             shutil.rmtree(cli.folder / part, ignore_errors=True)
@@ -169,6 +154,29 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
         what += f", validation loss {float(best):.4g}"
     return FitResult(
         model, what, warning, bool(cli.model.flow.conditions), str(cli.config.data.train)
+    )
+
+
+def _built(argv: Sequence[str], command: str) -> _FitCLI:
+    """Return the parsed command line and the parts of the training that it describes."""
+    return _FitCLI(
+        FlowMatchingModule,
+        SetDataModule,
+        command=command,
+        args=list(argv),
+        run=False,
+        auto_configure_optimizers=False,
+        save_config_callback=_SaveConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        seed_everything_default=0,
+        parser_class=_FitParser,
+        parser_kwargs={
+            "prog": "setflow fit",
+            "parser_mode": "plain",
+            "allow_abbrev": False,
+            "description": "Train a model. A configuration may name the classes of setflow and "
+            + ", ".join(ALLOWED_CLASSES),
+        },
     )
 
 
@@ -341,7 +349,12 @@ class _SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
-        for order in ("resume", "force", "init"):  # for this run, not for who trains from its file
+        for order in (
+            "resume",
+            "force",
+            "init",
+            "compile",
+        ):  # for this run, not for who trains from its file
             config.pop(order)
         nodes = safe_load(self.parser.dump(config, skip_unset=False))
         assert isinstance(pl_module, FlowMatchingModule)

@@ -36,6 +36,11 @@ FIT_ONLY = (
         "Go on from the last checkpoint of the run; without --config, with the configuration that "
         "stands in its folder.",
     ),
+    Argument(
+        "--compile",
+        "Compile the field with torch: about a minute at the beginning, which pays in trainings of "
+        "more than some ten minutes, for a step is then about a tenth faster on a CPU.",
+    ),
     Argument("--force", "Start a run that exists already anew, and overwrite what it has left."),
 )
 """The options of `fit` that are not those of Lightning or of the parts of a training."""
