@@ -166,11 +166,13 @@ class PlannedSolve(ABC):
         field: the field.
         plan: how the events of the solve are evaluated.
         columns: how many estimates stand side by side.
+        weights: what the solve takes in the place of the field's own, see `wide_weights`.
     """
 
     field: nn.Module
     plan: Plan
     columns: int
+    weights: dict[str, Tensor] | None
 
     @abstractmethod
     def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:

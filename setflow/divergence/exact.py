@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from setflow.divergence.analytic import analytic_evaluation
 from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
-from setflow.divergence.linearization import Linearization, linearize, recomputed, uncompiled
+from setflow.divergence.linearization import (
+    Linearization,
+    linearize,
+    recomputed,
+    uncompiled,
+    wide_weights,
+)
 from setflow.random import EventSeeds
 from setflow.sets.events import Events
 from setflow.sets.masks import current_transform, is_readable
@@ -107,9 +113,10 @@ class ExactDivergence(PlannedEstimator):
                 f"an event has {longest * per_object} coordinates, more than "
                 f"max_dim={self.max_dim}; raise it, or use setflow.HutchinsonDivergence()"
             )
+        weights = wide_weights(field, flat.x.dtype)
         if transformed or not flat.x.numel():  # no values and no graph to plan by
             whole = [Chunk(None, None, flat.mask)] if len(flat.x) else []
-            return _ExactSolve(field, Plan(whole), 1, 1, 1.0, self.batched).evaluate
+            return _ExactSolve(field, Plan(whole), 1, weights, 1, 1.0, self.batched).evaluate
         traits = traits_of(field)
         if traits.holds_events or flat.together:
             saved = bytes_saved(field, flat) / len(flat.x)
@@ -132,7 +139,8 @@ class ExactDivergence(PlannedEstimator):
             objects=int(min(room, most)),
             repeats=lambda n: 1 + n * per_object,
         )
-        return _ExactSolve(field, plan, 1, memory, max(1.0, per_slot), self.batched).evaluate
+        per_slot = max(1.0, per_slot)
+        return _ExactSolve(field, plan, 1, weights, memory, per_slot, self.batched).evaluate
 
 
 @dataclass
@@ -150,17 +158,17 @@ class _ExactSolve(PlannedSolve):
     batched: bool | None
 
     def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
-        field, events = self.field, len(part.x)
+        field, weights, events = self.field, self.weights, len(part.x)
         used = _used_coordinates(part)
         if not len(used):  # all is padding, where the velocity is zero
             return torch.zeros_like(part.x), part.x.new_zeros(events, 1)
         budget = self.memory / (max(1, events * part.slots) * self.per_object) - 1
         lanes = self._lanes(events * part.slots, budget / _WORKING, part.x.device)
         if current_transform() is not None:
-            with linearize(field, part) as lin:
+            with linearize(field, part, weights) as lin:
                 return lin.velocity, _trace(lin, used, 1)[:, None]
         if not torch.is_grad_enabled():
-            with linearize(field, part, together=lanes > 1) as lin:
+            with linearize(field, part, weights, together=lanes > 1) as lin:
                 total = _trace(lin, used, lanes)
                 return lin.velocity.detach(), total[:, None]
 
@@ -172,12 +180,13 @@ class _ExactSolve(PlannedSolve):
             def differentiated(again: Events, some: Tensor = some) -> tuple[Tensor, ...]:
                 graph = torch.is_grad_enabled()
                 together = lanes > 1 and not graph
-                with linearize(field, again, create_graph=graph, together=together) as lin:
+                options = {"create_graph": graph, "together": together}
+                with linearize(field, again, weights, **options) as lin:
                     trace = _trace(lin, some, lanes if together else 1)
                     v = lin.velocity if graph else lin.velocity.detach()
                     return v, trace
 
-            v_again, share = recomputed(differentiated, field, part)
+            v_again, share = recomputed(differentiated, field, part, weights)
             v = v_again if v is None else v
             total = total + share
         assert v is not None
@@ -219,8 +228,13 @@ def _used_coordinates(events: Events) -> Tensor:
 
 
 def bytes_saved(field: nn.Module, events: Events) -> int:
-    """Return the bytes that the graph of one evaluation keeps, its weights not counted."""
-    weights = {p.untyped_storage().data_ptr() for p in [*field.parameters(), *field.buffers()]}
+    """Return the bytes that the graph of one evaluation keeps, its weights not counted.
+
+    The kernels are those of products that are taken together: they keep the most.
+    """
+    field, wide = uncompiled(field), wide_weights(field, events.x.dtype)
+    own = [*field.parameters(), *field.buffers(), *({} if wide is None else wide).values()]
+    weights = {value.untyped_storage().data_ptr() for value in own}
 
     saved: list[Tensor] = []  # held, so that no two of them share a place
     with (
@@ -228,7 +242,7 @@ def bytes_saved(field: nn.Module, events: Events) -> int:
             lambda value: saved.append(value) or value,  # type: ignore[func-returns-value]
             lambda value: value,
         ),
-        linearize(uncompiled(field), events),
+        linearize(field, events, wide, together=True),
     ):
         storages = [value.untyped_storage() for value in saved]
         return sum(

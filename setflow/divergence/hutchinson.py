@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.divergence.base import Evaluation, PlannedEstimator, PlannedSolve
-from setflow.divergence.linearization import linearize, recomputed
+from setflow.divergence.linearization import linearize, recomputed, wide_weights
 from setflow.random import EventSeeds, counter_normal, counter_signs
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.events import Events
@@ -94,7 +94,7 @@ class _ProbedSolve(PlannedSolve):
 
         def differentiated(again: Events) -> tuple[Tensor, Tensor]:
             graph = torch.is_grad_enabled()
-            with linearize(self.field, again, create_graph=graph) as lin:
+            with linearize(self.field, again, self.weights, create_graph=graph) as lin:
                 vectors = zero_padding(probes, part.mask).movedim(-1, 0).to(lin.state.dtype)
                 products = lin.pull(vectors) * vectors
                 count = products.shape[2:].numel()
@@ -106,7 +106,7 @@ class _ProbedSolve(PlannedSolve):
                 return differentiated(part)
         if not torch.is_grad_enabled():
             return differentiated(part)
-        v, traces = recomputed(differentiated, self.field, part)
+        v, traces = recomputed(differentiated, self.field, part, self.weights)
         return v, traces
 
 
@@ -115,15 +115,16 @@ def _solve_with(
 ) -> Evaluation:
     """Plan the events of a solve with `count` probes an evaluation."""
     on_cpu = events.x.device.type == "cpu"
+    weights = wide_weights(field, events.x.dtype)
     if current_transform() is not None:  # no values to plan by
-        return _ProbedSolve(field, Plan([Chunk(None, None)]), count, probes).evaluate
+        return _ProbedSolve(field, Plan([Chunk(None, None)]), count, weights, probes).evaluate
     plan = plan_events(
         traits_of(field),
         events.flat(),
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
         objects=_CPU_OBJECTS if on_cpu else _GPU_OBJECTS,
     )
-    return _ProbedSolve(field, plan, count, probes).evaluate
+    return _ProbedSolve(field, plan, count, weights, probes).evaluate
 
 
 class FixedProbeDivergence(PlannedEstimator):

@@ -4,8 +4,9 @@ Notation. v(x) is the velocity of a batch of events and J its Jacobian, block by
 do not mix. The product of a vector u with the Jacobian, u^T J, costs one reverse pass.
 
 The arithmetic is that of the state, and at least float32: autocast and TF32 are switched off here,
-and weights that are narrower are widened for the call. Nothing depends on the caller's gradient or
-inference mode, nor on the kernels that the caller prefers for attention.
+and weights that are narrower are widened, once for a solve. Nothing depends on the caller's
+gradient or inference mode, nor, but for rounding, on the kernels that the caller prefers for
+attention.
 
 A field that was given as `torch.compile(field)` is not called as such: inside a transform it would
 silently run uncompiled, and twice differentiated it fails. The whole product is compiled in its
@@ -125,7 +126,12 @@ def _velocity_and_products(
 
 @contextmanager
 def linearize(
-    field: nn.Module, events: Events, *, create_graph: bool = False, together: bool = False
+    field: nn.Module,
+    events: Events,
+    weights: dict[str, Tensor] | None,
+    *,
+    create_graph: bool = False,
+    together: bool = False,
 ) -> Iterator[Linearization]:
     """Evaluate a field so that products with its Jacobian can be taken inside the `with` block.
 
@@ -133,6 +139,8 @@ def linearize(
         field: the field; evaluated as in evaluation under the laws of the mask.
         events: the events, at the state and time of the evaluation; float32 is the narrowest
             arithmetic.
+        weights: those of the field that are to be taken in the place of its own, as `wide_weights`
+            returns them for a solve.
         create_graph: whether velocity and products are to be differentiated in turn.
         together: whether products will be taken together.
     """
@@ -142,7 +150,6 @@ def linearize(
         events = _ordinary(events)
         x = events.x
         original = uncompiled(field)
-        weights = wide_weights(original, x.dtype)
         if current_transform() is not None:
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
             stack.enter_context(_as_written())
@@ -154,9 +161,8 @@ def linearize(
             yield _Transformed(x, velocity, lambda u: pull(u)[0])
             return
         compiled = original is not field and weights is None and not create_graph
-        # the fused kernels can be differentiated once only, and not for many vectors at a time; on
-        # a CPU they are no faster for the few events that are evaluated together
-        if create_graph or together or compiled or x.device.type == "cpu":
+        # the fused kernels can be differentiated once only, and not for many vectors at a time
+        if create_graph or together or compiled:
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
         if compiled:
             stack.enter_context(torch.no_grad())
@@ -262,18 +268,28 @@ def plain_arithmetic(device: str) -> Iterator[None]:
 def wide_weights(field: nn.Module, dtype: torch.dtype) -> dict[str, Tensor] | None:
     """Return the weights of a field as autograd may save them, at least as wide as the state.
 
-    None if they are so already; gradients reach the weights of the field.
+    None if they are so already; gradients reach the weights of the field. Looking at all of them
+    takes a fifth of a millisecond, so that a solve asks once.
+
+    Arguments:
+        field: the field, which may be compiled.
+        dtype: that of the states; float32 is the narrowest arithmetic.
     """
+    field, dtype = uncompiled(field), torch.promote_types(dtype, torch.float32)
     own = {**dict(field.named_parameters()), **dict(field.named_buffers())}
-    wide = {
-        name: _as_wide(value.clone() if value.is_inference() else value, dtype)
-        for name, value in own.items()
-    }
+    with torch.inference_mode(False), torch.enable_grad():
+        wide = {
+            name: _as_wide(value.clone() if value.is_inference() else value, dtype)
+            for name, value in own.items()
+        }
     return None if all(wide[name] is value for name, value in own.items()) else wide
 
 
 def recomputed(
-    function: Callable[[Events], tuple[Tensor, ...]], field: nn.Module, events: Events
+    function: Callable[[Events], tuple[Tensor, ...]],
+    field: nn.Module,
+    events: Events,
+    weights: dict[str, Tensor] | None,
 ) -> tuple[Tensor, ...]:
     """Return `function(events)`, differentiable once, without keeping what it computes.
 
@@ -286,6 +302,7 @@ def recomputed(
             gradients are enabled.
         field: the field that it calls.
         events: the events.
+        weights: those that it calls the field with, as `linearize` takes them.
     """
     assert events.t is not None
     context = () if events.context is None else events.context.values
@@ -293,7 +310,7 @@ def recomputed(
         found = _holding(events, *(v.detach() for v in (events.x, events.t, *context)))
         found = _ordinary(found)
         original = uncompiled(field)
-        leaves = _leaves_of(found.velocity(original, wide_weights(original, found.x.dtype)))
+        leaves = _leaves_of(found.velocity(original, weights))
     apply: Any = _Recomputed.apply  # which carries no types
     outputs: tuple[Tensor, ...] = apply(function, events, events.x, events.t, *context, *leaves)
     return outputs

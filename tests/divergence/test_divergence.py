@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import setflow
 from each import each
 from laws.laws import cases, redraw
-from setflow.divergence import FixedProbeDivergence, as_estimator
+from setflow.divergence import FixedProbeDivergence, as_estimator, exact
+from setflow.divergence.linearization import wide_weights
 from setflow.sets.events import Events
 
 
@@ -171,6 +174,65 @@ def test_divergences_work_where_gradients_are_off(mode, estimator):
         got = fixed(x, case.t)
     assert not got.requires_grad
     torch.testing.assert_close(got.clone(), expected, atol=1e-12, rtol=0)
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the evaluations of attention by PyTorch's fused kernel for a CPU."""
+
+    fused = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.fused += "scaled_dot_product_flash_attention_for_cpu" in str(function)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("dtype", "close"), [(torch.float32, 1.5e-5), (torch.float64, 1e-10)])
+def test_fused_attention_serves_single_products_and_plain_attention_all_others(dtype, close):
+    """Many products in one pass, and second derivatives, have no fused kernel."""
+    field = redraw(setflow.TransformerField(3, hidden=16, layers=2, heads=2)).to(dtype)
+    x, t = torch.randn(3, 5, 3, dtype=dtype), torch.rand(3, dtype=dtype)
+    mask = torch.tensor([[1, 1, 1, 1, 1], [0, 1, 0, 1, 1], [0, 0, 0, 0, 0]]).bool()
+    expected = brute_force(field, x, t, mask)
+    probes = FixedProbeDivergence(torch.ones(1, 3, 5, 3, dtype=dtype))
+    for estimator, fused in (
+        (setflow.ExactDivergence(batched=False), True),
+        (setflow.ExactDivergence(batched=True), False),
+        (probes, True),
+    ):
+        own = solve_of(estimator, field, x, t, None, mask)
+        with sdpa_kernel([SDPBackend.MATH]):
+            plain = own(x, t)
+        if estimator is not probes:
+            torch.testing.assert_close(plain, expected.to(plain), atol=close, rtol=close)
+        with torch.no_grad(), Kernels() as seen:
+            torch.testing.assert_close(own(x, t), plain.detach(), atol=close, rtol=close)
+        assert bool(seen.fused) is fused
+        (gradient,) = torch.autograd.grad(own(x, t).sum(), field.embed.weight)
+        (plain_gradient,) = torch.autograd.grad(plain.sum(), field.embed.weight)
+        torch.testing.assert_close(gradient, plain_gradient, atol=10 * close, rtol=10 * close)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float64])
+def test_weights_are_widened_once_for_a_solve_and_get_their_gradients(half, monkeypatch):
+    """Weights in bfloat16 under states in float32; those as wide as the states stay as they are."""
+    field = redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2)).to(half)
+    looked: list[int] = []
+    monkeypatch.setattr(exact, "wide_weights", lambda *a: looked.append(1) or wide_weights(*a))
+    x = torch.randn(2, 4, 3, dtype=torch.promote_types(half, torch.float32))
+    base, solver = setflow.StandardNormal((3,)), setflow.RK4(3)
+    with torch.no_grad():
+        expected = setflow.masked_log_prob(field, base, solver, x, None)
+        once = len(looked)
+        setflow.masked_log_prob(field, base, setflow.RK4(6), x, None)
+    assert len(looked) == 2 * once
+    log_p = setflow.masked_log_prob(field, base, solver, x, None)
+    torch.testing.assert_close(log_p.detach(), expected, atol=1e-5, rtol=1e-5)
+    (gradient,) = torch.autograd.grad(log_p.sum(), field.embed.weight)
+    wide = redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=2)).to(x.dtype)
+    wide.load_state_dict(field.state_dict())
+    log_p = setflow.masked_log_prob(wide, base, solver, x, None)
+    (expected,) = torch.autograd.grad(log_p.sum(), wide.embed.weight)
+    torch.testing.assert_close(gradient.to(x.dtype), expected, atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("estimator", [setflow.ExactDivergence(), setflow.HutchinsonDivergence()])
