@@ -161,6 +161,7 @@ def test_plain_sides_compute_what_setflow_does():
     torch.testing.assert_close(plain_log_prob(field, x, MASK, 2), log_p)
 
 
+@pytest.mark.filterwarnings(f"ignore:{peers.NESTED}:UserWarning")
 def test_the_encoder_has_the_sizes_of_the_field_and_needs_no_mask_of_full_events():
     field = setflow.TransformerField(3, hidden=16, layers=2, heads=2)
     encoder = EncoderField(field)

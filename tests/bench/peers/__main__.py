@@ -9,6 +9,7 @@ import os
 import re
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -28,6 +29,9 @@ SUBJECTS = {
     "metrics": "Metrics",
     "growth": "Growth in objects and events",
 }
+NESTED = "The PyTorch API of nested tensors"
+"""How PyTorch begins to warn of what its own fast path makes."""
+
 _PEAK_SIZES = (1024, 1536, 2048)
 
 
@@ -43,6 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     require_peers()
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", NESTED, UserWarning)
     head = [*described(), f"peers: {versions()}", f"peak at the start: {_peaks()}"]
     if options.trial:
         head.append("A trial run, whose sizes are too small to tell anything.")

@@ -7,7 +7,6 @@ net its mask, and cut what it returns in padding.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -66,9 +65,7 @@ class EncoderField(nn.Module):
         self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
     ) -> Tensor:
         h = self.embed(x) + self.time(t)[:, None]
-        with warnings.catch_warnings():  # of nested tensors, which its fast path makes
-            warnings.simplefilter("ignore", UserWarning)
-            h = self.encoder(h, src_key_padding_mask=None if mask is None else ~mask)
+        h = self.encoder(h, src_key_padding_mask=None if mask is None else ~mask)
         if h.shape[1] < x.shape[1]:  # the fast path returns no more slots than the longest event
             h = torch.nn.functional.pad(h, (0, 0, 0, x.shape[1] - h.shape[1]))
         v: Tensor = self.out(h)
