@@ -19,6 +19,7 @@ from setflow.data import SetBatch, Standardizer, read_jets
 from setflow.fields import FourierTime
 
 __all__ = [
+    "OBJECTS",
     "EncoderField",
     "LinearField",
     "chunks",
@@ -33,6 +34,9 @@ __all__ = [
 
 CHUNK = 128
 """Events that a plain loop evaluates at a time: what suits the cache of a processor."""
+
+OBJECTS = 90
+"""The objects of an event that is full, as many as a top jet has on average."""
 
 
 class EncoderField(nn.Module):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import setflow
 from bench.peers import operations
-from bench.peers.plain import EncoderField, chunks, midpoint
+from bench.peers.plain import OBJECTS, EncoderField, chunks, midpoint
 from bench.peers.table import Comparison, agree
 from bench.setups import FIELDS, awake, top_jets
 
@@ -43,8 +43,8 @@ def comparisons(*, trial: bool) -> Iterator[Comparison]:
     encoder = EncoderField(field).eval()
     yield solves(f"TransformerField: {unequal}", "nn.TransformerEncoder in a padded loop", by_hand,
                   field, mask, steps, aim=None, other=encoder)  # fmt: skip
-    full = torch.ones(jets, 60, dtype=torch.bool)
-    equal = f"{jets} events of 60 objects, all real, {rule}"
+    full = torch.ones(jets, OBJECTS, dtype=torch.bool)
+    equal = f"{jets} events of {OBJECTS} objects, all real, {rule}"
     for name, make in FIELDS.items():
         yield solves(f"{name}: {equal}", "the same network by hand", by_hand, awake(make()), full,
                       steps, aim=0.98)  # fmt: skip

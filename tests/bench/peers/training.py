@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import setflow
 from bench.peers import operations
-from bench.peers.plain import EncoderField, full_events, loss_at, padded_loss
+from bench.peers.plain import OBJECTS, EncoderField, full_events, loss_at, padded_loss
 from bench.peers.table import Comparison, agree
 from bench.published import PublishedEPiC
 from bench.setups import FIELDS, awake, top_jets
@@ -43,8 +43,8 @@ def comparisons(*, trial: bool) -> Iterator[Comparison]:
     encoder = EncoderField(field)
     yield _steps(f"TransformerField: {unequal}", "nn.TransformerEncoder in a padded loop",
                  padded_loss, field, jets, batch, aim=None, other=encoder)  # fmt: skip
-    full = full_events(batch * (_FULL_ROUNDS + 1), 60)
-    equal = f"a step on {batch} events of 60 objects, all real"
+    full = full_events(batch * (_FULL_ROUNDS + 1), OBJECTS)
+    equal = f"a step on {batch} events of {OBJECTS} objects, all real"
     for name, make in FIELDS.items():
         yield _steps(f"{name}: {equal}", "the same network by hand", _full_loss, awake(make()),
                      full, batch, aim=0.98)  # fmt: skip
