@@ -21,7 +21,11 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
+<<<<<<< HEAD
 .PHONY: demo check test test-all lint docs notebooks linkcheck bench quality test-scatter test-cuda clean help
+=======
+.PHONY: demo check test test-all lint docs linkcheck bench bench-peers quality test-scatter test-cuda clean help
+>>>>>>> peers
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -34,10 +38,12 @@ help:
 	@echo "make notebooks     run the notebooks in full and keep their outputs (ten minutes; NAMES=\"...\": some)"
 	@echo "make linkcheck     whether the links of the site to elsewhere are alive"
 	@echo "make bench         speeds on a CPU, as ratios within one run (hours; TRIAL=1: minutes)"
+	@echo "make bench-peers   speeds beside other packages and plain loops (half an hour of one core;"
+	@echo "                   TRIAL=1: three minutes), in environments of their own"
 	@echo "make quality       train the families of fields at equal cost and compare (hours)"
 	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
 	@echo "make test-cuda     all tests on a CUDA device"
-	@echo "bench, quality, test-scatter and test-cuda keep what they find in $(RESULTS)"
+	@echo "bench, bench-peers, quality, test-scatter and test-cuda keep what they find in $(RESULTS)"
 	@echo
 	@echo "For minutes on a GPU: everything in stages, each leaving what it found when it ends."
 	@echo "make campaign-data    150,000 top jets, packed for a training there (about ten minutes)"
@@ -85,6 +91,24 @@ bench: $(STAMP)
 	$(BIN)/pytest tests/bench $(SPEEDS) --benchmark-only \
 		--benchmark-columns=min,median,max,rounds --benchmark-sort=name \
 		$(if $(TRIAL),--trial,--keep $(RESULTS))
+
+# apart, so that no other target meets what the peers bring; energyflow apart from them once more
+bench-peers:
+	@$(MAKE) --no-print-directory VENV=.venv-peers with-peers
+
+ENERGYFLOW := .venv-energyflow
+
+$(ENERGYFLOW)/.stamp: tests/bench/energyflow.txt
+	test -x $(ENERGYFLOW)/bin/python || $(PYTHON) -m venv $(ENERGYFLOW)
+	$(ENERGYFLOW)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+.PHONY: with-peers
+with-peers: $(STAMP) $(ENERGYFLOW)/.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--requirement tests/bench/peers.txt
+	OMP_NUM_THREADS=1 PYTHONPATH=tests ENERGYFLOW_PYTHON=$(ENERGYFLOW)/bin/python \
+		$(BIN)/python -m bench.peers $(if $(TRIAL),--trial,--out $(RESULTS)/peers.md)
 
 quality: $(STAMP)
 	mkdir -p runs/quality
@@ -150,4 +174,4 @@ campaign-land: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m bench.campaign.land "$(IN)"
 
 clean:
-	rm -rf $(VENV) .venv-oldest .venv-scatter build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .venv-scatter .venv-peers .venv-energyflow build dist .pytest_cache .mypy_cache .ruff_cache

@@ -173,7 +173,7 @@ def test_the_readme_names_what_is_there():
     makefile = (ROOT / "Makefile").read_text()
     told = re.findall(r"make ([a-z-]+) ", makefile.partition("help:")[2].partition("\n\n")[0])
     for target in re.findall(r"^([a-z-]+):", makefile, flags=re.MULTILINE):
-        assert target in (*told, "clean", "help", "cuda-device", "with-scatter")
+        assert target in (*told, "clean", "help", "cuda-device", "with-peers", "with-scatter")
     for path in re.search(r"^JUDGES := ((?:.*\\\n)*.*)", makefile, re.MULTILINE)[1].split():
         assert path == "\\" or (ROOT / path).is_file(), path
     for command in ("make demo", "make test"):
