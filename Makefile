@@ -21,11 +21,8 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-<<<<<<< HEAD
-.PHONY: demo check test test-all lint docs notebooks linkcheck bench quality test-scatter test-cuda clean help
-=======
-.PHONY: demo check test test-all lint docs linkcheck bench bench-peers quality test-scatter test-cuda clean help
->>>>>>> peers
+.PHONY: demo check test test-all lint docs notebooks linkcheck bench bench-peers quality test-scatter \
+	test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
