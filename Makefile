@@ -107,13 +107,16 @@ with-peers: $(STAMP) $(ENERGYFLOW)/.stamp
 	OMP_NUM_THREADS=1 PYTHONPATH=tests ENERGYFLOW_PYTHON=$(ENERGYFLOW)/bin/python \
 		$(BIN)/python -m bench.peers $(if $(TRIAL),--trial,--out $(RESULTS)/peers.md)
 
+# TABLE=quality-heads FAMILIES='transformer transformer-heads8' compares numbers of heads
+TABLE ?= quality
+FAMILIES ?= deepsets epic graph transformer transformer-qknorm
 quality: $(STAMP)
-	mkdir -p runs/quality
+	mkdir -p runs/$(TABLE) runs/quality
 	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --events 50000 --seed 100 --out runs/quality/top50k.h5
-	for seed in 1 2; do for field in deepsets epic graph transformer transformer-qknorm; do \
+	for seed in 1 2; do for field in $(FAMILIES); do \
 		OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.quality train $$field --seed $$seed \
-			--data runs/quality/top50k.h5 --out runs/quality || exit; done; done
-	$(call kept,quality.md,PYTHONPATH=tests $(BIN)/python -m bench.quality table --out runs/quality)
+			--data runs/quality/top50k.h5 --out runs/$(TABLE) || exit; done; done
+	$(call kept,$(TABLE).md,PYTHONPATH=tests $(BIN)/python -m bench.quality table --out runs/$(TABLE))
 
 # apart, so that all other targets go on without compiled extensions
 test-scatter:
