@@ -58,7 +58,7 @@ def a_folder(target: Path, overwrite: bool, hook: Hook) -> None:
 
 def jets(target: Path, overwrite: bool, hook: Hook) -> None:
     with JetWriter(target, objects=5, overwrite=overwrite) as writer:
-        writer.write(SetBatch(torch.rand(3, 5, 3), torch.ones(3, 5)), torch.ones(3, 4))
+        writer.write(SetBatch(torch.rand(3, 5, 3), torch.ones(3, 5)), torch.full((3, 4), 5.0))
         hook()
 
 

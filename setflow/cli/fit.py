@@ -257,7 +257,8 @@ class _FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
-        parser.link_arguments("model.flow.init_args.conditions", "data.conditions")
+        for names in ("features", "conditions"):
+            parser.link_arguments(f"model.flow.init_args.{names}", f"data.{names}")
 
     @property
     def folder(self) -> Path:

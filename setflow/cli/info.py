@@ -213,7 +213,7 @@ def _report(given: str, path: Path) -> Iterator[Line]:
 def _hdf5(given: str, path: Path) -> Iterator[Line]:
     import h5py
 
-    from setflow.data.hdf5 import read_header
+    from setflow.data.header import read_header
 
     if not h5py.is_hdf5(path):
         raise ValueError(
