@@ -136,13 +136,13 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
     checkpoint = cli.last_checkpoint
-    _require_room(cli.model.flow, cli.datamodule)
     if checkpoint is not None:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics
-    elif cli.config.init is not None:
+    _require_room(cli.model.flow, cli.datamodule)
+    if checkpoint is None and cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
         _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
-    else:
+    elif checkpoint is None:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
     if cli.config.force:  # all that can be wrong is known by now: the old run goes
         for part in ("checkpoints", "model"):

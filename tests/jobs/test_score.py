@@ -769,7 +769,14 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     score(make_flow(), relative, out)
     with h5py.File(data, "r+") as file:
         del file["jet_features"]
-    refused(make_flow(), data, out, ValueError, "no dataset 'jet_features'", overwrite=True)
+    refused(
+        make_flow(("pt",)),
+        data,
+        out,
+        ValueError,
+        "no dataset .jet_features. that could hold pt",
+        overwrite=True,
+    )
 
 
 # --- what the densities leave out ---
