@@ -120,7 +120,7 @@ def select_columns(
     expected = {column.name: column.unit for column in table}
     for name in wanted:
         if name not in held:
-            near = difflib.get_close_matches(name, held, n=1, cutoff=0.5)
+            near = difflib.get_close_matches(name, held, n=1, cutoff=0.6)
             unsaid = _texts(dataset, "features", where) is None
             raise ValueError(
                 f"{where} has no column '{name}', which is asked for; it "

@@ -161,7 +161,7 @@ def test_a_fraction_that_leaves_a_side_empty_is_refused(fraction):
 
 
 def test_a_condition_that_the_file_lacks_is_named():
-    with pytest.raises(ValueError, match="no jet feature 'tau32'"):
+    with pytest.raises(ValueError, match="jet_features has no column 'tau32', which is asked"):
         SetDataModule(SAMPLE, conditions=["tau32"]).setup("fit")
 
 
