@@ -12,6 +12,7 @@ A file of generated sets has no jet pT. Its jet features are then in units of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "RELATIVE_JET_UNITS",
     "Column",
     "DatasetSpec",
+    "Limits",
     "ParticleType",
     "axis_label",
     "names",
@@ -31,13 +33,38 @@ __all__ = [
 
 
 @dataclass(frozen=True)
+class Limits:
+    """What a feature can be: from `low` to `high`, or above `low` if it is `strict`.
+
+    A value beyond is none that was measured: it tells of another unit, of padding that is called
+    real, or of a model that is wrong.
+
+    >>> str(Limits(0, 2, strict=True)), str(Limits(-20, 20)), str(Limits(0)), str(Limits())
+    ('above 0 and at most 2', 'from -20 to 20', 'at least 0', 'any')
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    strict: bool = False
+
+    def __str__(self) -> str:
+        if not self.strict and math.isfinite(self.low) and math.isfinite(self.high):
+            return f"from {self.low:g} to {self.high:g}"
+        parts = [f"{'above' if self.strict else 'at least'} {self.low:g}"]
+        parts = parts if self.low > -math.inf else []
+        parts += [f"at most {self.high:g}"] if self.high < math.inf else []
+        return " and ".join(parts) or "any"
+
+
+@dataclass(frozen=True)
 class Column:
-    """One feature: its name, unit ("" if dimensionless), meaning, and label in mathtext."""
+    """One feature: its name, unit ("" if dimensionless), meaning, label in mathtext, and limits."""
 
     name: str
     unit: str
     meaning: str
     label: str
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True)
@@ -62,16 +89,30 @@ class ParticleType:
 
 
 PARTICLE_FEATURES: tuple[Column, ...] = (
-    Column("etarel", "", "pseudorapidity minus that of the jet", r"$\eta^\mathrm{rel}$"),
+    Column(
+        "etarel",
+        "",
+        "pseudorapidity minus that of the jet",
+        r"$\eta^\mathrm{rel}$",
+        Limits(-20, 20),
+    ),
     Column("phirel", "rad", "azimuth minus that of the jet, in [-pi, pi)", r"$\phi^\mathrm{rel}$"),
-    Column("ptrel", "", "transverse momentum over that of the jet", r"$p_T^\mathrm{rel}$"),
+    Column(
+        "ptrel",
+        "",
+        "transverse momentum over that of the jet",
+        r"$p_T^\mathrm{rel}$",
+        Limits(0, 2, strict=True),
+    ),
     Column("mask", "", "1 = real particle, 0 = padding", "mask"),
 )
 
 JET_FEATURES: tuple[Column, ...] = (
-    Column("pt", "GeV", "transverse momentum of the full jet", r"jet $p_T$"),
+    Column(
+        "pt", "GeV", "transverse momentum of the full jet", r"jet $p_T$", Limits(0, strict=True)
+    ),
     Column("eta", "", "pseudorapidity of the full jet", r"jet $\eta$"),
-    Column("mass", "GeV", "invariant mass of the full jet", "jet mass"),
+    Column("mass", "GeV", "invariant mass of the full jet", "jet mass", Limits(0)),
     Column("num_particles", "", "number of stored particles", "number of particles"),
 )
 
@@ -97,7 +138,7 @@ PARTICLE_TYPES: tuple[ParticleType, ...] = (
 
 DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("particle_features", "(n, N, 4)", "float32", "etarel, phirel, ptrel, mask", True),
-    DatasetSpec("jet_features", "(n, 4)", "float32", "pt, eta, mass, num_particles", True),
+    DatasetSpec("jet_features", "(n, 4)", "float32", "pt, eta, mass, num_particles", False),
     DatasetSpec("particle_type", "(n, N)", "int8", "code of each particle, 0 = padding", False),
     DatasetSpec("event_number", "(n,)", "int64", "the collision that a jet comes from", False),
 )

@@ -36,7 +36,7 @@ def flow() -> setflow.SetFlow:
     torch.manual_seed(0)
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
     scaler, cardinality = (
-        Standardizer(3, mean=0, std=1),
+        Standardizer(3, mean=[0, 0, 0.5], std=[1, 1, 0.05]),
         setflow.EmpiricalCardinality(counts=[1] * 5),
     )
     return setflow.SetFlow(field, scaler=scaler, cardinality=cardinality)
@@ -58,7 +58,7 @@ def a_folder(target: Path, overwrite: bool, hook: Hook) -> None:
 
 def jets(target: Path, overwrite: bool, hook: Hook) -> None:
     with JetWriter(target, objects=5, overwrite=overwrite) as writer:
-        writer.write(SetBatch(torch.rand(3, 5, 3), torch.ones(3, 5)), torch.ones(3, 4))
+        writer.write(SetBatch(torch.rand(3, 5, 3), torch.ones(3, 5)), torch.full((3, 4), 5.0))
         hook()
 
 
@@ -91,8 +91,9 @@ def report(target: Path, overwrite: bool, hook: Hook) -> None:
 def dataset(target: Path, overwrite: bool, hook: Hook) -> None:
     def make_block(recipe: recipes.Recipe, *_: object) -> dict[str, np.ndarray]:
         hook()
-        x, types = np.zeros((1, recipe.objects, 3), "f4"), np.ones((1, recipe.objects), "i1")
-        return {"x": x, "types": types, "jets": np.ones((1, 4), "f4"), "events": np.zeros(1, int)}
+        x, types = np.ones((1, recipe.objects, 3), "f4"), np.ones((1, recipe.objects), "i1")
+        jets = np.full((1, 4), recipe.objects, "f4")
+        return {"x": x, "types": types, "jets": jets, "events": np.zeros(1, int)}
 
     versions = patch.object(recipes, "_versions", lambda _: {})
     with patch.object(recipes, "make_block", make_block), versions:

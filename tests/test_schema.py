@@ -30,7 +30,6 @@ def test_the_datasets_and_their_dtypes() -> None:
     }
     assert [spec.key for spec in schema.DATASETS if spec.required] == [
         "particle_features",
-        "jet_features",
     ]
 
 

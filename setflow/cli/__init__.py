@@ -152,7 +152,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
     _check_output(config.out, force=config.force)
     like = None if config.like is None else _jets(config.like)
     model = _model(config.model)
-    from setflow.data.hdf5 import read_header
+    from setflow.data.header import read_header
     from setflow.jobs.sample import sample_to_hdf5
     from setflow.model.compiled import compile_field
     from setflow.solvers.adaptive import IntegrationError

@@ -119,13 +119,13 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
     checkpoint = cli.last_checkpoint
-    _require_room(cli.model.flow, cli.datamodule)
     if checkpoint is not None:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics
-    elif cli.config.init is not None:
+    _require_room(cli.model.flow, cli.datamodule)
+    if checkpoint is None and cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
         _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
-    else:
+    elif checkpoint is None:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
     if cli.config.compile:
         compile_field(cli.model.flow)
@@ -265,7 +265,8 @@ class _FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
-        parser.link_arguments("model.flow.init_args.conditions", "data.conditions")
+        for names in ("features", "conditions"):
+            parser.link_arguments(f"model.flow.init_args.{names}", f"data.{names}")
 
     @property
     def folder(self) -> Path:

@@ -213,7 +213,7 @@ def _report(given: str, path: Path) -> Iterator[Line]:
 def _hdf5(given: str, path: Path) -> Iterator[Line]:
     import h5py
 
-    from setflow.data.hdf5 import read_header
+    from setflow.data.header import read_header
 
     if not h5py.is_hdf5(path):
         raise ValueError(
@@ -255,12 +255,15 @@ def _origin(told: Mapping[str, str]) -> Iterator[Line]:
 
 def _jets(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
     from setflow.data.summary import summarize_jets
+    from setflow.schema import PARTICLE_FEATURES, names
 
     summary = summarize_jets(path)
     header = summary.header
     sampled = "weights_sha256" in told
     kind = "jets that a model has sampled" if sampled else "jets"
     yield "jets", f"{given}, {header.n:,} {kind}, in the layout of JetNet: {', '.join(header.keys)}"
+    if header.features[: len(PARTICLE_FEATURES)] != names(PARTICLE_FEATURES):
+        yield "columns", f"particle_features: {', '.join(header.features)}; they are read by name"
     yield (
         "particles",
         (

@@ -29,7 +29,8 @@ __all__ = [
 
 if TYPE_CHECKING:
     from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
-    from setflow.data.hdf5 import JetHeader, ScreenedJets, read_header, read_jets, screen_jets
+    from setflow.data.hdf5 import ScreenedJets, read_jets, screen_jets
+    from setflow.data.header import JetHeader, read_header
     from setflow.data.jets import JetSample
     from setflow.data.scaling import Standardizer
     from setflow.data.toys import (

@@ -1,84 +1,51 @@
 """Read files of jets, checked.
 
-The layout is the table in `setflow.schema`: `particle_features` with shape `(n, N, 4)` in the
-order etarel, phirel, ptrel, mask; `jet_features` with shape `(n, 4)` in the order pt, eta, mass,
-num_particles; optionally `particle_type` `(n, N)` and `event_number` `(n,)`. Files of JetNet, which
-hold the first two and no attributes, open as they are.
+The layout is the table in `setflow.schema`: `particle_features` with shape `(n, N, 4)`, and
+optionally `jet_features` `(n, 4)`, `particle_type` `(n, N)` and `event_number` `(n,)`. Columns are
+found by their names (`setflow.data.columns`); files of JetNet, which name none, open as they are.
 
 Reading believes nothing: a value that cannot be is an error that names file, row and column, or,
 for those who need every row in its place, a row left empty with its reason. What stands in a padded
-slot is not looked at and becomes zero.
+slot is not looked at and becomes zero. The mask says how many particles a jet has. The same values
+give the same numbers, in whatever order of columns, dtype, byte order or chunks they stand.
 """
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from setflow.data.columns import Columns, wide_dtype
 from setflow.data.filters import MENDED_BY, missing_filters
-from setflow.data.jets import (
-    DTYPES,
-    EVENTS,
-    JETS,
-    LAYOUT_VERSION,
-    MASK,
-    NUM,
-    PARTICLES,
-    PT,
-    RESERVED,
-    TYPES,
-    JetSample,
-)
+from setflow.data.header import JetHeader, header_of, jet_columns, open_jets, particle_columns
+from setflow.data.jets import EVENTS, JETS, NUM, PARTICLE_NAMES, PARTICLES, TYPES, JetSample
 from setflow.data.valid import (
     Defects,
-    as_float32,
+    check_finite,
     check_jets,
-    checked_particles,
+    check_physical,
+    check_physical_jets,
+    checked_mask,
     checked_types,
     refuse,
-)
-from setflow.schema import (
-    DATASETS,
-    JET_FEATURES,
-    JET_UNITS,
-    PARTICLE_FEATURES,
-    names,
+    turned,
 )
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS as SHIPPED
-from setflow.shipped import find, known
+from setflow.shipped import find
 
-__all__ = ["JetHeader", "ScreenedJets", "read_header", "read_jets", "screen_jets"]
+__all__ = ["ScreenedJets", "read_jets", "screen_jets"]
 
 BLOCK_BYTES = 2**24  # so much is read at a time
-
-
-@dataclass(frozen=True)
-class JetHeader:
-    """What a file says about itself, known without reading its rows.
-
-    Arguments:
-        n: the number of jets.
-        objects: the number of slots `N`.
-        jet_units: the unit of each jet feature.
-        keys: the datasets of the layout that the file holds.
-        attributes: the attributes of the file that whoever wrote it added.
-    """
-
-    n: int
-    objects: int
-    jet_units: tuple[str, ...]
-    keys: tuple[str, ...]
-    attributes: dict[str, Any]
+ORDER = "ptrel"  # the hardest particles have the largest
 
 
 class ScreenedJets(NamedTuple):
@@ -93,25 +60,16 @@ class ScreenedJets(NamedTuple):
     reasons: dict[int, str]
 
 
-def read_header(path: str | os.PathLike[str]) -> JetHeader:
-    """Return the header of a file of jets; shapes and completeness are checked, values are not.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        OSError: if the file is not HDF5, or broken.
-        ValueError: if it does not have the layout.
-    """
-    path = find(SHIPPED, path)
-    with _open(path) as file:
-        return _header(file, path)
-
-
 def read_jets(
     path: str | os.PathLike[str],
     *,
     start: int = 0,
     stop: int | None = None,
     max_objects: int | None = None,
+    features: Sequence[str] = PARTICLE_NAMES,
+    conditions: Sequence[str] = (),
+    with_types: bool = False,
+    keep_unphysical: bool = False,
 ) -> JetSample:
     """Read jets from a file, block by block, so that little more than the result is in memory.
 
@@ -120,16 +78,33 @@ def read_jets(
         start: the first row to read.
         stop: the row to stop before; None reads to the end.
         max_objects: keep at most so many particles of each jet, the hardest by ptrel, hardest
-            first; num_particles is cut with them. A file with no more slots is read as it is.
+            first; None keeps all, in the order of the file.
+        features: the names of the features of a particle that are read, in this order.
+        conditions: the names of jet features that must be there; those that the layout does not
+            know stand behind pt, eta, mass and num_particles.
+        with_types: read `particle_type`, too, if the file has it.
+        keep_unphysical: keep values that cannot be, such as a ptrel below 0, which the sample of a
+            model may hold.
+
+    Returns:
+        The jets. Features are float64 if the file's are, else float32. Units are those of the
+        layout; `num_particles` is counted from the mask.
+
+    Warns:
+        UserWarning: if a unit was converted.
 
     Raises:
         FileNotFoundError: if there is no such file.
         OSError: if the file is not HDF5, truncated or otherwise broken.
-        ValueError: if it does not have the layout; if a row is malformed: a mask is neither 0 nor
-            1, a real particle or a jet holds NaN or Inf, a real particle a phirel outside
-            [-pi, pi) or an unknown type; if the rows asked for do not exist.
+        ValueError: if it does not have the layout, a name or a known unit; if a row is malformed: a
+            mask is neither 0 nor 1, a real particle or a jet holds NaN or Inf, or a value beyond
+            its limits (`setflow.schema.Limits`), a phirel outside [-pi, pi), an unknown type, or
+            another number of particles than the mask says; if the rows asked for do not exist.
     """
-    return _read(find(SHIPPED, path), start, stop, max_objects, malformed=refuse)
+    wanted = _Wanted(
+        start, stop, max_objects, tuple(features), tuple(conditions), with_types, keep_unphysical
+    )
+    return _read(find(SHIPPED, path), wanted, malformed=refuse)
 
 
 def screen_jets(
@@ -138,6 +113,9 @@ def screen_jets(
     start: int = 0,
     stop: int | None = None,
     max_objects: int | None = None,
+    features: Sequence[str] = PARTICLE_NAMES,
+    conditions: Sequence[str] = (),
+    with_types: bool = False,
 ) -> ScreenedJets:
     """Read jets as `read_jets` does, but keep malformed rows in their place, empty, with a reason.
 
@@ -146,96 +124,185 @@ def screen_jets(
         start: the first row to read.
         stop: the row to stop before; None reads to the end.
         max_objects: keep at most so many particles of each jet; see `read_jets`.
+        features: the names of the features of a particle that are read, in this order.
+        conditions: the names of jet features that must be there.
+        with_types: read `particle_type`, too, if the file has it.
+
+    Warns:
+        UserWarning: if a unit was converted.
 
     Raises:
         FileNotFoundError: if there is no such file.
         OSError: if the file is not HDF5, truncated or otherwise broken.
-        ValueError: if it does not have the layout, or the rows asked for do not exist.
+        ValueError: if it does not have the layout, a name or a known unit, or the rows asked for do
+            not exist.
     """
     reasons: dict[int, str] = {}
 
     def note(defects: Defects, path: Path, first: int) -> None:
-        reasons.update({first - start + row: reason for row, reason in defects.items()})
+        reasons.update({first - start + row: defects[row] for row in sorted(defects)})
 
-    sample = _read(find(SHIPPED, path), start, stop, max_objects, malformed=note)
-    return ScreenedJets(sample, reasons)
+    wanted = _Wanted(
+        start, stop, max_objects, tuple(features), tuple(conditions), with_types, False
+    )
+    return ScreenedJets(_read(find(SHIPPED, path), wanted, malformed=note), reasons)
+
+
+# --- rows ---
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked of a file; the arguments of `read_jets`."""
+
+    start: int
+    stop: int | None
+    max_objects: int | None
+    features: tuple[str, ...]
+    conditions: tuple[str, ...]
+    with_types: bool
+    keep_unphysical: bool
+
+
+@dataclass
+class _Block:
+    """Rows of a file: features `(b, N, D)`, mask `(b, N)`, jets `(b, C)`, types `(b, N)`."""
+
+    x: NDArray[Any]
+    real: NDArray[np.bool_]
+    jets: NDArray[Any]
+    types: NDArray[Any] | None
+    events: NDArray[Any] | None
 
 
 def _read(
-    path: Path,
-    start: int,
-    stop: int | None,
-    max_objects: int | None,
-    *,
-    malformed: Callable[[Defects, Path, int], None],
+    path: Path, wanted: _Wanted, *, malformed: Callable[[Defects, Path, int], None]
 ) -> JetSample:
     """Read rows; `malformed` gets the defects, path and first row of each block that has some."""
-    if max_objects is not None and max_objects < 1:
-        raise ValueError(f"max_objects is {max_objects}, expected at least 1, or None for all")
-    with _open(path) as file:
-        header = _header(file, path)
-        stop = header.n if stop is None else stop
+    most = wanted.max_objects
+    if most is not None and most < 1:
+        raise ValueError(f"max_objects is {most}, expected at least 1, or None for all")
+    with open_jets(path) as file:
+        header = header_of(file, path)
+        start, stop = wanted.start, header.n if wanted.stop is None else wanted.stop
         if not 0 <= start <= stop <= header.n:
             raise ValueError(
                 f"{path} holds {header.n} jets, rows {start} to {stop} were asked for; expected "
                 f"0 <= start <= stop <= {header.n}"
             )
-        cut = max_objects if max_objects is not None and max_objects < header.objects else None
-        n, slots = stop - start, cut or header.objects
-        x = np.empty((n, slots, MASK), np.float32)
-        mask = np.empty((n, slots), np.bool_)
-        jets = np.empty((n, len(JET_FEATURES)), np.float32)
-        types = np.empty((n, slots), np.int8) if TYPES in header.keys else None
-        events = np.empty((n,), np.int64) if EVENTS in header.keys else None
-
+        order = (ORDER,) if most is not None and ORDER not in wanted.features else ()
+        columns = particle_columns(file, path, (*wanted.features, *order))
+        jet_features = jet_columns(file, path, wanted.conditions)
+        n, slots = stop - start, min(header.objects, most or header.objects)
+        result = _empty(file, header, wanted, n, slots, len(jet_features.names))
         lacking = sorted({name for key in header.keys for name in missing_filters(file[key])})
         rows = _block_rows(file[PARTICLES])
         for first in range(start, stop, rows):
             there = slice(first, min(first + rows, stop))
-            here = slice(there.start - start, there.stop - start)
             try:
-                particles = file[PARTICLES][there]
-                jets[here] = as_float32(file[JETS][there])
-                kind = file[TYPES][there] if types is not None else None
-                if events is not None:
-                    events[here] = file[EVENTS][there]
+                block = _rows(file, there, columns, jet_features, result)
             except OSError as error:
-                if lacking:
-                    raise OSError(
-                        f"{path} is compressed with {', '.join(lacking)}, which HDF5 lacks here; "
-                        f"{MENDED_BY}, or let whoever wrote it compress it with gzip"
-                    ) from error
-                raise OSError(
-                    f"{path}: rows {there.start} to {there.stop} cannot be read, the file is "
-                    f"damaged ({error}); fetch or make it again"
-                ) from error
-            defects: Defects = {}
-            values, real = checked_particles(particles, defects)
-            check_jets(jets[here], defects)
-            if kind is not None:
-                kind = checked_types(kind, real, defects)
+                raise _unreadable(path, there, lacking, error) from error
+            defects = _check(block, columns, jet_features, wanted)
             if defects:
                 malformed(defects, path, first)
                 broken = list(defects)
-                values[broken], real[broken], jets[here][broken] = 0, False, 0
-                if kind is not None:
-                    kind[broken] = 0
-            if cut is not None:
-                order = np.argsort(np.where(real, -values[..., PT], np.inf), axis=1, kind="stable")
-                order = order[:, :cut]
-                values = np.take_along_axis(values, order[..., None], axis=1)
-                real = np.take_along_axis(real, order, axis=1)
-                kind = None if kind is None else np.take_along_axis(kind, order, axis=1)
-                jets[here, NUM] = np.minimum(jets[here, NUM], cut)
-            x[here], mask[here] = values, real
-            if types is not None and kind is not None:
-                types[here] = kind
+                block.x[broken], block.real[broken], block.jets[broken] = 0, False, 0
+                if block.types is not None:
+                    block.types[broken] = 0
+            if most is not None:
+                _cut(block, columns.names.index(ORDER), slots)
+            block.jets[:, jet_features.names.index(NUM)] = block.real.sum(1)
+            here = slice(there.start - start, there.stop - start)
+            result.x[here] = block.x[..., : len(wanted.features)]
+            result.real[here], result.jets[here] = block.real, block.jets
+            for all_rows, some in ((result.types, block.types), (result.events, block.events)):
+                if all_rows is not None and some is not None:
+                    all_rows[here] = some
     return JetSample(
-        SetBatch(torch.from_numpy(x), torch.from_numpy(mask)),
-        torch.from_numpy(jets),
-        None if types is None else torch.from_numpy(types),
-        None if events is None else torch.from_numpy(events),
-        header.jet_units,
+        SetBatch(torch.from_numpy(result.x), torch.from_numpy(result.real)),
+        torch.from_numpy(result.jets),
+        None if result.types is None else torch.from_numpy(result.types),
+        None if result.events is None else torch.from_numpy(result.events),
+        jet_features.units,
+        wanted.features,
+        jet_features.names,
+    )
+
+
+def _empty(
+    file: Any, header: JetHeader, wanted: _Wanted, n: int, slots: int, jet_features: int
+) -> _Block:
+    """Return room for all rows that are read."""
+    jets_dtype = wide_dtype(file[JETS].dtype) if JETS in header.keys else np.float32
+    types = wanted.with_types and TYPES in header.keys
+    events = None
+    if EVENTS in header.keys:  # of 64 bits, and unsigned if those of the file are so wide
+        wide = file[EVENTS].dtype.newbyteorder("=") == np.uint64
+        events = np.empty((n,), np.uint64 if wide else np.int64)
+    return _Block(
+        np.empty((n, slots, len(wanted.features)), wide_dtype(file[PARTICLES].dtype)),
+        np.empty((n, slots), np.bool_),
+        np.empty((n, jet_features), jets_dtype),
+        np.empty((n, slots), np.int8) if types else None,
+        events,
+    )
+
+
+def _rows(file: Any, there: slice, columns: Columns, jet_features: Columns, like: _Block) -> _Block:
+    """Return rows of a file as they stand there, in the units asked for."""
+    particles = columns.of(file[PARTICLES][there])
+    n = there.stop - there.start
+    jets = np.zeros((n, len(jet_features.names)), like.jets.dtype)
+    if JETS in file:
+        jets = jet_features.of(file[JETS][there])
+    real = particles[..., -1]
+    types = None if like.types is None else file[TYPES][there]
+    events = None if like.events is None else file[EVENTS][there]
+    return _Block(particles[..., :-1], real, jets, types, events)
+
+
+def _check(block: _Block, columns: Columns, jet_features: Columns, wanted: _Wanted) -> Defects:
+    """Return what is wrong with rows, and make their padding zero and their mask boolean."""
+    defects: Defects = {}
+    features, at = columns.names[:-1], jet_features.names.index(NUM)
+    block.real = checked_mask(block.real, defects)
+    block.x = np.where(block.real[..., None], block.x, 0)
+    check_finite(block.x, block.real, features, defects)
+    there = [place >= 0 for place in jet_features.places]
+    check_jets(np.where(there, block.jets, 0), jet_features.names, defects)
+    if block.types is not None:
+        block.types = checked_types(block.types, block.real, defects)
+    if "phirel" in features:
+        phi = features.index("phirel")
+        block.x[..., phi] = turned(block.x[..., phi])
+    if not wanted.keep_unphysical:
+        check_physical(block.x, block.real, features, defects)
+        counts = block.jets[:, at] if there[at] else None
+        check_physical_jets(block.jets, jet_features.names, block.real, counts, defects)
+    return defects
+
+
+def _cut(block: _Block, ordering: int, slots: int) -> None:
+    """Keep the hardest particles of each jet, hardest first."""
+    order = np.argsort(
+        np.where(block.real, -block.x[..., ordering], np.inf), axis=1, kind="stable"
+    )[:, :slots]
+    block.x = np.take_along_axis(block.x, order[..., None], axis=1)
+    block.real = np.take_along_axis(block.real, order, axis=1)
+    if block.types is not None:
+        block.types = np.take_along_axis(block.types, order, axis=1)
+
+
+def _unreadable(path: Path, there: slice, lacking: list[str], error: OSError) -> OSError:
+    if lacking:
+        return OSError(
+            f"{path} is compressed with {', '.join(lacking)}, which HDF5 lacks here; "
+            f"{MENDED_BY}, or let whoever wrote it compress it with gzip"
+        )
+    return OSError(
+        f"{path}: rows {there.start} to {there.stop} cannot be read, the file is damaged "
+        f"({error}); fetch or make it again"
     )
 
 
@@ -245,69 +312,3 @@ def _block_rows(dataset: Any) -> int:
     rows = max(1, BLOCK_BYTES // max(1, size))
     chunk = int(dataset.chunks[0]) if dataset.chunks else 1
     return int(max(chunk, rows - rows % chunk))
-
-
-def _open(path: Path) -> Any:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; check the path; {known(SHIPPED, path)}")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected an HDF5 file of jets")
-    try:
-        return h5py.File(path, "r", locking="best-effort")
-    except OSError as error:
-        broken = h5py.is_hdf5(path)
-        raise OSError(
-            f"{path} is {'a damaged HDF5 file' if broken else 'not an HDF5 file'} ({error}); "
-            + ("fetch or make it again" if broken else "expected HDF5 in the layout of JetNet")
-        ) from error
-
-
-def _header(file: Any, path: Path) -> JetHeader:
-    held = list(file)
-    for spec in DATASETS:
-        if spec.required and spec.key not in held:
-            near = difflib.get_close_matches(spec.key, held, n=1, cutoff=0.5)
-            raise ValueError(
-                f"{path} has no dataset '{spec.key}'; it holds {held or 'nothing'}"
-                + (f"; did whoever wrote it mean it by '{near[0]}'? Rename it" if near else "")
-            )
-    keys = tuple(spec.key for spec in DATASETS if spec.key in held)
-    for key in keys:
-        if not isinstance(file[key], h5py.Dataset):
-            raise ValueError(f"{path}: '{key}' is a group, expected a dataset")
-    shape = file[PARTICLES].shape
-    if len(shape) != 3 or shape[2] != len(PARTICLE_FEATURES):
-        raise ValueError(
-            f"{path}: {PARTICLES} has shape {shape}, expected (n, N, {len(PARTICLE_FEATURES)}) "
-            f"with the features {', '.join(names(PARTICLE_FEATURES))}"
-        )
-    n, objects = int(shape[0]), int(shape[1])
-    expected = {JETS: (n, len(JET_FEATURES)), TYPES: (n, objects), EVENTS: (n,)}
-    for key in keys[1:]:
-        got = file[key].shape
-        if got != expected[key]:
-            rows = f": {got[0]} rows beside {n} of {PARTICLES}" if got and got[0] != n else ""
-            what = f" with the features {', '.join(names(JET_FEATURES))}" if key == JETS else ""
-            raise ValueError(f"{path}: {key} has shape {got}, expected {expected[key]}{what}{rows}")
-    for key in keys:
-        kinds = "f" if key == PARTICLES else "fiu" if key == JETS else "iu"
-        if file[key].dtype.kind not in kinds:
-            raise ValueError(
-                f"{path}: {key} has dtype {file[key].dtype}, expected {DTYPES[key]} or alike"
-            )
-    attributes = dict(file.attrs)
-    if "layout_version" in attributes:
-        version, complete = int(attributes["layout_version"]), bool(attributes.get("complete"))
-        if version > LAYOUT_VERSION:
-            raise ValueError(
-                f"{path} has layout version {version}, this release reads up to {LAYOUT_VERSION}; "
-                "upgrade setflow"
-            )
-        if not complete or int(attributes.get("n", -1)) != n:
-            raise ValueError(
-                f"{path} was not finished: complete={complete}, {n} rows of "
-                f"{attributes.get('n')}; make it again"
-            )
-    units = tuple(str(unit) for unit in file[JETS].attrs.get("units", JET_UNITS))
-    user = {name: value for name, value in attributes.items() if name not in RESERVED}
-    return JetHeader(n, objects, units, keys, user)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,15 @@ from setflow.sets.batch import SetBatch
 __all__ = ["JetSample"]
 
 LAYOUT_VERSION = 1
-RESERVED = ("complete", "layout", "layout_version", "n")
+RESERVED = ("complete", "layout", "layout_version", "n", "unphysical")
 PARTICLES, JETS, TYPES, EVENTS = (spec.key for spec in DATASETS)
 DTYPES = {spec.key: np.dtype(spec.dtype) for spec in DATASETS}
 PHI = names(PARTICLE_FEATURES).index("phirel")
-PT = names(PARTICLE_FEATURES).index("ptrel")
 MASK = names(PARTICLE_FEATURES).index("mask")
-NUM = names(JET_FEATURES).index("num_particles")
+NUM = "num_particles"
+
+
+PARTICLE_NAMES, JET_NAMES = names(PARTICLE_FEATURES[:-1]), names(JET_FEATURES)
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,17 @@ class JetSample:
     """Jets as they stand in a file.
 
     Arguments:
-        particles: etarel, phirel [rad] and ptrel, with `x` of shape `(n, N, 3)`, float32, zero in
-            padded slots, and `mask` of shape `(n, N)`.
-        jets: pt, eta, mass, num_particles, with shape `(n, 4)`, float32.
+        particles: the features of the particles, with `x` of shape `(n, N, D)`, zero in padded
+            slots, and `mask` of shape `(n, N)`.
+        jets: the features of the jets, with shape `(n, C)`.
         particle_type: codes of `PARTICLE_TYPES`, with shape `(n, N)`, int8, or None.
-        event_number: the collision that each jet comes from, with shape `(n,)`, int64, or None.
-        jet_units: the unit of each jet feature: `JET_UNITS` or `RELATIVE_JET_UNITS`.
+        event_number: the collision that each jet comes from, with shape `(n,)`, int64 or uint64, or
+            None.
+        jet_units: the unit of each jet feature: of `JET_UNITS`, or of `RELATIVE_JET_UNITS`.
+        features: the names of the D features of a particle: etarel, phirel [rad] and ptrel, unless
+            others were asked for.
+        jet_features: the names of the C features of a jet: pt, eta, mass, num_particles, less what
+            a file does not hold.
 
     Raises:
         ValueError: if the shapes do not belong together.
@@ -56,12 +63,14 @@ class JetSample:
     particle_type: Tensor | None = None
     event_number: Tensor | None = None
     jet_units: tuple[str, ...] = JET_UNITS
+    features: tuple[str, ...] = PARTICLE_NAMES
+    jet_features: tuple[str, ...] = JET_NAMES
 
     def __post_init__(self) -> None:
         mask = tuple(self.particles.mask.shape)
         expected = {
-            "particles.x": (self.particles.x, (*mask, len(PARTICLE_FEATURES) - 1)),
-            "jets": (self.jets, (*mask[:-1], len(JET_FEATURES))),
+            "particles.x": (self.particles.x, (*mask, len(self.features))),
+            "jets": (self.jets, (*mask[:-1], len(self.jet_features))),
             "particle_type": (self.particle_type, mask),
             "event_number": (self.event_number, mask[:-1]),
         }
@@ -71,10 +80,10 @@ class JetSample:
                     f"{name} has shape {tuple(tensor.shape)}, expected {shape} beside a mask "
                     f"of shape {mask}"
                 )
-        if len(self.jet_units) != len(JET_FEATURES):
+        if len(self.jet_units) != len(self.jet_features):
             raise ValueError(
                 f"jet_units has {len(self.jet_units)} entries, expected one for each of "
-                f"{', '.join(names(JET_FEATURES))}"
+                f"{', '.join(self.jet_features)}"
             )
 
     def context(self, columns: Sequence[str]) -> Tensor:
@@ -83,13 +92,14 @@ class JetSample:
         Raises:
             ValueError: if a column does not exist, or does not stand in the unit of the layout.
         """
-        known = names(JET_FEATURES)
+        known, layout = self.jet_features, dict(zip(JET_NAMES, JET_UNITS, strict=True))
         for column in columns:
             if column not in known:
                 raise ValueError(
                     f"there is no jet feature {column!r}, expected some of {', '.join(known)}"
                 )
-            unit, expected = (units[known.index(column)] for units in (self.jet_units, JET_UNITS))
+            unit = self.jet_units[known.index(column)]
+            expected = layout.get(column, unit)
             if unit != expected:
                 raise ValueError(
                     f"the jets hold {column} in units of {unit!r}, expected {expected!r}: a "
@@ -102,10 +112,10 @@ class JetSample:
 
     def __getitem__(self, index: Any) -> JetSample:
         """Select jets (an integer, slice, list or tensor)."""
-        return JetSample(
-            self.particles[index],
-            self.jets[index],
-            None if self.particle_type is None else self.particle_type[index],
-            None if self.event_number is None else self.event_number[index],
-            self.jet_units,
+        return replace(
+            self,
+            particles=self.particles[index],
+            jets=self.jets[index],
+            particle_type=None if self.particle_type is None else self.particle_type[index],
+            event_number=None if self.event_number is None else self.event_number[index],
         )

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 import torch
 
-from setflow.data.hdf5 import JetHeader, read_header, screen_jets
+from setflow.data.hdf5 import screen_jets
+from setflow.data.header import JetHeader, read_header
 from setflow.data.jets import NUM
-from setflow.schema import JET_FEATURES, PARTICLE_FEATURES
+from setflow.schema import PARTICLE_FEATURES
 
 __all__ = ["JetSummary", "summarize_jets"]
 
@@ -50,7 +51,8 @@ def summarize_jets(path: str | os.PathLike[str]) -> JetSummary:
         ValueError: if it does not have the layout.
     """
     header = read_header(path)
-    low = torch.full((len(PARTICLE_FEATURES) + len(JET_FEATURES) - 1,), math.inf)
+    columns = [column.name for column in PARTICLE_FEATURES[:-1]] + [*header.jet_features]
+    low = torch.full((len(columns),), math.inf, dtype=torch.float64)
     high = -low
     least, most, total, read = header.objects, 0, 0, 0
     reasons: dict[str, int] = {}
@@ -68,18 +70,17 @@ def summarize_jets(path: str | os.PathLike[str]) -> JetSummary:
         least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
         total, read = total + int(lengths.sum()), read + len(sample)
         x = sample.particles.x[sample.particles.mask]
-        parts = [part for part in (x, sample.jets) if len(part)]
+        parts = [part.double() for part in (x, sample.jets) if len(part)]
         for end, pick in ((low, torch.amin), (high, torch.amax)):
             values = [pick(part, 0) for part in parts]
             values = values if len(parts) == 2 else [end[: x.shape[1]], *values]
             end.copy_((torch.minimum if end is low else torch.maximum)(end, torch.cat(values)))
-    columns = [*PARTICLE_FEATURES[:-1], *JET_FEATURES]
     units = [*(column.unit for column in PARTICLE_FEATURES[:-1]), *header.jet_units]
     ends = zip(low.tolist(), high.tolist(), strict=True)
     ranges = {
-        column.name: (unit, *((math.nan, math.nan) if a > b else (a, b)))
-        for column, unit, (a, b) in zip(columns, units, ends, strict=True)
-        if column.name != JET_FEATURES[NUM].name
+        name: (unit, *((math.nan, math.nan) if a > b else (a, b)))
+        for name, unit, (a, b) in zip(columns, units, ends, strict=True)
+        if name != NUM
     }
     return JetSummary(
         header, ranges, least if read else 0, total / read if read else math.nan, most, reasons

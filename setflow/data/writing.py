@@ -8,6 +8,7 @@ The layout is the table in `setflow.schema`, as `setflow.data.hdf5` reads it. A 
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -21,9 +22,12 @@ from numpy.typing import NDArray
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
+    JET_NAMES,
     JETS,
     LAYOUT_VERSION,
     MASK,
+    NUM,
+    PARTICLE_NAMES,
     PARTICLES,
     PHI,
     RESERVED,
@@ -32,10 +36,14 @@ from setflow.data.jets import (
 )
 from setflow.data.valid import (
     Defects,
-    as_float32,
     check_finite,
     check_jets,
+    check_physical,
+    check_physical_jets,
     checked_types,
+    count_impossible,
+    counted,
+    note,
     refuse,
 )
 from setflow.files import NewFile, check_hdf5_name
@@ -72,6 +80,9 @@ class JetWriter:
         with_events: whether each `write` brings `event_number`.
         attributes: further attributes of the file: strings, numbers or booleans by name.
         compression: the gzip level, 0 (none) to 9.
+        keep_unphysical: write also what cannot be, such as a ptrel below 0 or NaN, as the sample of
+            a model may hold it; it is counted in `unphysical`, and the file tells it by an
+            attribute of this name.
 
     Raises:
         OSError: at once, if the file exists and `overwrite` is False, or its folder does not exist
@@ -81,9 +92,10 @@ class JetWriter:
     >>> import tempfile
     >>> from pathlib import Path
     >>> particles = SetBatch(torch.rand(2, 5, 3), torch.ones(2, 5))
+    >>> jets = torch.tensor([[900.0, 0.5, 80.0, 5.0], [800.0, -1.0, 90.0, 5.0]])
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with JetWriter(Path(folder) / "jets.h5", objects=30) as writer:
-    ...         writer.write(particles, torch.ones(2, 4))
+    ...         writer.write(particles, jets)
     ...     setflow.data.read_jets(Path(folder) / "jets.h5").particles.x.shape
     torch.Size([2, 30, 3])
     """
@@ -99,6 +111,7 @@ class JetWriter:
         with_events: bool = False,
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
+        keep_unphysical: bool = False,
     ) -> None:
         self._objects, self._jet_units = objects, tuple(jet_units)
         self._compression, self._attributes = compression, dict(attributes or {})
@@ -119,6 +132,8 @@ class JetWriter:
         self._rows = _chunk_rows(objects)
         self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
         self._n = self._n_waiting = 0
+        self._keep_unphysical = keep_unphysical
+        self.unphysical: Counter[str] = Counter()
         self._file: Any = None
         self._open = ExitStack()
 
@@ -156,6 +171,8 @@ class JetWriter:
         if kind is None:
             self._flush(everything=True)
             self._file.attrs["n"] = np.int64(self._n)
+            if self.unphysical:
+                self._file.attrs["unphysical"] = counted(dict(sorted(self.unphysical.items())))
             self._file.attrs["complete"] = True
 
     def write(
@@ -176,8 +193,9 @@ class JetWriter:
 
         Raises:
             RuntimeError: if the writer is not open.
-            ValueError: if a shape differs, a value is not finite, a jet has too many particles, or
-                what the writer was made for is missing.
+            ValueError: if a shape differs, a value is not finite or cannot be (unless the writer
+                keeps such), a jet has too many particles or another number than it claims, an event
+                number does not fit int64, or what the writer was made for is missing.
         """
         if self._file is None:
             raise RuntimeError("the writer is not open; use it as `with JetWriter(...) as writer:`")
@@ -221,21 +239,35 @@ class JetWriter:
         features = np.zeros((len(mask), self._objects, len(PARTICLE_FEATURES)), np.float32)
         features[:, :width, :MASK] = x.numpy()[:, :width]
         features[:, :width, MASK] = mask[:, :width]
-        jets = as_float32(sample.jets.detach().cpu().numpy())
+        with np.errstate(over="ignore", invalid="ignore"):
+            jets = sample.jets.detach().cpu().numpy().astype(np.float32)
+        columns: dict[str, NDArray[Any]] = {PARTICLES: features, JETS: jets}
         defects: Defects = {}
-        check_finite(features, np.ones(features.shape[:2], np.bool_), defects)
-        check_jets(jets, defects)
-        columns: dict[str, NDArray[Any]] = {PARTICLES: features, JETS: jets.copy()}
+        self._check(features, jets, defects)
         if sample.particle_type is not None:
             types = np.zeros((len(mask), self._objects), np.int8)
             given = sample.particle_type.detach().cpu().numpy()
             types[:, :width] = checked_types(given, mask, defects)[:, :width]
             columns[TYPES] = types
+        if sample.event_number is not None:
+            columns[EVENTS] = _events(sample.event_number.detach().cpu().numpy(), defects)
         if defects:
             refuse(defects, "this batch", 0)
-        if sample.event_number is not None:
-            columns[EVENTS] = sample.event_number.detach().cpu().numpy().astype(np.int64)
         return columns
+
+    def _check(
+        self, features: NDArray[np.float32], jets: NDArray[np.float32], defects: Defects
+    ) -> None:
+        """Find what is wrong with rows as they are written, or count it if it is kept."""
+        x, real = features[..., :MASK], features[..., MASK] == 1
+        if self._keep_unphysical:
+            self.unphysical += count_impossible(x, real, PARTICLE_NAMES)
+            return
+        check_finite(x, real, PARTICLE_NAMES, defects)
+        check_jets(jets, JET_NAMES, defects)
+        check_physical(x, real, PARTICLE_NAMES, defects)
+        counts = jets[:, JET_NAMES.index(NUM)]
+        check_physical_jets(jets, JET_NAMES, real, counts, defects)
 
     def _create(self) -> None:
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
@@ -283,6 +315,17 @@ class JetWriter:
             self._n += last - first
         self._waiting = {key: [joined[key][whole:]] for key in self._keys}
         self._n_waiting -= whole
+
+
+def _events(numbers: NDArray[Any], defects: Defects) -> NDArray[np.int64]:
+    """Return event numbers in the dtype of a file, without turning a large one negative."""
+    largest = np.iinfo(np.int64).max
+    note(
+        defects,
+        (numbers > largest)[:, None],
+        lambda row, _: f"{EVENTS} is {numbers[row]}, expected at most {largest}, what int64 holds",
+    )
+    return numbers.astype(np.int64)
 
 
 def _chunk_rows(objects: int) -> int:

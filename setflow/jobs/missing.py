@@ -45,7 +45,10 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
     if not flow.scaler.has_bound or (flow.cardinality is not None and not flow.conditions):
         return missing_mass(flow, n, seed=seed)
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_jets(data, stop=min(rows, n), max_objects=largest)
+    sample, reasons = screen_jets(
+        data, stop=min(rows, n), max_objects=largest, features=flow.features,
+        conditions=flow.conditions,
+    )  # fmt: skip
     good = torch.ones(len(sample), dtype=torch.bool)
     good[list(reasons)] = False
     context = sample.context(flow.conditions) if flow.conditions else None

@@ -3,19 +3,23 @@ is complete."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from setflow.data.hdf5 import read_jets
+from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.valid import counted
 from setflow.data.writing import JetWriter
 from setflow.files import check_hdf5_name, check_target, file_sha256
 from setflow.jobs.identity import described, identity_of
 from setflow.model.model import SetFlow
 from setflow.physics.kinematics import jet_features
 from setflow.progress import counting_bar
-from setflow.schema import PARTICLE_FEATURES, RELATIVE_JET_UNITS
+from setflow.schema import RELATIVE_JET_UNITS
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.shipped import JETS, find
@@ -40,7 +44,7 @@ def sample_to_hdf5(
     """Sample jets into a file of the JetNet layout.
 
     Arguments:
-        flow: the model; its features must be those of the layout.
+        flow: the model; its features must be those of the layout, in any order.
         out: the HDF5 file to write, named .h5 or .hdf5; its folder must exist.
         events: the number of jets; None takes as many as `like` holds.
         like: a file whose jets give cardinality and context, in order; None draws the cardinality
@@ -53,7 +57,11 @@ def sample_to_hdf5(
     Returns:
         The path of the file. Mass and pT stand in units of the jet pT, as the file says. Its
         attributes hold the model and the hash of its weights, the version of setflow, the seed,
-        the solver, and for one of fixed steps how often it evaluates the field for a jet.
+        the solver, and for one of fixed steps how often it evaluates the field for a jet. A sample
+        is never lost: values that cannot be, such as a ptrel below 0, are written as they are.
+
+    Warns:
+        UserWarning: if there are such values; the attribute `unphysical` says how many.
 
     Raises:
         OSError: if the file exists and may not be replaced, or cannot be written.
@@ -61,12 +69,12 @@ def sample_to_hdf5(
             few jets, or neither `events` nor `like` is given.
     """
     out = check_target(check_hdf5_name(out), overwrite=overwrite)
-    columns = tuple(column.name for column in PARTICLE_FEATURES[:-1])
-    if flow.features != columns:
+    if sorted(flow.features) != sorted(PARTICLE_NAMES):
         raise ValueError(
             f"the model makes {', '.join(flow.features)}; a file of the JetNet layout holds "
-            f"{', '.join(columns)}: use SetFlow.sample in Python"
+            f"{', '.join(PARTICLE_NAMES)}: use SetFlow.sample in Python"
         )
+    columns = [flow.features.index(name) for name in PARTICLE_NAMES]
     flow.require_fitted()
     if events is not None and events < 1:
         raise ValueError(f"events must be at least 1, got {events}")
@@ -100,6 +108,7 @@ def sample_to_hdf5(
             overwrite=overwrite,
             jet_units=RELATIVE_JET_UNITS,
             attributes=attributes,
+            keep_unphysical=True,
         ) as writer,
         counting_bar(disable=not progress) as bar,
     ):
@@ -115,23 +124,33 @@ def sample_to_hdf5(
                 first=first,
                 solver=solver,
             )
-            batch = _padded(batch.to("cpu"), objects)
+            batch = _padded(batch.to("cpu"), columns, objects)
             writer.write(batch, jet_features(batch.x, batch.mask))
             bar.advance(task, size)
+    if writer.unphysical:
+        warnings.warn(_unphysical(out, writer.unphysical), stacklevel=2)
     return out
 
 
 def _like(flow: SetFlow, path: str | Path, events: int | None) -> tuple[Tensor, Tensor | None]:
     """Return the cardinalities, cut to what the model knows, and the context of a file's jets."""
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample = read_jets(path, stop=events, max_objects=largest)
+    sample = read_jets(path, stop=events, max_objects=largest, conditions=flow.conditions)
     if events is not None and len(sample) < events:
         raise ValueError(f"{path} holds {len(sample)} jets, expected at least {events}")
     context = sample.context(flow.conditions) if flow.conditions else None
     return sample.particles.lengths, context
 
 
-def _padded(batch: SetBatch, objects: int) -> SetBatch:
+def _unphysical(out: Path, counts: Mapping[str, int]) -> str:
+    return (
+        f"the model made particles that cannot be: {counted(counts)}. They stand in {out} as they "
+        "are; setflow evaluate counts them, and setflow score leaves out their jets"
+    )
+
+
+def _padded(batch: SetBatch, columns: Sequence[int], objects: int) -> SetBatch:
+    """Return events with these columns of their features and so many slots."""
     missing = objects - batch.x.shape[1]
-    x = torch.nn.functional.pad(batch.x, (0, 0, 0, missing))
+    x = torch.nn.functional.pad(batch.x[..., columns], (0, 0, 0, missing))
     return SetBatch(x, torch.nn.functional.pad(batch.mask, (0, missing)))

@@ -35,7 +35,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.hdf5 import read_header, read_jets, screen_jets
+from setflow.data.hdf5 import read_jets, screen_jets
+from setflow.data.header import read_header
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
@@ -43,7 +44,7 @@ from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
-from setflow.schema import PARTICLE_FEATURES, names
+from setflow.schema import PARTICLE_FEATURES
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.shipped import JETS, find
@@ -86,7 +87,7 @@ def score_to_hdf5(
     by the same call.
 
     Arguments:
-        flow: the model; its features must be those of the layout.
+        flow: the model; its features and conditions are looked up in the file by their names.
         data: the file of jets; its rows may be malformed, its layout may not.
         out: the HDF5 file to write, named .h5 or .hdf5.
         estimator: of the divergence; None takes `ExactDivergence()`.
@@ -114,7 +115,7 @@ def score_to_hdf5(
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data, out = Path(folder) / "jets.h5", Path(folder) / "scores.h5"
     ...     with JetWriter(data, objects=5) as writer:
-    ...         writer.write(particles, torch.ones(2, 4))
+    ...         writer.write(particles, torch.tensor([[1.0, 0, 0, 5], [1.0, 0, 0, 2]]))
     ...     _ = score_to_hdf5(flow, data, out, solver=setflow.RK4(steps=2), progress=False)
     ...     with h5py.File(out) as file:
     ...         file["log_prob"].shape, file["n_objects"][:].tolist()
@@ -125,15 +126,9 @@ def score_to_hdf5(
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")
-    layout = names(PARTICLE_FEATURES[:-1])
-    if flow.features != layout:
-        raise ValueError(
-            f"the model has the features {', '.join(flow.features)}; a file of the JetNet layout "
-            f"holds {', '.join(layout)}: use SetFlow.log_prob in Python"
-        )
+    none = read_jets(data, stop=0, features=flow.features, conditions=flow.conditions)
+    none.context(flow.conditions)  # raises if the file does not know them
     flow.require_fitted()
-    if flow.conditions:
-        read_jets(data, stop=0).context(flow.conditions)  # raises if the file does not know them
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
         raise ValueError(f"{data} holds {header.n} jets, events={events} of them were asked for")
@@ -175,7 +170,10 @@ def _score(
 ) -> dict[str, NDArray[Any]]:
     """Return the columns of rows `start` to `stop` of the data."""
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_jets(data, start=start, stop=stop, max_objects=largest)
+    sample, reasons = screen_jets(
+        data, start=start, stop=stop, max_objects=largest, features=flow.features,
+        conditions=flow.conditions,
+    )  # fmt: skip
     particles = sample.particles
     context = sample.context(flow.conditions) if flow.conditions else None
     n_objects = particles.lengths.numpy().astype(np.int32)
@@ -252,8 +250,8 @@ class _Column:
 
 def _columns(flow: SetFlow) -> dict[str, _Column]:
     given = ", c" if flow.conditions else ""
-    units = (f" [{column.unit}]" if column.unit else "" for column in PARTICLE_FEATURES[:-1])
-    physical = ", ".join(name + unit for name, unit in zip(flow.features, units, strict=True))
+    units = {column.name: f" [{column.unit}]" for column in PARTICLE_FEATURES if column.unit}
+    physical = ", ".join(name + units.get(name, "") for name in flow.features)
     if flow.cardinality is None:
         total = f"log p({{x_1 .. x_N}} | N{given}), the density of the set given its number"
         number, cut = "0: the model has no cardinality model", ""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
+from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.valid import count_impossible, counted
 from setflow.files import file_sha256
 from setflow.sets.batch import SetBatch
 
-__all__ = ["FEW", "notes_on", "same_file"]
+__all__ = ["FEW", "notes_on", "same_file", "unphysical_of"]
 
 FEW = 100
 """With fewer jets than this on a side, a report says that they are few."""
@@ -22,13 +25,22 @@ def same_file(one: Path, other: Path) -> bool:
     return one.stat().st_size == other.stat().st_size and file_sha256(one) == file_sha256(other)
 
 
-def notes_on(model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool) -> tuple[str, ...]:
+def unphysical_of(jets: SetBatch) -> dict[str, int]:
+    """Return how many values of particles (etarel, phirel, ptrel) cannot be, by what is wrong."""
+    x, mask = jets.x.detach().cpu().numpy(), jets.mask.cpu().numpy()
+    return dict(count_impossible(x, mask, PARTICLE_NAMES))
+
+
+def notes_on(
+    model: SetBatch, truth: SetBatch, n_ref: int, unphysical: Mapping[str, int], *, same: bool
+) -> tuple[str, ...]:
     """Return what speaks against a comparison.
 
     Arguments:
         model: the generated jets that are compared, cut, hardest particle first.
         truth: all jets of the reference, likewise.
         n_ref: how many of these are compared.
+        unphysical: how many values of the generated particles cannot be; see `unphysical_of`.
         same: whether both sides are the same file.
     """
     notes = []
@@ -43,6 +55,11 @@ def notes_on(model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool) -> tup
             f"{shared:,} of {len(model):,} generated jets stand in the reference too, particle for "
             "particle, so the values come out too small; give a reference that the generated jets "
             "were not taken from"
+        )
+    if unphysical:
+        notes.append(
+            f"generated particles hold what cannot be: {counted(unphysical)}; they are kept in the "
+            "comparison"
         )
     few = min(len(model), n_ref)
     if few < FEW:

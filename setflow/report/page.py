@@ -18,7 +18,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ import torch
 from rich import box
 from rich.table import Table
 
-from setflow.data.hdf5 import read_header, read_jets
+from setflow.data.hdf5 import read_jets
+from setflow.data.header import read_header
 from setflow.files import NewFolder, check_target
 from setflow.physics.kinematics import hardest_first
 from setflow.physics.metrics import (
@@ -39,7 +40,7 @@ from setflow.physics.metrics import (
     swap_ptrel,
     truth_floor,
 )
-from setflow.report.notes import notes_on, same_file
+from setflow.report.notes import notes_on, same_file, unphysical_of
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
@@ -102,7 +103,9 @@ class Report:
         seed: the seed of floor and controls.
         floor: the floor, with its sizes and whether it was scaled.
         notes: what speaks against the comparison: that both sides are the same file, that they
-            share jets, or that they are few.
+            share jets, that generated values cannot be, or that jets are few.
+        unphysical: how many values of the generated particles cannot be, by what is wrong; they are
+            kept in the comparison.
         pictures: the names of the PNG files in the folder.
     """
 
@@ -114,6 +117,7 @@ class Report:
     floor: Floor
     notes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
+    unphysical: dict[str, int] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds."""
@@ -130,6 +134,7 @@ class Report:
                 "factor": self.floor.factor,
             },
             "cut": self._cut(),
+            "unphysical": self.unphysical,
             "notes": list(self.notes),
             "pictures": list(self.pictures),
         }
@@ -251,13 +256,15 @@ def evaluate(
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file does not have the layout, or has no jet or no particle to compare.
+        ValueError: if a file does not have the layout, has no jet or no particle to compare, or a
+            malformed row. What cannot be, such as a ptrel below 0, is malformed in the reference;
+            in the generated file it is counted, told in a note and compared.
     """
     _checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
     same = same_file(generated, reference)
     return compare(
-        read_jets(generated).particles,
+        read_jets(generated, keep_unphysical=True).particles,
         read_jets(reference).particles,
         out,
         events=events,
@@ -330,6 +337,7 @@ def compare(
         distances(observables(*control), of_truth)
         for control in (shuffled, hardest_first(*swapped, columns))
     ]
+    unphysical = unphysical_of(generated[:n_gen])
     report = Report(
         metrics={
             metric.name: Result(
@@ -347,7 +355,8 @@ def compare(
         columns=columns,
         seed=seed,
         floor=floor,
-        notes=notes_on(model, truth, n_ref, same=same),
+        notes=notes_on(model, truth, n_ref, unphysical, same=same),
+        unphysical=unphysical,
     )
     if target is None:
         return report

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import read_jets
-from setflow.data.jets import JetSample
+from setflow.data.jets import PARTICLE_NAMES, JetSample
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
 from setflow.training.record import file_facts
@@ -73,6 +73,7 @@ class SetDataModule(LightningDataModule):
         val_fraction: the fraction that is set aside if there is no validation file.
         conditions: the jet features that the model is conditioned on, in its order.
         seed: the seed of that split and of the order of the events.
+        features: the features of a particle that the model knows, in its order.
     """
 
     def __init__(
@@ -84,6 +85,7 @@ class SetDataModule(LightningDataModule):
         val_fraction: float = 0.1,
         conditions: Sequence[str] = (),
         seed: int = 0,
+        features: Sequence[str] = PARTICLE_NAMES,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
@@ -93,7 +95,7 @@ class SetDataModule(LightningDataModule):
         self.max_objects = max_objects
         self.batch_size = batch_size
         self.val_fraction = val_fraction
-        self.conditions = tuple(conditions)
+        self.features, self.conditions = tuple(features), tuple(conditions)
         self.seed = seed
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
@@ -108,9 +110,9 @@ class SetDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self._train is not None:
             return
-        train = read_jets(self.train_path, max_objects=self.max_objects)
+        train = self._read(self.train_path)
         if self.val_path is not None:
-            val = read_jets(self.val_path, max_objects=self.max_objects)
+            val = self._read(self.val_path)
         else:
             held = _whole_events(train, self.val_fraction, self.seed)
             train, val = train[~held], train[held]
@@ -120,6 +122,14 @@ class SetDataModule(LightningDataModule):
                     f"the {name} sample is empty; give a larger file or another val_fraction"
                 )
         self._train, self._val = self._events(train), self._events(val)
+
+    def _read(self, path: str) -> JetSample:
+        return read_jets(
+            path,
+            max_objects=self.max_objects,
+            features=self.features,
+            conditions=self.conditions,
+        )
 
     def _events(self, sample: JetSample) -> SetBatch:
         context = sample.context(self.conditions) if self.conditions else None
@@ -158,7 +168,7 @@ def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
     number = sample.event_number
     event = torch.arange(len(sample))
     if number is not None:
-        event = torch.unique(number, return_inverse=True)[1]
+        event = torch.unique(number.view(torch.int64), return_inverse=True)[1]
     events = int(event.max()) + 1 if len(sample) else 0
     generator = torch.Generator().manual_seed(derive(seed, "events held out"))
     order = torch.randperm(events, generator=generator)

@@ -28,7 +28,7 @@ from setflow.model.model import SetFlow
 from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.batch import SetBatch, listed
 from setflow.timesteps import TimeSampling
-from setflow.training.data import PlacedBatch, PlacedDataset
+from setflow.training.data import PlacedBatch, PlacedDataset, SetDataModule
 from setflow.training.optimizers import warmup_cosine
 
 __all__ = ["FlowMatchingModule"]
@@ -98,6 +98,18 @@ class FlowMatchingModule(LightningModule):
             return architecture(self.flow)
         except TypeError:
             return None
+
+    def on_fit_start(self) -> None:
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, SetDataModule):
+            return
+        for what in ("features", "conditions"):
+            mine, theirs = getattr(self.flow, what), getattr(data, what)
+            if mine != theirs:
+                raise ValueError(
+                    f"the model has the {what} {', '.join(mine) or 'none'}, and the data "
+                    f"{', '.join(theirs) or 'none'}; give SetDataModule(..., {what}=flow.{what})"
+                )
 
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader

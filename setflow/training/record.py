@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from setflow.data.hdf5 import read_header
+from setflow.data.header import read_header
 from setflow.environment import commit, processor, versions
 from setflow.files import file_sha256
 from setflow.progress import clock

@@ -15,8 +15,10 @@ import pytest
 import torch
 
 import setflow
-from cli.shell import fails, run
+from cli.shell import UNPHYSICAL, fails, run
 from setflow.data import read_jets
+
+pytestmark = UNPHYSICAL
 
 
 def last_lines(capsys) -> tuple[str, str]:

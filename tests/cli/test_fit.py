@@ -321,6 +321,7 @@ def test_a_model_is_not_trained_further_on_events_that_it_rules_out(folder, caps
         particles[:, :2, 2] = particles[:, :2, 2].clip(0.01)
         particles[:, :2, 3] = 1
         file["particle_features"][:] = particles
+        file["jet_features"][:, 3] = particles[..., 3].sum(1)
     told = fails(
         capsys, "fit", "--config", "config.yaml", "--name", "more", "--init", "runs/tiny/model",
         "--data.train", "long.h5",

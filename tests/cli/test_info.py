@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import setflow
-from cli.shell import fails, run, write_jets
+from cli.shell import UNPHYSICAL, fails, run, write_jets
 from setflow.cli.arguments import parser
 from setflow.jobs import score
+
+pytestmark = UNPHYSICAL
 
 
 @pytest.fixture(autouse=True)

@@ -68,15 +68,24 @@ def test_a_file_of_jetnet_opens_as_it_is(jetnet: Callable[..., Path]) -> None:
     assert len(sample) == 5
 
 
-def test_float64_files_read_as_float32(jetnet: Callable[..., Path]) -> None:
+def test_float64_files_stay_float64(jetnet: Callable[..., Path]) -> None:
     particles, jets = _contents(jetnet())
-    particles = particles.astype(np.float64)
-    particles[0, 0] = [0.1, math.nextafter(math.pi, 0.0), 0.2, 1.0]
-    path = jetnet(particle_features=particles, jet_features=jets.astype(np.float64))
-    sample = read_jets(path)
-    assert sample.particles.x.dtype == torch.float32
-    assert sample.particles.x[0, 0, 1].item() == -PI32, "float32 has no value between, so it turns"
-    assert torch.equal(sample.jets, torch.from_numpy(jets))
+    particles, jets = particles.astype(np.float64), jets.astype(np.float64)
+    angles = [math.nextafter(math.pi, 0.0), math.pi, PI32, -PI32]
+    particles[0, :, 1], particles[0, :, 2:], jets[0, 3] = angles, [0.1, 1.0], 4
+    jets[1, 0] = 800.0 + 2**-40
+    sample = read_jets(jetnet(particle_features=particles, jet_features=jets))
+    assert sample.particles.x.dtype == sample.jets.dtype == torch.float64
+    assert sample.particles.x[0, :, 1].tolist() == [angles[0], *[-math.pi] * 3]
+    assert np.array_equal(sample.particles.x[1:].numpy(), particles[1:, :, :3])
+    assert np.array_equal(sample.jets.numpy(), jets)
+
+
+def test_what_float32_makes_of_pi_is_minus_pi(jetnet: Callable[..., Path]) -> None:
+    particles, _ = _contents(jetnet())
+    particles[0, 0, 1], particles[1, 0, 1] = PI32, -PI32
+    sample = read_jets(jetnet(particle_features=particles))
+    assert sample.particles.x[:2, 0, 1].tolist() == [-PI32, -PI32]
 
 
 @pytest.mark.parametrize("rubbish", [np.nan, np.inf, 1e30, -7.0])
@@ -108,9 +117,10 @@ def test_rows_are_selected(jetnet: Callable[..., Path]) -> None:
 
 def test_reading_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_sample(tmp_path / "a.h5", make_sample(3000, objects=100))
-    at_once = read_jets(path, start=3, max_objects=20)
+    options: dict[str, Any] = {"start": 3, "max_objects": 20, "with_types": True}
+    at_once = read_jets(path, **options)
     monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
-    in_blocks = read_jets(path, start=3, max_objects=20)
+    in_blocks = read_jets(path, **options)
     assert torch.equal(at_once.particles.x, in_blocks.particles.x)
     assert torch.equal(at_once.jets, in_blocks.jets)
     assert at_once.particle_type is not None
@@ -127,7 +137,7 @@ def test_max_objects_keeps_the_hardest_real_ones_hardest_first(tmp_path: Path) -
     sample.particle_type[3] = 1
     sample.jets[3, 3] = 12
     sample.particles.x[3, :, 1] = 0
-    cut = read_jets(write_sample(tmp_path / "a.h5", sample), max_objects=5)
+    cut = read_jets(write_sample(tmp_path / "a.h5", sample), max_objects=5, with_types=True)
     assert cut.particles.x.shape == (50, 5, 3)
     assert cut.particle_type is not None
     for k in range(50):
@@ -144,11 +154,15 @@ def test_max_objects_keeps_the_hardest_real_ones_hardest_first(tmp_path: Path) -
     assert (cut.particle_type[~cut.particles.mask] == 0).all()
 
 
-def test_max_objects_leaves_a_file_with_no_more_slots_alone(tmp_path: Path) -> None:
-    path = write_sample(tmp_path / "a.h5", make_sample(8, objects=6))
-    as_it_is = read_jets(path)
+def test_max_objects_orders_a_file_with_no_more_slots_too(tmp_path: Path) -> None:
+    """Else a jet would have another order in a file with more slots, and with it other noise."""
+    sample = make_sample(8, objects=6)
+    path = write_sample(tmp_path / "a.h5", sample)
+    longer = write_sample(tmp_path / "b.h5", sample, objects=9)
+    six = read_jets(longer, max_objects=6)
     for limit in (6, 100):
-        assert torch.equal(read_jets(path, max_objects=limit).particles.x, as_it_is.particles.x)
+        assert read_jets(path, max_objects=limit).particles == six.particles
+    assert six.particles != read_jets(path).particles == sample.particles
     with pytest.raises(ValueError, match="max_objects is 0, expected at least 1"):
         read_jets(path, max_objects=0)
 
@@ -198,8 +212,8 @@ def test_a_misspelt_key_is_met_with_the_right_one(jetnet: Callable[..., Path]) -
 
 
 def test_a_missing_key_without_a_close_one(jetnet: Callable[..., Path]) -> None:
-    path = jetnet(jet_features=None)
-    with pytest.raises(ValueError, match=r"no dataset 'jet_features'; it holds \['particle_fe"):
+    path = jetnet(particle_features=None)
+    with pytest.raises(ValueError, match=r"no dataset 'particle_features'; it holds \['jet_feat"):
         read_jets(path)
     with h5py.File(path, "w"):
         pass
@@ -274,7 +288,7 @@ def test_a_jet_that_is_not_finite(jetnet: Callable[..., Path]) -> None:
         read_jets(jetnet(jet_features=jets))
 
 
-@pytest.mark.parametrize("phi", [PI32, 3.2, -3.2, 6.0])
+@pytest.mark.parametrize("phi", [float(np.nextafter(np.float32(PI32), 4)), 3.2, -3.2, 6.0])
 def test_an_angle_that_is_not_wrapped(jetnet: Callable[..., Path], phi: float) -> None:
     particles, _ = _contents(jetnet())
     particles[1, 0, 1] = phi
@@ -300,7 +314,8 @@ def test_an_unknown_particle_type(jetnet: Callable[..., Path]) -> None:
     types[2, 0] = 9
     path = jetnet(particle_type=types)
     with pytest.raises(ValueError, match="row 2, particle 0 of particle_type holds 9, expected"):
-        read_jets(path)
+        read_jets(path, with_types=True)
+    assert read_jets(path).particle_type is None, "they are read only if they are asked for"
 
 
 def test_a_file_that_is_not_hdf5(tmp_path: Path) -> None:
@@ -356,6 +371,12 @@ MALFORMED = {  # dataset, index within a row, value
     "pt": ("jet_features", (0,), np.nan),
     "num_particles": ("jet_features", (3,), -np.inf),
     "type": ("particle_type", (1,), 9),
+    "ptrel of 0": ("particle_features", (1, 2), 0.0),
+    "ptrel in GeV": ("particle_features", (1, 2), 112.6),
+    "etarel of the beam": ("particle_features", (0, 0), -20.5),
+    "pt below 0": ("jet_features", (0,), -1.0),
+    "mass below 0": ("jet_features", (2,), -0.1),
+    "num_particles against the mask": ("jet_features", (3,), 1.0),
 }
 
 
@@ -370,21 +391,25 @@ def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
     x = torch.where(sample.particles.mask[..., None], sample.particles.x, 0.0)
     x[:, :2] = 0.1
     sample.particle_type[:, :2] = 1
+    sample.jets[:, 3] = sample.particles.mask.sum(-1)
     write_sample(path, replace(sample, particles=SetBatch(x, sample.particles.mask)))
-    clean = read_jets(path)
+    clean = read_jets(path, with_types=True)
     key, index, value = MALFORMED[kind]
     bad = [3, 255, 256, 1000, 2099]
     with h5py.File(path, "r+") as file:
         for row in bad:
             file[key][row, *index] = value
-    screened = screen_jets(path, start=2)
+    screened = screen_jets(path, start=2, with_types=True)
     assert sorted(screened.reasons) == [row - 2 for row in bad]
     with pytest.raises(ValueError, match="row 3, ") as caught:
-        read_jets(path)
+        read_jets(path, with_types=True)
     assert str(caught.value) == f"{path}: row 3, {screened.reasons[1]}"
     good = torch.tensor([row for row in range(2, 2100) if row not in bad])
     empty = torch.tensor(bad)
-    for start, got in ((2, screened.sample), (999, screen_jets(path, start=999).sample)):
+    for start, got in (
+        (2, screened.sample),
+        (999, screen_jets(path, start=999, with_types=True).sample),
+    ):
         some = good[good >= start]
         assert torch.equal(got.particles.x[some - start], clean.particles.x[some])
         assert torch.equal(got.particles.mask[some - start], clean.particles.mask[some])
@@ -420,8 +445,8 @@ def test_a_row_has_the_reason_that_is_found_first(jetnet: Callable[..., Path]) -
 
 
 def test_a_file_without_the_layout_is_not_screened(jetnet: Callable[..., Path]) -> None:
-    with pytest.raises(ValueError, match="no dataset 'jet_features'"):
-        screen_jets(jetnet(jet_features=None))
+    with pytest.raises(ValueError, match="no dataset 'particle_features'"):
+        screen_jets(jetnet(particle_features=None))
 
 
 def test_importing_the_package_does_not_import_h5py() -> None:

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from setflow.data import recipes, simulation
-from setflow.data.hdf5 import read_header, read_jets
+from setflow.data.hdf5 import read_jets
+from setflow.data.header import read_header
 from setflow.data.jets import JetSample
 from setflow.data.recipes import Recipe, make_dataset, make_shipped
 from setflow.data.simulation import round_mantissa
@@ -30,7 +31,7 @@ WHY = "simulating jets needs `pip install 'setflow[pythia]'`"
 
 @pytest.fixture(scope="module", params=["train.h5", "heldout.h5"])
 def shipped(request: pytest.FixtureRequest) -> tuple[str, JetSample]:
-    return request.param, read_jets(TOP / request.param)
+    return request.param, read_jets(TOP / request.param, with_types=True)
 
 
 def _card(name: str) -> dict[str, str]:
@@ -350,8 +351,8 @@ def test_the_shipped_file_can_be_made_again(tmp_path: Path) -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("the simulation gives the same bits on the platform of the files only")
     made = make_dataset(TOP, jets=25, seed=1, out=tmp_path / "a.h5", progress=False)
-    first = read_jets(TOP / "train.h5", stop=25)
-    assert _same(read_jets(made), first)
+    first = read_jets(TOP / "train.h5", stop=25, with_types=True)
+    assert _same(read_jets(made, with_types=True), first)
     assert not _same(read_jets(TOP / "heldout.h5", stop=25), first)
 
 

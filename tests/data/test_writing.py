@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from data.samples import make_sample, write_sample
-from setflow.data.hdf5 import read_header, read_jets
+from setflow.data.hdf5 import read_jets, screen_jets
+from setflow.data.header import read_header
 from setflow.data.writing import JetWriter
 from setflow.schema import RELATIVE_JET_UNITS
 from setflow.sets.batch import SetBatch
@@ -29,7 +30,7 @@ def _digest(path: Path) -> str:
 
 def test_what_was_written_comes_back(tmp_path: Path) -> None:
     sample = make_sample(700)
-    back = read_jets(write_sample(tmp_path / "a.h5", sample, sizes=[1, 299, 400]))
+    back = read_jets(write_sample(tmp_path / "a.h5", sample, sizes=[1, 299, 400]), with_types=True)
     mask = sample.particles.mask
     assert not mask[-1].any(), "the sample has an empty jet"
     assert (mask[:, 1:] & ~mask[:, :-1]).any(), "the sample has holes"
@@ -130,10 +131,10 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
 
 def test_angles_are_wrapped_on_writing_and_others_kept_to_the_bit(tmp_path: Path) -> None:
     angles = [math.pi, -math.pi, 3.5, -3.5, 100.0, 0.1, -1e-20, math.nextafter(math.pi, 0)]
-    x = torch.zeros(1, len(angles), 3, dtype=torch.float64)
+    x = torch.full((1, len(angles), 3), 0.1, dtype=torch.float64)
     x[0, :, 1] = torch.tensor(angles, dtype=torch.float64)
     with JetWriter(tmp_path / "a.h5", objects=len(angles)) as writer:
-        writer.write(SetBatch(x, torch.ones(1, len(angles))), torch.zeros(1, 4))
+        writer.write(SetBatch(x, torch.ones(1, len(angles))), torch.full((1, 4), len(angles)))
     phi = read_jets(tmp_path / "a.h5").particles.x[0, :, 1]
     assert ((phi >= -PI32) & (phi < PI32)).all()
     assert torch.allclose(phi.double().cos(), x[0, :, 1].cos(), atol=1e-5)
@@ -144,23 +145,24 @@ def test_angles_are_wrapped_on_writing_and_others_kept_to_the_bit(tmp_path: Path
 def test_gradients_and_other_dtypes_can_be_written(tmp_path: Path) -> None:
     x = torch.full((2, 3, 3), 0.5, dtype=torch.float16, requires_grad=True)
     with JetWriter(tmp_path / "a.h5", objects=3) as writer:
-        writer.write(SetBatch(x, torch.ones(2, 3)), torch.ones(2, 4, dtype=torch.int64))
+        writer.write(SetBatch(x, torch.ones(2, 3)), torch.full((2, 4), 3))
     assert (read_jets(tmp_path / "a.h5").particles.x == 0.5).all()
 
 
 def test_writing_does_not_change_what_it_is_given(tmp_path: Path) -> None:
-    x, jets = torch.full((2, 3, 3), 4.0, dtype=torch.float32), torch.ones(2, 4, dtype=torch.float32)
+    x, jets = torch.ones(2, 3, 3, dtype=torch.float32), torch.full((2, 4), 3.0, dtype=torch.float32)
+    x[..., 1] = 4.0  # which is wrapped in the file
     with JetWriter(tmp_path / "a.h5", objects=3) as writer:
         writer.write(SetBatch(x, torch.ones(2, 3)), jets)
         jets.zero_()  # nor does what is done to it later change the file
-    assert (x == 4.0).all()
-    assert (read_jets(tmp_path / "a.h5").jets == 1).all()
+    assert (x[..., 1] == 4.0).all()
+    assert (read_jets(tmp_path / "a.h5").jets == 3).all()
 
 
 def test_slots_beyond_the_file_must_be_padding(tmp_path: Path) -> None:
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]])
     with JetWriter(tmp_path / "a.h5", objects=2) as writer:
-        writer.write(SetBatch(torch.ones(2, 4, 3), mask), torch.ones(2, 4))
+        writer.write(SetBatch(torch.ones(2, 4, 3), mask), [[1, 0, 0, 2], [1, 0, 0, 1]])
         mask = mask.clone()
         mask[1, 3] = 1
         with pytest.raises(ValueError, match=r"jet 3 has a particle in slot 3, the file has 2"):
@@ -169,7 +171,7 @@ def test_slots_beyond_the_file_must_be_padding(tmp_path: Path) -> None:
 
 
 def test_what_the_writer_refuses(tmp_path: Path) -> None:
-    particles, jets = SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.ones(2, 4)
+    particles, jets = SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.full((2, 4), 3.0)
     with JetWriter(tmp_path / "a.h5", objects=3) as writer:
         with pytest.raises(ValueError, match=r"jets has shape \(1, 4\), expected \(2, 4\)"):
             writer.write(particles, jets[:1])
@@ -239,3 +241,77 @@ def test_attributes_that_hdf5_cannot_hold_leave_nothing(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="no native HDF5 equivalent"), writer:
         pass
     assert os.listdir(tmp_path) == []
+
+
+# --- what cannot be ---
+
+IMPOSSIBLE = {  # column of the particle or jet, value, what is said
+    "ptrel of 0": (2, 0.0, "column 'ptrel' holds 0, expected above 0 and at most 2"),
+    "ptrel that float32 makes 0": (2, 1e-60, "column 'ptrel' holds 0, expected above 0"),
+    "ptrel in GeV": (2, 80.0, "column 'ptrel' holds 80, .*in units of the jet pT"),
+    "etarel": (0, -20.5, "column 'etarel' holds -20.5, expected from -20 to 20"),
+    "pt": (3, -1.0, "column 'pt' of jet_features holds -1, expected above 0"),
+    "mass": (5, -1.0, "column 'mass' of jet_features holds -1, expected at least 0"),
+    "num_particles": (6, 2.0, "'num_particles' of jet_features holds 2, the mask says 3"),
+}
+
+
+@pytest.mark.parametrize("kind", IMPOSSIBLE)
+def test_what_cannot_be_is_not_written(tmp_path: Path, kind: str) -> None:
+    column, value, message = IMPOSSIBLE[kind]
+    x, jets = torch.full((2, 3, 3), 0.5, dtype=torch.float64), torch.full((2, 4), 3.0)
+    if column < 3:
+        x[1, 2, column] = value
+    else:
+        jets[1, column - 3] = value
+    with JetWriter(tmp_path / "a.h5", objects=5) as writer:
+        with pytest.raises(ValueError, match=f"row 1, .*{message}"):
+            writer.write(SetBatch(x, torch.ones(2, 3)), jets)
+        assert writer.n == 0
+
+
+def test_a_sample_is_written_whatever_it_holds_and_counted(tmp_path: Path) -> None:
+    x = torch.full((4, 3, 3), 0.5, dtype=torch.float32)
+    x[0, 0, 2], x[1, 1, 2], x[2, 0, 0], x[3, 2, 2] = -0.1, 3.0, 25.0, torch.nan
+    mask = torch.ones(4, 3)
+    mask[1, 2] = 0
+    x[1, 2] = torch.nan  # padding is not counted
+    jets = torch.full((4, 4), 3.0)
+    jets[1, 3] = 2
+    with JetWriter(tmp_path / "a.h5", objects=3, keep_unphysical=True) as writer:
+        for k in range(4):
+            writer.write(SetBatch(x, mask)[k : k + 1], jets[k : k + 1])
+    assert writer.unphysical == {
+        "ptrel": 2,
+        "etarel": 1,
+        "not finite": 1,
+    }
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert file.attrs["unphysical"] == (
+            "1 value of etarel that is not from -20 to 20, 1 value not finite, "
+            "2 values of ptrel that are not above 0 and at most 2"
+        )
+        assert np.array_equal(
+            file["particle_features"][:, :, 2][mask == 1], x[..., 2][mask == 1], equal_nan=True
+        )
+    assert sorted(screen_jets(tmp_path / "a.h5").reasons) == [0, 1, 2, 3]
+    kept = read_jets(tmp_path / "a.h5", stop=3, keep_unphysical=True)
+    assert torch.equal(kept.particles.x[mask[:3] == 1], x[:3][mask[:3] == 1])
+    with pytest.raises(ValueError, match="row 3, particle 2, column 'ptrel' holds nan"):
+        read_jets(tmp_path / "a.h5", keep_unphysical=True)
+
+
+def test_a_clean_sample_says_nothing_of_unphysical_values(tmp_path: Path) -> None:
+    write_sample(tmp_path / "a.h5", make_sample(5), keep_unphysical=True)
+    with h5py.File(tmp_path / "a.h5") as file:
+        assert "unphysical" not in file.attrs
+
+
+def test_an_event_number_that_does_not_fit_is_not_turned_negative(tmp_path: Path) -> None:
+    particles, jets = SetBatch(torch.ones(2, 3, 3)), torch.full((2, 4), 3.0)
+    numbers = torch.tensor([1, 2**63 + 1], dtype=torch.uint64)
+    with JetWriter(tmp_path / "a.h5", objects=3, with_events=True) as writer:
+        with pytest.raises(ValueError, match="row 1, event_number is 9223372036854775809, expec"):
+            writer.write(particles, jets, event_number=numbers)
+        writer.write(particles, jets, event_number=[1, 2**63 - 1])
+    assert read_jets(tmp_path / "a.h5").event_number.tolist() == [1, 2**63 - 1]

@@ -20,7 +20,7 @@ from setflow.report.page import evaluate
 @pytest.fixture
 def flow():
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=1).float()
-    scaler = Standardizer(3, mean=0, std=1)
+    scaler = Standardizer(3, mean=[0, 0, 0.5], std=[0.1, 0.1, 0.05])
     return setflow.SetFlow(
         field, scaler=scaler, cardinality=setflow.EmpiricalCardinality(counts=[0, 1, 1])
     )

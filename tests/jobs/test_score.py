@@ -243,24 +243,27 @@ ETA, PHI, PT, MASK = range(4)
         ("particle_features", PT, np.inf, "particle 0, column 'ptrel' holds inf though"),
         ("particle_features", MASK, 0.5, "particle 0, column 'mask' holds 0.5, expected 1"),
         ("particle_features", MASK, np.nan, "particle 0, column 'mask' holds nan"),
-        ("particle_features", PHI, 4.0, "particle 0, column 'phirel' holds 4.0, expected radians"),
-        ("particle_features", PT, 0.0, "'ptrel' of a particle is 0, expected a positive"),
-        ("particle_features", PT, -1e-3, "'ptrel' of a particle is -0.001, expected a positive"),
+        ("particle_features", PHI, 4.0, "particle 0, column 'phirel' holds 4, expected radians"),
+        ("particle_features", PT, 0.0, "particle 0, column 'ptrel' holds 0, expected above 0"),
+        ("particle_features", PT, -1e-3, "particle 0, column 'ptrel' holds -0.001"),
         ("jet_features", 0, np.nan, "column 'pt' of jet_features holds nan"),
-        ("jet_features", 0, -2.0, "'pt' of the jet is -2, expected a positive value"),
+        ("jet_features", 0, -2.0, "column 'pt' of jet_features holds -2, expected above 0"),
+        ("jet_features", 3, 0.5, "column 'num_particles' of jet_features holds 0.5, the mask"),
+        ("jet_features", 1, -2.0, "'eta' of the jet is -2, expected a positive value"),
     ],
 )
 def test_a_malformed_row_gets_a_reason_and_moves_no_other(
     tmp_path: Path, data: Path, small_blocks: None,
     dataset: str, where: int, value: float, reason: str,
 ) -> None:  # fmt: skip
-    flow = make_flow(("pt",))
+    flow = make_flow(("eta",))
     options = {"estimator": HUTCHINSON, "seed": 3}
     bad = [0, 6, 7, ROWS - 1]
     with h5py.File(data, "r+") as file:
         for row in bad:
             file["particle_features"][row] = 0
             file["particle_features"][row, :2] = [[0.1, 0.2, 0.3, 1.0]] * 2
+            file["jet_features"][row, 3] = 2
     clean = score(flow, data, tmp_path / "clean.h5", **options)
     with h5py.File(data, "r+") as file:
         for row in bad:
@@ -275,7 +278,7 @@ def test_a_malformed_row_gets_a_reason_and_moves_no_other(
     assert (got["reason"][good] == "").all()
     for row in bad:
         assert got["reason"][row].startswith(reason)
-    read = "positive" in reason  # the row can be read, but not scored
+    read = "expected a positive" in reason  # the row can be read, but not scored
     assert not read or got["reason"][0].endswith("for the model transforms it")
     assert np.array_equal(got["n_objects"][bad], clean["n_objects"][bad] if read else [-1] * 4)
 
@@ -753,9 +756,9 @@ def test_where_nothing_can_be_written(tmp_path: Path, data: Path) -> None:
 def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "s.h5"
     refused(make_flow(), tmp_path / "no.h5", out, FileNotFoundError, "no.h5 does not exist")
-    refused(make_flow(("charge",)), data, out, ValueError, "no jet feature 'charge'")
+    refused(make_flow(("charge",)), data, out, ValueError, "jet_features has no column 'charge'")
     other = setflow.SetFlow(make_flow().field, features=("px", "py", "pz"))
-    refused(other, data, out, ValueError, "features px, py, pz; .* holds etarel, phirel, ptrel")
+    refused(other, data, out, ValueError, "no column 'px', .* of JetNet: etarel, phirel, ptrel")
     refused(make_flow(), data, out, ValueError, "holds 23 jets, events=24", events=24)
     refused(make_flow(), data, out, ValueError, "holds 23 jets, events=-1", events=-1)
     sample = read_jets(data)
@@ -766,7 +769,14 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     score(make_flow(), relative, out)
     with h5py.File(data, "r+") as file:
         del file["jet_features"]
-    refused(make_flow(), data, out, ValueError, "no dataset 'jet_features'", overwrite=True)
+    refused(
+        make_flow(("pt",)),
+        data,
+        out,
+        ValueError,
+        "no dataset .jet_features. that could hold pt",
+        overwrite=True,
+    )
 
 
 # --- what the densities leave out ---

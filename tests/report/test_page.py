@@ -6,6 +6,7 @@ import io
 import json
 import math
 
+import h5py
 import pytest
 import torch
 from rich.console import Console
@@ -346,3 +347,41 @@ def test_samples_that_cannot_be_compared_are_refused():
     ):
         with pytest.raises(ValueError, match=match):
             compare(*sides, pairs=2)
+
+
+# --- what cannot be ---
+
+
+def test_values_that_cannot_be_are_counted_told_and_compared(files, tmp_path, no_pictures):
+    generated, reference, model, truth = files
+    clean = evaluate(generated, reference, tmp_path / "clean", pairs=2)
+    assert clean.unphysical == {}
+    x = model.x.clone()
+    x[0, :, 2], x[1, 0, 2], x[2, 0, 0], x[3, :, 2] = -0.1, 70.0, 21.0, 0.0
+    model.mask[:4] = True
+    broken = SetBatch(x, model.mask)
+    with JetWriter(tmp_path / "b.h5", objects=12, keep_unphysical=True) as writer:
+        writer.write(broken, jet_features(broken.x, broken.mask))
+    report = evaluate(tmp_path / "b.h5", reference, tmp_path / "out", pairs=2)
+    assert report.unphysical == {"ptrel": 25, "etarel": 1}
+    assert report.generated.events == len(model), "they are kept in the comparison"
+    told = json.loads((tmp_path / "out" / METRICS_FILE).read_text())
+    assert told["unphysical"] == report.unphysical
+    assert report.notes == (
+        "generated particles hold what cannot be: 1 value of etarel that is not from -20 to 20, "
+        "25 values of ptrel that are not above 0 and at most 2; they are kept in the comparison",
+    )
+    assert all(math.isfinite(result.value) for result in report.metrics.values())
+    assert report.metrics["w1p_ptrel"].value > 2 * clean.metrics["w1p_ptrel"].value
+    assert compare(broken, truth, pairs=2).unphysical == report.unphysical
+    assert compare(broken, truth, pairs=2, events=1).unphysical == {"ptrel": 12}
+
+
+def test_a_reference_that_cannot_be_is_refused(files, tmp_path, no_pictures):
+    generated, reference, *_ = files
+    with h5py.File(reference, "r+") as file:
+        file["particle_features"][5, 0] = [0.1, 0.1, 0.0, 1.0]
+        file["jet_features"][5, 3] = file["particle_features"][5, :, 3].sum()
+    with pytest.raises(ValueError, match="row 5, particle 0, column 'ptrel' holds 0, expected abo"):
+        evaluate(generated, reference, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

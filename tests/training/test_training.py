@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import h5py
 import numpy as np
 import pytest
 import scipy.stats
@@ -20,6 +21,7 @@ from setflow import SetBatch
 from setflow.cli.fit import fit
 from setflow.data import JetWriter, LengthBatchSampler, SetDataset, Standardizer, read_jets
 from setflow.training import ExportBestModel, SetDataModule
+from setflow.training import data as training_data
 from setflow.training.data import PlacedDataset
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import LAST_RATE, warmup_cosine
@@ -159,7 +161,7 @@ def test_a_fraction_that_leaves_a_side_empty_is_refused(fraction):
 
 
 def test_a_condition_that_the_file_lacks_is_named():
-    with pytest.raises(ValueError, match="no jet feature 'tau32'"):
+    with pytest.raises(ValueError, match="jet_features has no column 'tau32', which is asked"):
         SetDataModule(SAMPLE, conditions=["tau32"]).setup("fit")
 
 
@@ -514,3 +516,47 @@ def test_a_model_without_statistics_is_not_trained():
         module.training_step(SetBatch(torch.randn(4, 5, 3)), 0)
     with pytest.raises(TypeError, match=r"FlowMatchingModule expects a setflow\.SetBatch"):
         module.training_step(torch.randn(4, 5, 3), 0)
+
+
+# --- the columns of a file ---
+
+
+@pytest.mark.filterwarnings("ignore:.*(LeafSpec|many workers|logging interval)")
+def test_a_model_and_its_data_must_agree_on_names(tmp_path):
+    features, conditions = ("ptrel", "etarel", "phirel"), ("mass", "pt")
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=1, condition_dim=2).float()
+    flow = setflow.SetFlow(field, features=features, conditions=conditions)
+    right = SetDataModule(SAMPLE, max_objects=4, conditions=conditions, features=features)
+    jets = read_jets(SAMPLE, max_objects=4)
+    x, c = right.train_events.x, right.train_events.c
+    known = {tuple(row) for row in jets.jets[:, [2, 0]].tolist()}
+    assert {tuple(row) for row in c.tolist()} <= known
+    assert (x[..., 0] >= x[..., 0].roll(-1, 1))[:, :-1].all(), "ptrel is first, hardest first"
+    flow.fit_statistics(right.train_events)
+    options = {"max_steps": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    options |= {"enable_progress_bar": False, "enable_model_summary": False}
+    options |= {"default_root_dir": tmp_path, "limit_val_batches": 0}
+    for name, wrong in (
+        ("features", SetDataModule(SAMPLE, max_objects=4, conditions=conditions)),
+        ("conditions", SetDataModule(SAMPLE, conditions=["pt", "mass"], features=features)),
+    ):
+        with pytest.raises(ValueError, match=rf"the model has the {name} .*SetDataModule.*{name}="):
+            Trainer(**options).fit(FlowMatchingModule(flow), datamodule=wrong)
+    Trainer(**options).fit(FlowMatchingModule(flow), datamodule=right)
+    with pytest.raises(ValueError, match="no column 'charge', which is asked for"):
+        SetDataModule(SAMPLE, features=["ptrel", "charge"]).setup("fit")
+
+
+def test_event_numbers_beyond_int64_hold_events_out_whole(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(SAMPLE) as file, h5py.File(path, "w") as new:
+        for key in ("particle_features", "jet_features"):
+            new[key] = file[key][:200, ..., :4] if key == "jet_features" else file[key][:200]
+        new["event_number"] = file["event_number"][:200].astype("u8") + np.uint64(2**63)
+    parts = []
+    for data in (path, SAMPLE):
+        events = read_jets(data, stop=200).event_number
+        held = training_data._whole_events(read_jets(data, stop=200, max_objects=3), 0.3, 5)
+        parts.append(held)
+        assert not {*events[held].tolist()} & {*events[~held].tolist()}
+    assert torch.equal(*parts)

@@ -1,0 +1,176 @@
+"""Columns of a dataset by name: where each stands in a file, and what its unit is worth.
+
+A dataset says by its attributes `features` and `units` what its columns are. Where it says nothing,
+they are those of JetNet in JetNet's order and units, and what stands behind them has no name. What
+is asked for by name is found wherever it stands; a unit that differs by a known factor is
+converted, and this is told in a warning; another unit, and a name that is not there, is an error.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from setflow.schema import RELATIVE_JET_UNITS, Column, names
+
+__all__ = ["Columns", "names_of", "select_columns", "wide_dtype"]
+
+FACTORS = {
+    "GeV": {"eV": 1e-9, "keV": 1e-6, "MeV": 1e-3, "GeV": 1.0, "TeV": 1e3},
+    "rad": {"rad": 1.0, "": 1.0, "1": 1.0, "deg": math.pi / 180},
+    "": {"": 1.0, "1": 1.0},
+}
+"""What a unit is worth, by the unit that is asked for; radians have no dimension."""
+
+RELATIVE = RELATIVE_JET_UNITS[0]
+"""The unit of pt and mass in files that do not know the jet pT; it is kept."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a dataset are read, in the order asked for.
+
+    Arguments:
+        names: their names.
+        units: their units, as they are read.
+        places: where each stands in the dataset.
+        factors: what its values are multiplied by.
+    """
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+    places: tuple[int, ...]
+    factors: tuple[float, ...]
+
+    def of(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return these columns of a block of rows, the last dimension, in the units asked for.
+
+        Products are taken in float64; the dtype is that of the file, at least float32.
+        """
+        picked = values[..., list(self.places)]
+        taken = picked.astype(wide_dtype(values.dtype))
+        for k, factor in enumerate(self.factors):
+            if factor != 1:
+                with np.errstate(over="ignore", invalid="ignore"):  # what is no number is refused
+                    taken[..., k] = picked[..., k].astype(np.float64) * factor
+        return taken
+
+
+def wide_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return the dtype of what is read: native, floating, at least float32, float64 at most.
+
+    >>> wide_dtype(np.dtype(">f2")), wide_dtype(np.dtype("f8")), wide_dtype(np.dtype("i4"))
+    (dtype('float32'), dtype('float64'), dtype('float64'))
+    """
+    wide = np.result_type(dtype, np.float32)
+    return np.dtype(np.float64) if wide.itemsize > 8 else wide
+
+
+def names_of(dataset: Any, table: Sequence[Column], where: str) -> tuple[str, ...]:
+    """Return the names of the columns of a dataset, by its attribute or in the order of a table.
+
+    Arguments:
+        dataset: one of an open file, with the columns as its last dimension.
+        table: the columns that stand there if the dataset does not name its own.
+        where: what the dataset is called in errors.
+
+    Raises:
+        ValueError: if the attribute does not name each column, once.
+    """
+    told, width = _texts(dataset, "features", where), dataset.shape[-1]
+    if told is None:
+        return names(tuple(table))[:width]
+    if len(told) != width or len(set(told)) != width:
+        raise ValueError(
+            f"{where} has {width} columns, and its attribute features names {', '.join(told)}; "
+            "expected one name for each"
+        )
+    return told
+
+
+def select_columns(
+    dataset: Any, table: Sequence[Column], wanted: Sequence[str], where: str
+) -> Columns:
+    """Return where the columns asked for stand in a dataset, with what converts their units.
+
+    Arguments:
+        dataset: one of an open file, with the columns as its last dimension.
+        table: the columns of the layout, with their units.
+        wanted: the names asked for.
+        where: what the dataset is called in errors.
+
+    Raises:
+        ValueError: if a name is not there, or its unit cannot be converted.
+    """
+    held, units = names_of(dataset, table, where), _texts(dataset, "units", where)
+    if units is not None and len(units) != dataset.shape[-1]:
+        raise ValueError(
+            f"{where} has {dataset.shape[-1]} columns, and its attribute units names "
+            f"{len(units)} units; expected one for each, empty where there is none"
+        )
+    found, factors, converted = [], [], {}
+    expected = {column.name: column.unit for column in table}
+    for name in wanted:
+        if name not in held:
+            near = difflib.get_close_matches(name, held, n=1, cutoff=0.6)
+            unsaid = _texts(dataset, "features", where) is None
+            raise ValueError(
+                f"{where} has no column '{name}', which is asked for; it "
+                + ("names none, so it holds those of JetNet: " if unsaid else "holds ")
+                + ", ".join(held)
+                + (f"; did whoever wrote it mean it by '{near[0]}'?" if near else "")
+            )
+        unit = expected.get(name, "") if units is None else units[held.index(name)]
+        if name not in expected or (unit == RELATIVE and expected[name] == "GeV"):
+            found.append(unit)
+            factors.append(1.0)
+            continue
+        known = FACTORS[expected[name]]
+        if unit not in known:
+            raise ValueError(
+                f"{where}: {name} stands in units of '{unit}', expected "
+                + (f"'{expected[name]}'" if expected[name] else "none: it has no dimension")
+                + (f"; known are {', '.join(filter(str.isalpha, known))}" if expected[name] else "")
+            )
+        found.append(expected[name])
+        factors.append(known[unit])
+        if known[unit] != 1:
+            converted[name] = f"{name} from {unit} to {expected[name]}"
+    if converted:  # one place, so that Python tells it once for a file
+        text = f"{where}: {', '.join(converted.values())}: converted in reading"
+        warnings.warn(text, stacklevel=1)
+    return Columns(
+        tuple(wanted), tuple(found), tuple(held.index(name) for name in wanted), tuple(factors)
+    )
+
+
+def _texts(dataset: Any, attribute: str, where: str) -> tuple[str, ...] | None:
+    """Return an attribute that lists texts, of any type of string, or None if there is none.
+
+    One text is taken as a list with commas.
+    """
+    value = dataset.attrs.get(attribute)
+    if value is None or isinstance(value, h5py.Empty):
+        return None
+    listed = np.asarray(value).ravel().tolist()
+    if len(listed) == 1 and dataset.shape[-1] > 1:
+        listed = [*_text(listed[0]).split(",")]
+    if not all(isinstance(entry, (str, bytes)) for entry in listed):
+        raise ValueError(
+            f"{where}: its attribute {attribute} holds {value}, expected a text for each of its "
+            f"{dataset.shape[-1]} columns"
+        )
+    return tuple(_text(entry) for entry in listed)
+
+
+def _text(value: Any) -> str:
+    text = value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return text.strip("\0 ")
