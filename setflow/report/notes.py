@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from setflow.files import file_sha256
 from setflow.sets.batch import SetBatch
 
-__all__ = ["FEW", "notes_on", "same_file"]
+__all__ = ["FEW", "notes_on"]
 
 FEW = 100
 """With fewer jets than this on a side, a report says that they are few."""
 
 
-def same_file(one: Path, other: Path) -> bool:
-    """Return whether two paths lead to one file, or to files of the same content."""
-    if not (one.is_file() and other.is_file()):
-        return False  # reading tells what is wrong
-    if one.samefile(other):
-        return True
-    return one.stat().st_size == other.stat().st_size and file_sha256(one) == file_sha256(other)
-
-
-def notes_on(model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool) -> tuple[str, ...]:
+def notes_on(
+    model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool, sampled: bool = False
+) -> tuple[str, ...]:
     """Return what speaks against a comparison.
 
     Arguments:
@@ -30,6 +20,7 @@ def notes_on(model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool) -> tup
         truth: all jets of the reference, likewise.
         n_ref: how many of these are compared.
         same: whether both sides are the same file.
+        sampled: whether the file of the reference says that a model has sampled it.
     """
     notes = []
     shared = 0 if same else _shared(model, truth)
@@ -44,11 +35,17 @@ def notes_on(model: SetBatch, truth: SetBatch, n_ref: int, *, same: bool) -> tup
             "particle, so the values come out too small; give a reference that the generated jets "
             "were not taken from"
         )
+    if sampled and not same:
+        notes.append(
+            "the reference was sampled by a model, as its file says, so floor and controls are "
+            "those of a model and not of the truth; give the generated jets first and the true "
+            "ones second"
+        )
     few = min(len(model), n_ref)
     if few < FEW:
         notes.append(
-            f"{few} jets on a side are fewer than {FEW}: the values are mostly chance, and so is "
-            "their ratio to the floor; compare more jets"
+            f"{few} {'jet' if few == 1 else 'jets'} on a side are fewer than {FEW}: the values are "
+            "mostly chance, and so is their ratio to the floor; compare more jets"
         )
     return tuple(notes)
 

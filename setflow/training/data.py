@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import read_jets
 from setflow.data.jets import JetSample
+from setflow.files import same_file
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS, find
 from setflow.training.record import file_facts
 
 __all__ = ["PlacedBatch", "PlacedDataset", "SetDataModule"]
@@ -73,6 +75,10 @@ class SetDataModule(LightningDataModule):
         val_fraction: the fraction that is set aside if there is no validation file.
         conditions: the jet features that the model is conditioned on, in its order.
         seed: the seed of that split and of the order of the events.
+
+    Raises:
+        ValueError: if `val_fraction` does not lie between 0 and 1; when the files are read, if both
+            are the same, or a side holds no jets.
     """
 
     def __init__(
@@ -110,6 +116,12 @@ class SetDataModule(LightningDataModule):
             return
         train = read_jets(self.train_path, max_objects=self.max_objects)
         if self.val_path is not None:
+            if same_file(*(find(JETS, path) for path in (self.train_path, self.val_path))):
+                raise ValueError(
+                    f"the validation file {self.val_path} is the training file, so the weights "
+                    "would be chosen by how well they know it by heart; leave --data.val out, and "
+                    "--data.val_fraction of the training jets is held out, or give other jets"
+                )
             val = read_jets(self.val_path, max_objects=self.max_objects)
         else:
             held = _whole_events(train, self.val_fraction, self.seed)
