@@ -22,6 +22,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
+import yaml
+
 if sys.platform != "win32":
     import fcntl
 
@@ -31,6 +33,8 @@ __all__ = [
     "check_hdf5_name",
     "check_target",
     "file_sha256",
+    "require_single_keys",
+    "same_file",
     "write_text",
 ]
 
@@ -304,6 +308,42 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content as hexadecimal digits, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Return whether two paths lead to one file, or to files of the same content."""
+    if not (one.is_file() and other.is_file()):
+        return False  # reading tells what is wrong
+    if one.samefile(other):
+        return True
+    return one.stat().st_size == other.stat().st_size and file_sha256(one) == file_sha256(other)
+
+
+def require_single_keys(text: str) -> None:
+    """Refuse YAML that gives a key twice, of which a loader would drop the first without a word.
+
+    Raises:
+        yaml.YAMLError: if it does, or is no YAML.
+
+    >>> require_single_keys("data: {train: a.h5}")
+    """
+    nodes = [yaml.compose(text, Loader=yaml.SafeLoader)]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, yaml.SequenceNode):
+            nodes.extend(node.value)
+        if not isinstance(node, yaml.MappingNode):
+            continue
+        nodes.extend(value for _, value in node.value)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"the key '{key.value}' stands twice, in lines {lines[key.value]} and {line}; "
+                    "take one of them away, or put into one what both hold"
+                )
+            lines[key.value] = line
 
 
 def _sync(path: Path) -> None:

@@ -16,10 +16,11 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import yaml
 
 import setflow
 from setflow.data import JetWriter, Standardizer, recipes
-from setflow.files import NewFile, NewFolder, check_target, write_text
+from setflow.files import NewFile, NewFolder, check_target, require_single_keys, write_text
 from setflow.jobs import sample, score
 from setflow.report import figures, page
 from setflow.sets.batch import SetBatch
@@ -451,3 +452,22 @@ def test_a_part_that_another_process_holds_is_left_alone(tmp_path: Path) -> None
             ):
                 counted(tmp_path / "out.h5", -1, overwrite=overwrite)
     assert held(tmp_path) == ["out.h5.part"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: 1\nb: 2\na: 3",
+        "a: {x: 1, x: 2}",
+        "- {b: 1}\n- {c: 1, c: 1}",
+        "a:\n  b:\n    - 1\na:\n  c: 2",
+    ],
+)
+def test_a_key_that_stands_twice_is_named(text):
+    with pytest.raises(yaml.YAMLError, match=r"the key '\w' stands twice, in lines \d and \d"):
+        require_single_keys(text)
+
+
+@pytest.mark.parametrize("text", ["", "a", "[1, 1]", "a: {x: 1}\nb: {x: 1}", "[{a: 1}, {a: 1}]"])
+def test_keys_of_different_places_may_be_equal(text):
+    require_single_keys(text)

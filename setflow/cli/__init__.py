@@ -79,6 +79,10 @@ def _jets(given: str) -> Path:
 
 def _model(given: str) -> Path:
     path = find(MODELS, given)
+    if path.is_file():
+        raise NotADirectoryError(
+            f"{given} is a file, expected the folder of a model; {_TRAINED}; {known(MODELS)}"
+        )
     if not path.is_dir():
         raise FileNotFoundError(f"no model folder at {given}; {_TRAINED}; {known(MODELS, given)}")
     return path

@@ -23,7 +23,7 @@ from yaml import YAMLError, safe_dump, safe_load
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.distributions.cardinality import EmpiricalCardinality
-from setflow.files import check_target, write_text
+from setflow.files import check_target, require_single_keys, write_text
 from setflow.model.compiled import compile_field
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
@@ -112,7 +112,7 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
         import_path_denylist=["*"],
         import_path_allowlist=["setflow", *ALLOWED_CLASSES, *map(_home, ALLOWED_CLASSES)],
     )
-    set_loader("plain", lambda text: plain(get_loader("yaml")(text)), (YAMLError,))
+    set_loader("plain", _read_yaml, (YAMLError,))
     cli = _built(argv, command)
     try:
         cli.model.flow.describe()
@@ -180,6 +180,16 @@ def _built(argv: Sequence[str], command: str) -> _FitCLI:
     )
 
 
+def _read_yaml(text: str) -> Any:
+    """Return what YAML says, with whole numbers as integers.
+
+    Raises:
+        YAMLError: if it is none, or gives a key twice, of which the parser would drop the first.
+    """
+    require_single_keys(text)
+    return plain(get_loader("yaml")(text))
+
+
 def _start_from(folder: Path, flow: SetFlow) -> None:
     """Give a model the weights and statistics of a model folder of the same architecture."""
     stored = SetFlow.load(folder)
@@ -241,7 +251,14 @@ def _home(name: str) -> str:
 
 
 class _FitParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser, with errors of one line."""
+    """Lightning's parser, with errors of one line.
+
+    One that is made without a name is that of a part of the configuration. It stays nameless, or
+    argparse would call it after the file of the program, which is `setflow`, as the whole.
+    """
+
+    def __init__(self, *args: Any, prog: str = "", **options: Any) -> None:
+        super().__init__(*args, prog=prog, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if found := re.search(r"Importing '(.*?)' is not allowed", message):

@@ -168,6 +168,7 @@ FIT = Command(
 
 _NUMBER = re.compile(r"\d[\d_]*(\.\d*)?([eE]\+?\d+)?")
 _FRACTION = re.compile(r"val_check_interval|limit_\w+_batches|overfit_batches")
+_CONFIGURED = ("-c", "--config")
 _TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val")
 
 
@@ -203,7 +204,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
     if "--help" in arguments or any(word.startswith("--print_config") for word in arguments):
         return arguments
     _check_options(arguments)
-    arguments = _resolved(arguments)
+    arguments = _configurations_first(_resolved(arguments))
     resume = "--resume" in arguments
     init, name = _value(arguments, "--init"), _value(arguments, "--name") or "run"
     if resume and init is not None:
@@ -217,10 +218,8 @@ def prepared(argv: Sequence[str]) -> list[str]:
             "them"
         )
     named = _value(arguments, "--config") or _value(arguments, "-c")
-    if named is not None and not Path(named).is_file():
-        raise FileNotFoundError(
-            f"there is no configuration {named}; {_known_configurations(named)}"
-        )
+    if named is not None:
+        _check_configuration(named)
     if named is not None or any(re.match(r"-c.|--model\.flow$", word) for word in arguments):
         return arguments
     if files := [word for word in arguments if re.fullmatch(r"[^-].*\.ya?ml", word)]:
@@ -238,6 +237,42 @@ def prepared(argv: Sequence[str]) -> list[str]:
             f"the name of a run that has begun; {known(MODELS, init)}"
         )
     return ["--config", str(config), "--name", name, *arguments]
+
+
+def _configurations_first(arguments: Sequence[str]) -> list[str]:
+    """Return the arguments with the configurations in front, for of two values the later counts.
+
+    >>> _configurations_first(["--name", "a", "--config", "b.yaml", "--force"])
+    ['--config', 'b.yaml', '--name', 'a', '--force']
+    """
+    first: list[str] = []
+    others: list[str] = []
+    before = ""
+    for word in arguments:
+        named = before in _CONFIGURED or re.match(r"--config=|--config$|-c", word)
+        (first if named else others).append(word)
+        before = word
+    return [*first, *others]
+
+
+def _check_configuration(named: str) -> None:
+    """Say at once that a configuration does not exist, or is none.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is empty, or no text.
+    """
+    if not Path(named).is_file():
+        raise FileNotFoundError(
+            f"there is no configuration {named}; {_known_configurations(named)}"
+        )
+    copied = "expected YAML such as the configuration that ends setflow fit --help"
+    try:
+        empty = not Path(named).read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"{named} is no configuration, for it holds no text; {copied}") from None
+    if empty:
+        raise ValueError(f"the configuration {named} is empty; {copied}")
 
 
 def _numbers(argv: Sequence[str]) -> list[str]:

@@ -16,6 +16,7 @@ from typing import Any
 
 from setflow.cli.endings import held_out
 from setflow.cli.parsing import nearest
+from setflow.files import require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
 
 __all__ = ["info"]
@@ -141,12 +142,17 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
 
     path = path / "config.yaml" if path.is_dir() else path
     try:
-        nodes = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        nodes = yaml.safe_load(text)
         node, data = nodes["model"]["flow"], dict(nodes.get("data") or {})
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} has no node model: flow:, so it is no configuration of setflow fit"
         ) from error
+    try:
+        require_single_keys(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: {error}") from error
     flow = SetFlow.from_node(node, where=f"{path}: model.flow")
     parameters = sum(p.numel() for p in flow.field.parameters())
     yield "configuration", f"{given}, for setflow fit; it has no weights"

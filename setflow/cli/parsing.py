@@ -168,9 +168,9 @@ def _explained(source: Any, message: str) -> str:
     if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", line):
         near = nearest(f"{found[1]}.{found[2]}", [action.dest for action in source._actions])
         line = f"{found[1]} has no option {found[2]}{near}"
+    if found := re.search(r"(?:Option|Key) '(\w+)(\.\S+)?' is not (?:accepted|expected)$", line):
+        line += nearest(found[1], list({each.dest.split(".")[0] for each in source._actions}))
     if not name:  # of a part of a configuration: the parser of the whole goes on with it
-        if found := re.search(r"(?:Option|Key) '(\w+)' is not (?:accepted|expected)", line):
-            line += nearest(found[1], [action.dest for action in source._actions])
         return line
     more = f"{name} --help explains its arguments"
     if found := re.search(r"unrecognized arguments: (-\S+)", line):

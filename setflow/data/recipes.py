@@ -30,6 +30,7 @@ from rich.console import Console
 
 from setflow.data.simulation import make_block
 from setflow.data.writing import JetWriter
+from setflow.files import require_single_keys
 from setflow.progress import counting_bar
 from setflow.sets.batch import SetBatch
 from setflow.shipped import RECIPES, find, known
@@ -115,9 +116,11 @@ class Recipe:
                 f"{known(RECIPES, folder)}"
             )
         try:
-            given = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            require_single_keys(text)
+            given = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not YAML: {error}") from error
+            raise ValueError(f"{path} is not YAML that can be read: {error}") from error
         if not isinstance(given, dict):
             raise ValueError(f"{path} holds {type(given).__name__}, expected keys and values")
         keys = [field.name for field in fields(cls)]

@@ -245,9 +245,17 @@ def as_base(
         base: the base.
         slots: the number of slots N of the events that it is to serve.
         event_ndim: how many dimensions form one such event.
+
+    Raises:
+        TypeError: if it is no distribution.
     """
     if isinstance(base, Distribution):
         base = FactorisedBase(base)
+    if isinstance(base, type) or not hasattr(base, "event_shape"):
+        name = f"the class {base.__name__}" if isinstance(base, type) else type(base).__name__
+        raise TypeError(
+            f"base is {name}, expected a distribution such as setflow.StandardNormal((3,))"
+        )
     if slots is None or event_ndim is None or event_ndim < 2 or not base.batch_shape:
         return base
     return EverySlot(base, slots) if len(base.event_shape) == event_ndim - 1 else base
@@ -289,7 +297,11 @@ def draw_noise(
         slots = "N" if mask is None else str(mask.shape[-1])
         raise ValueError(
             f"the base has event shape {event}, expected {event_ndim} dimensions ({slots}, ...)"
-            + ("" if mask is None else " or the shape of one object, such as StandardNormal((D,))")
+            + (
+                "; for a base of one object give a mask, which tells how many slots there are"
+                if mask is None
+                else " or the shape of one object, such as StandardNormal((D,))"
+            )
         )
     if base_batch and base_batch != batch:
         raise ValueError(f"the base has batch shape {base_batch}, expected {batch} or ()")

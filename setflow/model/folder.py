@@ -386,6 +386,11 @@ def _sha256(content: bytes) -> str:
 
 def _verified(folder: Path) -> dict[str, bytes]:
     """Return the contents of the files of a model folder, each with the hash of its manifest."""
+    if folder.is_file():
+        raise NotADirectoryError(
+            f"{folder} is a file, expected the folder of a model, such as runs/<name>/model; "
+            f"{known(MODELS)}"
+        )
     if not folder.is_dir():
         raise FileNotFoundError(f"no model folder at {folder}; {known(MODELS, folder)}")
     missing = [name for name in (CONFIG, _WEIGHTS, _MANIFEST) if not (folder / name).is_file()]

@@ -39,9 +39,11 @@ def check_parts(
         count = len(conditions if name == "context_scaler" else features)
         dim = getattr(part, "dim", count)  # a field of one's own need not tell, nor below
         if dim != count:
+            which = "conditions" if name == "context_scaler" else "features"
             raise ValueError(
                 f"{name} has dim={dim}, but there are {count} names: features "
-                f"{', '.join(features)}; conditions {known}"
+                f"{', '.join(features)}; conditions {known}; build it with dim={count}, or name as "
+                f"many by {which}="
             )
     field = parts["field"]
     for option in ("object_condition_dim", "set_condition_dim"):

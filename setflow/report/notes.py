@@ -3,26 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.data.valid import count_impossible, counted
-from setflow.files import file_sha256
 from setflow.sets.batch import SetBatch
 
-__all__ = ["FEW", "notes_on", "same_file", "unphysical_of"]
+__all__ = ["FEW", "notes_on", "unphysical_of"]
 
 FEW = 100
 """With fewer jets than this on a side, a report says that they are few."""
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Return whether two paths lead to one file, or to files of the same content."""
-    if not (one.is_file() and other.is_file()):
-        return False  # reading tells what is wrong
-    if one.samefile(other):
-        return True
-    return one.stat().st_size == other.stat().st_size and file_sha256(one) == file_sha256(other)
 
 
 def unphysical_of(jets: SetBatch) -> dict[str, int]:
@@ -32,7 +21,13 @@ def unphysical_of(jets: SetBatch) -> dict[str, int]:
 
 
 def notes_on(
-    model: SetBatch, truth: SetBatch, n_ref: int, unphysical: Mapping[str, int], *, same: bool
+    model: SetBatch,
+    truth: SetBatch,
+    n_ref: int,
+    unphysical: Mapping[str, int],
+    *,
+    same: bool,
+    sampled: bool = False,
 ) -> tuple[str, ...]:
     """Return what speaks against a comparison.
 
@@ -42,6 +37,7 @@ def notes_on(
         n_ref: how many of these are compared.
         unphysical: how many values of the generated particles cannot be; see `unphysical_of`.
         same: whether both sides are the same file.
+        sampled: whether the file of the reference says that a model has sampled it.
     """
     notes = []
     shared = 0 if same else _shared(model, truth)
@@ -56,6 +52,12 @@ def notes_on(
             "particle, so the values come out too small; give a reference that the generated jets "
             "were not taken from"
         )
+    if sampled and not same:
+        notes.append(
+            "the reference was sampled by a model, as its file says, so floor and controls are "
+            "those of a model and not of the truth; give the generated jets first and the true "
+            "ones second"
+        )
     if unphysical:
         notes.append(
             f"generated particles hold what cannot be: {counted(unphysical)}; they are kept in the "
@@ -64,8 +66,8 @@ def notes_on(
     few = min(len(model), n_ref)
     if few < FEW:
         notes.append(
-            f"{few} jets on a side are fewer than {FEW}: the values are mostly chance, and so is "
-            "their ratio to the floor; compare more jets"
+            f"{few} {'jet' if few == 1 else 'jets'} on a side are fewer than {FEW}: the values are "
+            "mostly chance, and so is their ratio to the floor; compare more jets"
         )
     return tuple(notes)
 

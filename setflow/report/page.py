@@ -28,7 +28,7 @@ from rich.table import Table
 
 from setflow.data.hdf5 import read_jets
 from setflow.data.header import read_header
-from setflow.files import NewFolder, check_target
+from setflow.files import NewFolder, check_target, same_file
 from setflow.physics.kinematics import hardest_first
 from setflow.physics.metrics import (
     METRICS,
@@ -40,7 +40,7 @@ from setflow.physics.metrics import (
     swap_ptrel,
     truth_floor,
 )
-from setflow.report.notes import notes_on, same_file, unphysical_of
+from setflow.report.notes import notes_on, unphysical_of
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
@@ -263,6 +263,7 @@ def evaluate(
     _checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
     same = same_file(generated, reference)
+    made = [read_header(path).attributes.get("weights_sha256") for path in (generated, reference)]
     return compare(
         read_jets(generated, keep_unphysical=True).particles,
         read_jets(reference).particles,
@@ -273,7 +274,7 @@ def evaluate(
         overwrite=overwrite,
         names=(os.fspath(generated_path), os.fspath(reference_path)),
         same=same,
-        weights_sha256=read_header(generated).attributes.get("weights_sha256"),
+        weights_sha256=(made[0], made[1]),
     )
 
 
@@ -288,7 +289,7 @@ def compare(
     overwrite: bool = False,
     names: tuple[str, str] = ("generated", "reference"),
     same: bool = False,
-    weights_sha256: str | None = None,
+    weights_sha256: tuple[str | None, str | None] = (None, None),
 ) -> Report:
     """Compare two samples of jets; `evaluate` without reading files.
 
@@ -302,7 +303,8 @@ def compare(
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
         names: what the two sides are called in the report.
         same: whether both sides are known to be the same, which the report then says.
-        weights_sha256: the hash of the weights of the model that generated, for the report.
+        weights_sha256: for each side the hash of the weights of the model that sampled it, or None;
+            where a model has sampled the reference, the report says so.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that jets must share to be swapped is the full one.
@@ -338,6 +340,7 @@ def compare(
         for control in (shuffled, hardest_first(*swapped, columns))
     ]
     unphysical = unphysical_of(generated[:n_gen])
+    made, truly = weights_sha256
     report = Report(
         metrics={
             metric.name: Result(
@@ -350,12 +353,12 @@ def compare(
             )
             for metric in METRICS
         },
-        generated=Side(names[0], n_gen, len(generated), generated.mask.shape[1], weights_sha256),
-        reference=Side(names[1], n_ref, len(reference), reference.mask.shape[1]),
+        generated=Side(names[0], n_gen, len(generated), generated.mask.shape[1], made),
+        reference=Side(names[1], n_ref, len(reference), reference.mask.shape[1], truly),
         columns=columns,
         seed=seed,
         floor=floor,
-        notes=notes_on(model, truth, n_ref, unphysical, same=same),
+        notes=notes_on(model, truth, n_ref, unphysical, same=same, sampled=truly is not None),
         unphysical=unphysical,
     )
     if target is None:

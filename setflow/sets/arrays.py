@@ -29,7 +29,7 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
 
     Raises:
         TypeError: if it does not hold plain numbers, holds complex ones, or is a masked array of
-            NumPy.
+            NumPy or a batch of sets.
 
     >>> as_tensor([[1.0, 0.5]], "x")
     tensor([[1.0000, 0.5000]])
@@ -49,6 +49,11 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
         raise TypeError(
             f"{name} is a masked array of NumPy, whose own mask would be lost; give {name}.data, "
             "and which objects are real as mask= (True = real)"
+        )
+    if hasattr(value, "mask") and hasattr(value, "x"):
+        raise TypeError(
+            f"{name} is a {type(value).__name__}, expected one array: give its parts, its x, its "
+            "mask and its c"
         )
     try:
         array = np.asarray(value)

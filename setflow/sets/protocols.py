@@ -263,6 +263,7 @@ def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None)
         given: that number, for a field that does not say it itself.
 
     Raises:
+        TypeError: if `field` is a class, or nothing that can be called.
         ValueError: if the field does not say, or it is fewer than `at_least`; if it does not
             declare `takes_mask` and its `forward` names `mask`, or declares something misspelt; or
             if its `forward` does not take what it is called with.
@@ -278,6 +279,12 @@ def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None)
             forward, places = own.get("forward", kind.forward), 3 if "forward" in own else 4
             _refuse_wrong_forward(kind.__name__, forward, places, takes_mask)
     event_ndim = field if isinstance(field, int) else getattr(field, "event_ndim", given)
+    told = isinstance(event_ndim, int) and event_ndim >= 0
+    if isinstance(field, type) or not (told or callable(field)):
+        raise TypeError(
+            f"field is {field!r}, expected a velocity field such as setflow.TransformerField(3); a "
+            "base and a solver come after it"
+        )
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(
             f"{type(field).__name__} has no integer attribute event_ndim of at least 0, got "

@@ -229,7 +229,8 @@ def _options(
     stochastic: bool = False,
 ) -> dict[str, Any]:
     """Return what a solver is given besides its equation, by what it declares."""
-    if isinstance(solver, (str, type)):
+    solves = callable(getattr(solver, "integrate", None)) or declares(solver, "is_sde")
+    if isinstance(solver, type) or not solves:
         raise TypeError(
             f"solver is {solver!r}, expected a solver object such as setflow.Midpoint(steps=50)"
         )

@@ -13,8 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.hdf5 import read_jets
 from setflow.data.jets import PARTICLE_NAMES, JetSample
+from setflow.files import same_file
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS, find
 from setflow.training.record import file_facts
 
 __all__ = ["PlacedBatch", "PlacedDataset", "SetDataModule"]
@@ -74,6 +76,10 @@ class SetDataModule(LightningDataModule):
         conditions: the jet features that the model is conditioned on, in its order.
         seed: the seed of that split and of the order of the events.
         features: the features of a particle that the model knows, in its order.
+
+    Raises:
+        ValueError: if `val_fraction` does not lie between 0 and 1; when the files are read, if both
+            are the same, or a side holds no jets.
     """
 
     def __init__(
@@ -112,6 +118,12 @@ class SetDataModule(LightningDataModule):
             return
         train = self._read(self.train_path)
         if self.val_path is not None:
+            if same_file(*(find(JETS, path) for path in (self.train_path, self.val_path))):
+                raise ValueError(
+                    f"the validation file {self.val_path} is the training file, so the weights "
+                    "would be chosen by how well they know it by heart; leave --data.val out, and "
+                    "--data.val_fraction of the training jets is held out, or give other jets"
+                )
             val = self._read(self.val_path)
         else:
             held = _whole_events(train, self.val_fraction, self.seed)

@@ -193,8 +193,30 @@ def test_a_shipped_configuration_is_found_by_name(option, tmp_path, monkeypatch)
 
 def test_a_configuration_that_exists_is_meant_whatever_is_shipped(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "top30").touch()
+    (tmp_path / "top30").write_text("name: mine")
     assert prepared(["--config", "top30"]) == ["--config", "top30"]
+
+
+@each(
+    ("words", "expected"),
+    [
+        ("--name x --config c.yaml", "--config c.yaml --name x"),
+        ("--name x -c c.yaml --force", "-c c.yaml --name x --force"),
+        ("--name=x --config=c.yaml", "--config=c.yaml --name=x"),
+        ("--name x -cc.yaml", "-cc.yaml --name x"),
+        (
+            "--name x -c c.yaml --data.train d.h5 -c e.yaml",
+            "-c c.yaml -c e.yaml --name x --data.tr",
+        ),
+    ],
+)
+def test_a_configuration_comes_before_the_options_that_overrule_it(
+    words, expected, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    for name in ("c.yaml", "e.yaml"):
+        (tmp_path / name).write_text("name: mine")
+    assert " ".join(prepared(words.split())).startswith(expected)
 
 
 def test_a_shipped_model_is_found_by_name_to_start_from(tmp_path, monkeypatch):
@@ -218,7 +240,7 @@ def test_the_configuration_follows_from_the_model_or_the_run(tmp_path, monkeypat
 
 def test_whole_numbers_of_fit(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.yaml").touch()
+    (tmp_path / "c.yaml").write_text("name: mine")
     (tmp_path / "1e3").touch()
     words = "--config=c.yaml --trainer.max_steps 1e3 --data.batch_size=2.0e1 --name 1e3"
     words += " --trainer.val_check_interval 1.0 --data.train=1e3 --model.warmup 0.1"

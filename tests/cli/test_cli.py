@@ -300,6 +300,14 @@ def test_a_class_that_is_not_allowed_is_not_even_imported(folder):
         (("sample", "nowhere", "--events", "3", "--out", "a.h5"), "no model folder"),
         (("sample", "nowhere", "--out", "a.h5", "--device", "gpu"), "expected auto, cpu, cuda"),
         (("score", "nowhere", "jets.h5", "--out", "a.h5"), "no model folder"),
+        (
+            ("score", "jets.h5", "jets.h5", "--out", "a.h5"),
+            "jets.h5 is a file, expected the folder of a model",
+        ),
+        (
+            ("sample", "jets.h5", "--events", "3", "--out", "a.h5"),
+            "jets.h5 is a file, expected the folder of a model; setflow fit writes one",
+        ),
         (("score", "nowhere", "jets.h5", "--out", "a.h5", "--probes", "4"), "has no probes"),
         (("score", "nowhere", "jets.h5", "--out", "a.h5", "--rtol", "1e-4"), "has no tolerance"),
         (("score", "nowhere", "jets.h5", "--out", "a.h5", "--estimator", "exat"), "exat"),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import sys
 from pathlib import Path
 
 import h5py
@@ -12,6 +14,7 @@ import yaml
 
 import setflow
 from cli.shell import CONFIG, fails, run, write_jets
+from each import each
 from setflow.cli.fit_arguments import FIT
 
 TINY = ("--config", "config.yaml")
@@ -140,6 +143,72 @@ def test_a_configuration_may_say_1e1(folder, capsys):
     run("fit", *TINY)
     assert "a model after 1 steps" in capsys.readouterr().out
     assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["data"]["batch_size"] == 10
+
+
+def test_options_in_front_of_the_configuration_count_too(folder, capsys):
+    run("fit", "--name", "first", "--data.batch_size", 64, *TINY, "--trainer.max_steps", 1)
+    written = yaml.safe_load(Path("runs/first/config.yaml").read_text())
+    assert (written["name"], written["data"]["batch_size"]) == ("first", 64)
+    assert written["trainer"]["max_steps"] == 1
+    assert not Path("runs/tiny").exists()
+
+
+@each(
+    ("text", "expected"),
+    [
+        ("", "the configuration odd.yaml is empty; expected YAML such as"),
+        (
+            "data: {train: jets.h5}\ndata: {train: other.h5}",
+            "the key 'data' stands twice, in lines",
+        ),
+        (
+            "data: {train: jets.h5, train: other.h5}",
+            "the key 'train' stands twice, in lines 1 and 1",
+        ),
+        ("dat: {train: jets.h5}", "Option 'dat.train' is not accepted, did you mean data?"),
+    ],
+)
+def test_a_configuration_that_is_none_is_told(folder, capsys, text, expected):
+    Path("odd.yaml").write_text(text)
+    message = fails(capsys, "fit", "--config", "odd.yaml")
+    assert expected in message
+    assert message.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+def test_a_file_of_jets_is_no_configuration(folder, capsys):
+    message = fails(capsys, "fit", "--config", "jets.h5")
+    assert "jets.h5 is no configuration, for it holds no text" in message
+
+
+@each(
+    ("old", "new", "expected"),
+    [
+        ("hidden:", "hiden:", "field: Option 'hiden' is not accepted, did you mean hidden?; "),
+        ("cardinality:", "cardinalty:", "is not accepted, did you mean cardinality?; "),
+        ("hidden: 16", "hidden: wide", "field: hidden: expected a whole number, got wide; "),
+    ],
+)
+def test_an_error_in_a_part_of_a_model_is_told_once(
+    folder, capsys, monkeypatch, old, new, expected
+):
+    """As the installed command, whose name its parsers of parts would take."""
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/setflow"])
+    Path("config.yaml").write_text(yaml.safe_dump(CONFIG).replace(old, new))
+    message = fails(capsys, "fit", *TINY)
+    assert expected in message
+    assert message.count("--help") == 1
+    assert ": setflow: " not in message
+
+
+@each("copied", [False, True])
+def test_a_validation_on_the_training_jets_is_refused(folder, capsys, copied):
+    if copied:
+        shutil.copy("jets.h5", "other.h5")
+    message = fails(capsys, "fit", *TINY, "--data.val", "other.h5" if copied else "jets.h5")
+    assert "is the training file" in message
+    assert "leave --data.val out" in message
+    assert not Path("runs").exists()
 
 
 # --- from a model ---

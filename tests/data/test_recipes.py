@@ -221,7 +221,8 @@ def test_a_recipe_with_an_unknown_key(edited: Callable[..., Path]) -> None:
         ('["Top:gg2ttbar", "Top:qqbar2ttbar"]', "Top:gg2ttbar", "expected a list of texts"),
         ("mantissa_bits: 12", "mantissa_bits: 24", "mantissa_bits is 24, expected 1 to 23"),
         ("{jets: 10000, seed: 1}", "{jets: 10000}", r"sample 'train\.h5' has \['jets'\], expected"),
-        ("name: pythia-top", "name: [", "is not YAML"),
+        ("name: pythia-top", "name: [", "is not YAML that can be read"),
+        ("name: pythia-top", "name: a\nname: b", "the key 'name' stands twice, in lines"),
     ],
 )
 def test_a_recipe_that_is_wrong(

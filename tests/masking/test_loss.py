@@ -148,6 +148,13 @@ def test_the_loss_fits_a_field_by_gradient():
         ({"reduction": "average"}, ValueError, "'mean', 'sum' or 'none', got 'average'"),
         ({"field": setflow.VelocityField(3)}, ValueError, "event_ndim=1, expected at least 2"),
         ({"field": nn.Linear(3, 3)}, ValueError, "has no integer attribute event_ndim"),
+        ({"field": setflow.EPiCField}, TypeError, "field is <class .*, expected a velocity field"),
+        ({"field": setflow.StandardNormal((3,))}, TypeError, "field is StandardNormal.*expected a"),
+        (
+            {"x_target": setflow.SetBatch(torch.zeros(2, 5, 3))},
+            TypeError,
+            "is a SetBatch, expected",
+        ),
     ],
 )
 def test_bad_input_of_the_loss(change, error, message):

@@ -140,3 +140,36 @@ def test_a_stochastic_solver_is_refused():
         setflow.masked_sample(
             Constant(), setflow.StandardNormal((3,)), Stochastic(), torch.ones(2, 5)
         )
+
+
+@each(
+    ("base", "mask", "error", "message"),
+    [
+        (
+            setflow.StandardNormal,
+            torch.ones(2, 5),
+            TypeError,
+            "base is the class StandardNormal, ex",
+        ),
+        (setflow.Midpoint(2), torch.ones(2, 5), TypeError, "base is Midpoint, expected a distrib"),
+        (torch.zeros(2, 5, 3), torch.ones(2, 5), TypeError, "base is Tensor, expected a distrib"),
+        (setflow.StandardNormal((3,)), None, ValueError, "for a base of one object give a mask"),
+    ],
+)
+def test_what_is_no_base_is_named(base, mask, error, message):
+    field = setflow.GaussianSetField(torch.zeros(3), torch.ones(3))
+    with pytest.raises(error, match=message):
+        setflow.masked_sample(field, base, setflow.Midpoint(2), mask)
+    if mask is not None:
+        with pytest.raises(error, match=message):
+            setflow.masked_log_prob(field, base, setflow.Midpoint(2), torch.zeros(2, 5, 3), mask)
+
+
+@each("solver", [5, None, setflow.StandardNormal((3,)), setflow.Midpoint, "midpoint"])
+def test_what_is_no_solver_is_named(solver):
+    field, base = setflow.GaussianSetField([0.0, 0.0], [1.0, 1.0]), setflow.StandardNormal((2,))
+    x, mask = torch.zeros(2, 5, 2), torch.ones(2, 5)
+    with pytest.raises(TypeError, match="expected a solver object such as"):
+        setflow.masked_sample(field, base, solver, mask)
+    with pytest.raises(TypeError, match="expected a solver object such as"):
+        setflow.masked_log_prob(field, base, solver, x, mask)

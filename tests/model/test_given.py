@@ -228,7 +228,7 @@ def test_statistics_that_are_kept_are_told():
     assert not torch.equal(flow.scaler.mean, mean)
 
 
-@each("solver", ["euler", setflow.Euler])
+@each("solver", ["euler", setflow.Euler, 5, setflow.StandardNormal((2,))])
 def test_a_solver_is_an_object(solver):
     with pytest.raises(TypeError, match="expected a solver object such as"):
         make().sample(2, [1.0, 1.0], solver=solver)
@@ -260,3 +260,9 @@ def test_layers_that_differ_in_training_are_not_sampled_or_scored_with():
     first, second = (flow.sample(3, seed=1, solver=SOLVER).x for _ in range(2))
     assert torch.equal(first, second)
     assert flow.log_prob(batch, solver=SOLVER).isfinite().all()
+
+
+def test_a_field_of_other_features_is_told_how_to_name_them():
+    field = setflow.TransformerField(2, hidden=16, layers=1, heads=2)
+    with pytest.raises(ValueError, match="build it with dim=3, or name as many by features="):
+        setflow.SetFlow(field)

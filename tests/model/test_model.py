@@ -352,6 +352,8 @@ def test_a_folder_that_is_missing_or_incomplete(tmp_path):
     with pytest.raises(FileNotFoundError, match="no model folder at"):
         setflow.SetFlow.load(tmp_path / "nothing")
     folder = _flow().save(tmp_path / "model")
+    with pytest.raises(NotADirectoryError, match="is a file, expected the folder of a model"):
+        setflow.SetFlow.load(folder / "weights.safetensors")
     (folder / "weights.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"lacks weights\.safetensors"):
         setflow.SetFlow.load(folder)

@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 
+import h5py
 import pytest
 import torch
 from rich.console import Console
@@ -86,3 +87,20 @@ def test_few_jets_are_called_few(n, m, few):
     assert [f"{few} jets on a side are fewer than 100" in note for note in notes] == [True] * (
         few is not None
     )
+
+
+def test_sides_that_were_swapped_are_noticed(tmp_path):
+    """The file of the reference says that a model has sampled it."""
+    true, sampled = (write(tmp_path / f"{seed}.h5", jets(120, seed)) for seed in (1, 2))
+    with h5py.File(sampled, "r+") as file:
+        file.attrs["weights_sha256"] = "0123"
+    assert evaluate(sampled, true, tmp_path / "report", pairs=2).notes == ()
+    swapped = evaluate(true, sampled, tmp_path / "swapped", pairs=2)
+    assert [note.partition(",")[0] for note in swapped.notes] == [
+        "the reference was sampled by a model"
+    ]
+    assert swapped.to_dict()["reference"]["weights_sha256"] == "0123"
+
+
+def test_one_jet_is_one_jet():
+    assert compare(jets(1, 1), jets(200, 2), pairs=2).notes[0].startswith("1 jet on a side")
