@@ -354,7 +354,17 @@ def test_what_travels_in_the_wheel_is_found_by_name_from_any_folder(wheel, tmp_p
 
 def test_tests_mirror_the_package():
     """Folders of tests are named like parts, files in `tests` like modules; the rest is listed."""
-    whole = {"architecture", "campaign", "cuda", "docs", "each", "kept", "notebooks", "pages"}
+    whole = {
+        "architecture",
+        "campaign",
+        "cuda",
+        "docs",
+        "each",
+        "kept",
+        "notebooks",
+        "pages",
+        "peers",
+    }
     parts = {path.stem for path in PACKAGE.iterdir()}
     tests = ROOT / "tests"
     folders = {path.parent.relative_to(tests).parts[0] for path in tests.glob("*/test_*.py")}
