@@ -76,19 +76,36 @@ class _Eager(Linearization):
     """The graph of one evaluation, walked backwards as often as needed."""
 
     create_graph: bool
+    again: Callable[[Tensor], Tensor]
 
     def pull(self, vectors: Tensor, *, together: bool = False) -> Tensor:
-        if not self.velocity.requires_grad or not len(vectors):
+        if not len(vectors):
             return torch.zeros_like(vectors)
         options: dict[str, Any] = {
-            "retain_graph": True,
-            "create_graph": self.create_graph,
-            "materialize_grads": True,
-        }
-        ends = self.velocity, self.state
-        if together:
-            return torch.autograd.grad(*ends, vectors, is_grads_batched=True, **options)[0]
-        return torch.stack([torch.autograd.grad(*ends, u, **options)[0] for u in vectors])
+            "retain_graph": True, "create_graph": self.create_graph, "allow_unused": True,
+        }  # fmt: skip
+        ends, found = (self.velocity, self.state), None
+        if together and self.velocity.requires_grad:
+            (found,) = torch.autograd.grad(*ends, vectors, is_grads_batched=True, **options)
+        elif self.velocity.requires_grad:
+            products = [torch.autograd.grad(*ends, u, **options)[0] for u in vectors]
+            found = None if products[0] is None else torch.stack(products)
+        if found is None:  # no graph leads to x
+            self._require_constant()
+            return torch.zeros_like(vectors)
+        return found
+
+    @torch.no_grad()
+    def _require_constant(self) -> None:
+        """Refuse a velocity that depends on x and does not let a gradient through to it."""
+        steps = torch.linspace(0.1, 1.0, self.state.numel(), device=self.state.device)
+        moved = self.again(self.state + steps.reshape(self.state.shape).to(self.state))
+        if not torch.equal(moved, self.velocity):
+            raise ValueError(
+                "the velocity changes with x, but no gradient leads from it to x, so that its "
+                "divergence would come out as 0 and the density wrong; compute it from x by "
+                "differentiable operations of torch, without detach(), no_grad() and NumPy"
+            )
 
 
 @dataclass
@@ -148,7 +165,8 @@ def linearize(
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(plain_arithmetic(events.x.device.type))
         events = _ordinary(events)
-        x = events.x
+        x, t = events.x, events.t
+        assert t is not None
         original = uncompiled(field)
         if current_transform() is not None:
             stack.enter_context(sdpa_kernel([SDPBackend.MATH]))
@@ -177,7 +195,9 @@ def linearize(
         tracked = create_graph and x.requires_grad
         state = x.view_as(x) if tracked else x.detach().requires_grad_()
         velocity = replace(events, x=state).velocity(original, weights)
-        yield _Eager(state, velocity, create_graph)
+        yield _Eager(
+            state, velocity, create_graph, lambda x: events.at(x, t).velocity(original, weights)
+        )
 
 
 class _ComposedNorms(TorchFunctionMode):

@@ -397,3 +397,44 @@ def test_the_number_of_probes_comes_first():
 def test_a_first_argument_that_means_something_else_is_told(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+class _Detached(torch.nn.Module):
+    """v = 2 x, by a way that carries no gradient to x, and a weight that has one."""
+
+    event_ndim, takes_mask = 2, False
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.weight = way, torch.nn.Parameter(torch.ones(()))
+
+    def forward(self, x, t, c=None):
+        return 2 * self.weight * self.way(x)
+
+
+@pytest.mark.parametrize("weighed", [True, False])
+@pytest.mark.parametrize(
+    "way",
+    [torch.Tensor.detach, lambda x: torch.from_numpy(x.detach().numpy())],
+    ids=["torch", "numpy"],
+)
+@pytest.mark.parametrize(
+    "estimator",
+    [setflow.ExactDivergence(), setflow.HutchinsonDivergence(2)],
+    ids=["exact", "probes"],
+)
+def test_a_velocity_that_hides_how_it_depends_on_x_is_refused(estimator, way, weighed):
+    """Its divergence is 2 for each real coordinate, and came out as 0."""
+    x, mask = torch.randn(3, 6, 2), torch.rand(3, 6) > 0.3
+    field = _Detached(way).requires_grad_(weighed)
+    with pytest.raises(ValueError, match="no gradient leads from it to x"), torch.no_grad():
+        setflow.masked_log_prob(
+            field, setflow.StandardNormal((2,)), setflow.RK4(2), x, mask, estimator=estimator
+        )
+
+
+def test_a_velocity_that_does_not_depend_on_x_has_no_divergence():
+    x, mask = torch.randn(3, 6, 2), torch.rand(3, 6) > 0.3
+    field = _Detached(torch.ones_like)
+    for estimator in (setflow.ExactDivergence(), setflow.HutchinsonDivergence(2)):
+        assert (estimator(field, x, 0.5, mask=mask) == 0).all()
