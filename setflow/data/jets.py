@@ -93,6 +93,9 @@ class JetSample:
             ValueError: if a column does not exist, or does not stand in the unit of the layout.
         """
         known, layout = self.jet_features, dict(zip(JET_NAMES, JET_UNITS, strict=True))
+        columns = (
+            [columns] if isinstance(columns, str) else columns
+        )  # one name is no list of letters
         for column in columns:
             if column not in known:
                 raise ValueError(

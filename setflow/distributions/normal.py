@@ -206,9 +206,10 @@ class DiagonalNormal:
     has_rsample: ClassVar[bool] = True
 
     def __init__(
-        self, loc: Tensor, scale: Tensor | float, *, event_ndim: int = 1, validate_args: bool = True
+        self, loc: Array, scale: Array | float, *, event_ndim: int = 1, validate_args: bool = True
     ) -> None:
-        scale = torch.as_tensor(scale, dtype=loc.dtype, device=loc.device)
+        loc = as_floating(as_tensor(loc, "loc"))
+        scale = as_tensor(scale, "scale", loc.dtype).to(loc)
         if scale.ndim and scale.shape != loc.shape:
             raise ValueError(
                 f"loc has shape {tuple(loc.shape)} and scale {tuple(scale.shape)}; expected equal "

@@ -86,14 +86,14 @@ def sample_to_hdf5(
     if flow.conditions and context is None:
         raise ValueError(
             f"the model is conditioned on {', '.join(flow.conditions)}; give a file with like "
-            "whose jets tell them"
+            "(--like) whose jets tell them"
         )
     if lengths is not None:
         objects = int(lengths.max()) if len(lengths) else 0
     elif flow.cardinality is not None:
         objects = flow.cardinality.max_objects
     else:
-        raise ValueError("the model has no cardinality model; give a file with like")
+        raise ValueError("the model has no cardinality model; give a file with like (--like)")
     solver = Midpoint(steps=50) if solver is None else solver
     attributes = {**identity_of(flow), "seed": seed, "solver": described(solver)}
     if isinstance(solver, FixedStepSolver):

@@ -230,6 +230,7 @@ def test_features_that_the_layout_does_not_know_are_found_by_name(tmp_path: Path
     assert np.array_equal(sample.particles.x[..., :1].numpy(), np.where(real, d0, 0))
     assert sample.jet_features == (*JET, "tau21")
     context = sample.context(("tau21", "mass"))
+    assert torch.equal(sample.context("mass"), sample.context(["mass"]))
     assert np.array_equal(context.numpy(), np.c_[jets[:, 0] / 2000, jets[:, 2]].astype("f4"))
 
 

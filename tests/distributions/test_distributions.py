@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import scipy.stats
 import torch
@@ -532,3 +533,15 @@ def test_a_torch_distribution_without_a_mean_takes_a_mask():
     assert torch.equal(torch.get_rng_state(), before)
     expected = positive.log_prob(value)[:, mask[0]].sum((-1, -2))
     torch.testing.assert_close(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_a_diagonal_normal_takes_arrays(dtype):
+    loc, scale = np.array([3, -1], dtype), np.array([1, 2], dtype)
+    base = setflow.DiagonalNormal(loc, scale)
+    x = torch.randn(5, 2, dtype=base.loc.dtype)
+    expected = scipy.stats.norm(loc, scale).logpdf(x.numpy()).sum(-1)
+    torch.testing.assert_close(base.log_prob(x), torch.from_numpy(expected).to(x.dtype))
+    assert torch.equal(setflow.DiagonalNormal(loc, 2.0).scale, torch.full((2,), 2.0).to(x))
+    double = setflow.DiagonalNormal(torch.zeros(2, dtype=torch.float64), 0.1)
+    assert double.scale[0].item() == 0.1  # with all digits
