@@ -112,9 +112,8 @@ class LengthBatchSampler(Sampler[list[int]]):
                 f"lengths has shape {tuple(self._lengths.shape)}, expected (n,): one per event"
             )
         if batch_size < 1 or window < 1:
-            raise ValueError(
-                f"got batch_size={batch_size} and window={window}, expected at least 1 of each"
-            )
+            name, size = ("batch_size", batch_size) if batch_size < 1 else ("window", window)
+            raise ValueError(f"{name} must be at least 1, got {size}")
         self.batch_size = batch_size
         self.shuffle = shuffle
         self.seed = seed

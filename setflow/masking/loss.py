@@ -68,6 +68,8 @@ def masked_fm_loss(
     """
     events = Events.of(field, x_target, mask, c=c, name="x_target")
     path = LinearPath() if path is None else path
+    if isinstance(path, (str, type)):
+        raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
     x_source = events.noise(x_source, "x_source")
     t, weights = times_of(events, t, times, generator)
     moved = replace(events.at(path.sample_xt(events.x, x_source, t), t), weights=weights)

@@ -93,6 +93,8 @@ class SetFlow(SavedModel):
         event_ndim_of(field, at_least=2)
         self.features, self.conditions = distinct_names(features=features, conditions=conditions)
         self.field = field
+        if isinstance(path, (str, type)):
+            raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
         self.path = LinearPath() if path is None else path
         self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
         self.cardinality = cardinality

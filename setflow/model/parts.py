@@ -32,8 +32,14 @@ def check_parts(
         conditions: the names of the context features.
 
     Raises:
+        TypeError: if one is text or a class.
         ValueError: if one does not.
     """
+    for name, part in {**parts, "cardinality": cardinality}.items():
+        if part is not None and not isinstance(part, nn.Module):
+            raise TypeError(
+                f"{name} is {part!r}, expected an object, made by a call of its class, or None"
+            )
     known = ", ".join(conditions) or "none"
     for name, part in parts.items():
         count = len(conditions if name == "context_scaler" else features)

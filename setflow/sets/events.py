@@ -197,6 +197,12 @@ class Events:
                 "torch.cat"
             )
             raise
+        if not isinstance(v, Tensor) or not v.is_floating_point():
+            got = f"dtype {v.dtype}" if isinstance(v, Tensor) else f"a {type(v).__name__}"
+            raise TypeError(
+                f"{type(field).__name__} returned {got}, expected a tensor of floating dtype: the "
+                "velocity, with the shape of x"
+            )
         if v.shape != self.x.shape:
             raise ValueError(
                 f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "

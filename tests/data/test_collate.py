@@ -132,7 +132,7 @@ def test_the_sampler_of_no_events_and_wrong_arguments() -> None:
     assert list(LengthBatchSampler([], 4)) == []
     with pytest.raises(ValueError, match=r"lengths has shape \(2, 2\), expected \(n,\)"):
         LengthBatchSampler(torch.ones(2, 2), 4)
-    with pytest.raises(ValueError, match="batch_size=0 and window=50, expected at least 1"):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         LengthBatchSampler([1], 0)
 
 

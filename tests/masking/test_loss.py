@@ -203,3 +203,47 @@ def test_objects_without_features_have_no_loss():
     x = torch.zeros(4, 5, 0)
     for mask in (None, torch.ones(4, 5)):
         assert setflow.masked_fm_loss(Nothing(), x, x, mask) == 0
+
+
+class _Returns(torch.nn.Module):
+    event_ndim = 2
+
+    def __init__(self, result):
+        super().__init__()
+        self.result = result
+
+    def forward(self, x, t, c=None):
+        return self.result(x)
+
+
+@pytest.mark.parametrize(
+    ("result", "got"),
+    [
+        (lambda x: None, "a NoneType"),
+        (lambda x: (x, x), "a tuple"),
+        (lambda x: x.numpy(), "a ndarray"),
+        (lambda x: x.long(), "dtype torch.int64"),
+    ],
+    ids=["nothing", "two", "numpy", "integers"],
+)
+def test_a_field_that_returns_no_velocity_is_named(result, got):
+    x = torch.randn(2, 4, 3)
+    with pytest.raises(TypeError, match=f"_Returns returned {got}, expected a tensor of floating"):
+        setflow.masked_fm_loss(_Returns(result), x, torch.randn_like(x), None, 0.5)
+
+
+@pytest.mark.parametrize("path", ["linear", setflow.CosinePath])
+def test_a_path_is_an_object(path):
+    x = torch.randn(2, 4, 3)
+    field = setflow.GaussianSetField([0.0] * 3, [1.0] * 3)
+    with pytest.raises(TypeError, match=r"path is .*, expected an object such as"):
+        setflow.masked_fm_loss(field, x, torch.randn_like(x), None, 0.5, path=path)
+    with pytest.raises(TypeError, match=r"path is .*, expected an object such as"):
+        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1), path=path)
+
+
+@pytest.mark.parametrize("part", ["scaler", "cardinality", "context_scaler"])
+@pytest.mark.parametrize("given", ["standard", setflow.EmpiricalCardinality, 6])
+def test_the_parts_of_a_model_are_objects(part, given):
+    with pytest.raises(TypeError, match=rf"{part} is .*, expected an object, made by a call"):
+        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1), **{part: given})
