@@ -100,8 +100,8 @@ class TransformerField(SetField):
             object_condition_dim=object_condition_dim,
             set_condition_dim=set_condition_dim,
         )
-        given = 1 if heads is None else heads
-        check_sizes(hidden=hidden, layers=layers, heads=given, expansion=expansion)
+        given = {} if heads is None else {"heads": heads}
+        check_sizes(hidden=hidden, layers=layers, expansion=expansion, **given)
         if heads is None:
             most = max(1, hidden // _HEAD_WIDTH)
             heads = next((count for count in range(most, 1, -1) if hidden % count == 0), 1)

@@ -339,7 +339,10 @@ def test_ensembles_of_weights():
     [
         (lambda: setflow.TransformerField("3"), "got dim='3'"),
         (lambda: setflow.TransformerField(3.0), r"positive integers, got dim=3\.0"),
-        (lambda: setflow.TransformerField(3, hidden="16"), "got hidden='16', layers=4, heads=8"),
+        (
+            lambda: setflow.TransformerField(3, hidden="16"),
+            "got hidden='16', layers=4, expansion=2",
+        ),
         (
             lambda: setflow.TransformerField(3, condition_dim=1.5),
             r"of at least 0, got cond",

@@ -29,6 +29,7 @@ from laws.subjects import (
     stochastic_loss_of,
     velocity_of,
 )
+from setflow.sets import planning
 
 
 def _gaussian(coupling: float, *features: int) -> setflow.GaussianSetField:
@@ -36,6 +37,12 @@ def _gaussian(coupling: float, *features: int) -> setflow.GaussianSetField:
     loc = torch.randn(features, generator=generator)
     scale = 0.5 + torch.rand(features, generator=generator)
     return setflow.GaussianSetField(loc, scale, coupling=coupling)
+
+
+@pytest.fixture(autouse=True)
+def _plan_small_batches(monkeypatch):
+    """Let the verbs cut batches as small as those of the laws, which they leave as they are."""
+    monkeypatch.setattr(planning, "_CPU_OVERHEAD", 4)
 
 
 # name: (field, features, options of the cases). Of one layer, in which objects meet already, since
