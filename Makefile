@@ -28,7 +28,7 @@ help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
 	@echo "make check         lint, type-check and test what judges most: laws of the mask with their"
 	@echo "                   broken twins, the oracle, kept values, the structure (90 s on two cores)"
-	@echo "make test          lint, type-check and test (six minutes on two cores)"
+	@echo "make test          lint, type-check and test (nine minutes on two cores)"
 	@echo "make test-all      the same with all combinations, which make test thins out"
 	@echo "make lint          ruff and mypy"
 	@echo "make docs          these and more pages as a site, in build/docs/html (half a minute)"
