@@ -1,4 +1,4 @@
-"""What a computation ran on: processor, accelerator, versions and commit; no name of a host.
+"""What a computation ran on: processor, versions and commit; no name of a host.
 
 It stands on the cards of models and in what `setflow doctor` prints.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from setflow.shipped import clone
 from setflow.version import __version__
 
-__all__ = ["accelerators", "commit", "processor", "versions"]
+__all__ = ["commit", "processor", "versions"]
 
 
 def processor() -> str:
@@ -24,14 +24,6 @@ def processor() -> str:
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or "unknown processor"
-
-
-def accelerators() -> list[str]:
-    """Return the names of the CUDA devices, and `Apple MPS` if there is one."""
-    import torch
-
-    names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return [*names, "Apple MPS"] if torch.backends.mps.is_available() else names
 
 
 def versions(*packages: str) -> dict[str, str]:

@@ -334,10 +334,7 @@ class FlowMatchingProcess(Process):
         start = self._start(sample_shape, x_source, generator)
         if guidance_fn is None:
             return carried(self.field, self.solver, start, t0=self.t0, t1=self.t1)
-        plan = plan_velocity(self.field, start)
-        guided = _guided(
-            lambda events: plan.each(events, lambda part: part.velocity(self.field)), guidance_fn
-        )
+        guided = _guided(velocity_on(start, self.field), guidance_fn)
         return integrate(
             self.solver, lambda x, t: guided(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
             mask=start.mask, event_ndim=self.event_ndim,
@@ -372,6 +369,12 @@ class FlowMatchingProcess(Process):
             t1=self.t1, estimator=estimator, seeds=generator,
         )  # fmt: skip
         return result.log_prob.to(solve_dtype(x))
+
+
+def velocity_on(start: Events, field: nn.Module) -> Callable[[Events], Tensor]:
+    """Return what evaluates a field on these events, of like length together, in any state."""
+    plan = plan_velocity(field, start)
+    return lambda events: plan.each(events, lambda part: part.velocity(field))
 
 
 def _guided(

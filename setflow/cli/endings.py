@@ -75,7 +75,8 @@ def held_out(model: Path) -> str | None:
     recipe: str = Path(train).parent.name
     told = json.loads((model / "manifest.json").read_text()).get("training", {})
     recipe = told.get("train", {}).get("recipe", recipe)
-    return next((name for name in paths(JETS) if name == f"{recipe}/heldout.h5"), None)
+    name = f"{recipe}/heldout.h5"
+    return name if name in paths(JETS) else None
 
 
 def unused(path: Path) -> Path:

@@ -200,7 +200,8 @@ def _start_from(folder: Path, flow: SetFlow) -> None:
 
 def _require_room(flow: SetFlow, data: SetDataModule) -> None:
     """Refuse jets of more particles than the p(N) of a model knows."""
-    longest = max((int(n) for n in data.train_events.lengths), default=0)
+    lengths = data.train_events.lengths
+    longest = int(lengths.max()) if len(lengths) else 0
     if flow.cardinality is not None and longest > flow.cardinality.max_objects:
         known = flow.cardinality.max_objects
         raise ValueError(
@@ -367,12 +368,8 @@ class _SaveConfig(SaveConfigCallback):
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         config = self.config.clone()
-        for order in (
-            "resume",
-            "force",
-            "init",
-            "compile",
-        ):  # for this run, not for who trains from its file
+        # orders for this run, not for who trains from its file
+        for order in ("resume", "force", "init", "compile"):
             config.pop(order)
         nodes = safe_load(self.parser.dump(config, skip_unset=False))
         assert isinstance(pl_module, FlowMatchingModule)

@@ -219,19 +219,14 @@ def _report(given: str, path: Path) -> Iterator[Line]:
 def _hdf5(given: str, path: Path) -> Iterator[Line]:
     import h5py
 
-    from setflow.data.header import read_header
+    from setflow.data.header import open_jets
 
     if not h5py.is_hdf5(path):
         raise ValueError(
             f"{given} is no HDF5 file; setflow info knows files of jets and of scores, "
             "configurations, and the folders of models, runs, recipes and reports"
         )
-    try:
-        file = h5py.File(path, "r", locking="best-effort")
-    except OSError:
-        read_header(path)  # which says what is wrong
-        raise
-    with file:
+    with open_jets(path) as file:
         told = {name: _text(value) for name, value in file.attrs.items()}
         scores = "log_prob" in file and "reason" in file
         columns = {

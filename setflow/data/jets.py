@@ -27,8 +27,6 @@ DTYPES = {spec.key: np.dtype(spec.dtype) for spec in DATASETS}
 PHI = names(PARTICLE_FEATURES).index("phirel")
 MASK = names(PARTICLE_FEATURES).index("mask")
 NUM = "num_particles"
-
-
 PARTICLE_NAMES, JET_NAMES = names(PARTICLE_FEATURES[:-1]), names(JET_FEATURES)
 
 
@@ -93,9 +91,7 @@ class JetSample:
             ValueError: if a column does not exist, or does not stand in the unit of the layout.
         """
         known, layout = self.jet_features, dict(zip(JET_NAMES, JET_UNITS, strict=True))
-        columns = (
-            [columns] if isinstance(columns, str) else columns
-        )  # one name is no list of letters
+        columns = [columns] if isinstance(columns, str) else columns  # no list of letters
         for column in columns:
             if column not in known:
                 raise ValueError(

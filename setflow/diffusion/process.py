@@ -41,12 +41,11 @@ from setflow.process import (
     FlowMatchingProcess,
     Guidance,
     Process,
+    velocity_on,
 )
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.context import Context, GivenContext, context_of_batch
-from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, zero_padding
-from setflow.sets.planning import Plan, plan_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, in_lines
 from setflow.sets.shapes import align_right, as_floating, as_tuple
 from setflow.solvers.fixed import TimeGrid
@@ -242,10 +241,10 @@ class DiffusionProcess(Process):
         start = self._start(sample_shape, x_source, generator)
         flow = self._flow(guidance_fn)
         if guidance_fn is not None:  # which sees the whole batch, the model events of like length
-            flow.predict = _velocity_of(self.model, plan_velocity(self.model, start))
+            flow.predict = velocity_on(start, self.model)
         if not declares(self.solver, "is_sde"):
             return self._along(flow, start.x).sample(sample_shape, x_source=start.x)
-        velocity, like = _velocity_of(flow, plan_velocity(flow, start)), start.x
+        velocity, like = velocity_on(start, flow), start.x
 
         def drift(x: Tensor, t: Tensor | float) -> Tensor:
             time = torch.as_tensor(t, dtype=x.dtype, device=x.device)
@@ -356,8 +355,3 @@ class _SquareRootTime(VectorField):
     ) -> Tensor:
         v: Tensor = self.field(x, u**2, c, mask=mask)
         return align_right(2 * u, x.ndim) * v
-
-
-def _velocity_of(field: nn.Module, plan: Plan) -> Callable[[Events], Tensor]:
-    """Return what evaluates a field on events that were planned."""
-    return lambda events: plan.each(events, lambda part: part.velocity(field))
