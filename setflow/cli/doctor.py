@@ -6,14 +6,13 @@ import contextlib
 import os
 import platform
 import shlex
-import shutil
-import textwrap
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import setflow
+from setflow.cli.endings import labelled
 from setflow.environment import commit, processor
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, clone, paths
 
@@ -30,11 +29,8 @@ def doctor() -> int:
     problems: list[str] = []
     lines = [*_setflow(), *_requirements(problems), *_devices(problems), *_filters(problems)]
     lines += _shipped(problems)
-    width = max(60, min(110, shutil.get_terminal_size().columns))
     for label, text in lines:
-        head = f"{label:<14}"
-        print(textwrap.fill(f"{head}{text}", width, subsequent_indent=" " * 14,
-                            break_long_words=False, break_on_hyphens=False))  # fmt: skip
+        print(labelled(label, text, 14))
     print()
     for problem in problems:
         print(f"problem: {problem}")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 import shlex
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from setflow.shipped import JETS, paths
 
-__all__ = ["Ending", "duration", "held_out", "unused", "warn"]
+__all__ = ["Ending", "duration", "held_out", "labelled", "unused", "warn"]
 
 
 class Ending:
@@ -77,6 +79,21 @@ def held_out(model: Path) -> str | None:
     recipe = told.get("train", {}).get("recipe", recipe)
     name = f"{recipe}/heldout.h5"
     return name if name in paths(JETS) else None
+
+
+def labelled(label: str, text: str, indent: int) -> str:
+    """Return a text behind a label, broken to the width of the terminal, between 60 and 110.
+
+    Arguments:
+        label: the label.
+        text: what stands behind it; words are not broken, so that they can be copied.
+        indent: where the text begins.
+    """
+    width = max(60, min(110, shutil.get_terminal_size().columns))
+    return textwrap.fill(
+        f"{label:<{indent}}{text}", width, subsequent_indent=" " * indent,
+        break_long_words=False, break_on_hyphens=False,
+    )  # fmt: skip
 
 
 def unused(path: Path) -> Path:

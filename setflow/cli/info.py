@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import shlex
-import shutil
-import textwrap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from setflow.cli.endings import held_out
+from setflow.cli.endings import held_out, labelled
 from setflow.cli.parsing import nearest
 from setflow.files import require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
@@ -33,13 +31,11 @@ def info(given: str) -> None:
         FileNotFoundError: if there is no such thing.
         OSError, ValueError: if it is none of what setflow reads and writes.
     """
-    width = max(60, min(110, shutil.get_terminal_size().columns))
     for label, text in _described(given, _found(given)):
         if label == "next":  # to be copied, in one line
             print(f"next: {text}")
             continue
-        print(textwrap.fill(f"{label:<{_LABEL}}{text}", width, subsequent_indent=" " * _LABEL,
-                            break_long_words=False, break_on_hyphens=False))  # fmt: skip
+        print(labelled(label, text, _LABEL))
 
 
 def _found(given: str) -> Path:
