@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from setflow.schema import RELATIVE_JET_UNITS, Column, names
+from setflow.schema import RELATIVE_JET_UNITS, Feature, names
 
 __all__ = ["Columns", "names_of", "select_columns", "wide_dtype"]
 
@@ -74,7 +74,7 @@ def wide_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64) if wide.itemsize > 8 else wide
 
 
-def names_of(dataset: Any, table: Sequence[Column], where: str) -> tuple[str, ...]:
+def names_of(dataset: Any, table: Sequence[Feature], where: str) -> tuple[str, ...]:
     """Return the names of the columns of a dataset, by its attribute or in the order of a table.
 
     Arguments:
@@ -97,7 +97,7 @@ def names_of(dataset: Any, table: Sequence[Column], where: str) -> tuple[str, ..
 
 
 def select_columns(
-    dataset: Any, table: Sequence[Column], wanted: Sequence[str], where: str
+    dataset: Any, table: Sequence[Feature], wanted: Sequence[str], where: str
 ) -> Columns:
     """Return where the columns asked for stand in a dataset, with what converts their units.
 

@@ -129,7 +129,7 @@ def impossible(values: NDArray[Any], features: Sequence[str]) -> NDArray[np.bool
     """Return which values, with the features as the last dimension, cannot be; NaN can."""
     wrong = np.zeros(values.shape, np.bool_)
     for column, name in enumerate(features):
-        limits, value = TABLE[name].limits if name in TABLE else Limits(), values[..., column]
+        limits, value = TABLE[name].bounds if name in TABLE else Limits(), values[..., column]
         with np.errstate(invalid="ignore"):
             wrong[..., column] = (value < limits.low) | (value > limits.high)
             if limits.strict:
@@ -142,7 +142,7 @@ def impossible(values: NDArray[Any], features: Sequence[str]) -> NDArray[np.bool
 
 def _in_words(name: str) -> str:
     """Return what values a feature can have, in words."""
-    return "radians in [-pi, pi)" if name == "phirel" else str(TABLE[name].limits)
+    return "radians in [-pi, pi)" if name == "phirel" else str(TABLE[name].bounds)
 
 
 def check_physical(

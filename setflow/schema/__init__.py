@@ -1,0 +1,57 @@
+"""What events hold, by name: features and their kinds, schemas, and the layout of files of jets.
+
+Feature   one feature of an object or of an event: name, unit, kind, label, limits
+Schema    all of them, as an object and as a node of plain values
+JETNET    the schema of the layout of JetNet, the default
+Kind      what values a feature takes: Real, Positive, Bounded, Angle, Category
+"""
+
+from setflow.schema.features import Feature, Limits, Schema, axis_label, names
+from setflow.schema.jets import (
+    DATASETS,
+    JET_FEATURES,
+    JET_UNITS,
+    JETNET,
+    PARTICLE_FEATURES,
+    PARTICLE_TYPES,
+    PARTICLE_UNITS,
+    RELATIVE_JET_UNITS,
+    DatasetSpec,
+    ParticleType,
+)
+from setflow.schema.kinds import (
+    KINDS,
+    Angle,
+    Bounded,
+    Category,
+    Kind,
+    Positive,
+    Real,
+    kind_of,
+)
+
+__all__ = [
+    "DATASETS",
+    "JETNET",
+    "JET_FEATURES",
+    "JET_UNITS",
+    "KINDS",
+    "PARTICLE_FEATURES",
+    "PARTICLE_TYPES",
+    "PARTICLE_UNITS",
+    "RELATIVE_JET_UNITS",
+    "Angle",
+    "Bounded",
+    "Category",
+    "DatasetSpec",
+    "Feature",
+    "Kind",
+    "Limits",
+    "ParticleType",
+    "Positive",
+    "Real",
+    "Schema",
+    "axis_label",
+    "kind_of",
+    "names",
+]

@@ -1,0 +1,293 @@
+"""Features by name, and the schema: the one description of what the events of a file or model are.
+
+A schema lists the features of an object and those of the event. It is an object, `Schema`, and a
+node of plain values (`Schema.node`), which stands in configurations, model folders and files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+from setflow.schema.kinds import Kind, kind_of
+
+__all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a feature can be: from `low` to `high`, or above `low` if it is `strict`.
+
+    A value beyond is none that was measured: it tells of another unit, of padding that is called
+    real, or of a model that is wrong.
+
+    >>> str(Limits(0, 2, strict=True)), str(Limits(-20, 20)), str(Limits(0)), str(Limits())
+    ('above 0 and at most 2', 'from -20 to 20', 'at least 0', 'any')
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    strict: bool = False
+
+    def __str__(self) -> str:
+        if not self.strict and math.isfinite(self.low) and math.isfinite(self.high):
+            return f"from {self.low:g} to {self.high:g}"
+        parts = [f"{'above' if self.strict else 'at least'} {self.low:g}"]
+        parts = parts if self.low > -math.inf else []
+        parts += [f"at most {self.high:g}"] if self.high < math.inf else []
+        return " and ".join(parts) or "any"
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature of an object or of an event.
+
+    Arguments:
+        name: its name, by which it is looked up in files.
+        unit: its unit, "" if it has no dimension.
+        kind: what values it takes, such as `positive` (`setflow.schema.kinds`).
+        label: what axes are labelled with, in mathtext; "" takes the name.
+        meaning: what it is, in words.
+        limits: what it can be; None takes what follows from its kind.
+
+    Raises:
+        ValueError: if the name is empty or holds a comma, or the kind does not exist.
+
+    >>> Feature("energy", "GeV", "positive").limits
+    Limits(low=0.0, high=inf, strict=True)
+    """
+
+    name: str
+    unit: str = ""
+    kind: Kind | str = "real"
+    label: str = ""
+    meaning: str = ""
+    limits: Limits | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip() or "," in self.name:
+            raise ValueError(
+                f"a feature is named {self.name!r}, expected a text without commas, not empty"
+            )
+        try:
+            kind = kind_of(self.kind)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"feature '{self.name}': {error}") from None
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
+        if self.limits is None:
+            low, high = kind.bounds
+            object.__setattr__(self, "limits", Limits(low, high, strict=low > -math.inf))
+
+    @property
+    def of_kind(self) -> Kind:
+        """Its kind, as an object."""
+        assert isinstance(self.kind, Kind)
+        return self.kind
+
+    def node(self) -> dict[str, Any]:
+        """Return it as plain values, those that are not the default."""
+        usual = Feature(self.name, kind=self.kind)
+        told: dict[str, Any] = {"name": self.name}
+        for key in ("unit", "label", "meaning"):
+            if getattr(self, key) != getattr(usual, key):
+                told[key] = getattr(self, key)
+        if str(self.kind) != "real":
+            told["kind"] = str(self.kind)
+        if self.limits != usual.limits:
+            limits = asdict(self.bounds)
+            told["limits"] = {k: v for k, v in limits.items() if v != getattr(Limits(), k)}
+        return told
+
+    @property
+    def bounds(self) -> Limits:
+        """Its limits, which are there whether they were given or follow from its kind."""
+        assert self.limits is not None
+        return self.limits
+
+
+@dataclass(frozen=True)
+class Schema:
+    """What the events of a file or of a model hold: features of their objects, and of the event.
+
+    Arguments:
+        objects: the features of an object, in the order in which a model holds them.
+        event: the features of an event, such as a model may be conditioned on.
+        order_by: the feature of an object by which the largest come first where objects are cut
+            away; None keeps the order of the file.
+
+    Raises:
+        ValueError: if there is no feature of an object, a name stands twice, or `order_by` is no
+            feature with values on a line.
+
+    >>> rings = Schema([Feature("x", "mm"), Feature("charge", kind="category(minus, plus)")])
+    >>> rings.generated, rings.left_out
+    (('x',), ('charge',))
+    >>> Schema.from_node(rings.node()) == rings
+    True
+    """
+
+    objects: Sequence[Feature]
+    event: Sequence[Feature] = ()
+    order_by: str | None = None
+
+    def __post_init__(self) -> None:
+        for part in ("objects", "event"):
+            given = tuple(getattr(self, part))
+            object.__setattr__(self, part, given)
+            if wrong := [entry for entry in given if not isinstance(entry, Feature)]:
+                raise TypeError(f"{part} holds {wrong[0]!r}, expected setflow.schema.Feature(...)")
+            held = names(given)
+            if twice := [name for name in held if held.count(name) > 1]:
+                raise ValueError(f"the schema has '{twice[0]}' twice among its {part}")
+        if not self.objects:
+            raise ValueError("the schema has no feature of an object, expected at least one")
+        if self.order_by is not None and not self.object(self.order_by).of_kind.on_a_line:
+            raise ValueError(
+                f"order_by is '{self.order_by}', which is no number on a line; expected one of "
+                f"{', '.join(self.generated)}"
+            )
+
+    @property
+    def generated(self) -> tuple[str, ...]:
+        """The names of the features of an object that a model can generate: numbers on a line."""
+        return tuple(entry.name for entry in self.objects if entry.of_kind.on_a_line)
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """The names of the others, angles and categories, which files hold and models do not."""
+        return tuple(entry.name for entry in self.objects if not entry.of_kind.on_a_line)
+
+    def object(self, name: str) -> Feature:
+        """Return the feature of an object with a name.
+
+        Raises:
+            ValueError: if there is none; it tells the nearest.
+        """
+        return _found(name, self.objects, "feature of an object")
+
+    def of_event(self, name: str) -> Feature:
+        """Return the feature of an event with a name.
+
+        Raises:
+            ValueError: if there is none; it tells the nearest.
+        """
+        return _found(name, self.event, "feature of an event")
+
+    def with_kinds(self, kinds: Mapping[str, Kind]) -> Self:
+        """Return the schema whose objects' features with these names are of these kinds."""
+        changed = tuple(
+            entry
+            if kinds.get(entry.name, entry.kind) == entry.kind
+            else replace(entry, kind=kinds[entry.name])
+            for entry in self.objects
+        )
+        return replace(self, objects=changed)
+
+    def node(self) -> dict[str, Any]:
+        """Return it as plain values, as YAML and JSON hold them."""
+        node: dict[str, Any] = {"objects": [entry.node() for entry in self.objects]}
+        if self.event:
+            node["event"] = [entry.node() for entry in self.event]
+        if self.order_by is not None:
+            node["order_by"] = self.order_by
+        return node
+
+    @classmethod
+    def from_node(cls, node: Any, where: str = "schema") -> Self:
+        """Return the schema of a node.
+
+        Arguments:
+            node: a mapping with `objects`, and `event` and `order_by` where they are needed; a
+                feature is a mapping of the arguments of `Feature`, or a name alone.
+            where: what the node is called in errors.
+
+        Raises:
+            ValueError: if it is malformed; it tells the nearest name.
+        """
+        given = _mapping(node, ("objects", "event", "order_by"), where)
+        lists = {}
+        for part in ("objects", "event"):
+            listed = given.get(part) or ()
+            if isinstance(listed, (str, Mapping)) or not isinstance(listed, Sequence):
+                raise ValueError(f"{where}.{part} is {listed!r}, expected a list of features")
+            lists[part] = [
+                _feature(entry, f"{where}.{part}[{place}]") for place, entry in enumerate(listed)
+            ]
+        try:
+            return cls(lists["objects"], lists["event"], given.get("order_by"))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{where}: {error}") from None
+
+
+def names(features: Sequence[Feature]) -> tuple[str, ...]:
+    """Return the names of features.
+
+    >>> names([Feature("x"), Feature("y")])
+    ('x', 'y')
+    """
+    return tuple(feature.name for feature in features)
+
+
+def axis_label(feature: Feature, unit: str | None = None) -> str:
+    """Return the label of a plot axis: what it shows and, in brackets, its unit.
+
+    Arguments:
+        feature: the feature.
+        unit: the unit to print; None takes the feature's own.
+
+    >>> axis_label(Feature("mass", "GeV", label="jet mass")), axis_label(Feature("tau_21"))
+    ('jet mass [GeV]', 'tau 21')
+    >>> axis_label(Feature("mass", "GeV"), unit="jet pT")
+    'mass [jet pT]'
+    """
+    unit = feature.unit if unit is None else unit
+    return f"{feature.label} [{unit}]" if unit else feature.label
+
+
+def _found(name: str, features: Sequence[Feature], what: str) -> Feature:
+    for feature in features:
+        if feature.name == name:
+            return feature
+    near = difflib.get_close_matches(name, names(features), n=1)
+    raise ValueError(
+        f"the schema has no {what} '{name}'; it has {', '.join(names(features)) or 'none'}"
+        + (f"; did you mean '{near[0]}'?" if near else "")
+    )
+
+
+def _mapping(node: Any, known: Sequence[str], where: str) -> dict[str, Any]:
+    """Return a node that is a mapping with no other keys than those known."""
+    if not isinstance(node, Mapping):
+        raise ValueError(f"{where} is {node!r}, expected a mapping with {', '.join(known)}")
+    if unknown := [str(key) for key in node if key not in known]:
+        near = difflib.get_close_matches(unknown[0], known, n=1)
+        raise ValueError(
+            f"{where} has '{unknown[0]}'; expected {', '.join(known)}"
+            + (f"; did you mean '{near[0]}'?" if near else "")
+        )
+    return dict(node)
+
+
+def _feature(node: Any, where: str) -> Feature:
+    if isinstance(node, str):
+        node = {"name": node}
+    given = _mapping(node, [field.name for field in fields(Feature)], where)
+    if "name" not in given:
+        raise ValueError(f"{where} has no name; give it one")
+    if wrong := [
+        key
+        for key in ("name", "unit", "kind", "label", "meaning")
+        if key in given and not isinstance(given[key], str)
+    ]:
+        raise ValueError(f"{where}: {wrong[0]} is {given[wrong[0]]!r}, expected a text")
+    try:
+        if (limits := given.get("limits")) is not None:
+            limits = _mapping(limits, [field.name for field in fields(Limits)], f"{where}.limits")
+            given["limits"] = Limits(**limits)
+        return Feature(**given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
