@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import re
 import shutil
 import warnings
@@ -283,8 +284,9 @@ class _FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
-        for names in ("features", "conditions"):
-            parser.link_arguments(f"model.flow.init_args.{names}", f"data.{names}")
+        for names in ("features", "conditions"):  # as the schema of the model says
+            value = operator.attrgetter(f"flow.{names}")
+            parser.link_arguments("model", f"data.{names}", value, apply_on="instantiate")
 
     @property
     def folder(self) -> Path:

@@ -41,7 +41,7 @@ from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
 from setflow.jobs.identity import described, identity_of
-from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows
+from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
 from setflow.schema import PARTICLE_FEATURES
@@ -105,7 +105,8 @@ def score_to_hdf5(
         OSError: if `data` cannot be read, `out` cannot be written, or what an interrupted call left
             is damaged or in use.
         ValueError: if `out` is not named so, the model and the data do not fit, there are too few
-            rows, or an interrupted call had other arguments.
+            rows, an interrupted call had other arguments, or the model takes as a number an angle
+            that is not narrow, so that its density is not that of the angles in a file.
 
     >>> import tempfile
     >>> from setflow.data import JetWriter
@@ -132,6 +133,7 @@ def score_to_hdf5(
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
         raise ValueError(f"{data} holds {header.n} jets, events={events} of them were asked for")
+    refuse_wrapped(flow, data, events, seed)
     solver = RK4(steps=50) if solver is None else solver
     estimator = ExactDivergence() if estimator is None else estimator
     how: dict[str, str | int] = {

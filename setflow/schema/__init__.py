@@ -18,6 +18,7 @@ from setflow.schema.jets import (
     RELATIVE_JET_UNITS,
     DatasetSpec,
     ParticleType,
+    schema_of,
 )
 from setflow.schema.kinds import (
     KINDS,
@@ -54,4 +55,5 @@ __all__ = [
     "axis_label",
     "kind_of",
     "names",
+    "schema_of",
 ]

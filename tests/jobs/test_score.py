@@ -62,11 +62,13 @@ def make_flow(conditions: tuple[str, ...] = (), *, seed: int = 0) -> setflow.Set
     """A model with parameters drawn anew, which knows up to five particles but never four."""
     flow = setflow.SetFlow(
         setflow.TransformerField(3, hidden=8, layers=1, heads=2, condition_dim=len(conditions)),
-        scaler=Standardizer(3, boxcox={2: 0.0}),
+        scaler=Standardizer(kinds=["real", "real", "positive"]),
         cardinality=setflow.EmpiricalCardinality(LARGEST),
         conditions=conditions,
         context_scaler=(
-            Standardizer(len(conditions), boxcox={0: 0.0}, mean=0, std=1) if conditions else None
+            Standardizer(kinds=["positive", "real"][: len(conditions)], mean=0, std=1)
+            if conditions
+            else None
         ),
     )
     generator = torch.Generator().manual_seed(seed)
@@ -785,9 +787,9 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
 def boxcox(flow: setflow.SetFlow, power: float = 0.3) -> setflow.SetFlow:
     """The same model with an exponent above 0, cut where a quarter of the particles lie below."""
     lowest = [-np.inf, -np.inf, flow.scaler.mean[2].item() - 0.6 * flow.scaler.std[2].item()]
-    flow.scaler = Standardizer(
-        boxcox={2: power}, mean=flow.scaler.mean, std=flow.scaler.std, lowest=lowest
-    )
+    kinds = ["real", "real", f"positive(boxcox={power})"]
+    given = {"mean": flow.scaler.mean, "std": flow.scaler.std, "lowest": lowest}
+    flow.scaler = Standardizer(kinds=kinds, **given)
     return flow
 
 
@@ -833,3 +835,20 @@ def test_the_missing_mass_is_unknown_where_no_row_tells_a_context(tmp_path, data
     with h5py.File(tmp_path / "s.h5") as file:
         assert np.isnan(file.attrs["missing_mass"])
     assert "leave out an unknown part" in missing.missing_note(tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize("conditions", [(), ("pt", "mass")])
+def test_a_model_whose_angles_a_file_wraps_is_refused(data, tmp_path, conditions) -> None:
+    """A phi of standard deviation 2 rad: its density integrates to 0.885 over the circle."""
+    flow = make_flow(conditions)
+    with torch.no_grad():
+        flow.scaler.mean[1], flow.scaler.std[1] = 0.0, 2.0
+        for parameter in flow.field.parameters():
+            parameter.zero_()  # no velocity: what is made is normal
+    out = tmp_path / "scores.h5"
+    with pytest.raises(ValueError, match=r"phirel as a number on a line, and 1[12] % of those"):
+        score(flow, data, out)
+    assert names(tmp_path) == ["jets.h5"]
+    with torch.no_grad():
+        flow.scaler.std[1] = 0.6  # 1.6e-7 lie outside
+    score(flow, data, out)
