@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,9 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from setflow.data.contexts import CONTEXT, describe_context
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
@@ -54,6 +56,7 @@ from setflow.schema import (
     PARTICLE_FEATURES,
     PARTICLE_TYPES,
     PARTICLE_UNITS,
+    Feature,
     names,
 )
 from setflow.sets.arrays import Array, as_tensor
@@ -62,6 +65,7 @@ from setflow.sets.masks import zero_padding
 
 __all__ = ["JetWriter"]
 
+_OPTIONS = {TYPES: "with_types", EVENTS: "with_events"}
 CHUNK_BYTES = 2**20  # an HDF5 chunk holds whole jets and at most so much
 
 
@@ -78,6 +82,7 @@ class JetWriter:
         jet_units: the unit of each jet feature; `RELATIVE_JET_UNITS` if the jet pT is not known.
         with_types: whether each `write` brings `particle_type`.
         with_events: whether each `write` brings `event_number`.
+        context: the features of the context that each `write` brings, such as a model is asked for.
         attributes: further attributes of the file: strings, numbers or booleans by name.
         compression: the gzip level, 0 (none) to 9.
         keep_unphysical: write also what cannot be, such as a ptrel below 0 or NaN, as the sample of
@@ -109,6 +114,7 @@ class JetWriter:
         jet_units: tuple[str, ...] = JET_UNITS,
         with_types: bool = False,
         with_events: bool = False,
+        context: Sequence[Feature] = (),
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
         keep_unphysical: bool = False,
@@ -127,7 +133,8 @@ class JetWriter:
             )
         if taken := sorted(set(self._attributes) & set(RESERVED)):
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
-        optional = {TYPES: with_types, EVENTS: with_events}
+        self._context = tuple(context)
+        optional = {TYPES: with_types, EVENTS: with_events, CONTEXT: bool(context)}
         self._keys = [PARTICLES, JETS, *(key for key, wanted in optional.items() if wanted)]
         self._rows = _chunk_rows(objects)
         self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
@@ -181,6 +188,7 @@ class JetWriter:
         jets: Array,
         particle_type: Array | None = None,
         event_number: Array | None = None,
+        context: Array | None = None,
     ) -> None:
         """Append jets; they reach the file when enough for a chunk have come, or at the end.
 
@@ -190,6 +198,7 @@ class JetWriter:
             jets: pt, eta, mass, num_particles, with shape `(b, 4)`, in the units of the writer.
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
+            context: the features of the context, with shape `(b, C)`; a category as its code.
 
         Raises:
             RuntimeError: if the writer is not open.
@@ -199,12 +208,15 @@ class JetWriter:
         """
         if self._file is None:
             raise RuntimeError("the writer is not open; use it as `with JetWriter(...) as writer:`")
-        for key, given in {TYPES: particle_type, EVENTS: event_number}.items():
+        optional = {TYPES: particle_type, EVENTS: event_number, CONTEXT: context}
+        for key, given in optional.items():
             if (given is not None) != (key in self._keys):
-                short = "with_types" if key == TYPES else "with_events"
+                short = f"{_OPTIONS[key]}={key in self._keys}"
+                if key == CONTEXT:
+                    short = f"the context {', '.join(names(self._context)) or 'none'}"
                 raise ValueError(
                     f"{key} is {'given' if given is not None else 'missing'}, but the writer was "
-                    f"made with {short}={key in self._keys}; let both agree"
+                    f"made with {short}; let both agree"
                 )
         listed(particles, "JetWriter.write")
         jets = as_tensor(jets, "jets")
@@ -219,10 +231,28 @@ class JetWriter:
             )
         sample = JetSample(particles, jets, particle_type, event_number, self._jet_units)
         columns = self._rows_of(sample)
+        if context is not None:
+            columns[CONTEXT] = self._context_of(as_tensor(context, "context"), len(sample))
         for key, values in columns.items():
             self._waiting[key].append(values)
         self._n_waiting += len(sample)
         self._flush()
+
+    def _context_of(self, context: Tensor, n: int) -> NDArray[np.float64]:
+        rows = context.detach().cpu().numpy().astype(np.float64)
+        shape = (n, len(self._context))
+        if rows.shape != shape:
+            told = ", ".join(names(self._context))
+            raise ValueError(
+                f"context has shape {rows.shape}, expected {shape}: {told} of each jet"
+            )
+        if not np.isfinite(rows).all():
+            row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+            raise ValueError(
+                f"this batch: row {row}, '{self._context[column].name}' of the context is "
+                f"{rows[row, column]}; expected a finite value"
+            )
+        return rows
 
     def _rows_of(self, sample: JetSample) -> dict[str, NDArray[Any]]:
         mask = sample.particles.mask.detach().cpu().numpy()
@@ -271,14 +301,14 @@ class JetWriter:
 
     def _create(self) -> None:
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
-        tails |= {TYPES: (self._objects,), EVENTS: ()}
+        tails |= {TYPES: (self._objects,), EVENTS: (), CONTEXT: (len(self._context),)}
         for key in self._keys:
             self._file.create_dataset(
                 key,
                 shape=(0, *tails[key]),
                 maxshape=(None, *tails[key]),
                 chunks=(self._rows, *tails[key]),
-                dtype=DTYPES[key],
+                dtype=DTYPES.get(key, np.dtype(np.float64)),
                 compression="gzip" if self._compression else None,
                 compression_opts=self._compression or None,
                 shuffle=True,
@@ -290,6 +320,8 @@ class JetWriter:
         for key, (features, units) in columns.items():
             self._file[key].attrs["features"] = np.array(features, dtype=strings)
             self._file[key].attrs["units"] = np.array(units, dtype=strings)
+        if CONTEXT in self._keys:
+            describe_context(self._file[CONTEXT], self._context)
         if TYPES in self._keys:
             codes = [f"{kind.code} = {kind.name}" for kind in PARTICLE_TYPES]
             self._file[TYPES].attrs["codes"] = np.array(codes, dtype=strings)
