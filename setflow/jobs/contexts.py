@@ -142,9 +142,11 @@ def context_options(flow: SetFlow, train: object) -> tuple[str, ...]:
         elif encoder is not None:
             middle = ((encoder.low[k] + encoder.high[k]) / 2).item()
             values[feature.name] = "VALUE" if math.isnan(middle) else f"{float(f'{middle:.3g}'):g}"
-    if isinstance(train, str) and not any(isinstance(value, dict) for value in values.values()):
+    if any(isinstance(value, dict) for value in values.values()):
+        return "--condition", in_words(values)
+    if isinstance(train, str):
         return "--like", train
-    return "--condition", in_words(values)
+    return "--condition", in_words(values), "--events", "1000"
 
 
 def in_words(given: Conditions) -> str:

@@ -133,8 +133,8 @@ def score_to_hdf5(
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")
-    flow.require_fitted()
     source = _source(flow, data, condition)
+    flow.require_fitted()
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
         raise ValueError(f"{data} holds {header.n} jets, events={events} of them were asked for")
