@@ -182,7 +182,7 @@ class Standardizer(Fitted):
             weight = as_weight(weight, x.shape[:-2]).to(x.device)
             each = weight[..., None].expand(x.shape[:-1])
             each = each[mask] if mask is not None else each.reshape(-1)
-            total_weight(each, f"over {len(each):,} real objects the weights")
+            total_weight(each, f"over {len(each):,} real objects the weights", weight)
             std, mean = weighted_std_mean(real, each)
         if not bool((std > 0).all()):
             feature = int((~(std > 0)).nonzero()[0])

@@ -79,12 +79,13 @@ def count_negative(weight: Tensor) -> str:
     return f"{negative:,} of {weight.numel():,} weights {'is' if negative == 1 else 'are'} negative"
 
 
-def total_weight(weight: Tensor, what: str = "the weights") -> Tensor:
+def total_weight(weight: Tensor, what: str = "the weights", events: Tensor | None = None) -> Tensor:
     """Return the sum of weights, which is positive.
 
     Arguments:
         weight: weights, of any shape.
         what: whose they are, for the error message.
+        events: the weights of the events, where `weight` repeats those for their objects.
 
     Raises:
         ValueError: if one is not finite, or the sum is not positive; it counts the negative ones.
@@ -93,9 +94,10 @@ def total_weight(weight: Tensor, what: str = "the weights") -> Tensor:
         _refuse_not_finite(weight)
     total = weight.sum()
     if not bool(total > 1e-12 * weight.abs().sum()):  # what is left of a cancellation is rounding
+        counted = count_negative(weight if events is None else events)
         raise ValueError(
-            f"{what} sum to {total.item():.3g}, expected a positive sum: {count_negative(weight)}; "
-            "give more events, or weights of which fewer cancel"
+            f"{what} sum to {total.item():.3g}, expected a positive sum: {counted}; give more "
+            "events, or weights of which fewer cancel"
         )
     return total
 
