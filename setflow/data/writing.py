@@ -32,6 +32,7 @@ from setflow.data.jets import (
     PHI,
     RESERVED,
     TYPES,
+    WEIGHTS,
     JetSample,
 )
 from setflow.data.valid import (
@@ -78,6 +79,7 @@ class JetWriter:
         jet_units: the unit of each jet feature; `RELATIVE_JET_UNITS` if the jet pT is not known.
         with_types: whether each `write` brings `particle_type`.
         with_events: whether each `write` brings `event_number`.
+        with_weights: whether the particles of each `write` have weights.
         attributes: further attributes of the file: strings, numbers or booleans by name.
         compression: the gzip level, 0 (none) to 9.
         keep_unphysical: write also what cannot be, such as a ptrel below 0 or NaN, as the sample of
@@ -109,6 +111,7 @@ class JetWriter:
         jet_units: tuple[str, ...] = JET_UNITS,
         with_types: bool = False,
         with_events: bool = False,
+        with_weights: bool = False,
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
         keep_unphysical: bool = False,
@@ -127,7 +130,7 @@ class JetWriter:
             )
         if taken := sorted(set(self._attributes) & set(RESERVED)):
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
-        optional = {TYPES: with_types, EVENTS: with_events}
+        optional = {TYPES: with_types, EVENTS: with_events, WEIGHTS: with_weights}
         self._keys = [PARTICLES, JETS, *(key for key, wanted in optional.items() if wanted)]
         self._rows = _chunk_rows(objects)
         self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
@@ -186,7 +189,8 @@ class JetWriter:
 
         Arguments:
             particles: etarel, phirel [rad] and ptrel, with `x` of shape `(b, M, 3)`; slots beyond
-                the file's must be padding. phirel is wrapped into [-pi, pi).
+                the file's must be padding. phirel is wrapped into [-pi, pi). Their weights are
+                written as they are.
             jets: pt, eta, mass, num_particles, with shape `(b, 4)`, in the units of the writer.
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
@@ -199,14 +203,16 @@ class JetWriter:
         """
         if self._file is None:
             raise RuntimeError("the writer is not open; use it as `with JetWriter(...) as writer:`")
-        for key, given in {TYPES: particle_type, EVENTS: event_number}.items():
+        listed(particles, "JetWriter.write")
+        options = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
+        parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}
+        for key, given in parts.items():
             if (given is not None) != (key in self._keys):
-                short = "with_types" if key == TYPES else "with_events"
+                short = options[key]
                 raise ValueError(
                     f"{key} is {'given' if given is not None else 'missing'}, but the writer was "
                     f"made with {short}={key in self._keys}; let both agree"
                 )
-        listed(particles, "JetWriter.write")
         jets = as_tensor(jets, "jets")
         if particle_type is not None:
             particle_type = as_tensor(particle_type, "particle_type")
@@ -251,6 +257,8 @@ class JetWriter:
             columns[TYPES] = types
         if sample.event_number is not None:
             columns[EVENTS] = _events(sample.event_number.detach().cpu().numpy(), defects)
+        if sample.particles.weight is not None:
+            columns[WEIGHTS] = sample.particles.weight.detach().cpu().numpy()
         if defects:
             refuse(defects, "this batch", 0)
         return columns
@@ -271,7 +279,7 @@ class JetWriter:
 
     def _create(self) -> None:
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
-        tails |= {TYPES: (self._objects,), EVENTS: ()}
+        tails |= {TYPES: (self._objects,), EVENTS: (), WEIGHTS: ()}
         for key in self._keys:
             self._file.create_dataset(
                 key,

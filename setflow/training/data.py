@@ -16,6 +16,7 @@ from setflow.data.jets import PARTICLE_NAMES, JetSample
 from setflow.files import same_file
 from setflow.random import derive
 from setflow.sets.batch import SetBatch
+from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.shipped import JETS, find
 from setflow.training.record import file_facts
 
@@ -76,10 +77,14 @@ class SetDataModule(LightningDataModule):
         conditions: the jet features that the model is conditioned on, in its order.
         seed: the seed of that split and of the order of the events.
         features: the features of a particle that the model knows, in its order.
+        weight: the name of the dataset in the files that holds the weights of the jets, such as
+            `weight`; None takes none. They are normalised once, to mean 1 over the training jets,
+            and those of the validation jets by the same factor.
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1; when the files are read, if both
-            are the same, or a side holds no jets.
+            are the same, a side holds no jets, or the weights of a side do not sum to a positive
+            number.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class SetDataModule(LightningDataModule):
         conditions: Sequence[str] = (),
         seed: int = 0,
         features: Sequence[str] = PARTICLE_NAMES,
+        weight: str | None = None,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
@@ -102,7 +108,7 @@ class SetDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.features, self.conditions = tuple(features), tuple(conditions)
-        self.seed = seed
+        self.seed, self.weight = seed, weight
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
 
@@ -133,7 +139,12 @@ class SetDataModule(LightningDataModule):
                 raise ValueError(
                     f"the {name} sample is empty; give a larger file or another val_fraction"
                 )
-        self._train, self._val = self._events(train), self._events(val)
+        factor = 1.0
+        for name, sample in (("validation", val), ("training", train)):  # the last one tells it
+            if sample.particles.weight is not None:
+                total = total_weight(sample.particles.weight, f"{name} jets: their weights")
+                factor = len(sample) / float(total)
+        self._train, self._val = self._events(train, factor), self._events(val, factor)
 
     def _read(self, path: str) -> JetSample:
         return read_jets(
@@ -141,11 +152,13 @@ class SetDataModule(LightningDataModule):
             max_objects=self.max_objects,
             features=self.features,
             conditions=self.conditions,
+            weight=self.weight,
         )
 
-    def _events(self, sample: JetSample) -> SetBatch:
+    def _events(self, sample: JetSample, factor: float) -> SetBatch:
         context = sample.context(self.conditions) if self.conditions else None
-        return SetBatch(sample.particles.x, sample.particles.mask, context)
+        x, mask, weight = sample.particles.x, sample.particles.mask, sample.particles.weight
+        return SetBatch(x, mask, context, None if weight is None else factor * weight)
 
     def facts(self) -> dict[str, Any]:
         """Return what the events are, for the card of a model: files, sha256, numbers of jets."""
@@ -153,12 +166,17 @@ class SetDataModule(LightningDataModule):
         assert self._train is not None
         assert self._val is not None
         val = {} if self.val_path is None else file_facts(self.val_path)
-        return {
+        facts: dict[str, Any] = {
             "train": {**file_facts(self.train_path), "jets": len(self._train)},
             "validation": {**val, "jets": len(self._val)},
             "batch_size": self.batch_size,
             "max_objects": self.max_objects,
         }
+        if self._train.weight is not None:
+            effective = round(effective_number(self._train.weight))
+            negative = count_negative(self._train.weight)
+            facts["weights"] = f"{self.weight}, worth {effective:,} equal ones; {negative}"
+        return facts
 
     def train_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._train, shuffle=True)

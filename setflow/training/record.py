@@ -100,6 +100,8 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
     for name, use in (("train", "training"), ("validation", "validation")):
         if name in facts:
             lines.append(_data_line(facts[name], use))
+    if "weights" in facts:
+        lines.append(f"weights of the training jets: {facts['weights']}")
     batch = f" of {facts['batch_size']} sets" if "batch_size" in facts else ""
     length = f"{_count(facts['steps'], 'step')}{batch} ({_count(facts['epochs'], 'epoch')}), in "
     length += clock(facts["seconds"])
