@@ -288,6 +288,7 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         events=config.events,
         seed=config.seed,
         overwrite=config.force,
+        weight=config.weight,
     )
     Console().print(report.table())
     for note in report.notes:

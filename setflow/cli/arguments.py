@@ -187,6 +187,12 @@ COMMANDS = {
                 "The largest number of jets of each file to compare, the first ones; without it, "
                 "all of them.",
             ),
+            Argument(
+                "--weight",
+                "The name of the dataset that holds the weights of the jets, such as weight, in "
+                "one of the files or both; without it, all jets count equally.",
+                "NAME",
+            ),
             integer(
                 "--seed",
                 "The seed of the parts of the reference that make the floor, and of the controls.",

@@ -30,6 +30,7 @@ from setflow.model.compiled import compile_field
 from setflow.model.encoding import context_columns
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
+from setflow.schema import Positive
 from setflow.sets.batch import SetBatch
 from setflow.training.conditions import described, features_of
 from setflow.training.data import SetDataModule
@@ -188,7 +189,26 @@ def _read_yaml(text: str) -> Any:
         YAMLError: if it is none, or gives a key twice, of which the parser would drop the first.
     """
     require_single_keys(text)
-    return plain(get_loader("yaml")(text))
+    value = plain(get_loader("yaml")(text))
+    if "boxcox:" in text and isinstance(value, dict):
+        _refuse_former(value)
+    return value
+
+
+def _refuse_former(config: dict[str, Any]) -> None:
+    """Refuse a configuration whose scaler has the argument that `kinds` has replaced."""
+    try:
+        arguments = config["model"]["flow"]["init_args"]["scaler"]["init_args"]
+        powers = {int(place): float(power) for place, power in arguments["boxcox"].items()}
+        kinds = ["real"] * max(int(arguments.get("dim") or 0), 1 + max(powers))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return
+    for place, power in powers.items():
+        kinds[place] = str(Positive(boxcox=power))
+    raise ValueError(
+        "model.flow.scaler has boxcox, which the kinds of features have replaced: write init_args: "
+        f"{{kinds: [{', '.join(kinds)}]}}"
+    )
 
 
 def _start_from(folder: Path, flow: SetFlow) -> None:

@@ -108,6 +108,12 @@ _FIT = (
         default=150,
     ),
     Argument(
+        "--data.weight",
+        "The name of the dataset in these files that holds the weights of the jets, such as "
+        "weight; without it, all jets count equally.",
+        "NAME",
+    ),
+    Argument(
         "--model.flow.init_args.field.init_args.hidden",
         "The width of the field; every argument of a part of the model can be given like this.",
         "N",
@@ -167,7 +173,7 @@ FIT = Command(
 _NUMBER = re.compile(r"\d[\d_]*(\.\d*)?([eE]\+?\d+)?")
 _FRACTION = re.compile(r"val_check_interval|limit_\w+_batches|overfit_batches")
 _CONFIGURED = ("-c", "--config")
-_TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val")
+_TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val", "--data.weight")
 
 
 def plain(value: Any, key: str = "") -> Any:

@@ -192,7 +192,7 @@ class OneLineErrors(ArgumentParser):
 
 def of_optional_part(message: str) -> str:
     """Return why a part that may also be missing could not be built, without the choices."""
-    reasons = re.search(r"Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>", message, re.DOTALL)
+    reasons = re.search(r"Errors:\s+- (.*?)\s+- Expected a <class '\w+'>", message, re.DOTALL)
     return " ".join(reasons[1].split()) if reasons else message
 
 

@@ -1,8 +1,9 @@
 """Read files of jets, checked.
 
 The layout is the table in `setflow.schema`: `particle_features` with shape `(n, N, 4)`, and
-optionally `jet_features` `(n, 4)`, `particle_type` `(n, N)` and `event_number` `(n,)`. Columns are
-found by their names (`setflow.data.columns`); files of JetNet, which name none, open as they are.
+optionally `jet_features` `(n, 4)`, `particle_type` `(n, N)`, `event_number` `(n,)` and `weight`
+`(n,)`. Columns are found by their names (`setflow.data.columns`); files of JetNet, which name none,
+open as they are.
 
 Reading believes nothing: a value that cannot be is an error that names file, row and column, or,
 for those who need every row in its place, a row left empty with its reason. What stands in a padded
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +27,24 @@ from numpy.typing import NDArray
 
 from setflow.data.columns import Columns, wide_dtype
 from setflow.data.filters import MENDED_BY, missing_filters
-from setflow.data.header import JetHeader, header_of, jet_columns, open_jets, particle_columns
-from setflow.data.jets import EVENTS, JETS, NUM, PARTICLE_NAMES, PARTICLES, TYPES, JetSample
+from setflow.data.header import (
+    JetHeader,
+    check_weight,
+    header_of,
+    jet_columns,
+    open_jets,
+    particle_columns,
+    weights_of,
+)
+from setflow.data.jets import (
+    EVENTS,
+    JETS,
+    NUM,
+    PARTICLE_NAMES,
+    PARTICLES,
+    TYPES,
+    JetSample,
+)
 from setflow.data.valid import (
     Defects,
     check_finite,
@@ -35,6 +53,7 @@ from setflow.data.valid import (
     check_physical_jets,
     checked_mask,
     checked_types,
+    note,
     refuse,
     turned,
 )
@@ -70,6 +89,7 @@ def read_jets(
     conditions: Sequence[str] = (),
     with_types: bool = False,
     keep_unphysical: bool = False,
+    weight: str | None = None,
 ) -> JetSample:
     """Read jets from a file, block by block, so that little more than the result is in memory.
 
@@ -85,26 +105,33 @@ def read_jets(
         with_types: read `particle_type`, too, if the file has it.
         keep_unphysical: keep values that cannot be, such as a ptrel below 0, which the sample of a
             model may hold.
+        weight: the name of the dataset that holds the weights of the jets, such as `weight`; None
+            reads none. They come with the particles, as they stand in the file.
 
     Returns:
         The jets. Features are float64 if the file's are, else float32. Units are those of the
         layout; `num_particles` is counted from the mask.
 
     Warns:
-        UserWarning: if a unit was converted.
+        UserWarning: if a unit was converted, or the file holds weights that are not used.
 
     Raises:
         FileNotFoundError: if there is no such file.
         OSError: if the file is not HDF5, truncated or otherwise broken.
         ValueError: if it does not have the layout, a name or a known unit; if a row is malformed: a
-            mask is neither 0 nor 1, a real particle or a jet holds NaN or Inf, or a value beyond
-            its limits (`setflow.schema.Limits`), a phirel outside [-pi, pi), an unknown type, or
-            another number of particles than the mask says; if the rows asked for do not exist.
+            mask is neither 0 nor 1, a real particle, a jet or a weight holds NaN or Inf, or a value
+            beyond its limits (`setflow.schema.Limits`), a phirel outside [-pi, pi), an unknown
+            type, or another number of particles than the mask says; if the rows asked for, or the
+            weights, do not exist.
     """
     wanted = _Wanted(
-        start, stop, max_objects, tuple(features), tuple(conditions), with_types, keep_unphysical
-    )
-    return _read(find(SHIPPED, path), wanted, malformed=refuse)
+        start, stop, max_objects, tuple(features), tuple(conditions), with_types, keep_unphysical,
+        weight,
+    )  # fmt: skip
+    path = find(SHIPPED, path)
+    sample = _read(path, wanted, malformed=refuse)
+    _tell_unused(path, weight)
+    return sample
 
 
 def screen_jets(
@@ -139,13 +166,24 @@ def screen_jets(
     """
     reasons: dict[int, str] = {}
 
-    def note(defects: Defects, path: Path, first: int) -> None:
+    def keep(defects: Defects, path: Path, first: int) -> None:
         reasons.update({first - start + row: defects[row] for row in sorted(defects)})
 
     wanted = _Wanted(
         start, stop, max_objects, tuple(features), tuple(conditions), with_types, False
     )
-    return ScreenedJets(_read(find(SHIPPED, path), wanted, malformed=note), reasons)
+    return ScreenedJets(_read(find(SHIPPED, path), wanted, malformed=keep), reasons)
+
+
+def _tell_unused(path: Path, used: str | None) -> None:
+    """Warn of weights in a file that nobody asked for."""
+    with open_jets(path) as file:
+        unused = [name for name in weights_of(file) if name != used]
+    if unused:  # one place, so that Python tells it once for a file
+        names = ", ".join(unused)
+        instead = "to use some, name them" if used is None else f"'{used}' are"
+        text = f"{path} holds weights of its jets that are not used ({names}); {instead}"
+        warnings.warn(text, stacklevel=1)
 
 
 # --- rows ---
@@ -162,17 +200,19 @@ class _Wanted:
     conditions: tuple[str, ...]
     with_types: bool
     keep_unphysical: bool
+    weight: str | None = None
 
 
 @dataclass
 class _Block:
-    """Rows of a file: features `(b, N, D)`, mask `(b, N)`, jets `(b, C)`, types `(b, N)`."""
+    """Rows of a file: features `(b, N, D)`, mask and types `(b, N)`, jets `(b, C)`, rest `(b,)`."""
 
     x: NDArray[Any]
     real: NDArray[np.bool_]
     jets: NDArray[Any]
     types: NDArray[Any] | None
     events: NDArray[Any] | None
+    weight: NDArray[np.float64] | None
 
 
 def _read(
@@ -193,14 +233,17 @@ def _read(
         order = (ORDER,) if most is not None and ORDER not in wanted.features else ()
         columns = particle_columns(file, path, (*wanted.features, *order))
         jet_features = jet_columns(file, path, wanted.conditions)
+        if wanted.weight is not None:
+            check_weight(file, path, wanted.weight, header.n)
         n, slots = stop - start, min(header.objects, most or header.objects)
         result = _empty(file, header, wanted, n, slots, len(jet_features.names))
-        lacking = sorted({name for key in header.keys for name in missing_filters(file[key])})
+        keys = {*header.keys, *([] if wanted.weight is None else [wanted.weight])}
+        lacking = sorted({name for key in keys for name in missing_filters(file[key])})
         rows = _block_rows(file[PARTICLES])
         for first in range(start, stop, rows):
             there = slice(first, min(first + rows, stop))
             try:
-                block = _rows(file, there, columns, jet_features, result)
+                block = _rows(file, there, columns, jet_features, result, wanted.weight)
             except OSError as error:
                 raise _unreadable(path, there, lacking, error) from error
             defects = _check(block, columns, jet_features, wanted)
@@ -216,11 +259,12 @@ def _read(
             here = slice(there.start - start, there.stop - start)
             result.x[here] = block.x[..., : len(wanted.features)]
             result.real[here], result.jets[here] = block.real, block.jets
-            for all_rows, some in ((result.types, block.types), (result.events, block.events)):
+            for name in ("types", "events", "weight"):
+                all_rows, some = getattr(result, name), getattr(block, name)
                 if all_rows is not None and some is not None:
                     all_rows[here] = some
     return JetSample(
-        SetBatch(torch.from_numpy(result.x), torch.from_numpy(result.real)),
+        SetBatch(torch.from_numpy(result.x), torch.from_numpy(result.real), weight=result.weight),
         torch.from_numpy(result.jets),
         None if result.types is None else torch.from_numpy(result.types),
         None if result.events is None else torch.from_numpy(result.events),
@@ -246,10 +290,14 @@ def _empty(
         np.empty((n, jet_features), jets_dtype),
         np.empty((n, slots), np.int8) if types else None,
         events,
+        None if wanted.weight is None else np.empty(n),
     )
 
 
-def _rows(file: Any, there: slice, columns: Columns, jet_features: Columns, like: _Block) -> _Block:
+def _rows(
+    file: Any, there: slice, columns: Columns, jet_features: Columns, like: _Block,
+    weights: str | None,
+) -> _Block:  # fmt: skip
     """Return rows of a file as they stand there, in the units asked for."""
     particles = columns.of(file[PARTICLES][there])
     n = there.stop - there.start
@@ -259,7 +307,8 @@ def _rows(file: Any, there: slice, columns: Columns, jet_features: Columns, like
     real = particles[..., -1]
     types = None if like.types is None else file[TYPES][there]
     events = None if like.events is None else file[EVENTS][there]
-    return _Block(particles[..., :-1], real, jets, types, events)
+    weight = None if weights is None else file[weights][there].astype(np.float64)
+    return _Block(particles[..., :-1], real, jets, types, events, weight)
 
 
 def _check(block: _Block, columns: Columns, jet_features: Columns, wanted: _Wanted) -> Defects:
@@ -273,6 +322,12 @@ def _check(block: _Block, columns: Columns, jet_features: Columns, wanted: _Want
     check_jets(np.where(there, block.jets, 0), jet_features.names, defects)
     if block.types is not None:
         block.types = checked_types(block.types, block.real, defects)
+    if block.weight is not None:
+        weight = block.weight
+        note(
+            defects, ~np.isfinite(weight)[:, None],
+            lambda row, _: f"{wanted.weight} holds {weight[row]}; expected a finite number",
+        )  # fmt: skip
     if "phirel" in features:
         phi = features.index("phirel")
         block.x[..., phi] = turned(block.x[..., phi])

@@ -23,12 +23,23 @@ from setflow.data.jets import (
     PARTICLES,
     RESERVED,
     TYPES,
+    WEIGHTS,
 )
 from setflow.schema import DATASETS, JET_FEATURES, PARTICLE_FEATURES, names
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find, known
 
-__all__ = ["JetHeader", "header_of", "jet_columns", "open_jets", "particle_columns", "read_header"]
+__all__ = [
+    "JetHeader",
+    "check_weight",
+    "datasets_of",
+    "header_of",
+    "jet_columns",
+    "open_jets",
+    "particle_columns",
+    "read_header",
+    "weights_of",
+]
 
 FLAG = names(PARTICLE_FEATURES)[MASK]
 
@@ -70,6 +81,12 @@ def read_header(path: str | os.PathLike[str]) -> JetHeader:
     path = find(SHIPPED, path)
     with open_jets(path) as file:
         return header_of(file, path)
+
+
+def datasets_of(path: Path) -> set[str]:
+    """Return the names of the datasets of a file, those beyond the layout included."""
+    with open_jets(path) as file:
+        return set(file)
 
 
 def open_jets(path: Path) -> Any:
@@ -151,12 +168,45 @@ def jet_columns(file: Any, path: Path, conditions: Sequence[str] = ()) -> Column
     return Columns(tuple(wanted), units, places, factors)
 
 
+def weights_of(file: Any) -> list[str]:
+    """Return the datasets of an open file that hold weights by their names, one for each jet."""
+    names = _per_jet(file, int(file[PARTICLES].shape[0]))
+    return [name for name in names if WEIGHTS in name.lower()]
+
+
+def _per_jet(file: Any, n: int) -> list[str]:
+    """Return the datasets with one number for each of the n jets."""
+    held = {name: file[name] for name in file if isinstance(file[name], h5py.Dataset)}
+    return [name for name, one in held.items() if one.shape == (n,) and one.dtype.kind in "fiu"]
+
+
+def check_weight(file: Any, path: Path, name: str, n: int) -> None:
+    """Check that a file holds a dataset of weights, one number for each of its n jets.
+
+    Raises:
+        ValueError: if there is no such dataset, or it is of another shape or dtype.
+    """
+    there = _per_jet(file, n)
+    if name in there:
+        return
+    got = file.get(name)
+    if isinstance(got, h5py.Dataset):
+        raise ValueError(
+            f"{path}: {name} has shape {got.shape} and dtype {got.dtype}, expected ({n},) and "
+            "numbers: one weight for each jet"
+        )
+    raise ValueError(
+        f"{path} has no dataset '{name}' of weights; with one number for each jet it holds "
+        f"{', '.join(there) or 'none'}; name one of these, or leave the weights out"
+    )
+
+
 def _checked_keys(file: Any, path: Path) -> tuple[str, ...]:
     """Return the datasets of the layout that a file holds, their shapes and dtypes checked."""
     held = list(file)
     for spec in DATASETS:  # what need not be there is missed only if it is there misspelt
         near = difflib.get_close_matches(spec.key, held, n=1, cutoff=0.5 if spec.required else 0.9)
-        if spec.key not in held and (spec.required or near):
+        if spec.key not in held and (spec.required or near) and spec.key != WEIGHTS:
             raise ValueError(
                 f"{path} has no dataset '{spec.key}'; it holds {held or 'nothing'}"
                 + (f"; did whoever wrote it mean it by '{near[0]}'? Rename it" if near else "")
@@ -174,7 +224,7 @@ def _checked_keys(file: Any, path: Path) -> tuple[str, ...]:
             "that names others"
         )
     n, objects = int(shape[0]), int(shape[1])
-    expected: dict[str, tuple[int, ...]] = {TYPES: (n, objects), EVENTS: (n,)}
+    expected: dict[str, tuple[int, ...]] = {TYPES: (n, objects), EVENTS: (n,), WEIGHTS: (n,)}
     expected[JETS] = (n, len(JET_FEATURES))
     for key in keys[1:]:
         got = file[key].shape
@@ -186,7 +236,7 @@ def _checked_keys(file: Any, path: Path) -> tuple[str, ...]:
             what += ", or the attribute features that names others" if what and not rows else ""
             raise ValueError(f"{path}: {key} has shape {got}, expected {expected[key]}{what}{rows}")
     for key in keys:
-        kinds = "f" if key == PARTICLES else "fiu" if key == JETS else "iu"
+        kinds = "f" if key == PARTICLES else "fiu" if key in (JETS, WEIGHTS) else "iu"
         if file[key].dtype.kind not in kinds:
             raise ValueError(
                 f"{path}: {key} has dtype {file[key].dtype}, expected {DTYPES[key]} or alike"

@@ -22,7 +22,7 @@ __all__ = ["JetSample"]
 
 LAYOUT_VERSION = 1
 RESERVED = ("complete", "layout", "layout_version", "n", "unphysical")
-PARTICLES, JETS, TYPES, EVENTS = (spec.key for spec in DATASETS)
+PARTICLES, JETS, TYPES, EVENTS, WEIGHTS = (spec.key for spec in DATASETS)
 DTYPES = {spec.key: np.dtype(spec.dtype) for spec in DATASETS}
 PHI = names(PARTICLE_FEATURES).index("phirel")
 MASK = names(PARTICLE_FEATURES).index("mask")
@@ -36,7 +36,7 @@ class JetSample:
 
     Arguments:
         particles: the features of the particles, with `x` of shape `(n, N, D)`, zero in padded
-            slots, and `mask` of shape `(n, N)`.
+            slots, `mask` of shape `(n, N)`, and the weights of the jets, if they were asked for.
         jets: the features of the jets, with shape `(n, C)`.
         particle_type: codes of `PARTICLE_TYPES`, with shape `(n, N)`, int8, or None.
         event_number: the collision that each jet comes from, with shape `(n,)`, int64 or uint64, or

@@ -34,6 +34,7 @@ from setflow.data.jets import (
     PHI,
     RESERVED,
     TYPES,
+    WEIGHTS,
     JetSample,
 )
 from setflow.data.valid import (
@@ -65,7 +66,6 @@ from setflow.sets.masks import zero_padding
 
 __all__ = ["JetWriter"]
 
-_OPTIONS = {TYPES: "with_types", EVENTS: "with_events"}
 CHUNK_BYTES = 2**20  # an HDF5 chunk holds whole jets and at most so much
 
 
@@ -82,6 +82,7 @@ class JetWriter:
         jet_units: the unit of each jet feature; `RELATIVE_JET_UNITS` if the jet pT is not known.
         with_types: whether each `write` brings `particle_type`.
         with_events: whether each `write` brings `event_number`.
+        with_weights: whether the particles of each `write` have weights.
         context: the features of the context that each `write` brings, such as a model is asked for.
         attributes: further attributes of the file: strings, numbers or booleans by name.
         compression: the gzip level, 0 (none) to 9.
@@ -114,6 +115,7 @@ class JetWriter:
         jet_units: tuple[str, ...] = JET_UNITS,
         with_types: bool = False,
         with_events: bool = False,
+        with_weights: bool = False,
         context: Sequence[Feature] = (),
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
@@ -134,7 +136,8 @@ class JetWriter:
         if taken := sorted(set(self._attributes) & set(RESERVED)):
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
         self._context = tuple(context)
-        optional = {TYPES: with_types, EVENTS: with_events, CONTEXT: bool(context)}
+        optional = {TYPES: with_types, EVENTS: with_events, WEIGHTS: with_weights}
+        optional |= {CONTEXT: bool(context)}
         self._keys = [PARTICLES, JETS, *(key for key, wanted in optional.items() if wanted)]
         self._rows = _chunk_rows(objects)
         self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
@@ -194,7 +197,8 @@ class JetWriter:
 
         Arguments:
             particles: etarel, phirel [rad] and ptrel, with `x` of shape `(b, M, 3)`; slots beyond
-                the file's must be padding. phirel is wrapped into [-pi, pi).
+                the file's must be padding. phirel is wrapped into [-pi, pi). Their weights are
+                written as they are.
             jets: pt, eta, mass, num_particles, with shape `(b, 4)`, in the units of the writer.
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
@@ -208,17 +212,17 @@ class JetWriter:
         """
         if self._file is None:
             raise RuntimeError("the writer is not open; use it as `with JetWriter(...) as writer:`")
-        optional = {TYPES: particle_type, EVENTS: event_number, CONTEXT: context}
-        for key, given in optional.items():
+        listed(particles, "JetWriter.write")
+        told = ", ".join(names(self._context)) or "none"
+        made = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
+        parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}
+        for key, given in {**parts, CONTEXT: context}.items():
             if (given is not None) != (key in self._keys):
-                short = f"{_OPTIONS[key]}={key in self._keys}"
-                if key == CONTEXT:
-                    short = f"the context {', '.join(names(self._context)) or 'none'}"
+                option = f"context={told}" if key == CONTEXT else f"{made[key]}={key in self._keys}"
                 raise ValueError(
                     f"{key} is {'given' if given is not None else 'missing'}, but the writer was "
-                    f"made with {short}; let both agree"
+                    f"made with {option}; let both agree"
                 )
-        listed(particles, "JetWriter.write")
         jets = as_tensor(jets, "jets")
         if particle_type is not None:
             particle_type = as_tensor(particle_type, "particle_type")
@@ -281,6 +285,8 @@ class JetWriter:
             columns[TYPES] = types
         if sample.event_number is not None:
             columns[EVENTS] = _events(sample.event_number.detach().cpu().numpy(), defects)
+        if sample.particles.weight is not None:
+            columns[WEIGHTS] = sample.particles.weight.detach().cpu().numpy()
         if defects:
             refuse(defects, "this batch", 0)
         return columns
@@ -301,7 +307,7 @@ class JetWriter:
 
     def _create(self) -> None:
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
-        tails |= {TYPES: (self._objects,), EVENTS: (), CONTEXT: (len(self._context),)}
+        tails |= {TYPES: (self._objects,), EVENTS: (), WEIGHTS: (), CONTEXT: (len(self._context),)}
         for key in self._keys:
             self._file.create_dataset(
                 key,

@@ -157,21 +157,24 @@ class SetFlow(SavedModel):
         same by its features; the sample must fit it. Once p(N | c) is fitted it is trained.
 
         Arguments:
-            batch: physical features, with context in the order of `conditions`.
+            batch: physical features, with context in the order of `conditions`; an event counts by
+                its weight, in any unit, if there are weights.
             refit: fit all parts, also those that have statistics; a cardinality model that is
                 trained starts anew from the frequencies of the sample.
 
         Raises:
             TypeError: if it is no `SetBatch`.
-            ValueError: if the sample does not fit the model.
+            ValueError: if the sample does not fit the model, or negative weights make a variance
+                or probability that is not positive.
         """
         batch = listed(batch, "fit_statistics")
+        weight = batch.weight
         all_parts = (self.scaler, self.context_scaler, self.cardinality)
         parts = [part for part in all_parts if part is not None]
         nothing = all(part.is_fitted for part in parts) and not all(part.given for part in parts)
         trained = self.scaler.is_fitted and not self.scaler.given
         if refit or not self.scaler.is_fitted:
-            self.scaler.fit(batch.x, batch.mask)
+            self.scaler.fit(batch.x, batch.mask, weight)
         else:
             self.scaler(batch.x, batch.mask)
         context = None
@@ -179,14 +182,15 @@ class SetFlow(SavedModel):
             c = self._context(batch.c, len(batch))
             scaled = self.context_scaler
             if scaled is not None and (refit or not scaled.is_fitted):
-                scaled.fit(c[:, None, self.context_encoder.scaled])
+                scaled.fit(c[:, None, self.context_encoder.scaled], weight=weight)
             context = self.context_encoder(c, scaled)
             self.context_encoder.learn_range(c, anew=refit or not trained)
         elif batch.c is not None:
             self._refuse_context(batch.c)
         if self.cardinality is not None:
             if refit or not self.cardinality.is_fitted:
-                self.cardinality.fit(batch.lengths, context)
+                weighted = {} if weight is None else {"weight": weight}
+                self.cardinality.fit(batch.lengths, context, **weighted)
             elif len(batch) and int(batch.lengths.max()) > self.cardinality.max_objects:
                 raise ValueError(
                     f"events have up to {int(batch.lengths.max())} objects, and the cardinality "
@@ -226,7 +230,9 @@ class SetFlow(SavedModel):
 
         Arguments:
             batch: physical features with shape `(B, N, D)`, or `(N, D)` for one event, with context
-                if the model has conditions.
+                if the model has conditions. With weights w the mean over the events is
+                (1/B) sum w l: they are normalised once, over the training sample, to mean 1, and
+                not again in each batch, whose mean would then be biased.
             t: times with shape `(B,)`; None draws them.
             times: the density of the times and their weight; None takes uniform times, no weight.
             noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
@@ -259,7 +265,8 @@ class SetFlow(SavedModel):
         Returns:
             `flow`, the flow-matching loss; and, if the cardinality model has parameters,
             `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats. The
-            terms share no parameter, so the gradient of each is what it would be alone.
+            terms share no parameter, so the gradient of each is what it would be alone. Both are
+            means of an event's term times its weight, if there are weights; see `loss`.
 
         Raises:
             TypeError: if `batch` is no `SetBatch`.
@@ -280,10 +287,14 @@ class SetFlow(SavedModel):
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         elif single:
             noise = noise[None]
-        flow = masked_fm_loss(
+        losses = masked_fm_loss(
             self.field, z, noise.to(z), batch.mask, t, c, path=self.path, times=times,
-            generator=generator,
+            reduction="none", generator=generator,
         )  # fmt: skip
+        if batch.weight is not None:
+            losses = batch.weight.to(losses.dtype) * losses
+            log_p = None if log_p is None else batch.weight * log_p
+        flow = reduce_events(losses, "mean")
         if log_p is None:
             return {"flow": flow}
         return {"flow": flow, "cardinality": -reduce_events(log_p, "mean").to(flow.dtype)}

@@ -28,6 +28,7 @@ def notes_on(
     *,
     same: bool,
     sampled: bool = False,
+    worth: float | None = None,
 ) -> tuple[str, ...]:
     """Return what speaks against a comparison.
 
@@ -38,6 +39,7 @@ def notes_on(
         unphysical: how many values of the generated particles cannot be; see `unphysical_of`.
         same: whether both sides are the same file.
         sampled: whether the file of the reference says that a model has sampled it.
+        worth: the effective number of jets of the side that has fewer, where jets have weights.
     """
     notes = []
     shared = 0 if same else _shared(model, truth)
@@ -64,6 +66,11 @@ def notes_on(
             "comparison"
         )
     few = min(len(model), n_ref)
+    if few >= FEW and worth is not None and worth < FEW:
+        notes.append(
+            f"the weighted jets of a side are worth {worth:,.0f} equal ones, fewer than {FEW}: the "
+            "values are mostly chance, and so is their ratio to the floor; compare more jets"
+        )
     if few < FEW:
         notes.append(
             f"{few} {'jet' if few == 1 else 'jets'} on a side are fewer than {FEW}: the values are "

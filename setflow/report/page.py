@@ -16,218 +16,32 @@ so many jets. A metric whose controls are at the floor too is blind to what they
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 
 from setflow.data.hdf5 import read_jets
-from setflow.data.header import read_header
+from setflow.data.header import datasets_of, read_header
 from setflow.files import NewFolder, check_target, same_file
+from setflow.physics.controls import shuffle_particles, swap_ptrel
 from setflow.physics.kinematics import hardest_first
 from setflow.physics.metrics import (
     METRICS,
-    Floor,
-    Metric,
     distances,
     observables,
-    shuffle_particles,
-    swap_ptrel,
     truth_floor,
 )
 from setflow.report.notes import notes_on, unphysical_of
+from setflow.report.outcome import Report, Result, Side
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
-__all__ = ["METRICS_FILE", "Report", "Result", "Side", "compare", "evaluate"]
+__all__ = ["METRICS_FILE", "compare", "evaluate"]
 
 METRICS_FILE = "metrics.json"
 """The file of numbers in the folder of a report, beside its pictures."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One metric of a report; all numbers are in `unit`.
-
-    Arguments:
-        value: generated against reference.
-        floor: the mean between disjoint parts of the reference.
-        floor_spread: its standard deviation: how far one value scatters.
-        shuffled: the reference with particles shuffled, against the reference.
-        swapped: the reference with ptrel lists swapped, against the reference.
-        unit: the unit, empty if there is none.
-    """
-
-    value: float
-    floor: float
-    floor_spread: float
-    shuffled: float
-    swapped: float
-    unit: str
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of the comparison.
-
-    Arguments:
-        name: the file, or what was given instead of one.
-        events: the number of jets that were compared.
-        available: the number of jets that there are.
-        columns: the number of slots before the cut.
-        weights_sha256: the hash of the weights of the model that made the jets, as the file tells
-            it; None if it tells none.
-    """
-
-    name: str
-    events: int
-    available: int
-    columns: int
-    weights_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of a comparison.
-
-    Arguments:
-        metrics: the results by the name of the metric, in the order of `METRICS`.
-        generated: the generated side.
-        reference: the reference side.
-        columns: the number of slots that both sides were cut to.
-        seed: the seed of floor and controls.
-        floor: the floor, with its sizes and whether it was scaled.
-        notes: what speaks against the comparison: that both sides are the same file, that they
-            share jets, that generated values cannot be, or that jets are few.
-        unphysical: how many values of the generated particles cannot be, by what is wrong; they are
-            kept in the comparison.
-        pictures: the names of the PNG files in the folder.
-    """
-
-    metrics: dict[str, Result]
-    generated: Side
-    reference: Side
-    columns: int
-    seed: int
-    floor: Floor
-    notes: tuple[str, ...] = ()
-    pictures: tuple[str, ...] = ()
-    unphysical: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `metrics.json` holds."""
-        return {
-            "metrics": {name: asdict(result) for name, result in self.metrics.items()},
-            "generated": asdict(self.generated),
-            "reference": asdict(self.reference),
-            "columns": self.columns,
-            "seed": self.seed,
-            "floor": {
-                "pairs": self.floor.pairs,
-                "sizes": list(self.floor.sizes),
-                "scaled": self.floor.scaled,
-                "factor": self.floor.factor,
-            },
-            "cut": self._cut(),
-            "unphysical": self.unphysical,
-            "notes": list(self.notes),
-            "pictures": list(self.pictures),
-        }
-
-    def table(self) -> Table:
-        """Return the numbers as a table for the terminal, each in the power of ten it is quoted in.
-
-        The ratio is value / floor: about 1 where the model cannot be told from the reference.
-        """
-        table = Table(
-            title="Generated against reference: 1-Wasserstein distances",
-            caption=self._caption(),
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            show_edge=False,
-        )
-        table.add_column("metric", no_wrap=True)
-        table.add_column("unit", no_wrap=True)
-        for heading in ("value", "floor ± spread", "shuffled", "swapped", "ratio"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for metric in METRICS:
-            result = self.metrics[metric.name]
-            digits = _digits(result.floor_spread / metric.scale)
-            value, floor, spread, shuffled, swapped = (
-                f"{number / metric.scale:.{digits}f}"
-                for number in (
-                    result.value,
-                    result.floor,
-                    result.floor_spread,
-                    result.shuffled,
-                    result.swapped,
-                )
-            )
-            ratio = f"{result.value / result.floor:.2f}" if result.floor > 0 else "-"
-            unit = _unit(metric)
-            table.add_row(
-                metric.title, unit, value, f"{floor} ± {spread}", shuffled, swapped, ratio
-            )
-        return table
-
-    def _caption(self) -> str:
-        lines = [
-            f"{self.generated.events:,} generated and {self.reference.events:,} reference jets, "
-            f"seed {self.seed}",
-            *self._model(),
-            self._cut(),
-            f"floor: mean and spread of {self._floor()}",
-            "ratio: value / floor",
-        ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def _model(self) -> list[str]:
-        """Return which model made the jets, if that is known."""
-        sha256 = self.generated.weights_sha256
-        return [] if sha256 is None else [f"generated by the model with weights {sha256[:16]}"]
-
-    def _cut(self) -> str:
-        """Return which particles are compared, and by what they were chosen."""
-        slots = {"generated": self.generated.columns, "reference": self.reference.columns}
-        cut = [f"{name} (of {n} slots)" for name, n in slots.items() if n > self.columns]
-        if not cut:
-            return f"all rows compare all particles, up to {self.columns} of a jet"
-        return (
-            f"all rows compare the {self.columns} hardest particles of a jet, those with the "
-            f"largest ptrel: {cut[0]} is cut to them, and every observable computed after the cut, "
-            "the multiplicity too"
-        )
-
-    def _floor(self) -> str:
-        """Return what the floor was measured with, and if that was not what is compared, why."""
-        first, second = self.floor.sizes
-        parts = f"{self.floor.pairs} pairs of disjoint random parts of the reference"
-        if not self.floor.scaled:
-            return f"{parts}, {first:,} and {second:,} jets as in the comparison"
-        n_gen, n_ref = self.generated.events, self.reference.events
-        return (
-            f"{parts}, its halves of {first:,} jets each: disjoint parts as large as what is "
-            f"compared would take {n_gen:,} + {n_ref:,} jets, and it has "
-            f"{self.reference.available:,}; so mean and spread are scaled by "
-            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} jets, as distances fall with the "
-            "root of the number"
-        )
-
-
-def _digits(spread: float) -> int:
-    """Return how many decimals, 3 at most, show two digits of the spread."""
-    return min(3, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 3
-
-
-def _unit(metric: Metric) -> str:
-    power = round(math.log10(metric.scale))
-    return " ".join(filter(None, [f"1e{power}" if power else "", metric.unit])) or "1"
 
 
 def evaluate(
@@ -239,6 +53,7 @@ def evaluate(
     seed: int = 0,
     pairs: int = 20,
     overwrite: bool = False,
+    weight: str | None = None,
 ) -> Report:
     """Compare two files of jets and write the report, numbers and pictures, into a folder.
 
@@ -251,6 +66,8 @@ def evaluate(
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
+        weight: the name of the dataset that holds the weights of the jets, such as `weight`, in
+            either file or both; the jets of a file without it count equally. None takes none.
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
@@ -264,9 +81,15 @@ def evaluate(
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
     same = same_file(generated, reference)
     made = [read_header(path).attributes.get("weights_sha256") for path in (generated, reference)]
+    weights = {path: weight for path in (generated, reference) if weight in datasets_of(path)}
+    if weight is not None and not weights:
+        raise ValueError(
+            f"neither {generated} nor {reference} has a dataset '{weight}' of weights; name one "
+            "that is there, or leave the weights out"
+        )
     return compare(
-        read_jets(generated, keep_unphysical=True).particles,
-        read_jets(reference).particles,
+        read_jets(generated, keep_unphysical=True, weight=weights.get(generated)).particles,
+        read_jets(reference, weight=weights.get(reference)).particles,
         out,
         events=events,
         seed=seed,
@@ -294,8 +117,9 @@ def compare(
     """Compare two samples of jets; `evaluate` without reading files.
 
     Arguments:
-        generated: the generated jets, with `x` of shape `(n, N, 3)`: etarel, phirel, ptrel.
-        reference: those of the reference, `(m, M, 3)`.
+        generated: the generated jets, with `x` of shape `(n, N, 3)`: etarel, phirel, ptrel; they
+            count by their weights if there are any.
+        reference: those of the reference, `(m, M, 3)`, likewise.
         out: the folder to write; None writes nothing and draws nothing.
         events: compare at most so many jets of each side, the first ones.
         seed: the seed of floor and controls.
@@ -308,11 +132,13 @@ def compare(
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that jets must share to be swapped is the full one.
+    A control keeps the weight of each jet (`setflow.physics.controls`).
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
-        ValueError: if a side has no jet, no particle or a value that is not finite.
+        ValueError: if a side has no jet, no particle, a value that is not finite, or weights
+            without a positive sum.
     """
     target = None if out is None else _checked_target(out, overwrite)
     for side, name in zip((generated, reference), names, strict=True):
@@ -326,17 +152,18 @@ def compare(
     n_gen, n_ref = (min(len(side), events or len(side)) for side in (generated, reference))
 
     model, truth, compared = (
-        SetBatch(*hardest_first(side.x, side.mask, columns))
+        SetBatch(*hardest_first(side.x, side.mask, columns), weight=side.weight)
         for side in (generated[:n_gen], reference, reference[:n_ref])
     )
-    of_model, of_all = observables(model.x, model.mask), observables(truth.x, truth.mask)
+    of_model, of_all = (observables(side.x, side.mask, side.weight) for side in (model, truth))
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
     values = distances(of_model, of_truth)
-    floor = truth_floor(of_all, n_gen, n_ref, pairs=pairs, generator=_generator(seed))
+    worths = of_model.effective, of_truth.effective
+    floor = truth_floor(of_all, *worths, pairs=pairs, generator=_generator(seed))
     shuffled = shuffle_particles(compared.x, compared.mask, _generator(seed))
     swapped = swap_ptrel(reference.x[:n_ref], reference.mask[:n_ref], _generator(seed))
     controls = [
-        distances(observables(*control), of_truth)
+        distances(observables(*control, compared.weight), of_truth)
         for control in (shuffled, hardest_first(*swapped, columns))
     ]
     unphysical = unphysical_of(generated[:n_gen])
@@ -353,12 +180,14 @@ def compare(
             )
             for metric in METRICS
         },
-        generated=Side(names[0], n_gen, len(generated), generated.mask.shape[1], made),
-        reference=Side(names[1], n_ref, len(reference), reference.mask.shape[1], truly),
+        generated=Side.of(names[0], generated, n_gen, made),
+        reference=Side.of(names[1], reference, n_ref, truly),
         columns=columns,
         seed=seed,
         floor=floor,
-        notes=notes_on(model, truth, n_ref, unphysical, same=same, sampled=truly is not None),
+        notes=notes_on(
+            model, truth, n_ref, unphysical, same=same, sampled=truly is not None, worth=min(worths)
+        ),
         unphysical=unphysical,
     )
     if target is None:

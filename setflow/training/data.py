@@ -18,6 +18,7 @@ from setflow.data.jets import PARTICLE_NAMES
 from setflow.random import derive
 from setflow.schema import Category, Feature, Schema, names
 from setflow.sets.batch import SetBatch
+from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import features_of
 from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
 from setflow.training.record import files_facts
@@ -82,12 +83,16 @@ class SetDataModule(LightningDataModule):
             columns of the files, and `class`.
         seed: the seed of that split and of the order of the events.
         features: the features of a particle that the model knows, in its order.
+        weight: the name of the dataset in the files that holds the weights of the jets, such as
+            `weight`; None takes none. They are normalised once, to mean 1 over the training jets,
+            and those of the validation jets by the same factor.
         schema: what the conditions are; None takes what JetNet's layout says of their names, and a
             `class` as the category of the classes of `train`.
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
-            fit; when the files are read, if both sides have one in common, or a side holds no jets.
+            fit; when the files are read, if both sides have one in common, a side holds no jets, or
+            the weights of a side do not sum to a positive number.
     """
 
     def __init__(
@@ -100,6 +105,7 @@ class SetDataModule(LightningDataModule):
         conditions: Sequence[str] = (),
         seed: int = 0,
         features: Sequence[str] = PARTICLE_NAMES,
+        weight: str | None = None,
         schema: dict[str, Any] | Schema | str | None = None,
     ) -> None:
         super().__init__()
@@ -120,7 +126,7 @@ class SetDataModule(LightningDataModule):
                     "one of data.train and data.val has a class for each of its files and the "
                     "other has none; give both the same way"
                 )
-        self.seed = seed
+        self.seed, self.weight = seed, weight
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
 
@@ -151,7 +157,12 @@ class SetDataModule(LightningDataModule):
                 raise ValueError(
                     f"the {name} sample is empty; give a larger file or another val_fraction"
                 )
-        self._train, self._val = train, val
+        factor = 1.0
+        for name, sample in (("validation", val), ("training", train)):  # the last one tells it
+            if sample.weight is not None:
+                total = total_weight(sample.weight, f"{name} jets: their weights")
+                factor = len(sample) / float(total)
+        self._train, self._val = _weighed(train, factor), _weighed(val, factor)
 
     def _read(self, files: Sequence[DataFile]) -> tuple[SetBatch, Tensor]:
         """Return the events of files, and numbers that are the same for those of one collision."""
@@ -165,9 +176,11 @@ class SetDataModule(LightningDataModule):
                 max_objects=self.max_objects,
                 features=self.features,
                 conditions=source.columns,
+                weight=self.weight,
             )
             particles = sample.particles
-            batches.append(SetBatch(particles.x, particles.mask, source.of(sample)))
+            x, mask, weight = particles.x, particles.mask, particles.weight
+            batches.append(SetBatch(x, mask, source.of(sample), weight))
             number = sample.event_number
             if number is None:  # each jet by itself, apart from all that have numbers
                 start = sum(len(some) for some in numbers)
@@ -187,12 +200,17 @@ class SetDataModule(LightningDataModule):
         assert self._train is not None
         assert self._val is not None
         val = {} if self.val_files is None else files_facts(self.val_files)
-        return {
+        facts: dict[str, Any] = {
             "train": {**files_facts(self.train_files), "jets": len(self._train)},
             "validation": {**val, "jets": len(self._val)},
             "batch_size": self.batch_size,
             "max_objects": self.max_objects,
         }
+        if self._train.weight is not None:
+            effective = round(effective_number(self._train.weight))
+            negative = count_negative(self._train.weight)
+            facts["weights"] = f"{self.weight}, worth {effective:,} equal ones; {negative}"
+        return facts
 
     def train_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._train, shuffle=True)
@@ -252,7 +270,14 @@ def _together(batches: Sequence[SetBatch]) -> SetBatch:
             c.append(batch.c)
     wide = functools.reduce(torch.promote_types, (rows.dtype for rows in c), torch.float16)
     context = torch.cat([rows.to(wide) for rows in c]) if c else None
-    return SetBatch(torch.cat(x), torch.cat(mask), context)
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    return SetBatch(torch.cat(x), torch.cat(mask), context, torch.cat(weights) if weights else None)
+
+
+def _weighed(batch: SetBatch, factor: float) -> SetBatch:
+    """Return events with their weights, if they have some, times a factor."""
+    weight = None if batch.weight is None else factor * batch.weight
+    return SetBatch(batch.x, batch.mask, batch.c, weight)
 
 
 def _whole_events(number: Tensor, fraction: float, seed: int) -> Tensor:

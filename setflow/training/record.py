@@ -109,6 +109,8 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
         if name in facts:
             several = "files" in facts.get("train", {})
             lines += _data_lines(facts[name], use, "files" if several else "file")
+    if "weights" in facts:
+        lines.append(f"weights of the training jets: {facts['weights']}")
     batch = f" of {facts['batch_size']} sets" if "batch_size" in facts else ""
     length = f"{_count(facts['steps'], 'step')}{batch} ({_count(facts['epochs'], 'epoch')}), in "
     length += clock(facts["seconds"])
