@@ -433,7 +433,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     for other, message in (
         (module(), "field.heads is 2 there and 1 in the configuration; give the module"),
         (module(heads=2, path=setflow.CosinePath()), "flow.path is 'setflow.LinearPath' there"),
-        (module(heads=2, exponent=0.3), "'positive(boxcox=0.3)'"),
+        (module(heads=2, exponent=0.3), r"'positive\(boxcox=0.3\)'"),
     ):
         with pytest.raises(ValueError, match=f"is of another architecture: .*{message}"):
             other.on_load_checkpoint(read)
