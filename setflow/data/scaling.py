@@ -17,7 +17,7 @@ from torch import Tensor
 
 from setflow.fitted import Fitted
 from setflow.sets.arrays import Array, as_tensor
-from setflow.sets.masks import as_mask, current_transform, is_readable, zero_padding
+from setflow.sets.masks import as_mask, current_transform, is_at_hand, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
 
 __all__ = ["Standardizer"]
@@ -297,7 +297,7 @@ class Standardizer(Fitted):
         return x if mask is None else torch.where(mask[..., None], x, 1.0)
 
     def _require_positive(self, x: Tensor) -> None:
-        if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
+        if not is_at_hand(x):
             return
         if current_transform() is not None and not is_readable(x):
             return

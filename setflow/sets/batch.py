@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,8 @@ from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, over_features
 
 __all__ = ["SetBatch", "listed"]
+
+_Lengths = np.ndarray[Any, Any]  # int64, with shape `batch`
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -26,10 +28,14 @@ class SetBatch:
         mask: which of them are real, with shape `(*batch, N)`; boolean, or 0 and 1. None means all;
             the last dimension of `x` is then the features, and the one before it the objects.
         c: the context, with shape `(*batch, C)`, or None.
+        lengths: the number of real objects of each event, with shape `batch`, where these come
+            first; they stand in for the mask, or must agree with it, and are kept on the CPU
+            (`cpu_lengths`), so that a training step waits for no accelerator to tell them.
 
     Raises:
         TypeError: if something holds no plain numbers.
-        ValueError: if the shapes do not belong together or the mask holds other values.
+        ValueError: if the shapes do not belong together, the mask holds other values, or lengths
+            and mask contradict each other.
 
     >>> batch = SetBatch.from_ragged([torch.ones(2, 3), torch.ones(1, 3)])
     >>> batch.x.shape, batch.lengths
@@ -41,8 +47,17 @@ class SetBatch:
     x: Tensor
     mask: Tensor
     c: Tensor | None = None
+    # the lengths, and the version of the mask that they belong to
+    _known: tuple[_Lengths, int] | None = field(default=None, init=False)
 
-    def __init__(self, x: Array, mask: Array | None = None, c: Array | None = None) -> None:
+    def __init__(
+        self,
+        x: Array,
+        mask: Array | None = None,
+        c: Array | None = None,
+        *,
+        lengths: Array | None = None,
+    ) -> None:
         if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
         if mask is None:
@@ -51,7 +66,11 @@ class SetBatch:
                     f"x has shape {tuple(x.shape)}, expected (*batch, N, D) where no mask tells "
                     "which objects are real"
                 )
+            slots = torch.arange(x.shape[-2], device=x.device)
             mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+            if lengths is not None:
+                sizes = as_tensor(lengths, "lengths").to(x.device)
+                mask = slots < sizes[..., None]
         elif not isinstance(mask, Tensor) or mask.is_complex():
             mask = as_tensor(mask, "mask").to(x.device)
         if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
@@ -68,8 +87,17 @@ class SetBatch:
             raise ValueError(
                 f"c has shape {tuple(c.shape)}, expected {(*batch, 'C')}: one row per event{one}"
             )
-        for name, value in (("x", x), ("mask", mask), ("c", c)):
+        known = None if lengths is None else _known(_agreeing(lengths, mask), mask)
+        for name, value in (("x", x), ("mask", mask), ("c", c), ("_known", known)):
             object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> Any:
+        return _held, (self.x, self.mask, self.c, self.cpu_lengths)
+
+    def _changed(self, change: Callable[[Tensor], Tensor], lengths: _Lengths | None) -> SetBatch:
+        """Return the batch with every tensor changed, and the lengths that it then has."""
+        c = None if self.c is None else change(self.c)
+        return _held(change(self.x), change(self.mask), c, lengths)
 
     def __len__(self) -> int:
         return len(self.x) if self.mask.ndim > 1 else 1
@@ -109,8 +137,12 @@ class SetBatch:
                 f"{index!r} selects no events of a batch with shape {tuple(batch)}: {error}; "
                 "objects and features stand in .x, as batch[0].x[1], and .trim() drops empty slots"
             ) from None
-        c = None if self.c is None else self.c[index]
-        return SetBatch(self.x[index], self.mask[index], c)
+        lengths, chosen = self.cpu_lengths, index if isinstance(index, tuple) else (index,)
+        if lengths is not None:
+            waits = any(isinstance(part, Tensor) and part.device.type != "cpu" for part in chosen)
+            plain = (part.numpy() if isinstance(part, Tensor) else part for part in chosen)
+            lengths = None if waits else np.asarray(lengths[tuple(plain)])
+        return self._changed(lambda value: value[index], lengths)
 
     def __eq__(self, other: object) -> bool:
         """Return whether another batch holds the same events, slot for slot.
@@ -137,19 +169,52 @@ class SetBatch:
         """The number of real objects of each event, with shape `batch`."""
         return self.mask.sum(-1)
 
+    @property
+    def cpu_lengths(self) -> _Lengths | None:
+        """The same on the CPU, int64 with shape `batch`, where they are known without a look at the
+        mask, and real objects come first; None if they are not, or the mask was changed in place.
+
+        A batch of a dataset, of `from_ragged`, or built with `lengths` knows them, and what is
+        made of it by selecting, moving and trimming does, too.
+
+        >>> batch = SetBatch.from_ragged([torch.ones(2, 3), torch.ones(1, 3)])
+        >>> batch[1:].cpu_lengths
+        array([1])
+        """
+        if self._known is None or self._known[1] != self.mask._version:
+            return None
+        return self._known[0]
+
+    def counted(self) -> SetBatch:
+        """Return the batch with `cpu_lengths`, or as it is if padding stands before an object.
+
+        The mask is looked at, which on an accelerator waits for it.
+
+        >>> SetBatch([[[1.0], [2.0], [0.0]]], mask=[[1, 1, 0]]).counted().cpu_lengths
+        array([2])
+        """
+        if self.cpu_lengths is not None or bool((self.mask[..., 1:] & ~self.mask[..., :-1]).any()):
+            return self
+        return _held(self.x, self.mask, self.c, self.lengths.cpu().numpy())
+
     def to(self, *args: Any, **kwargs: Any) -> SetBatch:
         """Move or convert as `torch.Tensor.to`; a dtype changes `x` and `c`, never the mask."""
         x = self.x.to(*args, **kwargs)
         c = None if self.c is None else self.c.to(*args, **kwargs)
-        return SetBatch(x, self.mask.to(x.device), c)
+        mask = self.mask.to(x.device, non_blocking=bool(kwargs.get("non_blocking")))
+        return _held(x, mask, c, self.cpu_lengths)
 
     def pin_memory(self) -> SetBatch:
         """Copy to page-locked memory, as a DataLoader asks for before a transfer to the GPU."""
-        c = None if self.c is None else self.c.pin_memory()
-        return SetBatch(self.x.pin_memory(), self.mask.pin_memory(), c)
+        return self._changed(lambda value: value.pin_memory(), self.cpu_lengths)
 
     def trim(self) -> SetBatch:
         """Drop the columns that no event uses."""
+        lengths = self.cpu_lengths
+        if lengths is not None:
+            longest, dim = int(lengths.max(initial=0)), self.mask.ndim - 1
+            x, mask = (value.narrow(dim, 0, longest).contiguous() for value in (self.x, self.mask))
+            return _held(x, mask, self.c, lengths)
         used = self.mask.flatten(0, -2).any(0) if self.mask.ndim > 1 else self.mask
         dim = self.mask.ndim - 1
         columns = used.nonzero().squeeze(-1)
@@ -211,13 +276,16 @@ class SetBatch:
         slots = longest if length is None else length
         mask = (torch.arange(slots) < lengths[:, None]).to(objects.device)
         x = objects.new_zeros(len(lengths), slots, *objects.shape[1:])
-        return cls(x.masked_scatter_(over_features(mask, x.ndim), objects), mask, c)
+        batch = cls(x.masked_scatter_(over_features(mask, x.ndim), objects), mask, c)
+        return _held(batch.x, batch.mask, batch.c, lengths.numpy())
 
     def to_ragged(self) -> list[Tensor]:
         """Return the real objects of each event as a list of tensors `(N_i, ...)`."""
         if self.mask.ndim != 2:
             raise ValueError(f"to_ragged needs one batch dimension, got {self.mask.ndim - 1}")
-        return list(torch.split(self.x[self.mask], self.lengths.tolist()))
+        known = self.cpu_lengths
+        lengths = (self.lengths if known is None else known).tolist()
+        return list(torch.split(self.x[self.mask], lengths))
 
     @classmethod
     def from_pyg(cls, data: Any, *, length: int | None = None) -> SetBatch:
@@ -284,6 +352,46 @@ class SetBatch:
         return graphs
 
 
+def _held(x: Tensor, mask: Tensor, c: Tensor | None, lengths: _Lengths | None) -> SetBatch:
+    """Return a batch of tensors and lengths that are known to belong together."""
+    batch = object.__new__(SetBatch)
+    known = None if lengths is None else _known(lengths, mask)
+    for name, value in (("x", x), ("mask", mask), ("c", c), ("_known", known)):
+        object.__setattr__(batch, name, value)
+    return batch
+
+
+def _known(lengths: _Lengths, mask: Tensor) -> tuple[_Lengths, int] | None:
+    """Return lengths with the version of their mask, which changes with it in place."""
+    return None if mask.is_inference() else (lengths, mask._version)
+
+
+def _agreeing(lengths: Array, mask: Tensor) -> _Lengths:
+    """Return lengths on the CPU, checked against the mask; an accelerator is waited for.
+
+    Raises:
+        ValueError: if they are no integers with the shape of the batch, or the mask tells others.
+    """
+    sizes, batch = as_tensor(lengths, "lengths").cpu(), tuple(mask.shape[:-1])
+    if tuple(sizes.shape) != batch or sizes.is_floating_point() or sizes.dtype == torch.bool:
+        raise ValueError(
+            f"lengths has shape {tuple(sizes.shape)} and dtype {sizes.dtype}, expected {batch} "
+            "integers: the number of real objects of each event"
+        )
+    sizes = sizes.to(torch.int64)
+    told = mask.cpu()
+    wrong = (told != (torch.arange(told.shape[-1]) < sizes[..., None])).any(-1)
+    wrong |= (sizes < 0) | (sizes > told.shape[-1])
+    if bool(wrong.any()):
+        event = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(
+            f"lengths says that event {', '.join(map(str, event))} has {int(sizes[event])} objects "
+            f"in front, and the mask of {told.shape[-1]} slots is "
+            f"{told[event].to(torch.int8).tolist()}; leave one of them out"
+        )
+    return sizes.numpy()
+
+
 def listed(batch: object, where: str) -> SetBatch:
     """Return the events that a call is given, a single one as a batch of one.
 
@@ -307,4 +415,5 @@ def listed(batch: object, where: str) -> SetBatch:
         )
     if batch.mask.ndim > 1:
         return batch
-    return SetBatch(batch.x[None], batch.mask[None], None if batch.c is None else batch.c[None])
+    known = batch.cpu_lengths
+    return batch._changed(lambda value: value[None], known if known is None else known[None])
