@@ -100,7 +100,12 @@ MODELS = {
     "no cardinality": (0, dict),
     "frequencies": (0, lambda: {"cardinality": setflow.EmpiricalCardinality(9)}),
     "trained numbers": (2, lambda: {"cardinality": setflow.ConditionalCardinality(9, 2)}),
-    "transforms": (0, lambda: {"scaler": setflow.data.Standardizer(3, boxcox={2: 0.5})}),
+    "transforms": (
+        0,
+        lambda: {
+            "scaler": setflow.data.Standardizer(kinds=["real", "real", "positive(boxcox=0.5)"])
+        },
+    ),
 }
 
 
