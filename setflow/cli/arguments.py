@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import setflow
 from setflow.cli.fit_arguments import FIT
-from setflow.cli.parsing import Argument, Command, Help, OneLineErrors, integer, number
+from setflow.cli.parsing import (
+    Argument,
+    Command,
+    Help,
+    OneLineErrors,
+    conditions,
+    integer,
+    number,
+)
 
 __all__ = ["COMMANDS", "MAKE", "SOLVERS", "parser"]
 
@@ -78,7 +86,8 @@ def _solver(default: str) -> tuple[Argument, ...]:
 COMMANDS = {
     "fit": FIT,
     "sample": Command(
-        "setflow sample MODEL --out FILE (--events N | --like FILE) [options]",
+        "setflow sample MODEL --out FILE (--events N | --like FILE | --context-from FILE | "
+        "--condition VALUES) [options]",
         "Sample jets from a trained model into a file.",
         "Sample jets from a trained model into an HDF5 file of the JetNet layout.",
         (
@@ -86,7 +95,8 @@ COMMANDS = {
             _out("the jets"),
             integer(
                 "--events",
-                "The number of jets to sample; without it, as many as the file of --like holds.",
+                "The number of jets to sample; without it, as many as the file of --like or "
+                "--context-from holds, or as the numbers of --condition make together.",
             ),
             Argument(
                 "--like",
@@ -94,6 +104,25 @@ COMMANDS = {
                 "its context if the model is conditioned; without it, the numbers are drawn from "
                 "the model's p(N).",
                 "FILE",
+            ),
+            Argument(
+                "--condition",
+                "The context that a conditional model is asked for: values by name for all jets, "
+                "pt=900,mass=172 or class=top, or numbers of jets for each value of one of them, "
+                "class=top:5000,gluon:5000.",
+                "VALUES",
+                conditions,
+            ),
+            Argument(
+                "--context-from",
+                "An HDF5 file of jets that tell the context of each sampled jet; the numbers of "
+                "particles are drawn from the model's p(N) in this context.",
+                "FILE",
+            ),
+            integer(
+                "--oversample",
+                "The number of jets to sample for each jet of the file of --like or "
+                "--context-from: first all for the first one (1 if it is not given).",
             ),
             *_solver("midpoint"),
             integer("--seed", "The seed of the sample.", default=0),
@@ -126,6 +155,13 @@ COMMANDS = {
             *_solver("rk4"),
             integer(
                 "--events", "The number of jets to score, the first ones; without it, all of them."
+            ),
+            Argument(
+                "--condition",
+                "Values by name of conditions of the model that are the same for all jets, "
+                "whatever the file says: class=top,pt=900.",
+                "VALUES",
+                conditions,
             ),
             integer("--seed", "The seed of the probes of the estimator hutchinson.", default=0),
             _DEVICE,

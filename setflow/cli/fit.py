@@ -25,11 +25,14 @@ from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, require_single_keys, write_text
+from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
+from setflow.model.encoding import context_columns
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
 from setflow.schema import Positive
 from setflow.sets.batch import SetBatch
+from setflow.training.conditions import described, features_of
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
@@ -70,15 +73,13 @@ class FitResult(NamedTuple):
         model: the folder of the exported model, `runs/<name>/model`.
         what: what that is, in words.
         warning: what is to be known of its weights, or None.
-        conditional: whether it is conditioned, so that sampling needs jets that tell the context.
-        train: the file of the training jets.
+        context: the options by which `setflow sample` is told a context, empty if it needs none.
     """
 
     model: Path
     what: str
     warning: str | None
-    conditional: bool
-    train: str
+    context: tuple[str, ...]
 
 
 def fit(argv: Sequence[str]) -> FitResult:
@@ -126,6 +127,7 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     _require_room(cli.model.flow, cli.datamodule)
     if checkpoint is None and cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
+        _widen_range(cli.model.flow, cli.datamodule.train_events)
         _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
     elif checkpoint is None:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
@@ -154,9 +156,7 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     best = cli.exporter.best_model_score
     if warning is None and best is not None:
         what += f", validation loss {float(best):.4g}"
-    return FitResult(
-        model, what, warning, bool(cli.model.flow.conditions), str(cli.config.data.train)
-    )
+    return FitResult(model, what, warning, context_options(cli.model.flow, cli.config.data.train))
 
 
 def _built(argv: Sequence[str], command: str) -> _FitCLI:
@@ -217,6 +217,12 @@ def _start_from(folder: Path, flow: SetFlow) -> None:
     instead = "train with the configuration of the folder (leave --config out), or without --init"
     require_same(architecture(stored), architecture(flow), str(folder), instead)
     flow.load_state_dict(stored.state_dict())
+
+
+def _widen_range(flow: SetFlow, events: SetBatch) -> None:
+    """Let a model know the contexts with which its training goes on."""
+    if flow.context_encoder is not None and events.c is not None:
+        flow.context_encoder.learn_range(events.c, anew=False)
 
 
 def _require_room(flow: SetFlow, data: SetDataModule) -> None:
@@ -294,6 +300,22 @@ class _FitParser(OneLineErrors, LightningArgumentParser):
         super().error(message, ex)
 
 
+def _describe_conditions(config: Any) -> None:
+    """Complete a configuration by what the data say of the conditions of its model.
+
+    A field that leaves its `condition_dim` open gets as many columns as the conditions make.
+    """
+    arguments = config.model.flow.init_args
+    conditions = tuple(arguments.conditions)
+    if not conditions:
+        return
+    arguments.schema = described(arguments.schema, conditions, config.data.train)
+    field = arguments.field.init_args
+    if field.get("condition_dim") == 0:
+        features = features_of(arguments.schema, conditions)
+        field.condition_dim = len(context_columns(features))
+
+
 class _FitCLI(LightningCLI):
     exporter: ExportBestModel
 
@@ -304,7 +326,7 @@ class _FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
-        for names in ("features", "conditions"):  # as the schema of the model says
+        for names in ("features", "conditions", "schema"):  # those of the model
             value = operator.attrgetter(f"flow.{names}")
             parser.link_arguments("model", f"data.{names}", value, apply_on="instantiate")
 
@@ -319,6 +341,7 @@ class _FitCLI(LightningCLI):
         return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
 
     def before_instantiate_classes(self) -> None:
+        _describe_conditions(self.config)
         name, checkpoint = str(self.config.name), self.last_checkpoint
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise ValueError(

@@ -85,13 +85,14 @@ _FIT = (
     Argument(
         "--data.train",
         "The HDF5 file of jets to train on, or the name of a shipped one such as "
-        "pythia-top/train.h5.",
+        "pythia-top/train.h5; several as a list, [a.h5, b.h5], or a pattern, 'g/*.h5'; or those of "
+        "each class, {top: [a.h5, b.h5], gluon: g/*.h5}, which give the condition class.",
         "FILE",
     ),
     Argument(
         "--data.val",
-        "The HDF5 file of jets to validate on; without it, a part of the training jets is held "
-        "out.",
+        "The HDF5 file of jets to validate on, or several as for --data.train; without it, a part "
+        "of the training jets is held out.",
         "FILE",
     ),
     Argument(

@@ -80,8 +80,9 @@ def _folder(given: str, path: Path) -> Iterator[Line]:
 
 
 def _model(given: str, path: Path) -> Iterator[Line]:
+    from setflow.jobs.contexts import context_options
     from setflow.model.model import SetFlow
-    from setflow.schema import JET_FEATURES, PARTICLE_FEATURES
+    from setflow.schema import JET_FEATURES, PARTICLE_FEATURES, Category
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
@@ -91,7 +92,12 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     yield "model", f"{given}, a SetFlow; its files are those of its manifest"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
     yield "features", ", ".join(name + units.get(name, "") for name in flow.features)
-    conditions = ", ".join(name + units.get(name, "") for name in flow.conditions)
+    conditions = ", ".join(
+        f"{entry.name} ({', '.join(entry.kind.names)})"
+        if isinstance(entry.kind, Category)
+        else entry.name + (f" [{entry.unit}]" if entry.unit else "")
+        for entry in flow.context_features
+    )
     yield "conditions", conditions or "none: it needs no context"
     if flow.cardinality is None:
         yield "objects", "no p(N): sampling needs a file that tells the numbers, --like"
@@ -111,7 +117,8 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     name = shlex.quote(given)
     if flow.conditions or flow.cardinality is None:
         train = (training or {}).get("train", {}).get("file", "JETS.h5")
-        yield "next", f"setflow sample {name} --like {shlex.quote(train)} --out jets.h5"
+        told = shlex.join(context_options(flow, train) or ("--like", train))
+        yield "next", f"setflow sample {name} {told} --out jets.h5"
     else:
         yield "next", f"setflow sample {name} --events 10000 --out jets.h5"
     if (reference := held_out(path)) is not None:

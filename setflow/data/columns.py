@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from setflow.schema import RELATIVE_JET_UNITS, Feature, names
 
-__all__ = ["Columns", "names_of", "select_columns", "wide_dtype"]
+__all__ = ["Columns", "names_of", "select_columns", "texts_of", "wide_dtype"]
 
 FACTORS = {
     "GeV": {"eV": 1e-9, "keV": 1e-6, "MeV": 1e-3, "GeV": 1.0, "TeV": 1e3},
@@ -85,7 +85,7 @@ def names_of(dataset: Any, table: Sequence[Feature], where: str) -> tuple[str, .
     Raises:
         ValueError: if the attribute does not name each column, once.
     """
-    told, width = _texts(dataset, "features", where), dataset.shape[-1]
+    told, width = texts_of(dataset, "features", where), dataset.shape[-1]
     if told is None:
         return names(tuple(table))[:width]
     if len(told) != width or len(set(told)) != width:
@@ -110,7 +110,7 @@ def select_columns(
     Raises:
         ValueError: if a name is not there, or its unit cannot be converted.
     """
-    held, units = names_of(dataset, table, where), _texts(dataset, "units", where)
+    held, units = names_of(dataset, table, where), texts_of(dataset, "units", where)
     if units is not None and len(units) != dataset.shape[-1]:
         raise ValueError(
             f"{where} has {dataset.shape[-1]} columns, and its attribute units names "
@@ -121,7 +121,7 @@ def select_columns(
     for name in wanted:
         if name not in held:
             near = difflib.get_close_matches(name, held, n=1, cutoff=0.6)
-            unsaid = _texts(dataset, "features", where) is None
+            unsaid = texts_of(dataset, "features", where) is None
             raise ValueError(
                 f"{where} has no column '{name}', which is asked for; it "
                 + ("names none, so it holds those of JetNet: " if unsaid else "holds ")
@@ -152,7 +152,7 @@ def select_columns(
     )
 
 
-def _texts(dataset: Any, attribute: str, where: str) -> tuple[str, ...] | None:
+def texts_of(dataset: Any, attribute: str, where: str) -> tuple[str, ...] | None:
     """Return an attribute that lists texts, of any type of string, or None if there is none.
 
     One text is taken as a list with commas.

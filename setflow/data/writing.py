@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any
@@ -18,7 +18,9 @@ import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from setflow.data.contexts import CONTEXT, describe_context
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
@@ -55,6 +57,7 @@ from setflow.schema import (
     PARTICLE_FEATURES,
     PARTICLE_TYPES,
     PARTICLE_UNITS,
+    Feature,
     names,
 )
 from setflow.sets.arrays import Array, as_tensor
@@ -80,6 +83,7 @@ class JetWriter:
         with_types: whether each `write` brings `particle_type`.
         with_events: whether each `write` brings `event_number`.
         with_weights: whether the particles of each `write` have weights.
+        context: the features of the context that each `write` brings, such as a model is asked for.
         attributes: further attributes of the file: strings, numbers or booleans by name.
         compression: the gzip level, 0 (none) to 9.
         keep_unphysical: write also what cannot be, such as a ptrel below 0 or NaN, as the sample of
@@ -112,6 +116,7 @@ class JetWriter:
         with_types: bool = False,
         with_events: bool = False,
         with_weights: bool = False,
+        context: Sequence[Feature] = (),
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
         keep_unphysical: bool = False,
@@ -130,7 +135,9 @@ class JetWriter:
             )
         if taken := sorted(set(self._attributes) & set(RESERVED)):
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
+        self._context = tuple(context)
         optional = {TYPES: with_types, EVENTS: with_events, WEIGHTS: with_weights}
+        optional |= {CONTEXT: bool(context)}
         self._keys = [PARTICLES, JETS, *(key for key, wanted in optional.items() if wanted)]
         self._rows = _chunk_rows(objects)
         self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
@@ -184,6 +191,7 @@ class JetWriter:
         jets: Array,
         particle_type: Array | None = None,
         event_number: Array | None = None,
+        context: Array | None = None,
     ) -> None:
         """Append jets; they reach the file when enough for a chunk have come, or at the end.
 
@@ -194,6 +202,7 @@ class JetWriter:
             jets: pt, eta, mass, num_particles, with shape `(b, 4)`, in the units of the writer.
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
+            context: the features of the context, with shape `(b, C)`; a category as its code.
 
         Raises:
             RuntimeError: if the writer is not open.
@@ -204,14 +213,15 @@ class JetWriter:
         if self._file is None:
             raise RuntimeError("the writer is not open; use it as `with JetWriter(...) as writer:`")
         listed(particles, "JetWriter.write")
-        options = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
+        told = ", ".join(names(self._context)) or "none"
+        made = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
         parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}
-        for key, given in parts.items():
+        for key, given in {**parts, CONTEXT: context}.items():
             if (given is not None) != (key in self._keys):
-                short = options[key]
+                option = f"context={told}" if key == CONTEXT else f"{made[key]}={key in self._keys}"
                 raise ValueError(
                     f"{key} is {'given' if given is not None else 'missing'}, but the writer was "
-                    f"made with {short}={key in self._keys}; let both agree"
+                    f"made with {option}; let both agree"
                 )
         jets = as_tensor(jets, "jets")
         if particle_type is not None:
@@ -225,10 +235,28 @@ class JetWriter:
             )
         sample = JetSample(particles, jets, particle_type, event_number, self._jet_units)
         columns = self._rows_of(sample)
+        if context is not None:
+            columns[CONTEXT] = self._context_of(as_tensor(context, "context"), len(sample))
         for key, values in columns.items():
             self._waiting[key].append(values)
         self._n_waiting += len(sample)
         self._flush()
+
+    def _context_of(self, context: Tensor, n: int) -> NDArray[np.float64]:
+        rows = context.detach().cpu().numpy().astype(np.float64)
+        shape = (n, len(self._context))
+        if rows.shape != shape:
+            told = ", ".join(names(self._context))
+            raise ValueError(
+                f"context has shape {rows.shape}, expected {shape}: {told} of each jet"
+            )
+        if not np.isfinite(rows).all():
+            row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+            raise ValueError(
+                f"this batch: row {row}, '{self._context[column].name}' of the context is "
+                f"{rows[row, column]}; expected a finite value"
+            )
+        return rows
 
     def _rows_of(self, sample: JetSample) -> dict[str, NDArray[Any]]:
         mask = sample.particles.mask.detach().cpu().numpy()
@@ -279,14 +307,14 @@ class JetWriter:
 
     def _create(self) -> None:
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
-        tails |= {TYPES: (self._objects,), EVENTS: (), WEIGHTS: ()}
+        tails |= {TYPES: (self._objects,), EVENTS: (), WEIGHTS: (), CONTEXT: (len(self._context),)}
         for key in self._keys:
             self._file.create_dataset(
                 key,
                 shape=(0, *tails[key]),
                 maxshape=(None, *tails[key]),
                 chunks=(self._rows, *tails[key]),
-                dtype=DTYPES[key],
+                dtype=DTYPES.get(key, np.dtype(np.float64)),
                 compression="gzip" if self._compression else None,
                 compression_opts=self._compression or None,
                 shuffle=True,
@@ -298,6 +326,8 @@ class JetWriter:
         for key, (features, units) in columns.items():
             self._file[key].attrs["features"] = np.array(features, dtype=strings)
             self._file[key].attrs["units"] = np.array(units, dtype=strings)
+        if CONTEXT in self._keys:
+            describe_context(self._file[CONTEXT], self._context)
         if TYPES in self._keys:
             codes = [f"{kind.code} = {kind.name}" for kind in PARTICLE_TYPES]
             self._file[TYPES].attrs["codes"] = np.array(codes, dtype=strings)

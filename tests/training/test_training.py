@@ -560,7 +560,8 @@ def test_event_numbers_beyond_int64_hold_events_out_whole(tmp_path):
     parts = []
     for data in (path, SAMPLE):
         events = read_jets(data, stop=200).event_number
-        held = training_data._whole_events(read_jets(data, stop=200, max_objects=3), 0.3, 5)
+        numbers = read_jets(data, stop=200, max_objects=3).event_number.view(torch.int64)
+        held = training_data._whole_events(numbers, 0.3, 5)
         parts.append(held)
         assert not {*events[held].tolist()} & {*events[~held].tolist()}
     assert torch.equal(*parts)
