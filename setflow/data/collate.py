@@ -196,7 +196,7 @@ class SetDataset(Dataset[SetBatch]):
                 f"the mask has shape {tuple(batch.mask.shape)}, expected (n, N): one batch "
                 "dimension"
             )
-        self._batch = batch
+        self._batch = batch.counted()  # once, so that no step that trains on it looks at a mask
 
     def __len__(self) -> int:
         return len(self._batch)

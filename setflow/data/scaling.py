@@ -19,7 +19,7 @@ from torch import Tensor
 from setflow.fitted import Fitted
 from setflow.schema.kinds import Kind, Positive, kind_of
 from setflow.sets.arrays import Array, as_tensor
-from setflow.sets.masks import as_mask, current_transform, is_readable, zero_padding
+from setflow.sets.masks import as_mask, current_transform, is_at_hand, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
 from setflow.sets.weights import as_weight, count_negative, total_weight, weighted_std_mean
 
@@ -323,7 +323,7 @@ class Standardizer(Fitted):
         return x if mask is None else torch.where(mask[..., None], x, self._inside.to(x.dtype))
 
     def _require_inside(self, x: Tensor) -> None:
-        if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
+        if not is_at_hand(x):
             return
         if current_transform() is not None and not is_readable(x):
             return

@@ -67,6 +67,18 @@ class CardinalityModel(Fitted, ABC):
             c: the context, with shape `(*batch, condition_dim)`.
         """
 
+    def checked_log_prob(self, lengths: Tensor, c: Tensor | None) -> Tensor:
+        """Return `log_prob` of lengths from 0 to `max_objects`, which are known to be so.
+
+        A model that can do without a look at values, for which a training step would wait, does:
+        a context that is not finite then gives NaN. This one looks.
+
+        Arguments:
+            lengths: the numbers of objects, int64 with shape `batch`.
+            c: the context, with shape `(*batch, condition_dim)`.
+        """
+        return self.log_prob(lengths, c)
+
 
 class EmpiricalCardinality(CardinalityModel):
     """The frequencies of the cardinalities in a training sample.
@@ -297,8 +309,18 @@ class ConditionalCardinality(CardinalityModel):
         if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
         index = _checked(lengths, self.max_objects)
-        log_probabilities = self._log_probabilities(self._context(c, lengths))
-        return log_probabilities.gather(-1, index[..., None]).squeeze(-1)
+        return self._at(index, self._context(c, lengths))
+
+    def checked_log_prob(self, lengths: Tensor, c: Tensor | None) -> Tensor:
+        """Return `log_prob` without a look at values; see `CardinalityModel`.
+
+        Raises:
+            ValueError: if the context is missing or has another shape.
+        """
+        return self._at(lengths, self._context(c, lengths, look=False))
+
+    def _at(self, lengths: Tensor, c: Tensor) -> Tensor:
+        return self._log_probabilities(c).gather(-1, lengths[..., None]).squeeze(-1)
 
     @torch.no_grad()
     def _start(self, frequencies: Tensor) -> None:
@@ -319,7 +341,7 @@ class ConditionalCardinality(CardinalityModel):
         strengths: Tensor = functional_call(self.net, parameters, c.double())
         return (self.bias.double() + strengths @ self.basis.double().T).log_softmax(-1)
 
-    def _context(self, c: Array | None, events: Tensor) -> Tensor:
+    def _context(self, c: Array | None, events: Tensor, *, look: bool = True) -> Tensor:
         expected = (*events.shape, self.condition_dim)
         if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
             c = as_tensor(c, "c")
@@ -329,7 +351,7 @@ class ConditionalCardinality(CardinalityModel):
                 f"ConditionalCardinality expected a context c with shape {expected}, got {got}; "
                 "give each event its scaled context"
             )
-        seen = current_transform() is None or is_readable(c)
+        seen = look and (current_transform() is None or is_readable(c))
         if seen and not bool(c.isfinite().all()):
             bad = ~c.isfinite()
             *event, feature = bad.nonzero()[0].tolist()
@@ -390,13 +412,20 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     lengths = lengths.to(torch.int64)
     seen = current_transform() is None or is_readable(lengths)
     if seen and lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
-        least, most = int(lengths.min()), int(lengths.max())
-        found = f"are {least}" if least == most else f"reach from {least} to {most}"
-        raise ValueError(
-            f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise "
-            "it"
-        )
+        raise length_error(int(lengths.min()), int(lengths.max()), max_objects)
     return lengths
+
+
+def length_error(least: int, most: int, max_objects: int) -> ValueError:
+    """Return the error that tells which numbers of objects cannot occur.
+
+    >>> print(length_error(2, 7, 5))
+    lengths reach from 2 to 7, expected [0, 5]; cut the events to max_objects or raise it
+    """
+    found = f"are {least}" if least == most else f"reach from {least} to {most}"
+    return ValueError(
+        f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise it"
+    )
 
 
 def _require_a_row_for_each(events: Tensor, c: Array) -> None:

@@ -12,19 +12,20 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from setflow.data.scaling import Standardizer
-from setflow.distributions.cardinality import CardinalityModel
+from setflow.distributions.cardinality import CardinalityModel, length_error
 from setflow.distributions.normal import StandardNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
 from setflow.masking.log_prob import LogProbEstimate, score_events, tells_error
-from setflow.masking.loss import masked_fm_loss
+from setflow.masking.loss import events_loss
 from setflow.model.density import LogDensity
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, first_not_finite, no_number, reason_of
@@ -45,7 +46,7 @@ from setflow.schema import Schema
 from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
-from setflow.sets.masks import current_transform, is_readable
+from setflow.sets.masks import current_transform, is_at_hand, is_readable
 from setflow.sets.protocols import Solver, event_ndim_of, in_lines, in_short
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
@@ -246,7 +247,7 @@ class SetFlow(SavedModel):
         """
         terms = self.loss_terms(batch, t=t, times=times, noise=noise, generator=generator)
         loss = torch.stack(list(terms.values())).sum()
-        if loss.device.type == "cpu" and not bool(loss.isfinite()):  # elsewhere a look would wait
+        if is_at_hand(loss) and not bool(loss.isfinite()):
             culprit = first_not_finite(batch, self.features, self.conditions)
             raise ValueError(f"the loss is {loss.item():g}. {reason_of(culprit, self.field)}")
         return loss
@@ -278,8 +279,7 @@ class SetFlow(SavedModel):
         c = self.scaled_context(batch.c, len(batch))
         log_p = None
         if self.cardinality is not None and next(self.cardinality.parameters(), None) is not None:
-            # first: its checks wait for the device, which has nothing queued yet
-            log_p = self.cardinality.log_prob(batch.lengths, c)
+            log_p = self._log_p_of_lengths(batch, c)
         x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
         z = self.scaler(x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
@@ -287,9 +287,12 @@ class SetFlow(SavedModel):
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         elif single:
             noise = noise[None]
-        losses = masked_fm_loss(
-            self.field, z, noise.to(z), batch.mask, t, c, path=self.path, times=times,
-            reduction="none", generator=generator,
+        events = Events.of(self.field, z, batch.mask, c=c, name="x_target")
+        if batch.cpu_lengths is not None:
+            events = replace(events, sizes=batch.cpu_lengths)
+        losses = events_loss(
+            self.field, events, noise.to(z), t, path=self.path, times=times, reduction="none",
+            generator=generator,
         )  # fmt: skip
         if batch.weight is not None:
             losses = batch.weight.to(losses.dtype) * losses
@@ -298,6 +301,17 @@ class SetFlow(SavedModel):
         if log_p is None:
             return {"flow": flow}
         return {"flow": flow, "cardinality": -reduce_events(log_p, "mean").to(flow.dtype)}
+
+    def _log_p_of_lengths(self, batch: SetBatch, c: Tensor | None) -> Tensor:
+        """Return log p(N | c) of events to train on, with shape `(B,)`."""
+        cardinality, known = self.cardinality, batch.cpu_lengths
+        assert cardinality is not None
+        if known is None or is_at_hand(batch.mask):
+            # its checks wait for the device, which has nothing queued yet
+            return cardinality.log_prob(batch.lengths, c)
+        if known.max(initial=0) > cardinality.max_objects:
+            raise length_error(known.min(), known.max(), cardinality.max_objects)
+        return cardinality.checked_log_prob(batch.lengths, c)
 
     @torch.no_grad()
     def sample(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from setflow.sets.weights import as_weight
 
 __all__ = ["SetBatch", "listed"]
 
+_Lengths = np.ndarray[Any, Any]  # int64, with shape `batch`
+
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
 class SetBatch:
@@ -39,11 +41,14 @@ class SetBatch:
         weight: how much each event counts, with shape `batch`, or None for equally much; it may be
             negative, and is float64 whatever the dtype of `x`. The statistics of a model, its loss
             and the metrics take it (`setflow.sets.weights`); density and samples do not.
+        lengths: the number of real objects of each event, with shape `batch`, where these come
+            first; they stand in for the mask, or must agree with it, and are kept on the CPU
+            (`cpu_lengths`), so that a training step waits for no accelerator to tell them.
 
     Raises:
         TypeError: if something holds no plain numbers.
-        ValueError: if the shapes do not belong together, the mask holds other values, or, on a CPU,
-            a weight is not finite.
+        ValueError: if the shapes do not belong together, the mask holds other values, lengths and
+            mask contradict each other, or, on a CPU, a weight is not finite.
 
     >>> batch = SetBatch.from_ragged([torch.ones(2, 3), torch.ones(1, 3)])
     >>> batch.x.shape, batch.lengths
@@ -58,6 +63,8 @@ class SetBatch:
     mask: Tensor
     c: Tensor | None = None
     weight: Tensor | None = None
+    # the lengths, and the version of the mask that they belong to
+    _known: tuple[_Lengths, int] | None = field(default=None, init=False)
 
     def __init__(
         self,
@@ -65,6 +72,8 @@ class SetBatch:
         mask: Array | None = None,
         c: Array | None = None,
         weight: Array | None = None,
+        *,
+        lengths: Array | None = None,
     ) -> None:
         if not isinstance(x, Tensor) or x.is_complex():
             x = as_tensor(x, "x")
@@ -74,7 +83,10 @@ class SetBatch:
                     f"x has shape {tuple(x.shape)}, expected (*batch, N, D) where no mask tells "
                     "which objects are real"
                 )
-            mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+            if lengths is None:
+                mask = torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
+            else:
+                mask = real_by_lengths(lengths, x.shape[:-1]).to(x.device)
         elif not isinstance(mask, Tensor) or mask.is_complex():
             mask = as_tensor(mask, "mask").to(x.device)
         if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
@@ -93,8 +105,18 @@ class SetBatch:
             )
         if weight is not None:
             weight = as_weight(weight, batch).to(x.device)
-        for name, value in (("x", x), ("mask", mask), ("c", c), ("weight", weight)):
+        known = None if lengths is None else _known(_agreeing(lengths, mask), mask)
+        parts = {"x": x, "mask": mask, "c": c, "weight": weight, "_known": known}
+        for name, value in parts.items():
             object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> Any:
+        return _held, (self.x, self.mask, self.c, self.weight, self.cpu_lengths)
+
+    def _changed(self, change: Callable[[Tensor], Tensor], lengths: _Lengths | None) -> SetBatch:
+        """Return the batch with every tensor changed, and the lengths that it then has."""
+        c, weight = (None if rows is None else change(rows) for rows in (self.c, self.weight))
+        return _held(change(self.x), change(self.mask), c, weight, lengths)
 
     def __len__(self) -> int:
         return len(self.x) if self.mask.ndim > 1 else 1
@@ -138,9 +160,12 @@ class SetBatch:
                 f"{index!r} selects no events of a batch with shape {tuple(batch)}: {error}; "
                 "objects and features stand in .x, as batch[0].x[1], and .trim() drops empty slots"
             ) from None
-        c = None if self.c is None else self.c[index]
-        weight = None if self.weight is None else self.weight[index]
-        return SetBatch(self.x[index], self.mask[index], c, weight)
+        lengths, chosen = self.cpu_lengths, index if isinstance(index, tuple) else (index,)
+        if lengths is not None:
+            waits = any(isinstance(part, Tensor) and part.device.type != "cpu" for part in chosen)
+            plain = (part.numpy() if isinstance(part, Tensor) else part for part in chosen)
+            lengths = None if waits else np.asarray(lengths[tuple(plain)])
+        return self._changed(lambda value: value[index], lengths)
 
     def __eq__(self, other: object) -> bool:
         """Return whether another batch holds the same events, slot for slot.
@@ -170,6 +195,34 @@ class SetBatch:
         """The number of real objects of each event, with shape `batch`."""
         return self.mask.sum(-1)
 
+    @property
+    def cpu_lengths(self) -> _Lengths | None:
+        """The same on the CPU, int64 with shape `batch`, where they are known without a look at the
+        mask, and real objects come first; None if they are not, or the mask was changed in place.
+
+        A batch of a dataset, of `from_ragged`, or built with `lengths` knows them, and what is
+        made of it by selecting, moving and trimming does, too.
+
+        >>> batch = SetBatch.from_ragged([torch.ones(2, 3), torch.ones(1, 3)])
+        >>> batch[1:].cpu_lengths
+        array([1])
+        """
+        if self._known is None or self._known[1] != self.mask._version:
+            return None
+        return self._known[0]
+
+    def counted(self) -> SetBatch:
+        """Return the batch with `cpu_lengths`, or as it is if padding stands before an object.
+
+        The mask is looked at, which on an accelerator waits for it.
+
+        >>> SetBatch([[[1.0], [2.0], [0.0]]], mask=[[1, 1, 0]]).counted().cpu_lengths
+        array([2])
+        """
+        if self.cpu_lengths is not None or bool((self.mask[..., 1:] & ~self.mask[..., :-1]).any()):
+            return self
+        return _held(self.x, self.mask, self.c, self.weight, self.lengths.cpu().numpy())
+
     def to(self, *args: Any, **kwargs: Any) -> SetBatch:
         """Move or convert as `torch.Tensor.to`.
 
@@ -177,16 +230,21 @@ class SetBatch:
         """
         x = self.x.to(*args, **kwargs)
         c = None if self.c is None else self.c.to(*args, **kwargs)
-        return SetBatch(x, self.mask.to(x.device), c, self.weight)
+        mask = self.mask.to(x.device, non_blocking=bool(kwargs.get("non_blocking")))
+        weight = None if self.weight is None else self.weight.to(x.device)
+        return _held(x, mask, c, weight, self.cpu_lengths)
 
     def pin_memory(self) -> SetBatch:
         """Copy to page-locked memory, as a DataLoader asks for before a transfer to the GPU."""
-        c = None if self.c is None else self.c.pin_memory()
-        weight = None if self.weight is None else self.weight.pin_memory()
-        return SetBatch(self.x.pin_memory(), self.mask.pin_memory(), c, weight)
+        return self._changed(lambda value: value.pin_memory(), self.cpu_lengths)
 
     def trim(self) -> SetBatch:
         """Drop the columns that no event uses."""
+        lengths = self.cpu_lengths
+        if lengths is not None:
+            longest, dim = int(lengths.max(initial=0)), self.mask.ndim - 1
+            x, mask = (value.narrow(dim, 0, longest).contiguous() for value in (self.x, self.mask))
+            return _held(x, mask, self.c, self.weight, lengths)
         used = self.mask.flatten(0, -2).any(0) if self.mask.ndim > 1 else self.mask
         dim = self.mask.ndim - 1
         columns = used.nonzero().squeeze(-1)
@@ -230,7 +288,7 @@ class SetBatch:
             )
         objects = torch.cat(tensors) if tensors else as_tensor(np.concatenate(arrays), "an event")
         lengths = torch.tensor([size[0] for size in sizes])
-        return cls(*padded(objects, lengths, length), c, weight)
+        return cls(*padded(objects, lengths, length), c, weight, lengths=lengths)
 
     def to_ragged(self) -> list[Tensor]:
         """Return the real objects of each event as a list of tensors `(N_i, ...)`."""
@@ -278,11 +336,9 @@ class SetBatch:
         x = as_tensor(x, "x")
         if x.ndim < 2 and mask is None:
             raise ValueError(f"x has shape {tuple(x.shape)}, expected (*batch, N, D)")
-        if lengths is not None:
-            mask = real_by_lengths(lengths, x.shape[:-1])
-        elif pad is not None:
+        if pad is not None:
             mask = real_by_padding(x, pad)
-        return cls(x, mask, c, weight)
+        return cls(x, mask, c, weight, lengths=lengths)
 
     @classmethod
     def from_offsets(
@@ -317,7 +373,8 @@ class SetBatch:
                 f"values have shape {tuple(values.shape)}, expected (objects, D): one row for each "
                 "object of all events"
             )
-        return cls(*padded(values, lengths_of(offsets, len(values)), length), c, weight)
+        lengths = lengths_of(offsets, len(values))
+        return cls(*padded(values, lengths, length), c, weight, lengths=lengths)
 
     def to_offsets(self) -> tuple[Tensor, Tensor]:
         """Return the real objects of all events, one behind the other, and where each event begins.
@@ -368,7 +425,8 @@ class SetBatch:
         >>> SetBatch.from_awkward(array, ["eta", "pt"]).x[0]
         tensor([[0.5000, 3.0000]], dtype=torch.float64)
         """
-        return cls(*padded(*of_awkward(array, fields), length), c, weight)
+        objects, lengths = of_awkward(array, fields)
+        return cls(*padded(objects, lengths, length), c, weight, lengths=lengths)
 
     def to_awkward(self, fields: Sequence[str] | None = None) -> Any:
         """Return the real objects of each event as an array of Awkward Array.
@@ -410,7 +468,8 @@ class SetBatch:
             )
         x = as_tensor(x, "x")
         lengths = torch.tensor([len(x)]) if ptr is None else ptr.diff().cpu()
-        return cls(*padded(x, lengths, length), data.get("c"), data.get("weight"))
+        rows = (data.get("c"), data.get("weight"))
+        return cls(*padded(x, lengths, length), *rows, lengths=lengths)
 
     def to_pyg(self) -> Any:
         """Return a `torch_geometric.data.Batch` of graphs without edges, one for each event.
@@ -443,6 +502,46 @@ class SetBatch:
         return self.x[self.mask]
 
 
+def _held(
+    x: Tensor,
+    mask: Tensor,
+    c: Tensor | None,
+    weight: Tensor | None,
+    lengths: _Lengths | None,
+) -> SetBatch:
+    """Return a batch of tensors and lengths that are known to belong together."""
+    batch = object.__new__(SetBatch)
+    known = None if lengths is None else _known(lengths, mask)
+    parts = {"x": x, "mask": mask, "c": c, "weight": weight, "_known": known}
+    for name, value in parts.items():
+        object.__setattr__(batch, name, value)
+    return batch
+
+
+def _known(lengths: _Lengths, mask: Tensor) -> tuple[_Lengths, int] | None:
+    """Return lengths with the version of their mask, which changes with it in place."""
+    return None if mask.is_inference() else (lengths, mask._version)
+
+
+def _agreeing(lengths: Array, mask: Tensor) -> _Lengths:
+    """Return lengths on the CPU, checked against the mask; an accelerator is waited for.
+
+    Raises:
+        ValueError: if they are no integers with the shape of the batch, or the mask tells others.
+    """
+    sizes = as_tensor(lengths, "lengths").cpu()
+    told, front = mask.cpu(), real_by_lengths(sizes, mask.shape)
+    wrong = (told != front).any(-1)
+    if bool(wrong.any()):
+        event = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(
+            f"lengths says that event {', '.join(map(str, event))} has {int(sizes[event])} objects "
+            f"in front, and the mask of {told.shape[-1]} slots is "
+            f"{told[event].to(torch.int8).tolist()}; leave one of them out"
+        )
+    return sizes.to(torch.int64, copy=True).numpy()
+
+
 def listed(batch: object, where: str) -> SetBatch:
     """Return the events that a call is given, a single one as a batch of one.
 
@@ -466,5 +565,5 @@ def listed(batch: object, where: str) -> SetBatch:
         )
     if batch.mask.ndim > 1:
         return batch
-    c, weight = (None if part is None else part[None] for part in (batch.c, batch.weight))
-    return SetBatch(batch.x[None], batch.mask[None], c, weight)
+    known = batch.cpu_lengths
+    return batch._changed(lambda value: value[None], known if known is None else known[None])

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import sys
 
 import numpy as np
 import pytest
 import torch
 
-from setflow.data import SetBatch
+from each import each
+from setflow.data import SetBatch, SetDataset, pad_collate
 from setflow.sets.batch import listed
+from setflow.training.data import PlacedDataset
 
 
 def _ragged():
@@ -400,3 +404,81 @@ def test_what_is_no_awkward_array_and_no_awkward_at_all(monkeypatch):
     monkeypatch.setitem(sys.modules, "awkward", None)
     with pytest.raises(ImportError, match=r"pip install 'setflow\[awkward\]'"):
         _with_holes().to_awkward()
+
+
+# --- lengths on the CPU ---
+
+OPERATIONS = {
+    "int": lambda batch: batch[1],
+    "slice": lambda batch: batch[1:],
+    "step": lambda batch: batch[::2],
+    "list": lambda batch: batch[[2, 0]],
+    "tensor": lambda batch: batch[torch.tensor([2, 2, 1])],
+    "array": lambda batch: batch[np.array([1, 0])],
+    "mask": lambda batch: batch[torch.tensor([True, False, True])],
+    "none": lambda batch: batch[torch.zeros(3, dtype=torch.bool)],
+    "new dimension": lambda batch: batch[None, 1:],
+    "two indices": lambda batch: batch[None][0, torch.tensor([1, 2])],
+    "ellipsis": lambda batch: batch[...],
+    "dtype": lambda batch: batch.to(torch.float16),
+    "device": lambda batch: batch.to("cpu", non_blocking=True),
+    "trim": lambda batch: batch.trim(),
+    "trim of the shortest": lambda batch: batch[[0, 1]].trim(),
+    "trim of none": lambda batch: batch[:0].trim(),
+    "listed": lambda batch: listed(batch[2], "test"),
+    "copy": copy.deepcopy,
+    "process": lambda batch: pickle.loads(pickle.dumps(batch)),
+    "counted": lambda batch: SetBatch(batch.x, batch.mask, batch.c).counted(),
+    "ragged": lambda batch: SetBatch.from_ragged(batch.to_ragged(), batch.c, length=7),
+    "graphs": lambda batch: SetBatch.from_pyg(batch.to_pyg()),
+    "collated": lambda batch: pad_collate(batch.to_ragged()),
+    "dataset": lambda batch: SetDataset(SetBatch(batch.x, batch.mask))[[2, 0]],
+    "inner": lambda batch: PlacedDataset(SetDataset(batch))[[2, 0]].events,
+}
+
+
+@each("name", OPERATIONS)
+def test_lengths_are_kept_in_step(name):
+    batch = SetBatch.from_ragged(_ragged(), torch.arange(3.0)[:, None], length=6)
+    made = OPERATIONS[name](batch)
+    assert made.cpu_lengths is not None
+    assert made.cpu_lengths.dtype == np.int64
+    assert made.cpu_lengths.shape == made.mask.shape[:-1]
+    assert made.cpu_lengths.tolist() == made.lengths.tolist()
+    front = torch.arange(made.mask.shape[-1]) < made.lengths[..., None]
+    assert torch.equal(made.mask, front)
+    # as it would have been made without them
+    plain = OPERATIONS[name](SetBatch(batch.x, batch.mask, batch.c))
+    assert made == plain
+    assert made.x.is_contiguous() == plain.x.is_contiguous()
+
+
+def test_lengths_stand_in_for_the_mask_or_agree_with_it():
+    batch = SetBatch(torch.zeros(2, 4, 3), lengths=[3, 0])
+    assert batch.mask.tolist() == [[True, True, True, False], [False] * 4]
+    assert batch.cpu_lengths.tolist() == [3, 0]
+    again = SetBatch(batch.x, batch.mask, lengths=torch.tensor([3, 0], dtype=torch.int32))
+    assert again.cpu_lengths.tolist() == [3, 0]
+    for mask, lengths, message in (
+        (batch.mask, [3, 1], r"event 1 has 1 objects in front, and the mask of 4 slots is \[0, 0"),
+        (batch.mask, [4, 0], "event 0 has 4 objects"),
+        (batch.mask, [3], r"lengths have shape \(1,\), expected \(2,\)"),
+        (batch.mask, [3.0, 0.0], "dtype torch.float64, expected"),
+        (torch.tensor([[1, 0, 1, 0], [0, 0, 0, 0]]), [2, 0], "event 0 has 2 objects in front"),
+        (None, [5, 0], "lengths reach from 0 to 5, expected 0 to 4"),
+        (None, [-1, 0], "lengths reach from -1 to 0, expected 0 to 4"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            SetBatch(batch.x, mask, lengths=lengths)
+
+
+def test_lengths_that_no_longer_hold_are_not_told():
+    assert SetBatch(torch.zeros(2, 4, 3), torch.ones(2, 4)).cpu_lengths is None
+    holes = SetBatch(torch.zeros(1, 3, 1), torch.tensor([[True, False, True]]))
+    assert holes.counted().cpu_lengths is None
+    batch = SetBatch(torch.zeros(2, 4, 3), lengths=[3, 1])
+    part = batch[:1]
+    batch.mask[0, 2] = False
+    assert batch.cpu_lengths is None
+    assert part.cpu_lengths is None
+    assert batch.counted().cpu_lengths.tolist() == [2, 1]
