@@ -99,7 +99,9 @@ class ContextEncoder(nn.Module):
         numbers = []
         if scaler is not None:
             every = len(self.scaled) == len(self.features)
-            scaled: Tensor = scaler((c if every else c[:, self.scaled])[:, None])[:, 0]
+            # no list as an index: it would go to the device in each step
+            given = c if every else torch.stack([c[:, k] for k in self.scaled], -1)
+            scaled: Tensor = scaler(given[:, None])[:, 0]
             if every:
                 return scaled
             numbers = list(scaled.unbind(-1))
