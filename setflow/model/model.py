@@ -185,7 +185,8 @@ class SetFlow(SavedModel):
             if scaled is not None and (refit or not scaled.is_fitted):
                 scaled.fit(c[:, None, self.context_encoder.scaled], weight=weight)
             context = self.context_encoder(c, scaled)
-            self.context_encoder.learn_range(c, anew=refit or not trained)
+            if refit or not (trained or self.context_encoder.knows_range):
+                self.context_encoder.learn_range(c)
         elif batch.c is not None:
             self._refuse_context(batch.c)
         if self.cardinality is not None:
