@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from setflow.sets.events import Events
-from setflow.sets.masks import count_real, zero_padding
+from setflow.sets.masks import zero_padding
 from setflow.sets.planning import plan_velocity
 
 __all__ = ["Reduction", "reduce_events", "regression_loss"]
@@ -71,7 +71,7 @@ def _means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
         return errors.reshape(*lead, numel).sum(-1) / max(1, numel)
     numel = math.prod(errors.shape[mask.ndim :])
     features = errors.reshape(*mask.shape, numel)
-    return (features.sum(-1) / max(1, numel)).sum(-1) / count_real(mask).clamp(min=1)
+    return (features.sum(-1) / max(1, numel)).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
 def reduce_events(values: Tensor, reduction: Reduction) -> Tensor:
