@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from setflow.data.hdf5 import read_jets
+from setflow.data.header import read_header
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.data.valid import counted
 from setflow.data.writing import JetWriter
@@ -135,9 +136,14 @@ def sample_to_hdf5(
 def _like(flow: SetFlow, path: str | Path, events: int | None) -> tuple[Tensor, Tensor | None]:
     """Return the cardinalities, cut to what the model knows, and the context of a file's jets."""
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
+    held = read_header(find(JETS, path)).n
+    if events is not None and held < events:
+        raise ValueError(
+            f"{path} holds {held} jets, and {events} are to be sampled like them; ask for at most "
+            f"{held} (--events {held}), leave the number out to sample one for each, or give a "
+            "larger file"
+        )
     sample = read_jets(path, stop=events, max_objects=largest, conditions=flow.conditions)
-    if events is not None and len(sample) < events:
-        raise ValueError(f"{path} holds {len(sample)} jets, expected at least {events}")
     context = sample.context(flow.conditions) if flow.conditions else None
     return sample.particles.lengths, context
 

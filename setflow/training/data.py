@@ -130,10 +130,21 @@ class SetDataModule(LightningDataModule):
             train, val = train[~held], train[held]
         for name, sample in (("training", train), ("validation", val)):
             if len(sample) == 0:
-                raise ValueError(
-                    f"the {name} sample is empty; give a larger file or another val_fraction"
-                )
+                raise ValueError(self._why_empty(name, len(train) + len(val)))
         self._train, self._val = self._events(train), self._events(val)
+
+    def _why_empty(self, name: str, jets: int) -> str:
+        """Return why a sample is empty; `jets` is the number of those that were shared out."""
+        if self.val_path is not None:
+            path = self.val_path if name == "validation" else self.train_path
+            return f"the {name} sample is empty: {path} holds no jets; give a file that has some"
+        if not jets:
+            return f"{self.train_path} holds no jets, so there is nothing to train on"
+        return (
+            f"the {name} sample is empty: of the {jets} jets in {self.train_path} a fraction of "
+            f"{self.val_fraction:g} is held out, whole events together; give a larger file, "
+            "another val_fraction, or jets to validate on, --data.val"
+        )
 
     def _read(self, path: str) -> JetSample:
         return read_jets(
