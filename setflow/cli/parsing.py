@@ -168,7 +168,9 @@ def _explained(source: Any, message: str) -> str:
     line = re.sub(r'Parser key "(.*?)":', r"\1:", line)
     line = re.sub(r"Expected a <class '(\w+)'>. Got value: (.*)", _expected, line)
     if found := _UNION.fullmatch(line):
-        line = found[1] + _of_several(*found.group(2, 3, 4))
+        why = _of_several(*found.group(2, 3, 4))
+        place = found[1].removesuffix(": ") + " " if why.startswith("has no") else found[1]
+        line = place + why
     if found := _NO_CLASS.fullmatch(line):
         line = f"{found[1]}there is no class {found[2]}, expected one such as torch.optim.AdamW"
     if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", line):
@@ -220,13 +222,13 @@ def _of_several(kinds: str, errors: str, value: str) -> str:
         errors: why it is none of each, in their order, each behind a dash.
         value: the value.
     """
-    inner = [
-        why for why in re.split(r"(?:^| )- ", errors) if why and not why.startswith("Expected")
-    ]
-    if inner:  # of a part that may also be missing
-        return inner[0]
-    if nested := re.match(r"NestedArg\(key='(\w+)'", value):
-        return f"it has no argument {nested[1]}"
+    whys = [why for why in re.split(r"(?:^| )- ", errors) if why and not why.startswith("Expected")]
+    nested = re.match(r"NestedArg\(key='(\w+)'", value)
+    known = [why for why in whys if not nested or nested[1] in why]
+    if known:  # of an argument of a part that may also be missing
+        return known[0]
+    if nested:
+        return f"has no argument {nested[1]}"
     names = re.findall(r"<class '(\w+)'>", kinds)
     words = [_KINDS[name] for name in names if name in _KINDS]
     if "float" in names and "int" in names:
