@@ -157,7 +157,7 @@ def _fit(arguments: Sequence[str], ending: Ending) -> None:
     from setflow.cli.fit import fit
 
     done = fit(arguments)
-    if rank_zero_only.rank:  # of several processes the first one says what there is
+    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says what there is
         return
     if done.warning is not None:
         warn(done.warning)
