@@ -246,8 +246,7 @@ def test_a_saboteur_is_caught(law, subject):
         except AssertionError:
             caught += 1
         except ValueError as error:  # NaN of a padded slot, taken for an object's
-            assert "is not finite, for x_target" in str(error)
-            caught += 1
+            caught += "is not finite, for x_target" in str(error)
     assert caught > 0, f"the law of {law} accepts its saboteur"
 
 
