@@ -161,10 +161,22 @@ class SetDataModule(LightningDataModule):
             train, val = train[~held], train[held]
         for name, sample in (("training", train), ("validation", val)):
             if len(sample) == 0:
-                raise ValueError(
-                    f"the {name} sample is empty; give a larger file or another val_fraction"
-                )
+                raise ValueError(self._why_empty(name, len(train) + len(val)))
         self._train, self._val = normalised(train, val)
+
+    def _why_empty(self, name: str, jets: int) -> str:
+        """Return why a sample is empty; `jets` is the number of those that were shared out."""
+        files = self.train_files if name == "training" or not self.val_files else self.val_files
+        paths = ", ".join(str(path) for path, _ in files)
+        if self.val_files is not None:
+            return f"the {name} sample is empty: {paths} holds no jets; give a file that has some"
+        if not jets:
+            return f"{paths} holds no jets, so there is nothing to train on"
+        return (
+            f"the {name} sample is empty: of the {jets} jets in {paths} a fraction of "
+            f"{self.val_fraction:g} is held out, whole events together; give a larger file, "
+            "another val_fraction, or jets to validate on, --data.val"
+        )
 
     def _read(self, files: Sequence[DataFile]) -> tuple[SetBatch, Tensor]:
         """Return the events of files, and numbers that are the same for those of one collision."""
