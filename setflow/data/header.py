@@ -204,6 +204,12 @@ def check_weight(file: Any, path: Path, name: str, n: int) -> None:
 def _checked_keys(file: Any, path: Path) -> tuple[str, ...]:
     """Return the datasets of the layout that a file holds, their shapes and dtypes checked."""
     held = list(file)
+    if {"log_prob", "reason"} <= {*held}:
+        of = f" of the jets of {file.attrs['data']}" if "data" in file.attrs else " of jets"
+        raise ValueError(
+            f"{path} holds scores{of}, as setflow score writes them, and no jets; give the file of "
+            "the jets"
+        )
     for spec in DATASETS:  # what need not be there is missed only if it is there misspelt
         near = difflib.get_close_matches(spec.key, held, n=1, cutoff=0.5 if spec.required else 0.9)
         if spec.key not in held and (spec.required or near) and spec.key != WEIGHTS:

@@ -563,7 +563,7 @@ def test_other_arguments_do_not_continue(
     out = begun.with_suffix("")
     with pytest.raises(ValueError, match=message) as caught:
         score(make_flow(), data, out, **change)
-    assert "begin anew with --force (overwrite=True in Python)" in str(caught.value)
+    assert "begin anew with overwrite=True" in str(caught.value)
     assert str(begun) in str(caught.value)
     assert begun.read_bytes() == before
     assert not out.exists()
@@ -610,7 +610,9 @@ def test_a_damaged_beginning_is_an_error(data: Path, begun: Path, damage: str) -
     else:
         with h5py.File(begun, "w" if damage == "foreign" else "r+") as file:
             file.attrs["n"] = ROWS + 1
-    with pytest.raises(OSError, match=r"s\.h5\.part cannot be continued, it is damaged .*--force"):
+    with pytest.raises(
+        OSError, match=r"s\.h5\.part cannot be continued, it is damaged .*overwrite=True"
+    ):
         score(make_flow(), data, out)
     assert not out.exists()
     assert begun.exists()
@@ -714,7 +716,7 @@ def refused(
 def test_an_existing_file_is_kept(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "s.h5"
     out.write_text("precious")
-    refused(make_flow(), data, out, FileExistsError, r"exists already; .*--force")
+    refused(make_flow(), data, out, FileExistsError, r"exists already; .*overwrite=True")
     assert out.read_text() == "precious"
     score(make_flow(), data, out, overwrite=True)
     assert names(tmp_path) == ["jets.h5", "s.h5"]
