@@ -321,7 +321,6 @@ def kept() -> Kept:
     return json.loads(KEPT.read_text())
 
 
-@pytest.mark.filterwarnings("ignore::setflow.model.OutsideTrainingWarning")
 @pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("name", FIELDS)
 def test_the_values_of_a_family_are_those_kept(name, dtype, kept):
