@@ -79,7 +79,6 @@ __all__ = [
     "as_base",
     "diagnostics",
     "diffusion_loss",
-    "fit",
     "fm_loss",
     "masked_diffusion_loss",
     "masked_fm_loss",
@@ -153,6 +152,6 @@ if TYPE_CHECKING:
     from setflow.sets.batch import SetBatch
     from setflow.solvers import RK4, Dopri5, Euler, Heun, Midpoint
     from setflow.timesteps import TimeSampling
-    from setflow.training.fitting import fit
+    from setflow.training.fitting import fit  # noqa: F401  # not in __all__: it brings Lightning
 else:
     __getattr__, __dir__ = module_functions(__name__)

@@ -117,7 +117,7 @@ def score_to_hdf5(
     >>> import tempfile
     >>> from setflow.data import JetWriter
     >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
-    >>> flow = SetFlow(field, scaler=setflow.data.Standardizer(3, mean=0, std=1))
+    >>> flow = SetFlow(field, scaler=setflow.data.Standardizer(3, mean=0, std=0.3))
     >>> particles = SetBatch(torch.rand(2, 5, 3), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]))
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     data, out = Path(folder) / "jets.h5", Path(folder) / "scores.h5"
