@@ -203,7 +203,8 @@ DEFERRED = ("setflow", "setflow.data", "setflow.training")
 @pytest.mark.parametrize("module", DEFERRED)
 def test_deferred_names_are_those_of_the_package(module):
     package = importlib.import_module(module)
-    assert set(_homes(module)) == set(package.__all__)
+    heavy = {"fit"} if module == "setflow" else set()  # it needs Lightning, so `import *` leaves it
+    assert set(_homes(module)) == {*package.__all__, *heavy}
     assert set(package.__all__) <= set(dir(package))
     for name, home in _homes(module).items():
         if home != module:
