@@ -215,14 +215,14 @@ def _report(given: str, path: Path) -> Iterator[Line]:
 def _hdf5(given: str, path: Path) -> Iterator[Line]:
     import h5py
 
-    from setflow.data.header import open_jets
+    from setflow.data.header import open_events
 
     if not h5py.is_hdf5(path):
         raise ValueError(
             f"{given} is no HDF5 file; setflow info knows files of jets and of scores, "
             "configurations, and the folders of models, runs, recipes and reports"
         )
-    with open_jets(path) as file:
+    with open_events(path) as file:
         told = {name: _text(value) for name, value in file.attrs.items()}
         scores = "log_prob" in file and "reason" in file
         columns = {
@@ -251,10 +251,10 @@ def _origin(told: Mapping[str, str]) -> Iterator[Line]:
 
 
 def _jets(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
-    from setflow.data.summary import summarize_jets
+    from setflow.data.summary import summarize_events
     from setflow.schema import PARTICLE_FEATURES, names
 
-    summary = summarize_jets(path)
+    summary = summarize_events(path)
     header = summary.header
     sampled = "weights_sha256" in told
     kind = "jets that a model has sampled" if sampled else "jets"

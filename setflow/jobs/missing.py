@@ -15,7 +15,7 @@ from pathlib import Path
 import h5py
 import torch
 
-from setflow.data.hdf5 import screen_jets
+from setflow.data.hdf5 import screen_events
 from setflow.model.density import MissingMass, missing_mass
 from setflow.model.model import SetFlow
 
@@ -45,7 +45,7 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
     if not flow.scaler.has_bound or (flow.cardinality is not None and not flow.conditions):
         return missing_mass(flow, n, seed=seed)
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_jets(
+    sample, reasons = screen_events(
         data, stop=min(rows, n), max_objects=largest, features=flow.features,
         conditions=flow.conditions,
     )  # fmt: skip

@@ -35,7 +35,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.hdf5 import read_jets, screen_jets
+from setflow.data.hdf5 import read_jets, screen_events
 from setflow.data.header import read_header
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
@@ -170,7 +170,7 @@ def _score(
 ) -> dict[str, NDArray[Any]]:
     """Return the columns of rows `start` to `stop` of the data."""
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_jets(
+    sample, reasons = screen_events(
         data, start=start, stop=stop, max_objects=largest, features=flow.features,
         conditions=flow.conditions,
     )  # fmt: skip

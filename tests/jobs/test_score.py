@@ -23,7 +23,7 @@ import yaml
 
 import setflow
 from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
-from setflow.data.hdf5 import screen_jets
+from setflow.data.hdf5 import screen_events
 from setflow.jobs import missing
 from setflow.jobs import score as scoring
 from setflow.jobs.identity import described
@@ -421,7 +421,7 @@ def test_blocks_change_nothing(
 
 
 def interrupted(after: int, error: type[BaseException]) -> Callable[..., Any]:
-    """A `screen_jets` that raises in the block after so many."""
+    """A `screen_events` that raises in the block after so many."""
     blocks = 0
 
     def screen(*arguments: Any, **options: Any) -> Any:
@@ -429,7 +429,7 @@ def interrupted(after: int, error: type[BaseException]) -> Callable[..., Any]:
         if blocks == after:
             raise error("in the middle")
         blocks += 1
-        return setflow.data.screen_jets(*arguments, **options)
+        return setflow.data.screen_events(*arguments, **options)
 
     return screen
 
@@ -445,7 +445,7 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
     options = {"estimator": estimator, "seed": 4}
     score(flow, data, tmp_path / "whole.h5", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_jets", interrupted(after, error))
+        patch.setattr(scoring, "screen_events", interrupted(after, error))
         with pytest.raises(error, match="in the middle"):
             score(flow, data, tmp_path / "s.h5", **options)
     assert not (tmp_path / "s.h5").exists()
@@ -454,7 +454,7 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
         assert not file.attrs["complete"]
         assert np.isnan(file["log_prob"][5 * after :]).all()
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_jets", interrupted(5 - after, RuntimeError))  # so many left
+        patch.setattr(scoring, "screen_events", interrupted(5 - after, RuntimeError))  # so many left
         score(flow, data, tmp_path / "s.h5", **options)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert names(tmp_path) == ["jets.h5", "s.h5", "whole.h5"]
@@ -467,7 +467,7 @@ def test_interrupted_after_each_block_it_still_gives_the_same_bits(
     expected = score(flow, data, tmp_path / "whole.h5", estimator=HUTCHINSON)
     for _ in range(5):
         with monkeypatch.context() as patch:
-            patch.setattr(scoring, "screen_jets", interrupted(1, InterruptedError))
+            patch.setattr(scoring, "screen_events", interrupted(1, InterruptedError))
             with suppress(InterruptedError):
                 score(flow, data, tmp_path / "s.h5", estimator=HUTCHINSON)
     assert_same_bits(read(tmp_path / "s.h5"), expected)
@@ -480,7 +480,7 @@ torch.set_default_dtype(torch.float64)
 from jobs import test_score as t
 from setflow.jobs import score as scoring
 scoring.BLOCK_ROWS["cpu"] = 1
-screen, blocks = scoring.screen_jets, 0
+screen, blocks = scoring.screen_events, 0
 def slow(*arguments, **options):
     global blocks
     blocks += 1
@@ -489,7 +489,7 @@ def slow(*arguments, **options):
     if blocks == 2:
         print("begun", flush=True)
     return screen(*arguments, **options)
-scoring.screen_jets = slow
+scoring.screen_events = slow
 t.score(t.make_flow(), {data!r}, t.Path({out!r}), estimator=t.HUTCHINSON)
 """
 
@@ -511,7 +511,7 @@ def test_a_kill_loses_a_block_at_most(
         assert file.attrs["n"] == 8
     monkeypatch.setitem(scoring.BLOCK_ROWS, "cpu", 1)
     expected = score(make_flow(), data, tmp_path / "whole.h5", estimator=HUTCHINSON)
-    monkeypatch.setattr(scoring, "screen_jets", interrupted(ROWS - 8, RuntimeError))
+    monkeypatch.setattr(scoring, "screen_events", interrupted(ROWS - 8, RuntimeError))
     assert_same_bits(score(make_flow(), data, out, estimator=HUTCHINSON), expected)
 
 
@@ -538,7 +538,7 @@ def test_kills_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def begun(tmp_path: Path, data: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A call that was interrupted after ten rows; returns what it left."""
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_jets", interrupted(2, RuntimeError))
+        patch.setattr(scoring, "screen_events", interrupted(2, RuntimeError))
         with pytest.raises(RuntimeError, match="in the middle"):
             score(make_flow(), data, tmp_path / "s.h5")
     return tmp_path / "s.h5.part"
@@ -634,9 +634,9 @@ def test_nothing_of_a_beginning_changes_but_its_values(
 
     def looked_at(*arguments: Any, **options: Any) -> Any:
         contents.append((tmp_path / "s.h5.part").read_bytes())
-        return setflow.data.screen_jets(*arguments, **options)
+        return setflow.data.screen_events(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "screen_jets", looked_at)
+    monkeypatch.setattr(scoring, "screen_events", looked_at)
     score(make_flow(), data, tmp_path / "s.h5")
     before, after = contents[0], (tmp_path / "s.h5").read_bytes()
     with h5py.File(tmp_path / "s.h5") as file:
@@ -669,9 +669,9 @@ def test_what_another_process_has_begun_is_not_published(
         other = tmp_path / "other"
         other.write_text("of another process")
         os.replace(other, tmp_path / "s.h5.part")
-        return setflow.data.screen_jets(*arguments, **options)
+        return setflow.data.screen_events(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "screen_jets", replaced)
+    monkeypatch.setattr(scoring, "screen_events", replaced)
     with pytest.raises(OSError, match="in use by another process"):
         score(make_flow(), data, tmp_path / "s.h5")
     assert names(tmp_path) == ["jets.h5", "s.h5.part"]
@@ -681,7 +681,7 @@ def test_what_another_process_has_begun_is_not_published(
 def test_an_error_in_the_first_block_leaves_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "screen_jets", interrupted(0, RuntimeError))
+    monkeypatch.setattr(scoring, "screen_events", interrupted(0, RuntimeError))
     with pytest.raises(RuntimeError, match="in the middle"):
         score(make_flow(), data, tmp_path / "s.h5")
     assert names(tmp_path) == ["jets.h5"]
@@ -807,7 +807,7 @@ def test_the_missing_mass_is_told(tmp_path, data, conditions, numbers, monkeypat
     assert told["missing_mass_events"] == 60
     assert 0.01 < told["missing_mass_standard_error"] < 0.1
     assert "smallest training value of ptrel" in told["missing_mass_meaning"]
-    jets = screen_jets(data, max_objects=LARGEST if numbers else None)
+    jets = screen_events(data, max_objects=LARGEST if numbers else None)
     good = [row for row in range(len(jets.sample)) if row not in jets.reasons]
     rows = torch.tensor(good).repeat(60)[:60]
     c = jets.sample.context(conditions)[rows] if conditions else None
