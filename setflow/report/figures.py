@@ -19,6 +19,7 @@ mplhep and without the label of any experiment. Quantities are relative to the j
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from setflow.physics.metrics import METRICS, Floor, Observables
+from setflow.physics.metrics import METRICS, Floor, Measured, Metric
 from setflow.report.images import example_jets, jet_images
 from setflow.report.style import (
     BAND,
@@ -64,6 +65,8 @@ class Quantity:
         tail: the fraction of the reference that is left out on either side of the range.
         bound: the lowest possible value, from which to start if the spectrum comes near; or None.
         least: the smallest range to draw, however narrow the reference is.
+        events: what events are called.
+        entries: what those entries are of which an event has several.
     """
 
     name: str
@@ -75,6 +78,8 @@ class Quantity:
     tail: float = 1e-3
     bound: float | None = None
     least: float = 0.01
+    events: str = "jets"
+    entries: str = "particles"
 
 
 QUANTITIES = (
@@ -91,7 +96,7 @@ QUANTITIES = (
 
 
 def spectrum(
-    quantity: Quantity, generated: Observables, reference: Observables, *, note: str = ""
+    quantity: Quantity, generated: Measured, reference: Measured, *, note: str = ""
 ) -> Figure:
     """Draw the spectrum of one observable on both sides, and the ratio generated / reference.
 
@@ -112,8 +117,8 @@ def spectrum(
 def draw_spectrum(
     figure: Figure | SubFigure,
     quantity: Quantity,
-    generated: Observables,
-    reference: Observables,
+    generated: Measured,
+    reference: Measured,
     *,
     note: str = "",
 ) -> None:
@@ -186,7 +191,7 @@ class Histogram:
     centres: Array
 
     @classmethod
-    def of(cls, quantity: Quantity, sample: Observables, edges: Array) -> Histogram:
+    def of(cls, quantity: Quantity, sample: Measured, edges: Array) -> Histogram:
         """Fill it with the observable of all jets, or of all their particles.
 
         Arguments:
@@ -207,7 +212,7 @@ class Histogram:
         variance = (cells**2).sum(0) - 2 * fraction * (per_jet @ cells)
         variance = variance + fraction**2 * (per_jet**2).sum()
         width = np.diff(np.log10(edges) if quantity.log_x else edges)
-        size = f"{jets:,} jets"
+        size = f"{jets:,} {quantity.events}"
         middle = (
             10 ** (np.log10(edges[1:]) - width / 2) if quantity.log_x else edges[1:] - width / 2
         )
@@ -218,11 +223,11 @@ class Histogram:
             below=float((place < 0).sum() / total),
             above=float((place >= bins).sum() / total),
             centres=middle,
-            size=size if len(values) == jets else f"{size}, {len(values):,} particles",
+            size=size if len(values) == jets else f"{size}, {len(values):,} {quantity.entries}",
         )
 
 
-def _edges(quantity: Quantity, reference: Observables, jets: int) -> Array:
+def _edges(quantity: Quantity, reference: Measured, jets: int) -> Array:
     """Return bin edges that fit the reference: its quantiles, and as many bins as jets can fill."""
     values = as_numpy(reference.column(quantity.name)[0])
     bins = int(np.clip(2.3 * jets ** (1 / 3), 8, 50))
@@ -309,8 +314,8 @@ def write_plots(
     folder: Path,
     generated: SetBatch,
     reference: SetBatch,
-    generated_observables: Observables,
-    reference_observables: Observables,
+    generated_observables: Measured,
+    reference_observables: Measured,
     values: dict[str, float],
     floor: Floor,
 ) -> list[str]:
@@ -333,7 +338,7 @@ def write_plots(
             quantity,
             generated_observables,
             reference_observables,
-            note=_note(quantity.name, values, floor),
+            note=note_of(quantity.name, METRICS, values, floor),
         )
         for quantity in QUANTITIES
     }
@@ -345,9 +350,9 @@ def write_plots(
     return [f"{name}.png" for name in figures]
 
 
-def _note(name: str, values: dict[str, float], floor: Floor) -> str:
+def note_of(name: str, metrics: Sequence[Metric], values: dict[str, float], floor: Floor) -> str:
     """Return the line that gives the W1 of an observable beside its floor."""
-    metric = next(metric for metric in METRICS if metric.parts == (name,))
+    metric = next(metric for metric in metrics if metric.parts == (name,))
     power = round(math.log10(metric.scale))
     times = rf" $\times\, 10^{{{power}}}$" if power else ""
     value, mean, spread = (

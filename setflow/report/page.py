@@ -1,16 +1,16 @@
-"""Compare generated jets with a reference: numbers beside their floor, controls, and pictures.
+"""Compare generated events with a reference: numbers beside their floor, controls, and pictures.
 
-Both sides are treated alike: cut to the same number of columns, the hardest particles first, and
-every observable recomputed from the particles. For each metric of `setflow.physics.metrics` the
-report holds
+Both sides are treated alike: cut to the same number of columns, of jets the hardest particles
+first, and every observable recomputed from the objects. For each metric, of jets those of
+`setflow.physics.metrics` and of other sets those of `setflow.physics.sets`, the report holds
 
     value      generated against reference,
     floor      reference against reference, disjoint random parts at the same sizes, and its spread,
-    shuffled   the reference with its particles shuffled between jets, against the reference,
-    swapped    the reference with its ptrel lists swapped between jets, against the reference.
+    shuffled   the reference with its objects shuffled between events, against the reference,
+    swapped    the reference with its lists of features, of jets ptrel, swapped between events.
 
 A good model comes down to the floor; what is at the floor cannot be told from the reference with
-so many jets. A metric whose controls are at the floor too is blind to what they destroy.
+so many events. A metric whose controls are at the floor too is blind to what they destroy.
 """
 
 from __future__ import annotations
@@ -26,21 +26,14 @@ import torch
 from rich import box
 from rich.table import Table
 
-from setflow.data.hdf5 import read_jets
-from setflow.data.header import read_header
+from setflow.data.hdf5 import read_events
+from setflow.data.header import EventHeader, read_header
+from setflow.data.jets import PARTICLE_NAMES
 from setflow.files import NewFolder, check_target, same_file
-from setflow.physics.kinematics import hardest_first
-from setflow.physics.metrics import (
-    METRICS,
-    Floor,
-    Metric,
-    distances,
-    observables,
-    shuffle_particles,
-    swap_ptrel,
-    truth_floor,
-)
+from setflow.physics.metrics import Floor, Metric, distances, truth_floor
 from setflow.report.notes import notes_on, unphysical_of
+from setflow.report.subjects import Jets, Sets, Subject
+from setflow.schema import JETNET, Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
@@ -58,8 +51,8 @@ class Result:
         value: generated against reference.
         floor: the mean between disjoint parts of the reference.
         floor_spread: its standard deviation: how far one value scatters.
-        shuffled: the reference with particles shuffled, against the reference.
-        swapped: the reference with ptrel lists swapped, against the reference.
+        shuffled: the reference with objects shuffled, against the reference.
+        swapped: the reference with lists of features swapped, against the reference.
         unit: the unit, empty if there is none.
     """
 
@@ -77,10 +70,10 @@ class Side:
 
     Arguments:
         name: the file, or what was given instead of one.
-        events: the number of jets that were compared.
-        available: the number of jets that there are.
+        events: the number of events that were compared.
+        available: the number of events that there are.
         columns: the number of slots before the cut.
-        weights_sha256: the hash of the weights of the model that made the jets, as the file tells
+        weights_sha256: the hash of the weights of the model that made them, as the file tells
             it; None if it tells none.
     """
 
@@ -96,15 +89,16 @@ class Report:
     """The outcome of a comparison.
 
     Arguments:
-        metrics: the results by the name of the metric, in the order of `METRICS`.
+        metrics: the results by the name of the metric, in the order of the subject's.
         generated: the generated side.
         reference: the reference side.
         columns: the number of slots that both sides were cut to.
         seed: the seed of floor and controls.
         floor: the floor, with its sizes and whether it was scaled.
+        subject: what is compared: jets, or sets of other features.
         notes: what speaks against the comparison: that both sides are the same file, that they
-            share jets, that generated values cannot be, or that jets are few.
-        unphysical: how many values of the generated particles cannot be, by what is wrong; they are
+            share events, that generated values cannot be, or that events are few.
+        unphysical: how many values of the generated objects cannot be, by what is wrong; they are
             kept in the comparison.
         pictures: the names of the PNG files in the folder.
     """
@@ -115,6 +109,7 @@ class Report:
     columns: int
     seed: int
     floor: Floor
+    subject: Subject = field(compare=False)
     notes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     unphysical: dict[str, int] = field(default_factory=dict)
@@ -134,6 +129,7 @@ class Report:
                 "factor": self.floor.factor,
             },
             "cut": self._cut(),
+            "swapped": self.subject.swapped,
             "unphysical": self.unphysical,
             "notes": list(self.notes),
             "pictures": list(self.pictures),
@@ -156,7 +152,7 @@ class Report:
         table.add_column("unit", no_wrap=True)
         for heading in ("value", "floor ± spread", "shuffled", "swapped", "ratio"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for metric in METRICS:
+        for metric in self.subject.metrics:
             result = self.metrics[metric.name]
             digits = _digits(result.floor_spread / metric.scale)
             value, floor, spread, shuffled, swapped = (
@@ -178,8 +174,8 @@ class Report:
 
     def _caption(self) -> str:
         lines = [
-            f"{self.generated.events:,} generated and {self.reference.events:,} reference jets, "
-            f"seed {self.seed}",
+            f"{self.generated.events:,} generated and {self.reference.events:,} reference "
+            f"{self.subject.words.events}, seed {self.seed}",
             *self._model(),
             self._cut(),
             f"floor: mean and spread of {self._floor()}",
@@ -193,30 +189,32 @@ class Report:
         return [] if sha256 is None else [f"generated by the model with weights {sha256[:16]}"]
 
     def _cut(self) -> str:
-        """Return which particles are compared, and by what they were chosen."""
+        """Return which objects are compared, and by what they were chosen."""
+        words = self.subject.words
         slots = {"generated": self.generated.columns, "reference": self.reference.columns}
         cut = [f"{name} (of {n} slots)" for name, n in slots.items() if n > self.columns]
         if not cut:
-            return f"all rows compare all particles, up to {self.columns} of a jet"
+            one = "an event" if words.event == "event" else f"a {words.event}"
+            return f"all rows compare all {words.objects}, up to {self.columns} of {one}"
         return (
-            f"all rows compare the {self.columns} hardest particles of a jet, those with the "
-            f"largest ptrel: {cut[0]} is cut to them, and every observable computed after the cut, "
-            "the multiplicity too"
+            f"all rows compare {self.subject.ordering.format(self.columns)}: {cut[0]} is cut to "
+            "them, and every observable computed after the cut, the multiplicity too"
         )
 
     def _floor(self) -> str:
         """Return what the floor was measured with, and if that was not what is compared, why."""
         first, second = self.floor.sizes
+        events = self.subject.words.events
         parts = f"{self.floor.pairs} pairs of disjoint random parts of the reference"
         if not self.floor.scaled:
-            return f"{parts}, {first:,} and {second:,} jets as in the comparison"
+            return f"{parts}, {first:,} and {second:,} {events} as in the comparison"
         n_gen, n_ref = self.generated.events, self.reference.events
         return (
-            f"{parts}, its halves of {first:,} jets each: disjoint parts as large as what is "
-            f"compared would take {n_gen:,} + {n_ref:,} jets, and it has "
+            f"{parts}, its halves of {first:,} {events} each: disjoint parts as large as what is "
+            f"compared would take {n_gen:,} + {n_ref:,} {events}, and it has "
             f"{self.reference.available:,}; so mean and spread are scaled by "
-            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} jets, as distances fall with the "
-            "root of the number"
+            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} {events}, as distances fall with "
+            "the root of the number"
         )
 
 
@@ -240,14 +238,17 @@ def evaluate(
     pairs: int = 20,
     overwrite: bool = False,
 ) -> Report:
-    """Compare two files of jets and write the report, numbers and pictures, into a folder.
+    """Compare two files of events and write the report, numbers and pictures, into a folder.
+
+    Jets are compared as such; of files of other features, those that the generated events have are
+    looked up by name in the reference.
 
     Arguments:
-        generated_path: the HDF5 file of generated jets.
-        reference_path: that of the reference: jets that the model was not trained on.
+        generated_path: the HDF5 file of generated events.
+        reference_path: that of the reference: events that the model was not trained on.
         out: the folder to write; it appears when it is complete.
-        events: compare at most so many jets of each side, the first ones. The floor draws from all
-            jets of the reference: with twice as many as are compared it needs no scaling.
+        events: compare at most so many events of each side, the first ones. The floor draws from
+            all events of the reference: with twice as many as are compared it needs no scaling.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -256,17 +257,20 @@ def evaluate(
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file does not have the layout, has no jet or no particle to compare, or a
-            malformed row. What cannot be, such as a ptrel below 0, is malformed in the reference;
+        ValueError: if a file does not have a layout, has no event or no object to compare, lacks a
+            feature, or has a malformed row. What cannot be, such as a ptrel below 0, is malformed in the reference;
             in the generated file it is counted, told in a note and compared.
     """
     _checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
     same = same_file(generated, reference)
-    made = [read_header(path).attributes.get("weights_sha256") for path in (generated, reference)]
+    headers = [read_header(path) for path in (generated, reference)]
+    made = [header.attributes.get("weights_sha256") for header in headers]
+    schema = _schema_of(headers[0])
+    features = schema.generated
     return compare(
-        read_jets(generated, keep_unphysical=True).particles,
-        read_jets(reference).particles,
+        read_events(generated, schema, features=features, keep_unphysical=True).objects,
+        read_events(reference, schema, features=features).objects,
         out,
         events=events,
         seed=seed,
@@ -275,7 +279,22 @@ def evaluate(
         names=(os.fspath(generated_path), os.fspath(reference_path)),
         same=same,
         weights_sha256=(made[0], made[1]),
+        schema=None if schema is JETNET else schema,
     )
+
+
+def _schema_of(generated: EventHeader) -> Schema:
+    """Return what is compared of generated events: JETNET of jets, else all that is generated."""
+    known = generated.schema
+    if generated.layout_version == 1 or sorted(known.generated) == sorted(PARTICLE_NAMES):
+        return JETNET
+    objects = [known.object(name) for name in known.generated]
+    if not objects:
+        raise ValueError(
+            f"the generated events have {', '.join(known.left_out)}, and none of it is a number on "
+            "a line that could be compared"
+        )
+    return Schema(objects, order_by=known.order_by)
 
 
 def compare(
@@ -290,14 +309,16 @@ def compare(
     names: tuple[str, str] = ("generated", "reference"),
     same: bool = False,
     weights_sha256: tuple[str | None, str | None] = (None, None),
+    schema: Schema | None = None,
 ) -> Report:
-    """Compare two samples of jets; `evaluate` without reading files.
+    """Compare two samples of events; `evaluate` without reading files.
 
     Arguments:
-        generated: the generated jets, with `x` of shape `(n, N, 3)`: etarel, phirel, ptrel.
-        reference: those of the reference, `(m, M, 3)`.
+        generated: the generated events, with `x` of shape `(n, N, D)`; of jets etarel, phirel and
+            ptrel.
+        reference: those of the reference, `(m, M, D)`.
         out: the folder to write; None writes nothing and draws nothing.
-        events: compare at most so many jets of each side, the first ones.
+        events: compare at most so many events of each side, the first ones.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -305,41 +326,41 @@ def compare(
         same: whether both sides are known to be the same, which the report then says.
         weights_sha256: for each side the hash of the weights of the model that sampled it, or None;
             where a model has sampled the reference, the report says so.
+        schema: what the D features are, all of them numbers on a line; None takes jets.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
-    swapping before it, since the multiplicity that jets must share to be swapped is the full one.
+    swapping before it, since the multiplicity that events must share to be swapped is the full one.
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
-        ValueError: if a side has no jet, no particle or a value that is not finite.
+        ValueError: if a side has no event, no object or a value that is not finite.
     """
     target = None if out is None else _checked_target(out, overwrite)
     for side, name in zip((generated, reference), names, strict=True):
         if side.mask.ndim != 2:
             raise ValueError(
-                f"{name} has a mask of shape {tuple(side.mask.shape)}, expected jets (n, N)"
+                f"{name} has a mask of shape {tuple(side.mask.shape)}, expected (n, N)"
             )
     if events is not None and events < 1:
         raise ValueError(f"events is {events}, expected at least 1, or None for all")
     columns = min(generated.mask.shape[1], reference.mask.shape[1])
     n_gen, n_ref = (min(len(side), events or len(side)) for side in (generated, reference))
 
+    subject = Jets() if schema is None else Sets(schema, reference)
     model, truth, compared = (
-        SetBatch(*hardest_first(side.x, side.mask, columns))
-        for side in (generated[:n_gen], reference, reference[:n_ref])
+        subject.cut(side, columns) for side in (generated[:n_gen], reference, reference[:n_ref])
     )
-    of_model, of_all = observables(model.x, model.mask), observables(truth.x, truth.mask)
+    of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
     values = distances(of_model, of_truth)
-    floor = truth_floor(of_all, n_gen, n_ref, pairs=pairs, generator=_generator(seed))
-    shuffled = shuffle_particles(compared.x, compared.mask, _generator(seed))
-    swapped = swap_ptrel(reference.x[:n_ref], reference.mask[:n_ref], _generator(seed))
+    generator = torch.Generator().manual_seed(seed)
+    floor = truth_floor(of_all, n_gen, n_ref, pairs=pairs, generator=generator)
     controls = [
-        distances(observables(*control), of_truth)
-        for control in (shuffled, hardest_first(*swapped, columns))
+        distances(subject.measured(control), of_truth)
+        for control in subject.controls(reference[:n_ref], columns, seed)
     ]
-    unphysical = unphysical_of(generated[:n_gen])
+    unphysical = unphysical_of(generated[:n_gen], subject)
     made, truly = weights_sha256
     report = Report(
         metrics={
@@ -351,30 +372,28 @@ def compare(
                 swapped=controls[1][metric.name],
                 unit=metric.unit,
             )
-            for metric in METRICS
+            for metric in subject.metrics
         },
         generated=Side(names[0], n_gen, len(generated), generated.mask.shape[1], made),
         reference=Side(names[1], n_ref, len(reference), reference.mask.shape[1], truly),
         columns=columns,
         seed=seed,
         floor=floor,
-        notes=notes_on(model, truth, n_ref, unphysical, same=same, sampled=truly is not None),
+        subject=subject,
+        notes=notes_on(
+            model, truth, n_ref, unphysical, subject, same=same, sampled=truly is not None
+        ),
         unphysical=unphysical,
     )
     if target is None:
         return report
-    from setflow.report.figures import write_plots  # numbers alone need no mplhep
-
     with NewFolder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
-        pictures = write_plots(folder, model, compared, of_model, of_truth, values, floor)
+        batches, measured = (model, compared), (of_model, of_truth)
+        pictures = subject.draw(folder, batches, measured, values, floor)
         report = replace(report, pictures=tuple(pictures))
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
     return report
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
