@@ -37,7 +37,7 @@ def model(conditions=0, cardinality="empirical", **parts):
         parts["cardinality"] = setflow.ConditionalCardinality(5, conditions, hidden=4)
     elif cardinality == "empirical":
         parts["cardinality"] = setflow.EmpiricalCardinality(5)
-    parts.setdefault("scaler", Standardizer(3, boxcox={2: 0.3}))
+    parts.setdefault("scaler", Standardizer(kinds=["real", "real", "positive(boxcox=0.3)"]))
     return setflow.SetFlow(field, conditions=[f"c{k}" for k in range(conditions)], **parts)
 
 
@@ -113,11 +113,11 @@ def test_a_cardinality_model_of_ones_own_without_statistics_needs_none():
 
 def test_statistics_can_be_given():
     """By hand: z = (log x - 1) / 2, and the smallest value of a Box-Cox transform."""
-    scaler = Standardizer(2, boxcox={1: 0.0}, mean=[3.0, 1.0], std=np.array([2.0, 2.0]))
+    scaler = Standardizer(kinds=["real", "positive"], mean=[3.0, 1.0], std=np.array([2.0, 2.0]))
     x = torch.tensor([[5.0, math.e**3]])
     torch.testing.assert_close(scaler(x), torch.tensor([[1.0, 1.0]]))
     torch.testing.assert_close(scaler.inverse(torch.ones(1, 2)), x)
-    lower = Standardizer(boxcox={0: 0.5}, mean=[0.0], std=[1.0], lowest=[-1.0])
+    lower = Standardizer(kinds=["positive(boxcox=0.5)"], mean=[0.0], std=[1.0], lowest=[-1.0])
     assert lower.inverse(torch.tensor([[-5.0]])).item() == pytest.approx(0.25)  # (1 - 0.5)^2
     nothing = Standardizer(3, mean=0, std=1)
     assert torch.equal(nothing(x.new_ones(4, 3)), x.new_ones(4, 3))
@@ -134,10 +134,16 @@ def test_statistics_can_be_given():
         ({"dim": 2, "mean": [0, 0, 0], "std": [1, 1]}, r"mean has shape \(3,\), expected \(2,\)"),
         ({"dim": 2, "mean": [0, 0], "std": [1, 0]}, "std must be positive, got a minimum of 0"),
         ({"dim": 2, "mean": [0, float("nan")], "std": [1, 1]}, "must be finite"),
-        ({"mean": [0], "std": [1], "boxcox": {0: 0.5}}, "expected mean, std and lowest"),
+        (
+            {"mean": [0], "std": [1], "kinds": ["positive(boxcox=0.5)"]},
+            "expected mean, std and lowest",
+        ),
         ({"mean": [0], "std": [1], "lowest": [0.0]}, "finite values for .* and -inf for all"),
-        ({"mean": [0], "std": [1], "lowest": [math.inf], "boxcox": {0: 0.5}}, "finite values"),
-        ({}, "neither dim nor mean"),
+        (
+            {"mean": [0], "std": [1], "lowest": [math.inf], "kinds": ["positive(boxcox=0.5)"]},
+            "finite values",
+        ),
+        ({}, "neither dim nor kinds nor mean"),
     ],
 )
 def test_statistics_that_do_not_belong_together(arguments, message):
@@ -265,7 +271,10 @@ def test_a_folder_is_fitted_and_its_configuration_holds_what_was_given(tmp_path)
     )
     config = yaml.safe_load((tmp_path / "model/config.yaml").read_text())
     parts = config["model"]["flow"]["init_args"]
-    assert parts["scaler"]["init_args"] == {"dim": 3, "boxcox": {2: 0.3}}
+    assert parts["scaler"]["init_args"] == {
+        "dim": 3,
+        "kinds": ["real", "real", "positive(boxcox=0.3)"],
+    }
     assert parts["cardinality"]["init_args"] == {"max_objects": 5}
     assert parts["context_scaler"]["init_args"]["mean"] == [500, 500]
     anew = setflow.SetFlow.from_node(config["model"]["flow"])
@@ -278,7 +287,7 @@ def test_a_folder_is_fitted_and_its_configuration_holds_what_was_given(tmp_path)
 @each(
     "part",
     [
-        Standardizer(2, boxcox={1: 0.5}).fit(torch.rand(9, 4, 2) + 0.1),
+        Standardizer(kinds=["real", "positive(boxcox=0.5)"]).fit(torch.rand(9, 4, 2) + 0.1),
         Standardizer(mean=[1, 2], std=[3, 4]),
         setflow.EmpiricalCardinality(3).fit(torch.tensor([1, 3, 3, 0])),
     ],
@@ -292,7 +301,10 @@ def test_a_description_has_the_statistics(part):
 
 
 def test_a_description_without_statistics_builds_what_has_none():
-    for part in (Standardizer(2, boxcox={1: 0.5}), setflow.EmpiricalCardinality(3)):
+    for part in (
+        Standardizer(kinds=["real", "positive(boxcox=0.5)"]),
+        setflow.EmpiricalCardinality(3),
+    ):
         node = describe(part)
         assert not build(node, expected=object, where="test").is_fitted
 

@@ -245,7 +245,7 @@ def values_of_field(name: str) -> dict[str, Tensor]:
     with_context = context is event_context
     flow = setflow.SetFlow(
         make(),
-        scaler=Standardizer(3, boxcox={1: 0.0, 2: 0.3}),
+        scaler=Standardizer(kinds=["real", "positive", "positive(boxcox=0.3)"]),
         cardinality=(
             setflow.ConditionalCardinality(SLOTS, 2, hidden=8)
             if with_context

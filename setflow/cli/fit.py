@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import re
 import shutil
 import warnings
@@ -22,11 +23,13 @@ from yaml import YAMLError, safe_dump, safe_load
 
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
+from setflow.data.header import read_header
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, require_single_keys, write_text
 from setflow.model.compiled import compile_field
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
+from setflow.schema import words_of
 from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
@@ -68,8 +71,9 @@ class FitResult(NamedTuple):
         model: the folder of the exported model, `runs/<name>/model`.
         what: what that is, in words.
         warning: what is to be known of its weights, or None.
-        conditional: whether it is conditioned, so that sampling needs jets that tell the context.
-        train: the file of the training jets.
+        conditional: whether it is conditioned, so that sampling needs events that tell the context.
+        train: the file of the training events.
+        sampled: how the file of a sample may be called.
     """
 
     model: Path
@@ -77,6 +81,7 @@ class FitResult(NamedTuple):
     warning: str | None
     conditional: bool
     train: str
+    sampled: str
 
 
 def fit(argv: Sequence[str]) -> FitResult:
@@ -152,9 +157,10 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     best = cli.exporter.best_model_score
     if warning is None and best is not None:
         what += f", validation loss {float(best):.4g}"
-    return FitResult(
-        model, what, warning, bool(cli.model.flow.conditions), str(cli.config.data.train)
-    )
+    flow = cli.model.flow
+    sampled = f"{words_of(flow.features).events}.h5"
+    train = str(cli.config.data.train)
+    return FitResult(model, what, warning, bool(flow.conditions), train, sampled)
 
 
 def _built(argv: Sequence[str], command: str) -> _FitCLI:
@@ -205,8 +211,9 @@ def _require_room(flow: SetFlow, data: SetDataModule) -> None:
     if flow.cardinality is not None and longest > flow.cardinality.max_objects:
         known = flow.cardinality.max_objects
         raise ValueError(
-            f"the training jets have up to {longest} particles, but the cardinality model knows up "
-            f"to {known}: cut the jets with --data.max_objects={known}, or raise "
+            f"the training {words_of(flow.features).events} have up to {longest} "
+            f"{words_of(flow.features).objects}, but the cardinality model knows up "
+            f"to {known}: cut them with --data.max_objects={known}, or raise "
             f"--model.flow.init_args.cardinality.init_args.max_objects to {data.max_objects}"
         )
 
@@ -283,8 +290,9 @@ class _FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
-        for names in ("features", "conditions"):
-            parser.link_arguments(f"model.flow.init_args.{names}", f"data.{names}")
+        for names in ("features", "conditions", "schema"):  # as the schema of the model says
+            value = operator.attrgetter(f"flow.{names}")
+            parser.link_arguments("model", f"data.{names}", value, apply_on="instantiate")
 
     @property
     def folder(self) -> Path:
@@ -309,6 +317,16 @@ class _FitCLI(LightningCLI):
             raise FileNotFoundError(
                 f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
             )
+        self._take_schema()
+
+    def _take_schema(self) -> None:
+        """Let the schema of the training file be that of a model whose configuration names none."""
+        flow, train = self.config.model.flow.init_args, self.config.data.train
+        if flow.get("schema") is not None or not isinstance(train, str):
+            return
+        header = read_header(train)
+        if header.layout_version > 1:
+            flow["schema"] = header.schema.node()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self.config_init.trainer

@@ -56,9 +56,7 @@ A small configuration, for a file top.h5 of jets:
         field:
           class_path: setflow.TransformerField
           init_args: {dim: 3, hidden: 64, layers: 4, heads: 2}
-        scaler:
-          class_path: setflow.data.Standardizer
-          init_args: {dim: 3, boxcox: {2: 0.0}}
+        schema: jetnet
         cardinality:
           class_path: setflow.EmpiricalCardinality
           init_args: {max_objects: 30}

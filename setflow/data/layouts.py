@@ -55,6 +55,7 @@ class Layout(ABC):
         keys: the datasets of the layout that the file holds.
         columns: the names of the columns of an object in the order of the file.
         schema: what objects and events are, with the units in which they are read.
+        known: what the layout or the file itself says of features.
         table: the key of the dataset that holds the features of objects.
         usual: the columns of objects and of events where the datasets do not name their own.
     """
@@ -66,6 +67,7 @@ class Layout(ABC):
     keys: tuple[str, ...]
     columns: tuple[str, ...]
     schema: Schema
+    known: Schema
     table: str
     usual: tuple[Sequence[Feature], Sequence[Feature]]
 
@@ -86,14 +88,18 @@ class Layout(ABC):
         return select_columns(self.file[self.table], self.usual[0], wanted, where)
 
     def event_columns(self, schema: Schema, conditions: Sequence[str] = ()) -> Columns:
-        """Return where features of events stand: those of a schema that are there, and conditions.
+        """Return where features of events stand: all that are known and there, and conditions.
 
-        The number of objects may be asked for where the file does not hold it; its place is -1.
+        Known are those of the schema, and behind them those that the layout knows, so that they are
+        checked whatever is asked for. The number of objects may be asked for where the file does
+        not hold it; its place is -1.
 
         Raises:
             ValueError: if a condition is not there, or a unit cannot be converted.
         """
-        key, known = self.words.event, {feature.name: feature for feature in schema.event}
+        key, listed = self.words.event, names(schema.event)
+        behind = [feature for feature in self.known.event if feature.name not in listed]
+        known = {feature.name: feature for feature in (*schema.event, *behind)}
         where, held = f"{self.path}: {key}", tuple[str, ...]()
         if key in self.file:
             held = names_of(self.file[key], self.usual[1], where)
@@ -121,8 +127,9 @@ class Layout(ABC):
             found.converted,
         )
 
-    def _file_schema(self, known: Schema) -> Schema:
+    def _file_schema(self) -> Schema:
         """Return what the file holds: what is known of it, and named columns beside."""
+        known = self.known
         others = [name for name in self.columns if name not in (*names(known.objects), FLAG)]
         held = [feature for feature in known.objects if feature.name in self.columns]
         objects = self.object_columns([*held, *others]).features
@@ -154,7 +161,7 @@ class JetLayout(Layout):
     """JetNet's layout; `setflow.schema.DATASETS` is its table."""
 
     version, words, table = 1, OF_JETS, PARTICLES
-    usual = (PARTICLE_FEATURES, JET_FEATURES)
+    usual, known = (PARTICLE_FEATURES, JET_FEATURES), JETNET
 
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, path)
@@ -172,7 +179,7 @@ class JetLayout(Layout):
                 f"{path}: {PARTICLES} names {', '.join(self.columns)} and no '{FLAG}', which says "
                 "what is real; add it, 1 for a particle and 0 for padding"
             )
-        self.schema = self._file_schema(JETNET)
+        self.schema = self._file_schema()
 
     def rows(self, there: slice, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
         particles = self.file[PARTICLES][there]
@@ -241,8 +248,8 @@ class EventLayout(Layout):
             if key in file:
                 self._check_names(key, usual)
         self.columns = names_of(file[self.table], self.usual[0], f"{path}: {self.table}")
-        known = Schema([Feature(self.columns[0])]) if told is None else told
-        self.schema = self._file_schema(known)
+        self.known = Schema([Feature(self.columns[0])]) if told is None else told
+        self.schema = self._file_schema()
 
     def rows(self, there: slice, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
         if not self._ragged:

@@ -1,21 +1,22 @@
 """Feature scaling on real objects, with its inverse and log-determinant.
 
 Notation. Physical features x become scaled features z = (f(x) - mean) / std, feature by feature,
-where f is a Box-Cox transform, f(x) = (x^lambda - 1) / lambda or log x for lambda = 0, for the
-features that ask for one and the identity for the others. Mean and standard deviation are those of
-f(x) over the real objects of a training sample. For a density,
-log p(x) = log p(z) + log|det dz/dx|.
+where f is what the kind of the feature says (`setflow.schema.kinds`): the identity, a logarithm, a
+logit. Mean and standard deviation are those of f(x) over the real objects of a training sample. For
+a density, log p(x) = log p(z) + log|det dz/dx|.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from setflow.fitted import Fitted
+from setflow.schema.kinds import Kind, Positive, kind_of
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, current_transform, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
@@ -28,31 +29,31 @@ Statistics = Array | float | None
 class Standardizer(Fitted):
     """Shift and scale each feature to mean 0 and standard deviation 1 over real objects.
 
-    A Box-Cox transform (Box and Cox, "An Analysis of Transformations", J. R. Stat. Soc. B 26, 211,
-    1964) first unfolds positive features with a long tail, such as transverse momenta. With
-    lambda > 0 it has a lowest value; `inverse` puts what lies below the smallest training value
-    onto that value, so a density needs lambda = 0, the logarithm, which maps onto the whole line.
+    Features of other kinds than `real` are mapped onto the line first: positive ones with a long
+    tail, such as transverse momenta, by the logarithm. What `inverse` returns obeys their bounds.
+    A Box-Cox transform with lambda > 0, `positive(boxcox=0.3)`, has a lowest value; `inverse` puts
+    what lies below the smallest training value onto that value, so a density needs the logarithm.
 
     The statistics are fitted (`fit`) or given; until then it refuses to scale. One that is to do
     nothing says so: `Standardizer(3, mean=0, std=1)`.
 
     Arguments:
         dim: the number of features, the last dimension of what it is given; None takes that of
-            `mean`.
-        boxcox: lambda, from 0 (the logarithm) to below 1, of the features that are transformed, by
-            their position; they must be positive.
+            `kinds` or `mean`.
+        kinds: the kind of each feature, such as `positive` or `bounded(0, 1)`; None takes all as
+            `real`.
         mean: the means of the transformed features, with shape `(dim,)`, or one number for all;
             None until `fit`.
         std: their standard deviations, likewise, positive.
         lowest: the smallest transformed values, with shape `(dim,)`, needed with `mean` where a
-            lambda is above 0; -inf for all other features.
+            Box-Cox lambda is above 0; -inf for all other features.
 
     Raises:
-        ValueError: if a position does not exist, a lambda lies outside [0, 1), or statistics that
-            are given do not belong together.
+        ValueError: if a kind does not exist or is none of numbers on a line, or their number or
+            statistics that are given do not belong together.
 
     >>> x, mask = torch.rand(8, 30, 3) + 0.1, torch.rand(8, 30) > 0.5
-    >>> scaler = Standardizer(3, boxcox={2: 0.0}).fit(x, mask)
+    >>> scaler = Standardizer(kinds=["real", "real", "positive"]).fit(x, mask)
     >>> torch.allclose(scaler.inverse(scaler(x, mask), mask)[mask], x[mask], atol=1e-6)
     True
     """
@@ -62,40 +63,38 @@ class Standardizer(Fitted):
     mean: Tensor
     std: Tensor
     lowest: Tensor
+    _inside: Tensor
 
     def __init__(
         self,
         dim: int | None = None,
         *,
-        boxcox: Mapping[int, float] | None = None,
+        kinds: Sequence[Kind | str] | None = None,
         mean: Statistics = None,
         std: Statistics = None,
         lowest: Statistics = None,
     ) -> None:
         super().__init__()
+        if isinstance(kinds, (str, Kind)):
+            raise TypeError(f"kinds is {kinds!r}, expected a sequence, one kind for each feature")
         if dim is None:
-            if mean is None:
+            if kinds is None and mean is None:
                 raise ValueError(
-                    "Standardizer got neither dim nor mean: give the number of features"
+                    "Standardizer got neither dim nor kinds nor mean: give the number of features"
                 )
-            dim = as_tensor(mean, "mean").numel()
-        dim = positive_integer(dim, "dim")
-        try:
-            boxcox = {int(index): float(power) for index, power in (boxcox or {}).items()}
-        except (AttributeError, TypeError, ValueError):
+            dim = len(kinds) if kinds is not None else as_tensor(mean, "mean").numel()
+        self.dim = dim = positive_integer(dim, "dim")
+        self.kinds = tuple(map(kind_of, ["real"] * dim if kinds is None else kinds))
+        if len(self.kinds) != dim:
+            raise ValueError(f"there are {len(self.kinds)} kinds for dim={dim} features")
+        if wrong := [kind for kind in self.kinds if not kind.on_a_line]:
             raise ValueError(
-                f"boxcox is {boxcox!r}, expected lambda by position of the feature: {{2: 0.0}}"
-            ) from None
-        wrong = [index for index in boxcox if not 0 <= index < dim]
-        if wrong:
-            raise ValueError(f"boxcox positions {wrong} do not exist; expected 0 to {dim - 1}")
-        for index, power in boxcox.items():
-            if not 0 <= power < 1:
-                raise ValueError(
-                    f"boxcox lambda of feature {index} is {power}, expected at least 0 and below 1"
-                )
-        self.dim = dim
-        self.boxcox = boxcox
+                f"a feature of kind {wrong[0]} is no number on a line, so it cannot be scaled; "
+                "leave it out"
+            )
+        self._transforms = {k: kind for k, kind in enumerate(self.kinds) if not kind.is_identity}
+        inside = torch.tensor([kind.inside for kind in self.kinds], dtype=torch.float64)
+        self.register_buffer("_inside", inside, persistent=False)
         self.register_buffer("mean", torch.full((dim,), torch.nan, dtype=torch.float64))
         self.register_buffer("std", torch.full((dim,), torch.nan, dtype=torch.float64))
         # the smallest transformed value in training, -inf where there is no bound
@@ -106,11 +105,11 @@ class Standardizer(Fitted):
     def extra_repr(self) -> str:
         """Return what torch writes between the brackets.
 
-        >>> Standardizer(3, boxcox={2: 0.0})
-        Standardizer(3, boxcox={2: 0.0}, not fitted)
+        >>> Standardizer(kinds=["real", "bounded(0, 1)"])
+        Standardizer(2, kinds=[real, bounded(0.0, 1.0)], not fitted)
         """
-        boxcox = f", boxcox={self.boxcox}" if self.boxcox else ""
-        return f"{self.dim}{boxcox}, {self.state}"
+        kinds = f", kinds=[{', '.join(map(str, self.kinds))}]" if self._transforms else ""
+        return f"{self.dim}{kinds}, {self.state}"
 
     def _take(self, mean: Statistics, std: Statistics, lowest: Statistics) -> None:
         """Take statistics that are given."""
@@ -154,8 +153,8 @@ class Standardizer(Fitted):
             mask: which objects are real, with shape `(*batch, N)`; None means all.
 
         Raises:
-            ValueError: if there are fewer than two real objects, a value is not finite, a feature
-                is constant, or one that is transformed is not positive.
+            ValueError: if there are fewer than two real objects, a value is not finite or outside
+                the bounds of its kind, or a feature is constant.
         """
         x, mask = self._checked(x, mask)
         safe = self._safe(x, mask)
@@ -189,7 +188,7 @@ class Standardizer(Fitted):
         They are computed in the dtype of the statistics; integers give torch's default dtype.
 
         Raises:
-            ValueError: if the shape does not fit, or a value that is transformed is not positive.
+            ValueError: if the shape does not fit, or a value lies outside the bounds of its kind.
         """
         x, mask = self._checked(x, mask, scaling=True)
         dtype = x.dtype if x.is_floating_point() else floating_dtype(x)
@@ -197,18 +196,22 @@ class Standardizer(Fitted):
         return zero_padding(z.to(dtype), mask)
 
     def inverse(self, z: Array, mask: Array | None = None) -> Tensor:
-        """Return physical features from scaled ones, zero in padded slots."""
+        """Return physical features from scaled ones, zero in padded slots.
+
+        They lie within the bounds of their kinds, also where rounding would put them onto one.
+        """
         z, mask = self._checked(z, mask, scaling=True)
         f = zero_padding(z, mask).to(self.mean.dtype) * self.std + self.mean
         f = f.maximum(self.lowest)
-        columns = list(f.unbind(-1))
-        for index, power in self.boxcox.items():
-            column = columns[index]
-            columns[index] = (
-                (power * column + 1).clamp(min=0) ** (1 / power) if power else column.exp()
-            )
         dtype = z.dtype if z.is_floating_point() else floating_dtype(z)
-        return zero_padding(torch.stack(columns, -1).to(dtype), mask)
+        if not self._transforms:
+            return zero_padding(f.to(dtype), mask)
+        columns = list(f.to(dtype).unbind(-1))
+        for index, kind in self._transforms.items():
+            low, high = kind.bounds
+            x = kind.inverse(f[..., index]).to(dtype)
+            columns[index] = x.clamp(_next_to(low, dtype), -_next_to(-high, dtype))
+        return zero_padding(torch.stack(columns, -1), mask)
 
     def log_det(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return log|det dz/dx| of each event at the physical features `x`, with shape `batch`.
@@ -218,17 +221,17 @@ class Standardizer(Fitted):
         """
         x, mask = self._checked(x, mask, scaling=True)
         safe = self._safe(x, mask)
-        if self.boxcox:
-            self._require_positive(safe)
+        if self._transforms:
+            self._require_inside(safe)
         columns = [torch.zeros_like(column) for column in safe.unbind(-1)]
-        for index, power in self.boxcox.items():
-            columns[index] = (power - 1) * safe[..., index].log()  # log of df/dx = x^(lambda - 1)
+        for index, kind in self._transforms.items():
+            columns[index] = kind.log_slope(safe[..., index])
         log_slope = torch.stack(columns, -1) - self.std.log()
         dtype = x.dtype if x.is_floating_point() else floating_dtype(x)
         return zero_padding(log_slope, mask).sum((-2, -1), dtype=torch.float64).to(dtype)
 
     def outside(self, x: Array, mask: Array | None = None) -> Tensor:
-        """Return where a real object's value is one that its transform does not accept.
+        """Return where a real object's value is one that its kind does not have.
 
         Arguments:
             x: physical features, with shape `(*batch, N, dim)`.
@@ -237,15 +240,17 @@ class Standardizer(Fitted):
         Returns:
             A boolean tensor with the shape of `x`.
 
-        >>> Standardizer(2, boxcox={1: 0.0}).outside(torch.tensor([[0.0, 0.0], [-1.0, 1.0]]))
+        >>> scaler = Standardizer(kinds=["real", "positive"])
+        >>> scaler.outside(torch.tensor([[0.0, 0.0], [-1.0, 1.0]]))
         tensor([[False,  True],
                 [False, False]])
         """
         x, mask = self._checked(x, mask)
         safe = self._safe(x, mask)
         outside = torch.zeros_like(x, dtype=torch.bool)
-        for index in self.boxcox:
-            outside[..., index] = ~(safe[..., index] > 0)
+        for index, kind in self._transforms.items():
+            low, high = kind.bounds
+            outside[..., index] = ~((safe[..., index] > low) & (safe[..., index] < high))
         return outside
 
     def clipped(self, x: Array, mask: Array | None = None) -> Tensor:
@@ -258,7 +263,7 @@ class Standardizer(Fitted):
         Returns:
             A boolean tensor with the shape of `x`; False for features without such a value.
 
-        >>> scaler = Standardizer(boxcox={0: 0.5}, mean=[0], std=[1], lowest=[-1])
+        >>> scaler = Standardizer(kinds=["positive(boxcox=0.5)"], mean=0, std=1, lowest=-1)
         >>> scaler.clipped(scaler.inverse(torch.tensor([[-2.0], [-1.5], [-0.5]]))).flatten()
         tensor([ True,  True, False])
         """
@@ -272,7 +277,8 @@ class Standardizer(Fitted):
     @property
     def has_bound(self) -> tuple[int, ...]:
         """The positions of the features whose transform has a lowest value."""
-        return tuple(index for index, power in self.boxcox.items() if power > 0)
+        kinds = enumerate(self.kinds)
+        return tuple(k for k, kind in kinds if isinstance(kind, Positive) and kind.boxcox > 0)
 
     def _checked(
         self, x: Array, mask: Array | None, *, scaling: bool = False
@@ -289,14 +295,14 @@ class Standardizer(Fitted):
         return x, None if mask is None else as_mask(mask, x.shape[:-1])
 
     def _safe(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Return `x` with ones in padded slots, where any transform and its gradient are finite.
+        """Return `x` with values in padded slots at which transforms and gradients are finite.
 
         Its dtype is that of the statistics, or a wider one.
         """
         x = x.to(torch.promote_types(x.dtype, self.mean.dtype))
-        return x if mask is None else torch.where(mask[..., None], x, 1.0)
+        return x if mask is None else torch.where(mask[..., None], x, self._inside.to(x.dtype))
 
-    def _require_positive(self, x: Tensor) -> None:
+    def _require_inside(self, x: Tensor) -> None:
         if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
             return
         if current_transform() is not None and not is_readable(x):
@@ -305,18 +311,29 @@ class Standardizer(Fitted):
         if bool(outside.any()):
             *event, slot, index = outside.nonzero()[0].tolist()
             where = f" of event {', '.join(map(str, event))}" if event else ""
+            low, high = self.kinds[index].bounds
+            within = f"above {low:g}" + (f" and below {high:g}" if high < math.inf else "")
             raise ValueError(
-                f"{self.label(index)} has a Box-Cox transform and holds values that are not "
-                f"positive, the first ({x[(*event, slot, index)].item():g}) in an object{where}; "
-                "check the mask, or leave the feature out of boxcox"
+                f"{self.label(index)} is of kind {self.kinds[index]} and holds values that are not "
+                f"{within}, the first ({x[(*event, slot, index)].item():g}) in an object{where}; "
+                "check the mask, or give it the kind 'real'"
             )
 
     def _transform(self, x: Tensor) -> Tensor:
-        if not self.boxcox:
+        if not self._transforms:
             return x
-        self._require_positive(x)
+        self._require_inside(x)
         columns = list(x.unbind(-1))
-        for index, power in self.boxcox.items():
-            column = columns[index]
-            columns[index] = (column**power - 1) / power if power else column.log()
+        for index, kind in self._transforms.items():
+            columns[index] = kind.forward(columns[index])
         return torch.stack(columns, -1)
+
+
+def _next_to(low: float, dtype: torch.dtype) -> float:
+    """Return the smallest number of a dtype above `low`; that below `high` is minus it of -high."""
+    if low in (-math.inf, 0.0):  # a subnormal number may become 0
+        return -math.inf if low else torch.finfo(dtype).tiny
+    rounded = torch.tensor(low, dtype=dtype)
+    if rounded.double().item() > low:
+        return rounded.item()
+    return torch.nextafter(rounded, rounded.new_tensor(math.inf)).item()

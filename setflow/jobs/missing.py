@@ -11,17 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import h5py
 import torch
 
 from setflow.data.hdf5 import screen_events
-from setflow.model.density import MissingMass, missing_mass
+from setflow.model.density import MissingMass, missing_mass, wide_angles, wrapped_share
 from setflow.model.model import SetFlow
 
-__all__ = ["UNKNOWN_MASS", "attributes_of", "mass_of_rows", "missing_note"]
+__all__ = ["UNKNOWN_MASS", "attributes_of", "mass_of_rows", "missing_note", "refuse_wrapped"]
 
 LEAST, MOST = 100, 1000  # sampled events: as many as are scored, which costs more, between these
+WRAPPED = 1e-4  # of the objects: more is no proper density
 UNKNOWN_MASS = MissingMass(math.nan, math.nan, 0)
 
 
@@ -33,7 +35,7 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
 
     Arguments:
         flow: the model.
-        data: the file of jets.
+        data: the file of events.
         rows: how many rows of it are scored.
         seed: the seed of the sample.
 
@@ -42,11 +44,49 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
         `MOST`; unknown if it needs rows and none can be read.
     """
     n = min(MOST, max(LEAST, rows))
-    if not flow.scaler.has_bound or (flow.cardinality is not None and not flow.conditions):
-        return missing_mass(flow, n, seed=seed)
+    if not flow.scaler.has_bound:
+        return MissingMass(0.0, 0.0, 0)
+    like = _like_rows(flow, data, rows, n)
+    return UNKNOWN_MASS if like is None else missing_mass(flow, n, **like, seed=seed)
+
+
+def refuse_wrapped(flow: SetFlow, data: Path, rows: int, seed: int) -> None:
+    """Refuse to score with a model that makes angles which a file has to wrap.
+
+    Arguments:
+        flow: the model.
+        data: the file of events, which tells contexts and numbers of objects where they are needed.
+        rows: how many rows of it are to be scored.
+        seed: the seed of the sample by which it is found out, where it is not plain.
+
+    Raises:
+        ValueError: if this happens to more than one in 10,000 of the objects that it makes.
+    """
+    if not wide_angles(flow):
+        return
+    like = _like_rows(flow, data, rows, MOST)
+    shares = {} if like is None else wrapped_share(flow, MOST, **like, seed=seed)
+    for name, share in shares.items():
+        if share > WRAPPED:
+            raise ValueError(
+                f"the model takes the angle {name} as a number on a line, and {100 * share:.2g} % "
+                "of those that it makes lie outside [-pi, pi), where a file wraps them: its "
+                "density is not that of the angles in the file, and its integral over them is "
+                f"{1 - share:.3g}. A density needs an angle that is narrow, such as one relative "
+                "to the axis of the set"
+            )
+
+
+def _like_rows(flow: SetFlow, data: Path, rows: int, n: int) -> dict[str, Any] | None:
+    """Return context and lengths of `n` events to be sampled, as far as the model needs them.
+
+    None says that they are needed and no row can be read.
+    """
+    if flow.cardinality is not None and not flow.conditions:
+        return {}
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
     sample, reasons = screen_events(
-        data, stop=min(rows, n), max_objects=largest, features=flow.features,
+        data, flow.schema, stop=min(rows, n), max_objects=largest, features=flow.features,
         conditions=flow.conditions,
     )  # fmt: skip
     good = torch.ones(len(sample), dtype=torch.bool)
@@ -55,11 +95,10 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
     if context is not None and flow.context_scaler is not None:
         good &= ~flow.context_scaler.outside(context[:, None])[:, 0].any(-1)
     if not bool(good.any()):
-        return UNKNOWN_MASS
+        return None
     turns = good.nonzero()[:, 0].repeat(-(-n // int(good.sum())))[:n]
-    c = None if context is None else context[turns]
-    lengths = sample.particles.lengths[turns] if flow.cardinality is None else None
-    return missing_mass(flow, n, c, lengths=lengths, seed=seed)
+    like = {} if context is None else {"c": context[turns]}
+    return like | ({"lengths": sample.objects.lengths[turns]} if flow.cardinality is None else {})
 
 
 def attributes_of(flow: SetFlow, mass: MissingMass) -> dict[str, float | int | str]:
@@ -96,5 +135,5 @@ def missing_note(scores: str | Path) -> str | None:
     return (
         f"these densities leave out {share} of the model's events (of "
         f"{told['missing_mass_events']} that were sampled), which it puts below the smallest "
-        "training value; a model with the logarithm, boxcox 0, leaves out nothing"
+        "training value; a model with the logarithm, kind positive, leaves out nothing"
     )

@@ -4,22 +4,16 @@ is complete."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from setflow.data.hdf5 import read_jets
-from setflow.data.jets import PARTICLE_NAMES
-from setflow.data.valid import counted
-from setflow.data.writing import JetWriter
+from setflow.data.hdf5 import read_events
 from setflow.files import check_hdf5_name, check_target, file_sha256
 from setflow.jobs.identity import described, identity_of
+from setflow.jobs.sampled import SampledFile, layout_for
 from setflow.model.model import SetFlow
-from setflow.physics.kinematics import jet_features
 from setflow.progress import counting_bar
-from setflow.schema import RELATIVE_JET_UNITS
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.shipped import JETS, find
@@ -40,25 +34,30 @@ def sample_to_hdf5(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
+    layout: int | None = None,
 ) -> Path:
-    """Sample jets into a file of the JetNet layout.
+    """Sample events into a file.
 
     Arguments:
-        flow: the model; its features must be those of the layout, in any order.
+        flow: the model.
         out: the HDF5 file to write, named .h5 or .hdf5; its folder must exist.
-        events: the number of jets; None takes as many as `like` holds.
-        like: a file whose jets give cardinality and context, in order; None draws the cardinality
+        events: the number of events; None takes as many as `like` holds.
+        like: a file whose events give cardinality and context, in order; None draws the cardinality
             from the model's p(N), which a model with conditions does not allow.
         solver: the ODE solver; None takes `Midpoint(steps=50)`.
         seed: the seed of the sample.
         overwrite: replace a file that is there.
         progress: show a progress bar.
+        layout: 1 writes JetNet's layout, which holds etarel, phirel and ptrel, and 2 that of events
+            of any schema, which holds the contexts, too; None takes 1 if the model makes these
+            features, and 2 otherwise.
 
     Returns:
-        The path of the file. Mass and pT stand in units of the jet pT, as the file says. Its
-        attributes hold the model and the hash of its weights, the version of setflow, the seed,
-        the solver, and for one of fixed steps how often it evaluates the field for a jet. A sample
-        is never lost: values that cannot be, such as a ptrel below 0, are written as they are.
+        The path of the file. In JetNet's layout mass and pT stand in units of the jet pT, as the
+        file says. Its attributes hold the model and the hash of its weights, the version of
+        setflow, the seed, the solver, and for one of fixed steps how often it evaluates the field
+        for an event. A sample is never lost: values that cannot be, such as a ptrel below 0, are
+        written as they are.
 
     Warns:
         UserWarning: if there are such values; the attribute `unphysical` says how many.
@@ -66,27 +65,22 @@ def sample_to_hdf5(
     Raises:
         OSError: if the file exists and may not be replaced, or cannot be written.
         ValueError: if `out` is not named so, the model and the layout do not fit, `like` has too
-            few jets, or neither `events` nor `like` is given.
+            few events, or neither `events` nor `like` is given.
     """
     out = check_target(check_hdf5_name(out), overwrite=overwrite)
-    if sorted(flow.features) != sorted(PARTICLE_NAMES):
-        raise ValueError(
-            f"the model makes {', '.join(flow.features)}; a file of the JetNet layout holds "
-            f"{', '.join(PARTICLE_NAMES)}: use SetFlow.sample in Python"
-        )
-    columns = [flow.features.index(name) for name in PARTICLE_NAMES]
+    layout = layout_for(flow, layout)
     flow.require_fitted()
     if events is not None and events < 1:
         raise ValueError(f"events must be at least 1, got {events}")
     lengths, context = (None, None) if like is None else _like(flow, like, events)
     if events is None:
         if lengths is None:
-            raise ValueError("say how many jets to sample, with events or with like")
+            raise ValueError("say how many events to sample, with events or with like")
         events = len(lengths)
     if flow.conditions and context is None:
         raise ValueError(
             f"the model is conditioned on {', '.join(flow.conditions)}; give a file with like "
-            "(--like) whose jets tell them"
+            "(--like) whose events tell them"
         )
     if lengths is not None:
         objects = int(lengths.max()) if len(lengths) else 0
@@ -97,60 +91,48 @@ def sample_to_hdf5(
     solver = Midpoint(steps=50) if solver is None else solver
     attributes = {**identity_of(flow), "seed": seed, "solver": described(solver)}
     if isinstance(solver, FixedStepSolver):
-        attributes["evaluations"] = len(solver.weights) * solver.steps  # of the field, each jet
+        attributes["evaluations"] = len(solver.weights) * solver.steps  # of the field, each event
     if like is not None:
         path = find(JETS, like)
         attributes |= {"like": path.name, "like_sha256": file_sha256(path)}
     with (
-        JetWriter(
-            out,
-            objects=objects,
-            overwrite=overwrite,
-            jet_units=RELATIVE_JET_UNITS,
-            attributes=attributes,
-            keep_unphysical=True,
-        ) as writer,
+        SampledFile(
+            flow, out, layout=layout, objects=objects, overwrite=overwrite, attributes=attributes
+        ) as file,
         counting_bar(disable=not progress) as bar,
     ):
         task = bar.add_task("sampling", total=events)
         for first in range(0, events, _BLOCK):
             block = slice(first, min(first + _BLOCK, events))
             size = block.stop - block.start
+            c = None if context is None else context[block]
             batch = flow.sample(
                 size,
-                None if context is None else context[block],
+                c,
                 seed,
                 lengths=None if lengths is None else lengths[block],
                 first=first,
                 solver=solver,
             )
-            batch = _padded(batch.to("cpu"), columns, objects)
-            writer.write(batch, jet_features(batch.x, batch.mask))
+            file.write(SetBatch(batch.x.cpu(), batch.mask.cpu(), c))
             bar.advance(task, size)
-    if writer.unphysical:
-        warnings.warn(_unphysical(out, writer.unphysical), stacklevel=2)
+    if (warning := file.warning()) is not None:
+        warnings.warn(warning, stacklevel=2)
     return out
 
 
 def _like(flow: SetFlow, path: str | Path, events: int | None) -> tuple[Tensor, Tensor | None]:
-    """Return the cardinalities, cut to what the model knows, and the context of a file's jets."""
+    """Return the cardinalities, cut to what the model knows, and the context of a file's events."""
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample = read_jets(path, stop=events, max_objects=largest, conditions=flow.conditions)
-    if events is not None and len(sample) < events:
-        raise ValueError(f"{path} holds {len(sample)} jets, expected at least {events}")
-    context = sample.context(flow.conditions) if flow.conditions else None
-    return sample.particles.lengths, context
-
-
-def _unphysical(out: Path, counts: Mapping[str, int]) -> str:
-    return (
-        f"the model made particles that cannot be: {counted(counts)}. They stand in {out} as they "
-        "are; setflow evaluate counts them, and setflow score leaves out their jets"
+    sample = read_events(
+        path,
+        flow.schema,
+        stop=events,
+        max_objects=largest,
+        features=flow.features,
+        conditions=flow.conditions,
     )
-
-
-def _padded(batch: SetBatch, columns: Sequence[int], objects: int) -> SetBatch:
-    """Return events with these columns of their features and so many slots."""
-    missing = objects - batch.x.shape[1]
-    x = torch.nn.functional.pad(batch.x[..., columns], (0, 0, 0, missing))
-    return SetBatch(x, torch.nn.functional.pad(batch.mask, (0, missing)))
+    if events is not None and len(sample) < events:
+        raise ValueError(f"{path} holds {len(sample)} events, expected at least {events}")
+    context = sample.context(flow.conditions) if flow.conditions else None
+    return sample.objects.lengths, context

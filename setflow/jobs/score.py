@@ -1,17 +1,17 @@
-"""Scoring a file: the log-density of every jet, row for row, in a file that survives a kill.
+"""Scoring a file: the log-density of every event, row for row, in a file that survives a kill.
 
-Notation. With the scaled features z of the physical features x, the log-density of a jet's set of N
-particles is a sum of terms in nats,
+Notation. With the scaled features z of the physical features x, the log-density of an event's set
+of N objects is a sum of terms in nats,
 
     log_prob = objects + scaling + ordering + cardinality
              = log p(z_1 .. z_N | N, c) + log|det dz/dx| + log N! + log p(N | c),
 
-per unit of every feature of every particle. Given N, its density integrates to 1 over the ordered
+per unit of every feature of every object. Given N, its density integrates to 1 over the ordered
 region x_1 < ... < x_N of the first feature; with p(N | c) it does so summed over N.
 
 Row k of the output is row k of the data. A row that cannot be scored holds NaN and a reason; the
 others are neither shifted nor changed, since the probes of an estimated divergence depend on
-(seed, row, rank among the real particles, feature) only.
+(seed, row, rank among the real objects, feature) only.
 
 Rows go block by block into a part that can be continued (`setflow.files`): the values first, then
 the number of rows that are done. Its datasets have their full size from the beginning, so that a
@@ -21,6 +21,7 @@ kill finds no structure half changed. The same call goes on behind the last bloc
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -35,16 +36,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.hdf5 import read_jets, screen_events
+from setflow.data.hdf5 import read_events, screen_events
 from setflow.data.header import read_header
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
 from setflow.jobs.identity import described, identity_of
-from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows
+from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
-from setflow.schema import PARTICLE_FEATURES
+from setflow.schema import Kind, kept_objects, words_of
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.shipped import JETS, find
@@ -60,8 +61,7 @@ _UNREACHED = (
     "the solver does not reach its tolerance; loosen it, allow more steps, or take a solver of "
     "fixed steps"
 )
-_POSITIVE = "expected a positive value, for the model transforms it"
-_NOT_FINITE = "the log-density is not finite: the jet lies too far from what the model knows"
+_NOT_FINITE = "the log-density is not finite: it lies too far from what the model knows"
 _ANEW = "begin anew with --force (overwrite=True in Python)"
 
 
@@ -77,18 +77,18 @@ def score_to_hdf5(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Write the log-density of every jet of a file, row for row; see the top of the module.
+    """Write the log-density of every event of a file, row for row; see the top of the module.
 
     The datasets of the output have one entry for each row: `log_prob` and its terms by name,
-    `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Jets
-    with more particles than the model knows are cut to the hardest. Attributes say what each column
-    is and how it came about, and what the densities leave out where the model has a Box-Cox
+    `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Events
+    with more objects than the model knows are cut, jets to the hardest. Attributes say what each
+    column is and how it came about, and what the densities leave out where the model has a Box-Cox
     transform with lambda above 0 (`setflow.jobs.missing`). A call that is interrupted is continued
     by the same call.
 
     Arguments:
         flow: the model; its features and conditions are looked up in the file by their names.
-        data: the file of jets; its rows may be malformed, its layout may not.
+        data: the file of events; its rows may be malformed, its layout may not.
         out: the HDF5 file to write, named .h5 or .hdf5.
         estimator: of the divergence; None takes `ExactDivergence()`.
         solver: the ODE solver; None takes `RK4(steps=50)`.
@@ -105,7 +105,8 @@ def score_to_hdf5(
         OSError: if `data` cannot be read, `out` cannot be written, or what an interrupted call left
             is damaged or in use.
         ValueError: if `out` is not named so, the model and the data do not fit, there are too few
-            rows, or an interrupted call had other arguments.
+            rows, an interrupted call had other arguments, or the model takes as a number an angle
+            that is not narrow, so that its density is not that of the angles in a file.
 
     >>> import tempfile
     >>> from setflow.data import JetWriter
@@ -126,12 +127,15 @@ def score_to_hdf5(
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")
-    none = read_jets(data, stop=0, features=flow.features, conditions=flow.conditions)
+    none = read_events(
+        data, flow.schema, stop=0, features=flow.features, conditions=flow.conditions
+    )
     none.context(flow.conditions)  # raises if the file does not know them
     flow.require_fitted()
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
-        raise ValueError(f"{data} holds {header.n} jets, events={events} of them were asked for")
+        raise ValueError(f"{data} holds {header.n} events, events={events} of them were asked for")
+    refuse_wrapped(flow, data, events, seed)
     solver = RK4(steps=50) if solver is None else solver
     estimator = ExactDivergence() if estimator is None else estimator
     how: dict[str, str | int] = {
@@ -142,9 +146,11 @@ def score_to_hdf5(
         "estimator": described(estimator),
         "solver": described(solver),
         "seed": seed,
+        "rows": words_of(flow.features).events,
     }
     if flow.cardinality is not None and flow.cardinality.max_objects < header.objects:
-        how["cut_to"] = flow.cardinality.max_objects  # particles, the hardest by ptrel
+        how["cut_to"] = flow.cardinality.max_objects
+        how["kept"] = kept_objects(flow.schema, flow.cardinality.max_objects)
     terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
     unknown = attributes_of(flow, UNKNOWN_MASS)
     block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
@@ -171,10 +177,10 @@ def _score(
     """Return the columns of rows `start` to `stop` of the data."""
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
     sample, reasons = screen_events(
-        data, start=start, stop=stop, max_objects=largest, features=flow.features,
+        data, flow.schema, start=start, stop=stop, max_objects=largest, features=flow.features,
         conditions=flow.conditions,
     )  # fmt: skip
-    particles = sample.particles
+    particles = sample.objects
     context = sample.context(flow.conditions) if flow.conditions else None
     n_objects = particles.lengths.numpy().astype(np.int32)
     n_objects[list(reasons)] = -1
@@ -223,18 +229,27 @@ def _solved(
         yield rows, found
 
 
-def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict[int, str]:
+def _outside(flow: SetFlow, objects: SetBatch, context: Tensor | None) -> dict[int, str]:
     """Return why rows hold values that the transforms of the model's scalers do not accept."""
     reasons: dict[int, str] = {}
-    for row, slot, column in flow.scaler.outside(particles.x, particles.mask).nonzero().tolist():
-        value = particles.x[row, slot, column].item()
-        what = f"'{flow.features[column]}' of a particle is {value:g}"
-        reasons.setdefault(row, f"{what}, {_POSITIVE}")
+    words = words_of(flow.features)
+    for row, slot, column in flow.scaler.outside(objects.x, objects.mask).nonzero().tolist():
+        name, value = flow.features[column], objects.x[row, slot, column].item()
+        what = f"'{name}' of {words.an_object} is {value:g}"
+        reasons.setdefault(row, f"{what}, {_expected(flow.scaler.kinds[column])}")
     if context is not None and flow.context_scaler is not None:
         for row, _, column in flow.context_scaler.outside(context[:, None]).nonzero().tolist():
-            what = f"'{flow.conditions[column]}' of the jet is {context[row, column].item():g}"
-            reasons.setdefault(row, f"{what}, {_POSITIVE}")
+            name, value = flow.conditions[column], context[row, column].item()
+            what = f"'{name}' of the {words.event} is {value:g}"
+            reasons.setdefault(row, f"{what}, {_expected(flow.context_scaler.kinds[column])}")
     return reasons
+
+
+def _expected(kind: Kind) -> str:
+    low, high = kind.bounds
+    positive = (low, high) == (0, math.inf)
+    values = "a positive value" if positive else f"one between {low:g} and {high:g}"
+    return f"expected {values}, for the model transforms it"
 
 
 # --- how it is described ---
@@ -249,8 +264,8 @@ class _Column:
 
 
 def _columns(flow: SetFlow) -> dict[str, _Column]:
-    given = ", c" if flow.conditions else ""
-    units = {column.name: f" [{column.unit}]" for column in PARTICLE_FEATURES if column.unit}
+    given, words = ", c" if flow.conditions else "", words_of(flow.features)
+    units = {column.name: f" [{column.unit}]" for column in flow.schema.objects if column.unit}
     physical = ", ".join(name + units.get(name, "") for name in flow.features)
     if flow.cardinality is None:
         total = f"log p({{x_1 .. x_N}} | N{given}), the density of the set given its number"
@@ -258,8 +273,8 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
     else:
         total = f"log p(N, {{x_1 .. x_N}}{given.replace(',', ' |')}), the density of the set"
         number = f"log p(N{given.replace(',', ' |')}), -inf where N cannot occur"
-        cut = f", cut to the hardest {flow.cardinality.max_objects}"
-    total += f", per unit of {physical} of every particle: the sum of the terms"
+        cut = f", cut to {kept_objects(flow.schema, flow.cardinality.max_objects)}"
+    total += f", per unit of {physical} of every {words.object}: the sum of the terms"
     meanings = {
         "log_prob": total,
         "objects": f"log p(z_1 .. z_N | N{given}), the density of the ordered tuple of scaled "
@@ -272,7 +287,7 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
         "NaN for a single probe",
     }
     columns = {name: _Column(np.dtype("f8"), np.nan, "nat", meanings[name]) for name in _NATS}
-    meaning = f"the number N of particles{cut}; -1 where the row cannot be read"
+    meaning = f"the number N of {words.objects}{cut}; -1 where the row cannot be read"
     columns["n_objects"] = _Column(np.dtype("i4"), -1, "", meaning)
     meaning = "why the row has no score; empty where it has one"
     columns["reason"] = _Column(_REASON, None, "", meaning)

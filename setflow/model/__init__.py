@@ -1,6 +1,6 @@
 """`SetFlow`, the model of sets as one object, and the folder that it is kept in."""
 
-from setflow.model.density import LogDensity, MissingMass, missing_mass
+from setflow.model.density import LogDensity, MissingMass, missing_mass, wrapped_share
 from setflow.model.model import SetFlow
 
-__all__ = ["LogDensity", "MissingMass", "SetFlow", "missing_mass"]
+__all__ = ["LogDensity", "MissingMass", "SetFlow", "missing_mass", "wrapped_share"]

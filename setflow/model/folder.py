@@ -36,6 +36,7 @@ from setflow.files import NewFolder
 from setflow.fitted import Fitted
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
+from setflow.schema import Kind, Positive
 from setflow.shipped import MODELS, known
 from setflow.timesteps import TimeSampling
 
@@ -182,8 +183,10 @@ def _parameters(cls: type) -> tuple[str, ...]:
 def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
+    if isinstance(value, Kind):
+        return str(value)
     if isinstance(value, tuple):
-        return list(value)
+        return [_plain(entry) for entry in value]
     if isinstance(value, dict):
         return dict(value)
     return describe(value) if type(value) in _NAMES else value
@@ -208,12 +211,13 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
             for argument in part.given_by:
                 arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
-    return {"class_path": _MODEL, "init_args": arguments}
+    return {"class_path": _MODEL, "init_args": arguments | {"schema": flow.schema.node()}}
 
 
 def architecture(flow: Any) -> dict[str, Any]:
-    """Return the node of a `SetFlow` without weights and without statistics, given or fitted."""
+    """Return the node of a `SetFlow` without weights, statistics, and what only names things."""
     node = describe_model(flow)
+    node["init_args"].pop("schema")
     for name in _PARTS:
         part = getattr(flow, name)
         if isinstance(part, Fitted):
@@ -277,15 +281,28 @@ def arguments_of(node: Any, where: str) -> dict[str, Any]:
     if not isinstance(node, Mapping) or node.get("class_path") not in (_MODEL, *_FORMER):
         raise ValueError(f"{where}: expected class_path: {_MODEL}, got {node!r}")
     arguments = init_args_of(node, where)
-    unknown = sorted(set(arguments) - {*_PARTS, *_NAME_LISTS})
+    unknown = sorted(set(arguments) - {*_PARTS, *_NAME_LISTS, "schema"})
     if unknown:
         raise ValueError(f"{where}: SetFlow has no argument {unknown[0]!r}")
     for name, kind in _PARTS.items():
         if arguments.get(name) is not None:
+            if kind is Standardizer:
+                arguments[name] = _with_kinds(arguments[name])
             arguments[name] = build(arguments[name], expected=kind, where=f"{where}.{name}")
     if arguments.get("field") is None:
         raise ValueError(f"{where}: the node has no field")
     return arguments
+
+
+def _with_kinds(node: Any) -> Any:
+    """Return the node of a `Standardizer` whose transforms are kinds, as they once were not."""
+    arguments = dict(node.get("init_args") or {}) if isinstance(node, Mapping) else {}
+    if "boxcox" not in arguments:
+        return node
+    kinds = ["real"] * int(arguments.get("dim") or len(arguments["mean"]))
+    for place, power in (arguments.pop("boxcox") or {}).items():
+        kinds[int(place)] = str(Positive(boxcox=power))
+    return {**node, "init_args": {**arguments, "kinds": kinds}}
 
 
 def short_card(flow: Any, name: str) -> str:

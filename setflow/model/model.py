@@ -12,6 +12,7 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,11 +34,13 @@ from setflow.model.parts import (
     check_parts,
     distinct_names,
     require_statistics,
+    schema_for,
 )
 from setflow.model.saved import SavedModel
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
+from setflow.schema import Schema
 from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
@@ -60,12 +63,20 @@ class SetFlow(SavedModel):
     Arguments:
         field: the velocity field on scaled features, for sets with shape `(N, len(features))`.
         path: the path between data and noise; None takes `LinearPath`.
-        scaler: the scaling of the features; None takes a `Standardizer`.
+        scaler: the scaling of the features; None takes a `Standardizer` of the kinds that the
+            schema says.
         cardinality: p(N), or p(N | c) of the scaled context; None means that lengths must be given
             when sampling.
-        features: the names of the features of one object, in order.
+        features: the names of the features of one object, in order; None takes all that the schema
+            can generate.
         conditions: the names of the context features, in order; empty for no context.
         context_scaler: the scaling of the context; None takes a `Standardizer` if there is one.
+        schema: what the features are: a `setflow.schema.Schema`, its node of plain values, or
+            `jetnet`. None takes what JetNet's layout says of the names that it knows, and all
+            features as real numbers, or of the kinds of the scaler if one is given.
+
+    Attributes:
+        schema: the schema, whatever it was made from.
 
     Raises:
         ValueError: if the field does not take sets or takes a context per object or a context set,
@@ -85,18 +96,21 @@ class SetFlow(SavedModel):
         path: ProbabilityPath | None = None,
         scaler: Standardizer | None = None,
         cardinality: CardinalityModel | None = None,
-        features: Sequence[str] = ("etarel", "phirel", "ptrel"),
+        features: Sequence[str] | None = None,
         conditions: Sequence[str] = (),
         context_scaler: Standardizer | None = None,
+        schema: Schema | dict[str, Any] | str | None = None,
     ) -> None:
         super().__init__()
         event_ndim_of(field, at_least=2)
-        self.features, self.conditions = distinct_names(features=features, conditions=conditions)
+        features, self.conditions = distinct_names(features=features or (), conditions=conditions)
+        self.schema, self.features, self.scaler = schema_for(
+            schema, features or None, self.conditions, scaler
+        )
         self.field = field
         if isinstance(path, (str, type)):
             raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
         self.path = LinearPath() if path is None else path
-        self.scaler = Standardizer(len(self.features)) if scaler is None else scaler
         self.cardinality = cardinality
         check_parts(
             {"field": field, "scaler": self.scaler, "context_scaler": context_scaler},
@@ -105,7 +119,8 @@ class SetFlow(SavedModel):
             self.conditions,
         )
         if context_scaler is None and self.conditions:
-            context_scaler = Standardizer(len(self.conditions))
+            kinds = [self.schema.of_event(name).of_kind for name in self.conditions]
+            context_scaler = Standardizer(kinds=kinds)
         self.context_scaler = context_scaler
         self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
         for conditioned in (context_scaler, cardinality):

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
+from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel
 from setflow.fitted import Fitted
+from setflow.schema import JETNET, Feature, Kind, Schema, kind_of, schema_of
 
-__all__ = ["FOR_USE", "NOT_FOR_USE", "check_parts", "distinct_names", "require_statistics"]
+__all__ = [
+    "FOR_USE",
+    "NOT_FOR_USE",
+    "check_parts",
+    "distinct_names",
+    "require_statistics",
+    "schema_for",
+]
 
 
 # layers that are another function in training than in use
@@ -84,6 +94,70 @@ def distinct_names(**given: Sequence[str]) -> tuple[tuple[str, ...], ...]:
         if isinstance(names, str) or len(set(names)) < len(names):
             raise ValueError(f"{what} are {names!r}, expected a sequence of names, all different")
     return tuple(tuple(names) for names in given.values())
+
+
+def schema_for(
+    given: Schema | Mapping[str, object] | str | None,
+    features: Sequence[str] | None,
+    conditions: Sequence[str],
+    scaler: Standardizer | None,
+) -> tuple[Schema, tuple[str, ...], Standardizer]:
+    """Return the schema of a model, the features that it generates, and their scaler, in agreement.
+
+    Arguments:
+        given: the schema, its node, or `jetnet`; None describes features and conditions by what
+            JETNET says of their names, as far as it knows them, of the kinds of the scaler.
+        features: the names of the features; None takes all that can be generated.
+        conditions: the names of the context features.
+        scaler: the scaler; None makes one.
+
+    Raises:
+        ValueError: if a name is not in the schema, a feature cannot be generated, or the scaler
+            takes one for another kind than the schema.
+    """
+    if given is None:
+        listed = JETNET.generated if features is None else tuple(features)
+        told = scaler.kinds if isinstance(scaler, Standardizer) else ()
+        kinds: dict[str, Kind] = dict(zip(listed, told, strict=False))
+        known = {entry.name: entry for entry in (*JETNET.objects, *JETNET.event)}
+        schema = Schema(
+            [_of_kind(known.get(name, Feature(name)), kinds.get(name, "real")) for name in listed],
+            [_of_kind(known.get(name, Feature(name)), "real") for name in conditions],
+            JETNET.order_by if JETNET.order_by in listed else None,
+        )
+    else:
+        schema = schema_of(given)
+        listed = schema.generated if features is None else tuple(features)
+        for name in listed:
+            if not schema.object(name).of_kind.on_a_line:
+                raise ValueError(
+                    f"feature '{name}' is of kind {schema.object(name).kind}, which a model does "
+                    f"not generate; it can generate {', '.join(schema.generated) or 'none'}"
+                )
+        for name in conditions:
+            schema.of_event(name)
+    if scaler is None:
+        kinds_of = [schema.object(name).of_kind for name in listed]
+        return schema, listed, Standardizer(len(listed), kinds=kinds_of)
+    if isinstance(scaler, Standardizer) and scaler.dim == len(listed):
+        for name, kind in zip(listed, scaler.kinds, strict=True):
+            said = schema.object(name).of_kind
+            if said != kind and not (said.is_identity and kind.is_identity):
+                raise ValueError(
+                    f"feature '{name}' is of kind {said} in the schema, and the scaler takes it as "
+                    f"{kind}; leave scaler out, or let both say the same"
+                )
+    return schema, listed, scaler
+
+
+def _of_kind(feature: Feature, kind: Kind | str) -> Feature:
+    """Return the feature, of another kind if that is scaled otherwise; an angle stays wrapped."""
+    kind = kind_of(kind)
+    same = kind == feature.kind or (kind.is_identity and feature.of_kind.is_identity)
+    usual = Feature(feature.name, kind=feature.kind).limits == feature.limits
+    return (
+        feature if same else replace(feature, kind=kind, limits=None if usual else feature.limits)
+    )
 
 
 def require_statistics(**parts: Fitted | None) -> None:

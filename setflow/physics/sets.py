@@ -2,11 +2,10 @@
 
 Notation. An event is a set of N objects with features x; z are the scaled features, f(x) over its
 standard deviation in the reference, with f the transform of the feature's kind (the logarithm of a
-positive one, say). The features are compared one by one, and jointly by the mean W1 of the
-projections u z of the objects on `DIRECTIONS` fixed random unit vectors u (a sliced distance: Bonneel
-et al., "Sliced and Radon Wasserstein Barycenters of Measures", J. Math. Imaging Vis. 51, 22, 2015),
-which sees the correlation of features. Two objects i, j of an event have the pair distance
-|z_i - z_j|, which sees what objects stand in one event.
+positive one, say). The features are compared one by one, and jointly by the mean W1 of the sums
+(z_a + z_b) / sqrt(2) of two features a < b of an object, projections that see how the two depend on
+each other. Two objects i, j of an event have the pair distance |z_i - z_j|, which sees what objects
+stand in one event.
 
 An event with more than `PAIRS` pairs gives so many that are drawn at random, by its place and a
 fixed seed, so that what is measured of a sample depends on it alone.
@@ -14,6 +13,7 @@ fixed seed, so that what is measured of a sample depends on it alone.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,13 +29,8 @@ from setflow.sets.masks import count_real
 __all__ = ["SetMeasure", "SetObservables", "shuffle_objects", "swap_features"]
 
 MULTIPLICITY, PAIR = "multiplicity", "pair distance"
-DIRECTIONS = 8
-"""On how many directions the features are projected."""
 PAIRS = 200
 """The largest number of pairs that one event gives."""
-
-
-_PROJECTIONS = tuple(f"projection {k}" for k in range(1, DIRECTIONS + 1))
 
 
 @dataclass(frozen=True)
@@ -47,7 +42,7 @@ class SetObservables:
         metrics: the metrics of these observables.
         multiplicity: the number of real objects, with shape `(n,)`.
         objects: the features of the real objects of all events, with shape `(P, D)`.
-        projected: their projections, with shape `(P, DIRECTIONS)`.
+        scaled: their scaled features z, with shape `(P, D)`.
         event: the event that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
         pairs: the pair distances, with shape `(Q,)`.
         pair_event: the event that each of them belongs to, with shape `(Q,)`.
@@ -57,7 +52,7 @@ class SetObservables:
     metrics: tuple[Metric, ...]
     multiplicity: Tensor
     objects: Tensor
-    projected: Tensor
+    scaled: Tensor
     event: Tensor
     pairs: Tensor
     pair_event: Tensor
@@ -78,8 +73,9 @@ class SetObservables:
         """
         if name in self.features:
             return self.objects[:, self.features.index(name)], self.event
-        if name in _PROJECTIONS:
-            return self.projected[:, _PROJECTIONS.index(name)], self.event
+        if name in (sums := _sums(len(self.features))):
+            a, b = sums[name]
+            return (self.scaled[:, a] + self.scaled[:, b]) / math.sqrt(2), self.event
         if name == MULTIPLICITY:
             return self.multiplicity, torch.arange(len(self), device=self.event.device)
         if name == PAIR:
@@ -96,7 +92,7 @@ class SetObservables:
             self,
             multiplicity=self.multiplicity[events],
             objects=self.objects[kept],
-            projected=self.projected[kept],
+            scaled=self.scaled[kept],
             event=event[kept],
             pairs=self.pairs[kept_pairs],
             pair_event=pair_event[kept_pairs],
@@ -147,7 +143,8 @@ class SetMeasure:
             for f, width in zip(features, spread, strict=True)
         ]
         if len(features) > 1:
-            metrics.append(Metric("w1_joint", "W1 joint features", _PROJECTIONS, "", 0.01))
+            sums = tuple(_sums(len(features)))
+            metrics.append(Metric("w1_joint", "W1 joint features", sums, "", 0.01))
         metrics.append(
             Metric("w1_multiplicity", "W1 multiplicity", (MULTIPLICITY,), "objects", 1.0)
         )
@@ -190,7 +187,7 @@ class SetMeasure:
             metrics=self.metrics,
             multiplicity=count_real(mask).double(),
             objects=x[mask],
-            projected=self.scaled(x[mask]) @ _directions(len(self.features)).T,
+            scaled=self.scaled(x[mask]),
             event=mask.nonzero()[:, 0],
             pairs=pairs,
             pair_event=pair_event,
@@ -221,11 +218,9 @@ class SetMeasure:
         return torch.cat(found), torch.cat([event for event, _, _ in parts])
 
 
-def _directions(dim: int) -> Tensor:
-    """Return the unit vectors on which features are projected, with shape `(DIRECTIONS, dim)`."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randn(DIRECTIONS, dim, dtype=torch.float64, generator=generator)
-    return drawn / drawn.norm(dim=1, keepdim=True)
+def _sums(dim: int) -> dict[str, tuple[int, int]]:
+    """Return the pairs of features whose sums are compared, by the names of these observables."""
+    return {f"sum of {a} and {b}": (a, b) for a, b in itertools.combinations(range(dim), 2)}
 
 
 def _scale(width: float) -> float:

@@ -129,6 +129,7 @@ class Report:
                 "factor": self.floor.factor,
             },
             "cut": self._cut(),
+            "compared": self.subject.words.events,
             "swapped": self.subject.swapped,
             "unphysical": self.unphysical,
             "notes": list(self.notes),
@@ -194,10 +195,9 @@ class Report:
         slots = {"generated": self.generated.columns, "reference": self.reference.columns}
         cut = [f"{name} (of {n} slots)" for name, n in slots.items() if n > self.columns]
         if not cut:
-            one = "an event" if words.event == "event" else f"a {words.event}"
-            return f"all rows compare all {words.objects}, up to {self.columns} of {one}"
+            return f"all rows compare all {words.objects}, up to {self.columns} of {words.an_event}"
         return (
-            f"all rows compare {self.subject.ordering.format(self.columns)}: {cut[0]} is cut to "
+            f"all rows compare {self.subject.kept(self.columns)}: {cut[0]} is cut to "
             "them, and every observable computed after the cut, the multiplicity too"
         )
 
@@ -257,9 +257,9 @@ def evaluate(
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file does not have a layout, has no event or no object to compare, lacks a
-            feature, or has a malformed row. What cannot be, such as a ptrel below 0, is malformed in the reference;
-            in the generated file it is counted, told in a note and compared.
+        ValueError: if a file has no layout, no event or no object to compare, lacks a feature, or
+            has a malformed row. What cannot be, such as a ptrel below 0, is malformed in the
+            reference; in the generated file it is counted, told in a note and compared.
     """
     _checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)

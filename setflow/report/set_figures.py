@@ -1,4 +1,4 @@
-"""Pictures of a comparison of sets that are no jets: spectra of their features, and a few events."""
+"""Pictures of a comparison of sets that are no jets: spectra, and a few events."""
 
 from __future__ import annotations
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,27 +24,10 @@ from setflow.physics.metrics import (
     swap_ptrel,
 )
 from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
-from setflow.schema import JETNET, Feature, Schema
+from setflow.schema import EVENT_WORDS, JET_WORDS, JETNET, Feature, Schema, Words, kept_objects
 from setflow.sets.batch import SetBatch
 
 __all__ = ["Jets", "Sets", "Subject"]
-
-
-@dataclass(frozen=True)
-class Words:
-    """What events and objects are called.
-
-    Arguments:
-        event: one event.
-        events: several.
-        object: one object.
-        objects: several.
-    """
-
-    event: str
-    events: str
-    object: str
-    objects: str
 
 
 class Subject(ABC):
@@ -55,15 +37,17 @@ class Subject(ABC):
         words: what events and objects are called.
         features: the features of an object.
         metrics: the metrics, in the order of the report.
-        ordering: which objects are kept where events are cut, in words.
         swapped: what the second control swaps, in words.
     """
 
     words: ClassVar[Words]
     features: Sequence[Feature]
     metrics: tuple[Metric, ...]
-    ordering: str
     swapped: str
+
+    @abstractmethod
+    def kept(self, columns: int) -> str:
+        """Return which objects are compared where events are cut, in words."""
 
     @abstractmethod
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
@@ -92,11 +76,13 @@ class Subject(ABC):
 class Jets(Subject):
     """Jets of particles (etarel, phirel, ptrel)."""
 
-    words = Words("jet", "jets", "particle", "particles")
+    words = JET_WORDS
     features = JETNET.objects
     metrics = METRICS
-    ordering = "the {} hardest particles of a jet, those with the largest ptrel"
     swapped = "ptrel"
+
+    def kept(self, columns: int) -> str:
+        return f"the {columns} hardest particles of a jet, those with the largest ptrel"
 
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
         return SetBatch(*hardest_first(batch.x, batch.mask, columns))
@@ -132,17 +118,16 @@ class Sets(Subject):
         reference: all events of the reference, which give the scales.
     """
 
-    words = Words("event", "events", "object", "objects")
+    words = EVENT_WORDS
     swapped = "each feature but the first"
 
     def __init__(self, schema: Schema, reference: SetBatch) -> None:
         self.features, self._schema = tuple(schema.objects), schema
         self._measure = SetMeasure.of(self.features, reference)
         self.metrics = self._measure.metrics
-        by = schema.order_by
-        self.ordering = "the {} objects of an event " + (
-            "that come first in the file" if by is None else f"with the largest {by}"
-        )
+
+    def kept(self, columns: int) -> str:
+        return kept_objects(self._schema, columns)
 
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
         by = torch.zeros(batch.mask.shape, device=batch.x.device)

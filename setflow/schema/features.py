@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from setflow.schema.kinds import Kind, kind_of
@@ -176,16 +176,6 @@ class Schema:
             ValueError: if there is none; it tells the nearest.
         """
         return _found(name, self.event, "feature of an event")
-
-    def with_kinds(self, kinds: Mapping[str, Kind]) -> Self:
-        """Return the schema whose objects' features with these names are of these kinds."""
-        changed = tuple(
-            entry
-            if kinds.get(entry.name, entry.kind) == entry.kind
-            else replace(entry, kind=kinds[entry.name])
-            for entry in self.objects
-        )
-        return replace(self, objects=changed)
 
     def node(self) -> dict[str, Any]:
         """Return it as plain values, as YAML and JSON hold them."""

@@ -12,7 +12,9 @@ A file of generated sets has no jet pT. Its jet features are then in units of th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from setflow.schema.features import Feature, Limits, Schema
 from setflow.schema.kinds import Positive, Real
@@ -28,6 +30,7 @@ __all__ = [
     "RELATIVE_JET_UNITS",
     "DatasetSpec",
     "ParticleType",
+    "schema_of",
 ]
 
 
@@ -120,3 +123,27 @@ DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("particle_type", "(n, N)", "int8", "code of each particle, 0 = padding", False),
     DatasetSpec("event_number", "(n,)", "int64", "the collision that a jet comes from", False),
 )
+
+
+def schema_of(given: Schema | Mapping[str, Any] | str) -> Schema:
+    """Return a schema from itself, from its node, or from its name.
+
+    Arguments:
+        given: the schema, a node as `Schema.node` returns it, or `jetnet`.
+
+    Raises:
+        ValueError: if it is malformed, or the name is another.
+
+    >>> schema_of("jetnet").generated, schema_of({"objects": ["x", "y"]}).generated
+    (('etarel', 'phirel', 'ptrel'), ('x', 'y'))
+    """
+    if isinstance(given, Schema):
+        return given
+    if isinstance(given, str):
+        if given == "jetnet":
+            return JETNET
+        raise ValueError(
+            f"the schema is {given!r}, expected jetnet, which is that of jets, or a mapping that "
+            "lists the features: {objects: [{name: x, unit: mm, kind: real}, ...]}"
+        )
+    return Schema.from_node(given)

@@ -11,10 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
-from setflow.data.hdf5 import read_jets
-from setflow.data.jets import PARTICLE_NAMES, JetSample
+from setflow.data.hdf5 import read_events
+from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.sample import EventSample
 from setflow.files import same_file
 from setflow.random import derive
+from setflow.schema import Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 from setflow.training.record import file_facts
@@ -64,7 +66,7 @@ class PlacedDataset(Dataset[PlacedBatch]):
 
 
 class SetDataModule(LightningDataModule):
-    """Jets from files of the JetNet layout, in memory, in random batches.
+    """Events from files, in memory, in random batches.
 
     Arguments:
         train: the training file.
@@ -75,7 +77,9 @@ class SetDataModule(LightningDataModule):
         val_fraction: the fraction that is set aside if there is no validation file.
         conditions: the jet features that the model is conditioned on, in its order.
         seed: the seed of that split and of the order of the events.
-        features: the features of a particle that the model knows, in its order.
+        features: the features of an object that the model knows, in its order.
+        schema: the `setflow.schema.Schema` of the model, by which they are looked up; None takes
+            that of the files.
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1; when the files are read, if both
@@ -92,6 +96,7 @@ class SetDataModule(LightningDataModule):
         conditions: Sequence[str] = (),
         seed: int = 0,
         features: Sequence[str] = PARTICLE_NAMES,
+        schema: Any = None,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
@@ -102,6 +107,7 @@ class SetDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.features, self.conditions = tuple(features), tuple(conditions)
+        self.schema: Schema | None = schema
         self.seed = seed
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
@@ -135,17 +141,18 @@ class SetDataModule(LightningDataModule):
                 )
         self._train, self._val = self._events(train), self._events(val)
 
-    def _read(self, path: str) -> JetSample:
-        return read_jets(
+    def _read(self, path: str) -> EventSample:
+        return read_events(
             path,
+            self.schema,
             max_objects=self.max_objects,
             features=self.features,
             conditions=self.conditions,
         )
 
-    def _events(self, sample: JetSample) -> SetBatch:
+    def _events(self, sample: EventSample) -> SetBatch:
         context = sample.context(self.conditions) if self.conditions else None
-        return SetBatch(sample.particles.x, sample.particles.mask, context)
+        return SetBatch(sample.objects.x, sample.objects.mask, context)
 
     def facts(self) -> dict[str, Any]:
         """Return what the events are, for the card of a model: files, sha256, numbers of jets."""
@@ -175,7 +182,7 @@ class SetDataModule(LightningDataModule):
         return DataLoader(PlacedDataset(SetDataset(events)), sampler=sampler, batch_size=None)
 
 
-def _whole_events(sample: JetSample, fraction: float, seed: int) -> Tensor:
+def _whole_events(sample: EventSample, fraction: float, seed: int) -> Tensor:
     """Return which jets to hold out, a boolean tensor, so that no event is on both sides."""
     number = sample.event_number
     event = torch.arange(len(sample))

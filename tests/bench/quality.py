@@ -89,7 +89,7 @@ def train(name: str, *, data: Path, seed: int, steps: int, jets: int, out: Path)
     seed_everything(seed, verbose=False)
     flow = setflow.SetFlow(
         VARIANTS[name](),
-        scaler=Standardizer(3, boxcox={2: 0.3}),
+        scaler=Standardizer(kinds=["real", "real", "positive(boxcox=0.3)"]),
         cardinality=setflow.EmpiricalCardinality(OBJECTS),
     )
     sample = read_jets(data, stop=jets, max_objects=OBJECTS)

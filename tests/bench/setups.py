@@ -33,7 +33,7 @@ def top_jets(events: int) -> SetBatch:
     """Return simulated top jets in the order of their file, scaled, padded to 150 slots."""
     jets = read_jets(REPOSITORY / "datasets/pythia-top/train.h5", stop=events).particles
     x, mask = jets.x.float(), jets.mask
-    x = Standardizer(3, boxcox={2: 0.0}).float().fit(x, mask)(x, mask)
+    x = Standardizer(kinds=["real", "real", "positive"]).float().fit(x, mask)(x, mask)
     missing = SLOTS - mask.shape[1]
     return SetBatch(F.pad(x, (0, 0, 0, missing)), F.pad(mask, (0, missing)))
 

@@ -26,7 +26,7 @@ CONFIG = {
                 },
                 "scaler": {
                     "class_path": "setflow.data.Standardizer",
-                    "init_args": {"dim": 3, "boxcox": {2: 0.0}},
+                    "init_args": {"kinds": ["real", "real", "positive"]},
                 },
                 "cardinality": {
                     "class_path": "setflow.EmpiricalCardinality",

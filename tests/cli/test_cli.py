@@ -448,11 +448,11 @@ def test_the_logarithm_is_one_option_and_its_scores_lack_nothing(folder, capsys)
     """As the README asks for it; with an exponent above 0 the command says what is missing."""
     config = yaml.safe_load(Path("config.yaml").read_text())
     parts = config["model"]["flow"]["init_args"]
-    parts["scaler"]["init_args"]["boxcox"] = {2: 0.3}
+    parts["scaler"]["init_args"]["kinds"] = ["real", "real", "positive(boxcox=0.3)"]
     Path("other.yaml").write_text(yaml.safe_dump(config))
-    option = "--model.flow.init_args.scaler.init_args.boxcox"
+    option = "--model.flow.init_args.scaler.init_args.kinds"
     run("fit", "--config", "other.yaml", "--name", "boxcox")
-    run("fit", "--config", "other.yaml", "--name", "log", option, "{2: 0}")
+    run("fit", "--config", "other.yaml", "--name", "log", option, "[real, real, positive]")
     score = ("jets.h5", "--events", "3", "--estimator", "hutchinson", "--steps", "2", "--out")
     capsys.readouterr()
     run("score", "runs/log/model", *score, "log.h5")

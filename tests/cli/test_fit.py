@@ -82,7 +82,7 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         8,
         *optimizer,
     )
-    assert setflow.SetFlow.load("runs/small/model").scaler.boxcox == {2: 0.0}
+    assert setflow.SetFlow.load("runs/small/model").scaler.kinds[2] == setflow.schema.Positive()
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_a_run_starts_from_the_weights_of_the_model(model):
 
 
 def test_statistics_of_the_configuration_give_way_to_those_of_the_model(model):
-    given = "{dim: 3, boxcox: {2: 0.0}, mean: [1.0, 1.0, 1.0], std: [2.0, 2.0, 2.0]}"
+    given = "{kinds: [real, real, positive], mean: [1.0, 1.0, 1.0], std: [2.0, 2.0, 2.0]}"
     run("fit", *TINY, "--init", model, "--name", "more", "--model.flow.init_args.scaler.init_args",
         given)  # fmt: skip
     one, more = (setflow.SetFlow.load(folder) for folder in (model, "runs/more/model"))
@@ -251,8 +251,8 @@ def test_statistics_of_the_configuration_give_way_to_those_of_the_model(model):
     [
         ((HIDDEN, 32), "model.flow.field.hidden is 16 there and 32 in the configuration"),
         (
-            ("--model.flow.init_args.scaler.init_args.boxcox", "{2: 0.3}"),
-            "model.flow.scaler.boxcox.2 is 0.0 there and 0.3 in the configuration",
+            ("--model.flow.init_args.scaler.init_args.kinds", "[real, real, positive(boxcox=0.3)]"),
+            "model.flow.scaler.kinds is ['real', 'real', 'positive'] there and",
         ),
         (
             ("--model.flow.init_args.path", "setflow.CosinePath"),
@@ -362,9 +362,9 @@ def test_a_run_is_not_resumed_with_another_meaning_of_its_weights(folder, capsys
     """The shapes are the same, and the exponent of a feature, or its name, is another."""
     run("fit", "--config", "config.yaml")
     again = ("fit", "--config", "config.yaml", "--resume", "--trainer.max_epochs", "3")
-    option = "--model.flow.init_args.scaler.init_args.boxcox"
-    told = fails(capsys, *again, option, "{2: 0.3}")
-    assert "boxcox.2 is 0.0 there and 0.3 in the configuration" in told
+    option = "--model.flow.init_args.scaler.init_args.kinds"
+    told = fails(capsys, *again, option, "[real, real, positive(boxcox=0.3)]")
+    assert "model.flow.scaler.kinds is ['real', 'real', 'positive'] there and" in told
     told = fails(capsys, *again, "--model.flow.init_args.features", "[a,b,c]")
     assert "another architecture: model.flow.features" in told
     told = fails(capsys, *again, "--model.flow.init_args.field.init_args.heads", "1")
@@ -403,7 +403,7 @@ def test_a_model_is_not_trained_further_on_events_that_it_rules_out(folder, caps
     ("arguments", "message"),
     [
         (("scaler.init_args.boxcx", "{2: 0}"), "scaler has no argument boxcx"),
-        (("scaler.init_args.boxcox", "{5: 0.0}"), "boxcox positions [5] do not exist"),
+        (("scaler.init_args.kinds", "[real, positiv, real]"), "did you mean 'positive'?"),
         (("field.class_path", "setflow.TransformrField"), "did you mean setflow.TransformerField"),
     ],
 )

@@ -43,7 +43,7 @@ def renamed(folder):
     config = json.loads(json.dumps(CONFIG))
     flow = config["model"]["flow"]["init_args"]
     flow |= {"features": ORDER, "conditions": ["mass", "pt"]}
-    flow["scaler"]["init_args"]["boxcox"] = {0: 0.0}
+    flow["scaler"]["init_args"]["kinds"] = ["positive", "real", "real"]
     flow["field"]["init_args"]["condition_dim"] = 2
     Path("config.yaml").write_text(yaml.safe_dump(config))
     return folder

@@ -247,7 +247,7 @@ def test_features_come_in_the_order_asked_for(tmp_path: Path) -> None:
     expected = x[mask][:, [2, 0]].astype("f8") * [1e3, 0.1]
     np.testing.assert_allclose(sample.objects.x[sample.objects.mask].numpy(), expected, rtol=1e-6)
     assert sample.schema.objects[0].unit == "MeV"
-    assert sample.event_features == ()
+    assert sample.event_features == ("radius", "noise")  # which are checked, whoever asks
 
 
 def test_without_an_order_the_first_objects_are_kept(tmp_path: Path) -> None:

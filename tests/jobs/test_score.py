@@ -62,11 +62,13 @@ def make_flow(conditions: tuple[str, ...] = (), *, seed: int = 0) -> setflow.Set
     """A model with parameters drawn anew, which knows up to five particles but never four."""
     flow = setflow.SetFlow(
         setflow.TransformerField(3, hidden=8, layers=1, heads=2, condition_dim=len(conditions)),
-        scaler=Standardizer(3, boxcox={2: 0.0}),
+        scaler=Standardizer(kinds=["real", "real", "positive"]),
         cardinality=setflow.EmpiricalCardinality(LARGEST),
         conditions=conditions,
         context_scaler=(
-            Standardizer(len(conditions), boxcox={0: 0.0}, mean=0, std=1) if conditions else None
+            Standardizer(kinds=["positive", "real"][: len(conditions)], mean=0, std=1)
+            if conditions
+            else None
         ),
     )
     generator = torch.Generator().manual_seed(seed)
@@ -211,6 +213,8 @@ def test_attributes_say_what_it_is_and_how_it_came_about(tmp_path: Path, data: P
         "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
         "events": 3,
         "cut_to": 5,
+        "kept": "the 5 particles of a jet with the largest ptrel",
+        "rows": "jets",
         "solver": "Euler(steps=2)",
         "seed": 7,
         "device": "cpu",
@@ -379,7 +383,7 @@ def test_a_density_that_is_not_finite_is_no_score(
     monkeypatch.setattr(flow, "log_prob_terms", broken)
     got = score(flow, data, tmp_path / "t.h5")
     for row in (3, 5):
-        assert got["reason"][row].startswith("the log-density is not finite: the jet lies")
+        assert got["reason"][row].startswith("the log-density is not finite: it lies")
     assert np.isnan(got["log_prob"][[3, 5]]).all()
     rest = np.setdiff1d(np.arange(ROWS), [3, 5])
     assert np.array_equal(got["log_prob"][rest], clean["log_prob"][rest])
@@ -454,7 +458,9 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
         assert not file.attrs["complete"]
         assert np.isnan(file["log_prob"][5 * after :]).all()
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_events", interrupted(5 - after, RuntimeError))  # so many left
+        patch.setattr(
+            scoring, "screen_events", interrupted(5 - after, RuntimeError)
+        )  # so many left
         score(flow, data, tmp_path / "s.h5", **options)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert names(tmp_path) == ["jets.h5", "s.h5", "whole.h5"]
@@ -758,8 +764,8 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     refused(make_flow(), tmp_path / "no.h5", out, FileNotFoundError, "no.h5 does not exist")
     refused(make_flow(("charge",)), data, out, ValueError, "jet_features has no column 'charge'")
     other = setflow.SetFlow(make_flow().field, features=("px", "py", "pz"))
-    refused(other, data, out, ValueError, "no column 'px', .* of JetNet: etarel, phirel, ptrel")
-    refused(make_flow(), data, out, ValueError, "holds 23 jets, events=24", events=24)
+    refused(other, data, out, ValueError, "no column 'px', .* of its layout: etarel, phirel, ptrel")
+    refused(make_flow(), data, out, ValueError, "holds 23 events, events=24", events=24)
     refused(make_flow(), data, out, ValueError, "holds 23 jets, events=-1", events=-1)
     sample = read_jets(data)
     relative = tmp_path / "relative.h5"
@@ -785,9 +791,9 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
 def boxcox(flow: setflow.SetFlow, power: float = 0.3) -> setflow.SetFlow:
     """The same model with an exponent above 0, cut where a quarter of the particles lie below."""
     lowest = [-np.inf, -np.inf, flow.scaler.mean[2].item() - 0.6 * flow.scaler.std[2].item()]
-    flow.scaler = Standardizer(
-        boxcox={2: power}, mean=flow.scaler.mean, std=flow.scaler.std, lowest=lowest
-    )
+    kinds = ["real", "real", f"positive(boxcox={power})"]
+    given = {"mean": flow.scaler.mean, "std": flow.scaler.std, "lowest": lowest}
+    flow.scaler = Standardizer(kinds=kinds, **given)
     return flow
 
 
@@ -811,7 +817,7 @@ def test_the_missing_mass_is_told(tmp_path, data, conditions, numbers, monkeypat
     good = [row for row in range(len(jets.sample)) if row not in jets.reasons]
     rows = torch.tensor(good).repeat(60)[:60]
     c = jets.sample.context(conditions)[rows] if conditions else None
-    lengths = None if numbers else jets.sample.particles.lengths[rows]
+    lengths = None if numbers else jets.sample.objects.lengths[rows]
     expected = missing_mass(flow, 60, c, lengths=lengths, seed=0)
     assert told["missing_mass"] == expected.mass
     note = missing.missing_note(tmp_path / "s.h5")
@@ -833,3 +839,20 @@ def test_the_missing_mass_is_unknown_where_no_row_tells_a_context(tmp_path, data
     with h5py.File(tmp_path / "s.h5") as file:
         assert np.isnan(file.attrs["missing_mass"])
     assert "leave out an unknown part" in missing.missing_note(tmp_path / "s.h5")
+
+
+@pytest.mark.parametrize("conditions", [(), ("pt", "mass")])
+def test_a_model_whose_angles_a_file_wraps_is_refused(data, tmp_path, conditions) -> None:
+    """A phi of standard deviation 2 rad: its density integrates to 0.885 over the circle."""
+    flow = make_flow(conditions)
+    with torch.no_grad():
+        flow.scaler.mean[1], flow.scaler.std[1] = 0.0, 2.0
+        for parameter in flow.field.parameters():
+            parameter.zero_()  # no velocity: what is made is normal
+    out = tmp_path / "scores.h5"
+    with pytest.raises(ValueError, match=r"phirel as a number on a line, and 1[12] % of those"):
+        score(flow, data, out)
+    assert names(tmp_path) == ["jets.h5"]
+    with torch.no_grad():
+        flow.scaler.std[1] = 0.6  # 1.6e-7 lie outside
+    score(flow, data, out)

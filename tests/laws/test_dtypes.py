@@ -135,20 +135,28 @@ def setflow_log_prob(dtype):
 
 
 def scaled(dtype):
-    scaler = Standardizer(2, boxcox={0: 0.0, 1: 0.5}).fit(X.to(dtype), MASK)
+    scaler = Standardizer(kinds=["positive", "positive(boxcox=0.5)"]).fit(X.to(dtype), MASK)
     return torch.cat([scaler.mean, scaler.std, scaler(X.to(dtype), MASK).double().flatten()])
 
 
 def unscaled(dtype):
-    return Standardizer(2, boxcox={0: 0.0}).fit(X, MASK).inverse((X / 4).round().to(dtype), MASK)
+    return (
+        Standardizer(kinds=["positive", "real"])
+        .fit(X, MASK)
+        .inverse((X / 4).round().to(dtype), MASK)
+    )
 
 
 def log_det(dtype):
-    return Standardizer(2, boxcox={0: 0.0, 1: 0.5}).fit(X, MASK).log_det(X.to(dtype), MASK)
+    return (
+        Standardizer(kinds=["positive", "positive(boxcox=0.5)"])
+        .fit(X, MASK)
+        .log_det(X.to(dtype), MASK)
+    )
 
 
 def outside(dtype):
-    return Standardizer(2, boxcox={0: 0.0}).outside((X - 1).to(dtype), MASK).double()
+    return Standardizer(kinds=["positive", "real"]).outside((X - 1).to(dtype), MASK).double()
 
 
 def ragged(dtype):

@@ -237,7 +237,7 @@ def flow_with_known_density(coupling):
     """
     flow = setflow.SetFlow(
         ConditionalGaussian(gaussian_field(coupling), torch.tensor([[0.5], [-0.3]])),
-        scaler=Standardizer(2, boxcox={1: 0.0}),
+        scaler=Standardizer(kinds=["real", "positive"]),
         cardinality=setflow.EmpiricalCardinality(7),
         features=["etarel", "pt"],
         conditions=["energy"],

@@ -243,7 +243,7 @@ def flow_of_one_feature():
     """Positive numbers: lognormal, coupled within an event, with a mean that the context moves."""
     flow = setflow.SetFlow(
         ConditionalGaussian(gaussian_field(2.0, features=1), torch.tensor([[0.4]])),
-        scaler=Standardizer(1, boxcox={0: 0.0}),
+        scaler=Standardizer(kinds=["positive"]),
         cardinality=setflow.EmpiricalCardinality(3),
         features=["pt"],
         conditions=["energy"],

@@ -34,7 +34,7 @@ FIELD = transformer()
 def model() -> setflow.SetFlow:
     flow = setflow.SetFlow(
         transformer(1), features=("a", "b"), conditions=("c",),
-        scaler=Standardizer(2, boxcox={0: 0.0}),
+        scaler=Standardizer(kinds=["positive", "real"]),
         cardinality=setflow.ConditionalCardinality(4, condition_dim=1),
     )  # fmt: skip
     return flow.fit_statistics(setflow.SetBatch(X.exp(), MASK, C))

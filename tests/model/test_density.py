@@ -17,7 +17,7 @@ LOWEST = -0.6
 def make(power=0.5, **options):
     """A feature whose scaled value is standard normal, so that Phi(-0.6) of it is cut."""
     lowest = {"lowest": [LOWEST]} if power else {}
-    scaler = Standardizer(boxcox={0: power}, mean=[0.0], std=[1.0], **lowest)
+    scaler = Standardizer(kinds=[f"positive(boxcox={power})"], mean=[0.0], std=[1.0], **lowest)
     field = setflow.GaussianSetField([0.0], [1.0])
     return setflow.SetFlow(field, scaler=scaler, features=["pt"], **options)
 

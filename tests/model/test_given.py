@@ -16,7 +16,7 @@ SOLVER = setflow.Midpoint(3)
 
 def make(conditions=("pt", "mass"), cardinality=None, **parts):
     field = setflow.TransformerField(2, hidden=8, layers=1, heads=1, condition_dim=len(conditions))
-    parts.setdefault("scaler", Standardizer(2, boxcox={1: 0.0}))
+    parts.setdefault("scaler", Standardizer(kinds=["real", "positive"]))
     flow = setflow.SetFlow(
         redraw(field), features=["eta", "pT"], conditions=conditions,
         cardinality=cardinality or setflow.EmpiricalCardinality(4), **parts,
@@ -126,8 +126,8 @@ def test_what_is_no_batch_is_told_in_a_sentence(tmp_path):
     [
         (lambda b: b.x[..., 0].fill_(3), "^feature 'eta' is constant .3.; leave it out"),
         (lambda b: b.c[:, 1].fill_(3), "^condition 'mass' is constant .3.; leave it out"),
-        (lambda b: b.x[5, 0, 1].fill_(-2), "^feature 'pT' has a Box-Cox .* first .-2.* event 5"),
-        (lambda b: b.c[4, 0].fill_(-2), "^condition 'pt' has a Box-Cox .* first .-2.* event 4"),
+        (lambda b: b.x[5, 0, 1].fill_(-2), "^feature 'pT' is of kind pos.* first .-2.* event 5"),
+        (lambda b: b.c[4, 0].fill_(-2), "^condition 'pt' is of kind pos.* first .-2.* event 4"),
         (lambda b: b.x[5, 0, 1].fill_(torch.nan), "^feature 'pT' holds NaN .* event 5"),
         (lambda b: b.c[3, 1].fill_(torch.inf), "^condition 'mass' holds NaN .* event 3"),
     ],
@@ -135,7 +135,7 @@ def test_what_is_no_batch_is_told_in_a_sentence(tmp_path):
 def test_statistics_that_cannot_be_fitted_name_feature_or_condition(change, message):
     batch = events(40)
     change(batch)
-    flow = make(context_scaler=Standardizer(2, boxcox={0: 0.0}))
+    flow = make(context_scaler=Standardizer(kinds=["positive", "real"]))
     with pytest.raises(ValueError, match=message):
         flow.fit_statistics(batch, refit=True)
 
@@ -173,7 +173,7 @@ def test_the_loss_names_the_event_and_the_feature_that_are_not_finite(value, car
 def test_a_value_below_a_logarithm_names_event_and_feature():
     flow, batch = make(), events()
     batch.x[4, 0, 1] = float("nan")
-    with pytest.raises(ValueError, match=r"feature 'pT' has a Box-Cox .*first \(nan\).* event 4"):
+    with pytest.raises(ValueError, match=r"feature 'pT' is of kind pos.*first \(nan\).* event 4"):
         flow.loss(batch)
 
 

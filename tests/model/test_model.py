@@ -21,7 +21,7 @@ def _flow(conditions=(), cardinality=None):
     )
     flow = setflow.SetFlow(
         field,
-        scaler=Standardizer(3, boxcox={2: 0.0}),
+        scaler=Standardizer(kinds=["real", "real", "positive"]),
         cardinality=cardinality or setflow.EmpiricalCardinality(6),
         conditions=conditions,
     )
@@ -308,7 +308,7 @@ def _rewrite(folder, change):
         (lambda f: f["field"].update(init_args=["a"]), "must be a mapping"),
         (lambda f: f.update(features=5), "not iterable"),
         (lambda f: f.update(field=None), "has no field"),
-        (lambda f: f.update(features=["a", "b"]), "dim=3, but there are 2 names"),
+        (lambda f: f.update(features=["a", "b"]), "no feature of an object 'a'"),
         (
             lambda f: f.update(
                 cardinality={
@@ -444,7 +444,9 @@ EXAMPLES = {
         qk_norm=True,
         pair_features=setflow.PairFeatures((2, 0, 1)),
     ),
-    "setflow.data.Standardizer": lambda: Standardizer(4, boxcox={1: 0.0, 3: 0.3}),
+    "setflow.data.Standardizer": lambda: Standardizer(
+        kinds=["real", "positive", "real", "positive(boxcox=0.3)"]
+    ),
 }
 
 

@@ -396,7 +396,11 @@ def test_one_process_of_several_writes_the_model(tmp_path, monkeypatch):
 def test_statistics_that_a_configuration_gives_are_kept(options):
     config = yaml.safe_load(Path("config.yaml").read_text())
     parts = config["model"]["flow"]["init_args"]
-    given = {"boxcox": {2: 0.3}, "mean": [0.5, 0.5, -0.7], "std": [0.3, 0.3, 0.4]}
+    given = {
+        "kinds": ["real", "real", "positive(boxcox=0.3)"],
+        "mean": [0.5, 0.5, -0.7],
+        "std": [0.3, 0.3, 0.4],
+    }
     given["lowest"] = [-float("inf"), -float("inf"), -1.6]
     parts["scaler"] = {"class_path": "setflow.data.Standardizer", "init_args": {"dim": 3, **given}}
     counts = {"counts": [0, 1, 1, 1, 1, 1, 1]}
@@ -417,7 +421,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
 
     def module(*, path=None, exponent=0.0, **options):
         field = setflow.TransformerField(3, hidden=8, layers=1, **options)
-        scaler = Standardizer(3, boxcox={2: exponent})
+        scaler = Standardizer(kinds=["real", "real", f"positive(boxcox={exponent})"])
         flow = setflow.SetFlow(field, path=path or setflow.LinearPath(), scaler=scaler)
         return FlowMatchingModule(flow)
 
@@ -429,7 +433,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     for other, message in (
         (module(), "field.heads is 2 there and 1 in the configuration; give the module"),
         (module(heads=2, path=setflow.CosinePath()), "flow.path is 'setflow.LinearPath' there"),
-        (module(heads=2, exponent=0.3), "boxcox.2 is 0.0 there and 0.3"),
+        (module(heads=2, exponent=0.3), "'positive(boxcox=0.3)'"),
     ):
         with pytest.raises(ValueError, match=f"is of another architecture: .*{message}"):
             other.on_load_checkpoint(read)

@@ -234,7 +234,7 @@ def run(stage: Stage) -> None:
     batch = unpacked(stage.data, None if stage.scale == 1 else stage.scaled(150_000))
     flow = setflow.SetFlow(
         SIZES[-1].field(),
-        scaler=Standardizer(3, boxcox={2: 0.3}),
+        scaler=Standardizer(kinds=["real", "real", "positive(boxcox=0.3)"]),
         cardinality=setflow.EmpiricalCardinality(OBJECTS),
     )
     jets = Jets(flow, batch, stage.device)

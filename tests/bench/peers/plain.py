@@ -101,7 +101,8 @@ def hardest_jets(events: int, particles: int) -> SetBatch:
     jets = read_jets(path, stop=events, max_objects=particles).particles
     x = jets.x.float()
     return SetBatch(
-        Standardizer(3, boxcox={2: 0.0}).float().fit(x, jets.mask)(x, jets.mask), jets.mask
+        Standardizer(kinds=["real", "real", "positive"]).float().fit(x, jets.mask)(x, jets.mask),
+        jets.mask,
     )
 
 

@@ -1,0 +1,113 @@
+"""Features and schemas: as objects, as nodes of plain values, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import yaml
+
+from each import each
+from setflow.schema import (
+    JETNET,
+    Bounded,
+    Category,
+    Feature,
+    Limits,
+    Positive,
+    Real,
+    Schema,
+    kind_of,
+    schema_of,
+)
+
+KINDS = [
+    Real(),
+    Real(wrapped=True),
+    Positive(),
+    Positive(low=-1.5),
+    Positive(boxcox=0.3),
+    Positive(2, 0.1),
+    Bounded(-1, 1e-3),
+    kind_of("angle"),
+    Category(("top", "b or c", "1", "it's")),
+]
+RINGS = Schema(
+    [
+        Feature("x", "mm", label=r"$x$", meaning="across"),
+        Feature("phi", "rad", "angle"),
+        Feature("share", kind="bounded(0, 1)"),
+        Feature("energy", "GeV", Positive(0.5), limits=Limits(1, 7e3, strict=True)),
+        Feature("charge", kind="category(minus, zero, plus)"),
+    ],
+    [Feature("radius", "mm", "positive"), Feature("class", kind=Category(("a", "b")))],
+    order_by="energy",
+)
+
+
+@each("kind", KINDS)
+def test_a_kind_is_its_text(kind) -> None:
+    assert kind_of(str(kind)) == kind
+    assert kind_of(kind) is kind
+
+
+@each("schema", [JETNET, RINGS, Schema([Feature("x")])])
+def test_a_schema_is_its_node_in_json_and_in_yaml(schema) -> None:
+    node = schema.node()
+    assert Schema.from_node(json.loads(json.dumps(node))) == schema
+    assert Schema.from_node(yaml.safe_load(yaml.safe_dump(node))) == schema
+
+
+def test_a_node_holds_only_what_is_not_usual() -> None:
+    assert Schema.from_node({"objects": ["x", {"name": "pt", "kind": "positive"}]}).node() == {
+        "objects": [{"name": "x"}, {"name": "pt", "kind": "positive"}]
+    }
+
+
+def test_what_follows_from_a_kind() -> None:
+    assert RINGS.generated == ("x", "share", "energy")
+    assert RINGS.left_out == ("phi", "charge")
+    assert RINGS.object("share").bounds == Limits(0, 1, strict=True)
+    assert RINGS.of_event("radius").bounds == Limits(0, strict=True)
+    assert RINGS.object("energy").bounds.low == 1
+    assert RINGS.object("phi").label == "phi"
+
+
+@each(
+    ("node", "message"),
+    [
+        (3, "schema is 3, expected a mapping with objects, event, order_by"),
+        ({}, "no feature of an object"),
+        ({"objects": []}, "no feature of an object"),
+        ({"objects": "x"}, r"schema.objects is 'x', expected a list"),
+        ({"object": ["x"]}, "did you mean 'objects'"),
+        ({"objects": ["x", "x"]}, "'x' twice among its objects"),
+        ({"objects": [""]}, "expected a text without commas"),
+        ({"objects": ["a,b"]}, "expected a text without commas"),
+        ({"objects": [{"unit": "mm"}]}, r"schema.objects\[0\] has no name"),
+        ({"objects": [{"name": "x", "kind": "reel"}]}, "did you mean 'real'"),
+        ({"objects": [{"name": "x", "kind": 3}]}, "kind is 3, expected a text"),
+        ({"objects": [{"name": "x", "units": "mm"}]}, "did you mean 'unit'"),
+        ({"objects": [{"name": "x", "limits": {"lo": 1}}]}, "did you mean 'low'"),
+        ({"objects": ["x"], "order_by": "X"}, "did you mean 'x'|no feature of an object 'X'"),
+        ({"objects": [{"name": "x", "kind": "angle"}], "order_by": "x"}, "no number on a line"),
+        ({"objects": [{"name": "x", "kind": "bounded(1, 0)"}]}, "expected low below high"),
+        ({"objects": [{"name": "x", "kind": "category(a, a)"}]}, "expected different ones"),
+        ({"objects": [{"name": "x", "kind": "real(__import__('os'))"}]}, "cannot be read"),
+        ({"objects": [{"name": "x", "kind": "positive(low=nan)"}]}, "cannot be read"),
+    ],
+)
+def test_a_malformed_node_is_an_error_that_says_where(node, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        schema_of(node)
+
+
+def test_the_default_has_a_name() -> None:
+    assert schema_of("jetnet") is JETNET
+    with pytest.raises(ValueError, match="'jetclass', expected jetnet"):
+        schema_of("jetclass")
+
+
+def test_the_nearest_name_of_a_category_is_told() -> None:
+    with pytest.raises(ValueError, match="did you mean 'gluon'"):
+        Category(("top", "gluon")).code("gluons")
