@@ -31,6 +31,7 @@ from setflow.model.folder import CLASSES, architecture, describe_model, require_
 from setflow.model.model import SetFlow
 from setflow.schema import words_of
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS, find
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
@@ -324,6 +325,8 @@ class _FitCLI(LightningCLI):
         flow, train = self.config.model.flow.init_args, self.config.data.train
         if flow.get("schema") is not None or not isinstance(train, str):
             return
+        if not find(JETS, train).is_file():
+            return  # reading it says what is wrong
         header = read_header(train)
         if header.layout_version > 1:
             flow["schema"] = header.schema.node()

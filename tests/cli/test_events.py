@@ -80,8 +80,9 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
         capsys.readouterr()
         with h5py.File(f"scores-{data}") as file:
             assert np.isfinite(file["log_prob"][:]).all()
-            assert "x [mm], y [mm], energy [GeV], share, time [ns] of every object" in (
-                file["log_prob"].attrs["meaning"]
+            assert (
+                "x [mm], y [mm], energy [GeV], share, time [ns] of every object"
+                in (file["log_prob"].attrs["meaning"])
             )
     run("info", "scores-true.h5")
     out = " ".join(capsys.readouterr().out.split())

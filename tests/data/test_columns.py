@@ -18,7 +18,7 @@ from each import each
 from setflow.data import JetWriter, read_header, read_jets, screen_events
 from setflow.data.sample import EventSample
 from setflow.data.summary import summarize_events
-from setflow.schema import JETNET, JET_UNITS, RELATIVE_JET_UNITS
+from setflow.schema import JET_UNITS, JETNET, RELATIVE_JET_UNITS
 
 
 def assert_true(sample: EventSample, rtol: float = 0.0) -> None:
