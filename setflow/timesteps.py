@@ -27,6 +27,7 @@ from torch import Tensor
 
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.events import Events
+from setflow.sets.masks import is_at_hand
 from setflow.sets.shapes import expand_time
 
 __all__ = [
@@ -390,7 +391,7 @@ def _checked_lengths(lengths: Any, t: Tensor) -> Tensor:
             f"the numbers of objects have shape {tuple(lengths.shape)}, expected "
             f"{tuple(t.shape)}: one per event, as t"
         )
-    if lengths.device.type == "cpu" and bool((lengths < 0).any()):
+    if is_at_hand(lengths) and bool((lengths < 0).any()):
         raise ValueError(f"a number of objects is {lengths.min().item()}, expected none below 0")
     return lengths
 

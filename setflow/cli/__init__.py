@@ -106,6 +106,30 @@ def _check_device(name: str) -> None:
         raise ValueError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:<number>")
 
 
+def _check_context(config: Namespace) -> None:
+    """Check that one source tells what is to be sampled, and how much."""
+    sources = ("condition", "like", "context_from")
+    given = [f"--{name.replace('_', '-')}" for name in sources if config[name] is not None]
+    if len(given) > 1:
+        raise ValueError(
+            f"{' and '.join(given)} tell the context twice; give one of --condition VALUES, "
+            "--like FILE (number of particles and context) and --context-from FILE (context alone)"
+        )
+    rows = given in (["--like"], ["--context-from"])
+    if config.oversample is not None and not rows:
+        raise ValueError(
+            f"--oversample {config.oversample} makes so many jets for each jet of a file; add "
+            "--like or --context-from, or say --events"
+        )
+    counted = any(isinstance(value, dict) for value in (config.condition or {}).values())
+    if config.events is None and not rows and not counted:
+        raise ValueError(
+            "say how many jets to sample, with --events or with --like"
+            if config.condition is None
+            else "--condition gives one context for all jets; say how many by --events"
+        )
+
+
 def _check_solver(config: Namespace) -> None:
     for name in ("rtol", "atol"):
         value = config[name]
@@ -143,18 +167,20 @@ def _fit(arguments: Sequence[str], ending: Ending) -> None:
         warn(done.warning)
     sampled = unused(done.model.parent / done.sampled)
     following = ["setflow", "sample", done.model, "--out", sampled]
-    following += ["--like", done.train] if done.conditional else ["--events", _EVENTS]
+    following += done.context or ["--events", _EVENTS]
     ending(done.model, done.what, following)
 
 
 def _sample(config: Namespace, ending: Ending) -> None:
     _check_device(config.device)
     _check_solver(config)
-    _check_numbers(config, "events", "steps")
-    if config.events is None and config.like is None:
-        raise ValueError("say how many events to sample, with --events or with --like")
+    _check_numbers(config, "events", "steps", "oversample")
+    _check_context(config)
     _check_output(config.out, force=config.force)
     like = None if config.like is None else _jets(config.like)
+    context = config.condition
+    if config.context_from is not None:
+        context = _jets(config.context_from)
     model = _model(config.model)
     from setflow.data.header import read_header
     from setflow.jobs.sample import sample_to_hdf5
@@ -171,6 +197,8 @@ def _sample(config: Namespace, ending: Ending) -> None:
             config.out,
             events=config.events,
             like=like,
+            context=context,
+            oversample=config.oversample or 1,
             solver=_solver(config),
             seed=config.seed,
             overwrite=config.force,
@@ -182,7 +210,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
             "way from 1 to 0; raise --steps, loosen --rtol and --atol, or take a solver of fixed "
             "steps, --solver midpoint"
         ) from error
-    reference = config.like or held_out(model)
+    reference = config.like or config.context_from or held_out(model)
     if reference is None:
         scores = unused(path.with_stem(f"{path.stem}-scores"))
         following = ["setflow", "score", config.model, path, "--out", scores]
@@ -213,6 +241,7 @@ def _score(config: Namespace, ending: Ending) -> None:
         estimator=_estimator(config),
         solver=_solver(config),
         events=config.events,
+        condition=config.condition,
         seed=config.seed,
         overwrite=config.force,
     )
@@ -264,6 +293,7 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         events=config.events,
         seed=config.seed,
         overwrite=config.force,
+        weight=config.weight,
     )
     Console().print(report.table())
     for note in report.notes:

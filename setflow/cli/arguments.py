@@ -8,7 +8,15 @@ from __future__ import annotations
 
 import setflow
 from setflow.cli.fit_arguments import FIT
-from setflow.cli.parsing import Argument, Command, Help, OneLineErrors, integer, number
+from setflow.cli.parsing import (
+    Argument,
+    Command,
+    Help,
+    OneLineErrors,
+    conditions,
+    integer,
+    number,
+)
 
 __all__ = ["COMMANDS", "MAKE", "SOLVERS", "parser"]
 
@@ -78,7 +86,8 @@ def _solver(default: str) -> tuple[Argument, ...]:
 COMMANDS = {
     "fit": FIT,
     "sample": Command(
-        "setflow sample MODEL --out FILE (--events N | --like FILE) [options]",
+        "setflow sample MODEL --out FILE (--events N | --like FILE | --context-from FILE | "
+        "--condition VALUES) [options]",
         "Sample events from a trained model into a file.",
         "Sample jets, or events of other objects, from a trained model into an HDF5 file.",
         (
@@ -86,7 +95,8 @@ COMMANDS = {
             _out("the events"),
             integer(
                 "--events",
-                "The number of events to sample; without it, as many as the file of --like holds.",
+                "The number of events to sample; without it, as many as the file of --like or "
+                "--context-from holds, or as the numbers of --condition make together.",
             ),
             Argument(
                 "--like",
@@ -100,6 +110,25 @@ COMMANDS = {
                 "The layout of the file: 1 is that of JetNet, which holds etarel, phirel and ptrel "
                 "and is taken for models that make these; 2 holds any features, and the contexts.",
                 choices=("1", "2"),
+            ),
+            Argument(
+                "--condition",
+                "The context that a conditional model is asked for: values by name for all jets, "
+                "pt=900,mass=172 or class=top, or numbers of jets for each value of one of them, "
+                "class=top:5000,gluon:5000.",
+                "VALUES",
+                conditions,
+            ),
+            Argument(
+                "--context-from",
+                "An HDF5 file of jets that tell the context of each sampled jet; the numbers of "
+                "particles are drawn from the model's p(N) in this context.",
+                "FILE",
+            ),
+            integer(
+                "--oversample",
+                "The number of jets to sample for each jet of the file of --like or "
+                "--context-from: first all for the first one (1 if it is not given).",
             ),
             *_solver("midpoint"),
             integer("--seed", "The seed of the sample.", default=0),
@@ -134,6 +163,13 @@ COMMANDS = {
                 "--events",
                 "The number of events to score, the first ones; without it, all of them.",
             ),
+            Argument(
+                "--condition",
+                "Values by name of conditions of the model that are the same for all jets, "
+                "whatever the file says: class=top,pt=900.",
+                "VALUES",
+                conditions,
+            ),
             integer("--seed", "The seed of the probes of the estimator hutchinson.", default=0),
             _DEVICE,
             _FORCE,
@@ -157,6 +193,12 @@ COMMANDS = {
                 "--events",
                 "The largest number of events of each file to compare, the first ones; without it, "
                 "all of them.",
+            ),
+            Argument(
+                "--weight",
+                "The name of the dataset that holds the weights of the jets, such as weight, in "
+                "one of the files or both; without it, all jets count equally.",
+                "NAME",
             ),
             integer(
                 "--seed",

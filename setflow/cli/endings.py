@@ -74,7 +74,7 @@ def held_out(model: Path) -> str | None:
     import yaml
 
     train = yaml.safe_load((model / "config.yaml").read_text()).get("data", {}).get("train", "")
-    recipe: str = Path(train).parent.name
+    recipe: str = Path(train).parent.name if isinstance(train, str) else ""
     told = json.loads((model / "manifest.json").read_text()).get("training", {})
     recipe = told.get("train", {}).get("recipe", recipe)
     name = f"{recipe}/heldout.h5"

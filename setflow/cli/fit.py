@@ -26,14 +26,18 @@ from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.data.header import read_header
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, require_single_keys, write_text
+from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
+from setflow.model.encoding import context_columns
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
-from setflow.schema import words_of
+from setflow.schema import Positive, words_of
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
+from setflow.training.conditions import described, features_of
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
+from setflow.training.files import files_of
 from setflow.training.module import FlowMatchingModule
 from setflow.training.progress import StepProgress
 from setflow.training.record import command_line
@@ -72,16 +76,14 @@ class FitResult(NamedTuple):
         model: the folder of the exported model, `runs/<name>/model`.
         what: what that is, in words.
         warning: what is to be known of its weights, or None.
-        conditional: whether it is conditioned, so that sampling needs events that tell the context.
-        train: the file of the training events.
+        context: the options by which `setflow sample` is told a context, empty if it needs none.
         sampled: how the file of a sample may be called.
     """
 
     model: Path
     what: str
     warning: str | None
-    conditional: bool
-    train: str
+    context: tuple[str, ...]
     sampled: str
 
 
@@ -130,6 +132,7 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     _require_room(cli.model.flow, cli.datamodule)
     if checkpoint is None and cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
+        _widen_range(cli.model.flow, cli.datamodule.train_events)
         _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
     elif checkpoint is None:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
@@ -160,8 +163,8 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
         what += f", validation loss {float(best):.4g}"
     flow = cli.model.flow
     sampled = f"{words_of(flow.features).events}.h5"
-    train = str(cli.config.data.train)
-    return FitResult(model, what, warning, bool(flow.conditions), train, sampled)
+    context = context_options(flow, cli.config.data.train)
+    return FitResult(model, what, warning, context, sampled)
 
 
 def _built(argv: Sequence[str], command: str) -> _FitCLI:
@@ -194,7 +197,26 @@ def _read_yaml(text: str) -> Any:
         YAMLError: if it is none, or gives a key twice, of which the parser would drop the first.
     """
     require_single_keys(text)
-    return plain(get_loader("yaml")(text))
+    value = plain(get_loader("yaml")(text))
+    if "boxcox:" in text and isinstance(value, dict):
+        _refuse_former(value)
+    return value
+
+
+def _refuse_former(config: dict[str, Any]) -> None:
+    """Refuse a configuration whose scaler has the argument that `kinds` has replaced."""
+    try:
+        arguments = config["model"]["flow"]["init_args"]["scaler"]["init_args"]
+        powers = {int(place): float(power) for place, power in arguments["boxcox"].items()}
+        kinds = ["real"] * max(int(arguments.get("dim") or 0), 1 + max(powers))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return
+    for place, power in powers.items():
+        kinds[place] = str(Positive(boxcox=power))
+    raise ValueError(
+        "model.flow.scaler has boxcox, which the kinds of features have replaced: write init_args: "
+        f"{{kinds: [{', '.join(kinds)}]}}"
+    )
 
 
 def _start_from(folder: Path, flow: SetFlow) -> None:
@@ -203,6 +225,12 @@ def _start_from(folder: Path, flow: SetFlow) -> None:
     instead = "train with the configuration of the folder (leave --config out), or without --init"
     require_same(architecture(stored), architecture(flow), str(folder), instead)
     flow.load_state_dict(stored.state_dict())
+
+
+def _widen_range(flow: SetFlow, events: SetBatch) -> None:
+    """Let a model know the contexts with which its training goes on."""
+    if flow.context_encoder is not None and events.c is not None:
+        flow.context_encoder.learn_range(events.c, anew=False)
 
 
 def _require_room(flow: SetFlow, data: SetDataModule) -> None:
@@ -281,6 +309,35 @@ class _FitParser(OneLineErrors, LightningArgumentParser):
         super().error(message, ex)
 
 
+def _take_schema(config: Any) -> None:
+    """Let the schema of the training file be that of a model whose configuration names none."""
+    arguments = config.model.flow.init_args
+    if arguments.get("schema") is not None:
+        return
+    path = find(JETS, files_of(config.data.train)[0].path)
+    if not path.is_file():
+        return  # reading it says what is wrong
+    header = read_header(path)
+    if header.layout_version > 1:
+        arguments["schema"] = header.schema.node()
+
+
+def _describe_conditions(config: Any) -> None:
+    """Complete a configuration by what the data say of the conditions of its model.
+
+    A field that leaves its `condition_dim` open gets as many columns as the conditions make.
+    """
+    arguments = config.model.flow.init_args
+    conditions = tuple(arguments.conditions)
+    if not conditions:
+        return
+    arguments.schema = described(arguments.schema, conditions, config.data.train)
+    field = arguments.field.init_args
+    if field.get("condition_dim") == 0:
+        features = features_of(arguments.schema, conditions)
+        field.condition_dim = len(context_columns(features))
+
+
 class _FitCLI(LightningCLI):
     exporter: ExportBestModel
 
@@ -291,7 +348,7 @@ class _FitCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for argument in FIT_ONLY:
             argument.add_to(parser)
-        for names in ("features", "conditions", "schema"):  # as the schema of the model says
+        for names in ("features", "conditions", "schema"):  # those of the model
             value = operator.attrgetter(f"flow.{names}")
             parser.link_arguments("model", f"data.{names}", value, apply_on="instantiate")
 
@@ -306,6 +363,8 @@ class _FitCLI(LightningCLI):
         return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
 
     def before_instantiate_classes(self) -> None:
+        _take_schema(self.config)
+        _describe_conditions(self.config)
         name, checkpoint = str(self.config.name), self.last_checkpoint
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise ValueError(
@@ -318,18 +377,6 @@ class _FitCLI(LightningCLI):
             raise FileNotFoundError(
                 f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
             )
-        self._take_schema()
-
-    def _take_schema(self) -> None:
-        """Let the schema of the training file be that of a model whose configuration names none."""
-        flow, train = self.config.model.flow.init_args, self.config.data.train
-        if flow.get("schema") is not None or not isinstance(train, str):
-            return
-        if not find(JETS, train).is_file():
-            return  # reading it says what is wrong
-        header = read_header(train)
-        if header.layout_version > 1:
-            flow["schema"] = header.schema.node()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         given = self.config_init.trainer

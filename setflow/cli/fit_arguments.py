@@ -85,13 +85,14 @@ _FIT = (
     Argument(
         "--data.train",
         "The HDF5 file of jets to train on, or the name of a shipped one such as "
-        "pythia-top/train.h5.",
+        "pythia-top/train.h5; several as a list, [a.h5, b.h5], or a pattern, 'g/*.h5'; or those of "
+        "each class, {top: [a.h5, b.h5], gluon: g/*.h5}, which give the condition class.",
         "FILE",
     ),
     Argument(
         "--data.val",
-        "The HDF5 file of jets to validate on; without it, a part of the training jets is held "
-        "out.",
+        "The HDF5 file of jets to validate on, or several as for --data.train; without it, a part "
+        "of the training jets is held out.",
         "FILE",
     ),
     Argument(
@@ -106,6 +107,12 @@ _FIT = (
         "--data.max_objects",
         "The largest number of particles of a jet that is kept, the hardest ones.",
         default=150,
+    ),
+    Argument(
+        "--data.weight",
+        "The name of the dataset in these files that holds the weights of the jets, such as "
+        "weight; without it, all jets count equally.",
+        "NAME",
     ),
     Argument(
         "--model.flow.init_args.field.init_args.hidden",
@@ -167,7 +174,7 @@ FIT = Command(
 _NUMBER = re.compile(r"\d[\d_]*(\.\d*)?([eE]\+?\d+)?")
 _FRACTION = re.compile(r"val_check_interval|limit_\w+_batches|overfit_batches")
 _CONFIGURED = ("-c", "--config")
-_TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val")
+_TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val", "--data.weight")
 
 
 def plain(value: Any, key: str = "") -> Any:

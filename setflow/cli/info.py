@@ -80,7 +80,9 @@ def _folder(given: str, path: Path) -> Iterator[Line]:
 
 
 def _model(given: str, path: Path) -> Iterator[Line]:
+    from setflow.jobs.contexts import context_options
     from setflow.model.model import SetFlow
+    from setflow.schema import Category
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
@@ -93,7 +95,12 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     yield "features", ", ".join(name + units.get(name, "") for name in flow.features)
     if flow.schema.left_out:
         yield "left out", f"{', '.join(flow.schema.left_out)}: the model does not make them"
-    conditions = ", ".join(name + units.get(name, "") for name in flow.conditions)
+    conditions = ", ".join(
+        f"{entry.name} ({', '.join(entry.kind.names)})"
+        if isinstance(entry.kind, Category)
+        else entry.name + (f" [{entry.unit}]" if entry.unit else "")
+        for entry in flow.context_features
+    )
     yield "conditions", conditions or "none: it needs no context"
     if flow.cardinality is None:
         yield "objects", "no p(N): sampling needs a file that tells the numbers, --like"
@@ -113,7 +120,8 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     name = shlex.quote(given)
     if flow.conditions or flow.cardinality is None:
         train = (training or {}).get("train", {}).get("file", "JETS.h5")
-        yield "next", f"setflow sample {name} --like {shlex.quote(train)} --out jets.h5"
+        told = shlex.join(context_options(flow, train) or ("--like", train))
+        yield "next", f"setflow sample {name} {told} --out jets.h5"
     else:
         yield "next", f"setflow sample {name} --events 10000 --out jets.h5"
     if (reference := held_out(path)) is not None:

@@ -14,7 +14,17 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
-__all__ = ["Argument", "Command", "Help", "OneLineErrors", "integer", "nearest", "number", "whole"]
+__all__ = [
+    "Argument",
+    "Command",
+    "Help",
+    "OneLineErrors",
+    "conditions",
+    "integer",
+    "nearest",
+    "number",
+    "whole",
+]
 
 
 def number(text: str | float) -> float:
@@ -51,6 +61,40 @@ def whole(text: str | int) -> int:
     if not value.is_integer():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number, expected one such as 1000")
     return int(value)
+
+
+def conditions(text: str | dict[str, Any]) -> dict[str, Any]:
+    """Return the values of conditions by name, each a text, or numbers of events by value.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text is of another form.
+
+    >>> conditions("pt=900,mass=172")
+    {'pt': '900', 'mass': '172'}
+    >>> conditions("class=top:5000,gluon:5000,pt=900")
+    {'class': {'top': 5000, 'gluon': 5000}, 'pt': '900'}
+    """
+    if not isinstance(text, str):
+        return text
+    given: dict[str, Any] = {}
+    name, form = "", "expected NAME=VALUE,... or NAME=VALUE:COUNT,VALUE:COUNT,..."
+    for piece in text.split(","):
+        left, equals, right = piece.partition("=")
+        if equals:
+            name = left.strip()
+            if name in given:
+                raise argparse.ArgumentTypeError(f"{text!r} has {name} twice; give it once")
+        value, colon, count = (right if equals else left).strip().rpartition(":")
+        if not name or not (value or count) or (not equals and not (colon and name in given)):
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be read at {piece!r}, {form}")
+        if not colon:
+            given[name] = count
+            continue
+        counts = given.setdefault(name, {})
+        if not isinstance(counts, dict) or value in counts or not value:
+            raise argparse.ArgumentTypeError(f"{text!r} cannot be read at {piece!r}, {form}")
+        counts[value.strip()] = whole(count)
+    return given
 
 
 @dataclass(frozen=True)
@@ -148,7 +192,7 @@ class OneLineErrors(ArgumentParser):
 
 def of_optional_part(message: str) -> str:
     """Return why a part that may also be missing could not be built, without the choices."""
-    reasons = re.search(r"Errors:\s+- (.*?)\s+- Expected a <class 'NoneType'>", message, re.DOTALL)
+    reasons = re.search(r"Errors:\s+- (.*?)\s+- Expected a <class '\w+'>", message, re.DOTALL)
     return " ".join(reasons[1].split()) if reasons else message
 
 

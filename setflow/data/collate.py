@@ -10,6 +10,7 @@ before and after keeps that random.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,25 +18,27 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from setflow.random import derive
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import as_tensor
 from setflow.sets.batch import SetBatch, listed
 
 __all__ = ["LengthBatchSampler", "SetDataset", "pad_collate"]
 
 
-def pad_collate(items: Sequence[Array] | Sequence[tuple[Array, Array]]) -> SetBatch:
+def pad_collate(items: Sequence[Any]) -> SetBatch:
     """Pad events to the longest of them: the `collate_fn` of a DataLoader over ragged events.
 
     Arguments:
         items: events with shapes `(N_i, ...)`, where `N_i` may be 0; or pairs of an event and its
-            context with shape `(C,)`.
+            context with shape `(C,)`; or triples of an event, its context or None, and its weight.
 
     Returns:
-        The batch, with `x` of shape `(len(items), max N_i, ...)`, its mask, and the context.
+        The batch, with `x` of shape `(len(items), max N_i, ...)`, its mask, context and weights.
 
     Raises:
-        ValueError: if there is no item, or feature or context shapes differ.
-        TypeError: if some items have a context and some do not, or an item is something else.
+        ValueError: if there is no item, feature or context shapes differ, or a weight is no finite
+            number.
+        TypeError: if some items have a context or a weight and some do not, or an item is
+            something else.
 
     >>> batch = pad_collate([torch.ones(2, 3), torch.ones(1, 3)])
     >>> batch.mask
@@ -46,25 +49,32 @@ def pad_collate(items: Sequence[Array] | Sequence[tuple[Array, Array]]) -> SetBa
         raise ValueError("pad_collate got no items, expected at least one event")
     events: list[Tensor] = []
     contexts: list[Tensor] = []
+    weights: list[Tensor] = []
     for item in items:
         if isinstance(item, Tensor | np.ndarray):
-            events.append(as_tensor(item, "an event"))
-        elif isinstance(item, tuple | list) and len(item) == 2:
-            events.append(as_tensor(item[0], "an event"))
-            contexts.append(as_tensor(item[1], "a context"))
-        else:
+            item = (item,)
+        elif not isinstance(item, tuple | list) or len(item) not in (2, 3):
             raise TypeError(
                 f"pad_collate got an item of type {type(item).__name__}, expected a tensor "
-                "(N_i, D) or a pair (tensor, context)"
+                "(N_i, D), a pair (tensor, context), or a triple (tensor, context or None, weight)"
             )
-    if contexts and len(contexts) != len(events):
-        raise TypeError(
-            f"{len(contexts)} of {len(events)} items have a context; expected all of them or none"
-        )
-    shapes = {tuple(context.shape) for context in contexts}
-    if len(shapes) > 1 or any(len(shape) != 1 for shape in shapes):
-        raise ValueError(f"contexts have shapes {sorted(shapes)}, expected one shape (C,) for all")
-    return SetBatch.from_ragged(events, torch.stack(contexts) if contexts else None)
+        events.append(as_tensor(item[0], "an event"))
+        if len(item) == 2 or (len(item) == 3 and item[1] is not None):
+            contexts.append(as_tensor(item[1], "a context"))
+        if len(item) == 3:
+            weights.append(as_tensor(item[2], "a weight", torch.float64))
+    for name, what, parts in (("context", "(C,)", contexts), ("weight", "()", weights)):
+        if parts and len(parts) != len(events):
+            raise TypeError(
+                f"{len(parts)} of {len(events)} items have a {name}; expected all of them or none"
+            )
+        shapes = {tuple(part.shape) for part in parts}
+        if len(shapes) > 1 or any(len(shape) != (name == "context") for shape in shapes):
+            raise ValueError(
+                f"{name}s have shapes {sorted(shapes)}, expected one shape {what} for all"
+            )
+    c, weight = (torch.stack(parts) if parts else None for parts in (contexts, weights))
+    return SetBatch.from_ragged(events, c, weight=weight)
 
 
 class LengthBatchSampler(Sampler[list[int]]):
@@ -186,7 +196,7 @@ class SetDataset(Dataset[SetBatch]):
                 f"the mask has shape {tuple(batch.mask.shape)}, expected (n, N): one batch "
                 "dimension"
             )
-        self._batch = batch
+        self._batch = batch.counted()  # once, so that no step that trains on it looks at a mask
 
     def __len__(self) -> int:
         return len(self._batch)

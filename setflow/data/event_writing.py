@@ -12,7 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.jets import EVENTS, RESERVED
+from setflow.data.contexts import context_texts
+from setflow.data.jets import EVENTS, RESERVED, WEIGHTS
 from setflow.data.layouts import CONTEXT, FORMAT, MASK, OBJECTS, OFFSETS, TARGET, VALUES, VERSION
 from setflow.data.sample import EventSample, units
 from setflow.data.stream import Table, TableStream, chunk_rows
@@ -94,7 +95,7 @@ class EventWriter(Writer):
         Arguments:
             objects: the features of the objects in the order and units of the schema, with `x` of
                 shape `(b, M, D)`; slots beyond the file's must be padding. Angles are wrapped into
-                [-pi, pi).
+                [-pi, pi). Their weights are written as they are.
             event: the features of the events, with shape `(b, C)`; None if the schema has none.
             event_number: whole numbers from 0, with shape `(b,)`.
             target: the class of each event, a whole number, with shape `(b,)`.
@@ -149,6 +150,8 @@ class EventWriter(Writer):
             columns = {OBJECTS: np.pad(x, (*padding, (0, 0))), MASK: np.pad(mask, padding)}
         if self._schema.event:
             columns[CONTEXT] = event
+        if sample.objects.weight is not None:
+            columns[WEIGHTS] = sample.objects.weight.detach().cpu().numpy()
         if sample.target is not None:
             columns[TARGET] = as_int64(sample.target.detach().cpu().numpy(), TARGET, defects)
         if sample.event_number is not None:
@@ -158,7 +161,7 @@ class EventWriter(Writer):
     def _create(self, rows: Columns) -> None:
         """Make the datasets that the first batch asks for."""
         features, event = self._schema.objects, self._schema.event
-        texts = dict.fromkeys((OBJECTS, VALUES), _texts(features)) | {CONTEXT: _texts(event)}
+        texts = dict.fromkeys((OBJECTS, VALUES), _texts(features)) | {CONTEXT: context_texts(event)}
         x = rows[VALUES if self._objects is None else OBJECTS]
         of_objects = chunk_rows(len(features) * x.itemsize)
         at_a_time = chunk_rows((self._objects or 1) * len(features) * x.itemsize)

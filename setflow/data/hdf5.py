@@ -39,6 +39,7 @@ from setflow.data.valid import (
     checked_mask,
     checked_types,
     is_angle,
+    note,
     refuse,
     turned,
 )
@@ -74,6 +75,7 @@ def read_events(
     features: Sequence[str] | None = None,
     conditions: Sequence[str] = (),
     keep_unphysical: bool = False,
+    weight: str | None = None,
 ) -> EventSample:
     """Read events from a file, block by block, so that little more than the result is in memory.
 
@@ -93,27 +95,31 @@ def read_events(
             does not know stand behind those that it does.
         keep_unphysical: keep values that cannot be, such as a ptrel below 0, which the sample of a
             model may hold.
+        weight: the name of the dataset that holds the weights of the events, such as `weight`; None
+            reads none. They come with the objects, as they stand in the file.
 
     Returns:
         The events. Features are float64 if the file's are, else float32. `num_particles` is counted
         from the mask.
 
     Warns:
-        UserWarning: if a unit was converted.
+        UserWarning: if a unit was converted, or the file holds weights that are not used.
 
     Raises:
         FileNotFoundError: if there is no such file.
         OSError: if the file is not HDF5, truncated or otherwise broken.
         ValueError: if it does not have a layout, a name or a known unit; if a row is malformed: a
-            mask is neither 0 nor 1, a real object or an event holds NaN or Inf, or a value beyond
-            what its feature can be (`setflow.schema`), or it has another number of objects than
-            the mask says; if the rows asked for do not exist.
+            mask is neither 0 nor 1, a real object, an event or a weight holds NaN or Inf, or a
+            value beyond what its feature can be (`setflow.schema`), or it has another number of
+            objects than the mask says; if the rows asked for, or the weights, do not exist.
 
     >>> read_events("pythia-top/heldout.h5", stop=3, features=["ptrel", "etarel"]).objects.x.shape
     torch.Size([3, 150, 2])
     """
-    wanted = _Wanted(schema, start, stop, max_objects, features, conditions, keep_unphysical)
-    return _read(find(SHIPPED, path), wanted, malformed=refuse)
+    wanted = _Wanted(
+        schema, start, stop, max_objects, features, conditions, keep_unphysical, weight=weight
+    )
+    return _read_all(path, wanted)
 
 
 def screen_events(
@@ -141,11 +147,11 @@ def screen_events(
     """
     reasons: dict[int, str] = {}
 
-    def note(defects: Defects, path: Path, first: int) -> None:
+    def keep(defects: Defects, path: Path, first: int) -> None:
         reasons.update({first - start + row: defects[row] for row in sorted(defects)})
 
     wanted = _Wanted(schema, start, stop, max_objects, features, conditions)
-    return ScreenedEvents(_read(find(SHIPPED, path), wanted, malformed=note), reasons)
+    return ScreenedEvents(_read(find(SHIPPED, path), wanted, malformed=keep), reasons)
 
 
 def read_jets(
@@ -158,6 +164,7 @@ def read_jets(
     conditions: Sequence[str] = (),
     with_types: bool = False,
     keep_unphysical: bool = False,
+    weight: str | None = None,
 ) -> JetSample:
     """Read jets as `read_events` does with the schema `JETNET`, and call them so.
 
@@ -173,6 +180,8 @@ def read_jets(
         with_types: read `particle_type`, too, if the file has it.
         keep_unphysical: keep values that cannot be, such as a ptrel below 0, which the sample of a
             model may hold.
+        weight: the name of the dataset that holds the weights of the events, such as `weight`; None
+            reads none. They come with the objects, as they stand in the file.
 
     Warns:
         UserWarning: if a unit was converted.
@@ -181,10 +190,25 @@ def read_jets(
         FileNotFoundError, OSError, ValueError: as `read_events`; or if a type is unknown.
     """
     wanted = _Wanted(
-        JETNET, start, stop, max_objects, features, conditions, keep_unphysical, with_types
+        JETNET, start, stop, max_objects, features, conditions, keep_unphysical, with_types, weight
     )
-    sample = _read(find(SHIPPED, path), wanted, malformed=refuse)
-    return JetSample(**vars(sample))
+    return JetSample(**vars(_read_all(path, wanted)))
+
+
+def _read_all(path: str | os.PathLike[str], wanted: _Wanted) -> EventSample:
+    """Read rows that must all be right, and warn of weights that nobody asked for."""
+    path = find(SHIPPED, path)
+    sample = _read(path, wanted, malformed=refuse)
+    with open_events(path) as file:
+        layout = layout_of(file, path)
+        unused = [name for name in layout.weights() if name != wanted.weight]
+    if unused:  # one place, so that Python tells it once for a file
+        names = ", ".join(unused)
+        instead = "to use some, name them" if wanted.weight is None else f"'{wanted.weight}' are"
+        whose = f"{layout.words.event_word}s"
+        text = f"{path} holds weights of its {whose} that are not used ({names}); {instead}"
+        warnings.warn(text, stacklevel=1)
+    return sample
 
 
 # --- rows ---
@@ -202,6 +226,7 @@ class _Wanted:
     conditions: Sequence[str]
     keep_unphysical: bool = False
     with_types: bool = False
+    weight: str | None = None
 
 
 @dataclass
@@ -241,13 +266,14 @@ def _read(
         columns = layout.object_columns(asked)
         of_event = layout.event_columns(schema, wanted.conditions)
         _tell(columns, of_event)
+        if wanted.weight is not None:
+            layout.check_weight(wanted.weight)
         slots = min(layout.objects, most or layout.objects)
-        result = _empty(
-            layout, (stop - start, slots, len(features)), len(of_event.features), wanted.with_types
-        )
+        shape = (stop - start, slots, len(features))
+        result = _empty(layout, shape, len(of_event.features), wanted)
         for there in _blocks(layout, start, stop):
             block = _rows(layout, there, columns, of_event, result)
-            defects = _check(block, columns, of_event, layout, wanted.keep_unphysical)
+            defects = _check(block, columns, of_event, layout, wanted)
             if defects:
                 malformed(defects, path, there.start)
                 _empty_rows(block, list(defects))
@@ -261,9 +287,10 @@ def _read(
             for key, values in block.others.items():
                 result.others[key][here] = values
     order_by = schema.order_by if schema.order_by in features else None
+    weight = None if wanted.weight is None else result.others.pop(wanted.weight)
     others: dict[str, Any] = {key: torch.from_numpy(part) for key, part in result.others.items()}
     return EventSample(
-        SetBatch(torch.from_numpy(result.x), torch.from_numpy(result.real)),
+        SetBatch(torch.from_numpy(result.x), torch.from_numpy(result.real), weight=weight),
         torch.from_numpy(result.event),
         Schema(columns.features[: len(features)], of_event.features, order_by),
         **others,
@@ -278,18 +305,20 @@ def _tell(*columns: Columns) -> None:
 
 
 def _empty(
-    layout: Layout, shape: tuple[int, int, int], event_features: int, with_types: bool
+    layout: Layout, shape: tuple[int, int, int], event_features: int, wanted: _Wanted
 ) -> _Block:
     """Return room for all rows that are read."""
     file, key = layout.file, layout.words.event
     others: dict[str, NDArray[Any]] = {}
-    if with_types and TYPES in layout.keys:
+    if wanted.with_types and TYPES in layout.keys:
         others[TYPES] = np.empty(shape[:2], np.int8)
     if EVENTS in layout.keys:  # of 64 bits, and unsigned if those of the file are so wide
         wide = file[EVENTS].dtype.newbyteorder("=") == np.uint64
         others[EVENTS] = np.empty(shape[:1], np.uint64 if wide else np.int64)
     if TARGET in layout.keys:
         others[TARGET] = np.empty(shape[:1], np.int64)
+    if wanted.weight is not None:
+        others[wanted.weight] = np.empty(shape[:1])
     return _Block(
         np.empty(shape, wide_dtype(file[layout.table].dtype)),
         np.empty(shape[:2], np.bool_),
@@ -332,7 +361,7 @@ def _rows(
 
 
 def _check(
-    block: _Block, columns: Columns, of_event: Columns, layout: Layout, keep_unphysical: bool
+    block: _Block, columns: Columns, of_event: Columns, layout: Layout, wanted: _Wanted
 ) -> Defects:
     """Return what is wrong with rows, and make their padding zero and their mask boolean."""
     defects: Defects = {}
@@ -344,11 +373,18 @@ def _check(
     check_events(np.where(there, block.event, 0), of_event.features, defects, words)
     if TYPES in block.others:
         block.others[TYPES] = checked_types(block.others[TYPES], block.real, defects)
+    if wanted.weight is not None:
+        weight = block.others[wanted.weight]
+        note(
+            defects,
+            ~np.isfinite(weight)[:, None],
+            lambda row, _: f"{wanted.weight} holds {weight[row]}; expected a finite number",
+        )
     for values, held in ((block.x, features), (block.event, of_event.features)):
         for column, feature in enumerate(held):
             if is_angle(feature):
                 values[..., column] = turned(values[..., column])
-    if not keep_unphysical:
+    if not wanted.keep_unphysical:
         check_physical(block.x, block.real, features, defects, words)
         check_physical_events(block.event, of_event.features, block.real, defects, words)
         at = of_event.names.index(NUM) if NUM in of_event.names else -1

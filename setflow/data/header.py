@@ -16,7 +16,7 @@ from setflow.schema import Schema, names
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find, known
 
-__all__ = ["EventHeader", "header_of", "open_events", "read_header"]
+__all__ = ["EventHeader", "datasets_of", "header_of", "open_events", "read_header"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +70,12 @@ def read_header(path: str | os.PathLike[str]) -> EventHeader:
     path = find(SHIPPED, path)
     with open_events(path) as file:
         return header_of(layout_of(file, path))
+
+
+def datasets_of(path: Path) -> set[str]:
+    """Return the names of the datasets of a file, those beyond the layout included."""
+    with open_events(path) as file:
+        return set(file)
 
 
 def open_events(path: Path) -> Any:

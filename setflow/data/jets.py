@@ -13,7 +13,7 @@ __all__ = ["JetSample"]
 
 LAYOUT_VERSION = 1
 RESERVED = ("complete", "layout", "layout_version", "n", "unphysical")
-PARTICLES, JETS, TYPES, EVENTS = (spec.key for spec in DATASETS)
+PARTICLES, JETS, TYPES, EVENTS, WEIGHTS = (spec.key for spec in DATASETS)
 DTYPES = {spec.key: np.dtype(spec.dtype) for spec in DATASETS}
 PHI = names(PARTICLE_FEATURES).index("phirel")
 MASK = names(PARTICLE_FEATURES).index("mask")

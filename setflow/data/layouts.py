@@ -1,9 +1,10 @@
 """How events lie in a file: two layouts, which tell the reader the same.
 
 jets      JetNet's, version 1: `particle_features` (n, N, 4) with the mask as a column, and perhaps
-          `jet_features` (n, 4), `particle_type` (n, N) and `event_number` (n,)
+          `jet_features` (n, 4), `particle_type` (n, N), `event_number` and `weight` (n,)
 events    version 2, of any schema: `objects` (n, N, D) and `mask` (n, N), or `values` (sum N, D)
-          and `offsets` (n + 1,); and perhaps `context` (n, C), `event_number` and `target` (n,)
+          and `offsets` (n + 1,); and perhaps `context` (n, C), `weight`, `event_number` and
+          `target` (n,)
 
 A layout knows which datasets a file has, what their columns are, and how rows are read. Which
 columns are asked for, in which units, and what a valid row is, is for the reader to say.
@@ -24,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.columns import Columns, names_of, select_columns, texts_of
-from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLES, TYPES
+from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLES, TYPES, WEIGHTS
 from setflow.data.valid import OF_EVENTS, OF_JETS, Words
 from setflow.schema import (
     DATASETS,
@@ -43,7 +44,7 @@ CONTEXT, TARGET = "context", "target"
 FORMAT, VERSION = "setflow", 2
 FLAG = PARTICLE_FEATURES[-1].name
 KINDS = {OBJECTS: "fiu", VALUES: "fiu", MASK: "bfiu", OFFSETS: "iu", CONTEXT: "fiu"}
-KINDS |= {TARGET: "iub", EVENTS: "iu"}
+KINDS |= {TARGET: "iub", EVENTS: "iu", WEIGHTS: "fiu"}
 
 
 class Layout(ABC):
@@ -77,6 +78,41 @@ class Layout(ABC):
     @abstractmethod
     def rows(self, there: slice, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return columns of objects as `(b, N, D)`, and the flags of the mask as `(b, N)`."""
+
+    def weights(self) -> list[str]:
+        """Return the datasets that hold weights by their names, one for each event."""
+        return [name for name in self._per_event() if WEIGHTS in name.lower()]
+
+    def check_weight(self, name: str) -> None:
+        """Check that a file holds a dataset of weights, one number for each event.
+
+        Raises:
+            ValueError: if there is no such dataset, or it is of another shape or dtype.
+        """
+        there = self._per_event()
+        if name in there:
+            return
+        got = self.file.get(name)
+        if isinstance(got, h5py.Dataset):
+            raise ValueError(
+                f"{self.path}: {name} has shape {got.shape} and dtype {got.dtype}, expected "
+                f"({self.n},) and numbers: one weight for each {self.words.event_word}"
+            )
+        raise ValueError(
+            f"{self.path} has no dataset '{name}' of weights; with one number for each "
+            f"{self.words.event_word} it holds {', '.join(there) or 'none'}; name one of these, or "
+            "leave the weights out"
+        )
+
+    def _per_event(self) -> list[str]:
+        """Return the datasets with one number for each event."""
+        held = {name: self.file[name] for name in self.file}
+        held = {name: one for name, one in held.items() if isinstance(one, h5py.Dataset)}
+        return [
+            name
+            for name, one in held.items()
+            if one.shape == (self.n,) and one.dtype.kind in "fiu" and name != OFFSETS
+        ]
 
     def object_columns(self, wanted: Sequence[Feature | str]) -> Columns:
         """Return where features of objects stand.
@@ -168,7 +204,7 @@ class JetLayout(Layout):
         held = list(file)
         self._require([spec.key for spec in DATASETS if spec.required], held)
         for spec in DATASETS:  # what need not be there is missed only if it is there misspelt
-            if difflib.get_close_matches(spec.key, held, n=1, cutoff=0.9):
+            if spec.key != WEIGHTS and difflib.get_close_matches(spec.key, held, n=1, cutoff=0.9):
                 self._require([spec.key], held)
         self.keys = tuple(spec.key for spec in DATASETS if spec.key in held)
         self._refuse_groups()
@@ -197,7 +233,7 @@ class JetLayout(Layout):
                 "features that names others"
             )
         n, objects = shape[:2]
-        expected: dict[str, tuple[int, ...]] = {TYPES: (n, objects), EVENTS: (n,)}
+        expected: dict[str, tuple[int, ...]] = {TYPES: (n, objects), EVENTS: (n,), WEIGHTS: (n,)}
         expected[JETS] = (n, len(JET_FEATURES))
         for key in keys[1:]:
             got = file[key].shape
@@ -210,7 +246,7 @@ class JetLayout(Layout):
             what += ", or the attribute features that names others" if what and not rows else ""
             raise ValueError(f"{path}: {key} has shape {got}, expected {expected[key]}{what}{rows}")
         for key in keys:
-            kinds = "f" if key == PARTICLES else "fiu" if key == JETS else "iu"
+            kinds = "f" if key == PARTICLES else "fiu" if key in (JETS, WEIGHTS) else "iu"
             if file[key].dtype.kind not in kinds:
                 raise ValueError(
                     f"{path}: {key} has dtype {file[key].dtype}, expected {DTYPES[key]} or alike"
@@ -235,8 +271,8 @@ class EventLayout(Layout):
         needed = (VALUES, OFFSETS) if self._ragged else (OBJECTS, MASK)
         self.table = needed[0]
         self._require(needed, held)
-        optional = (CONTEXT, TARGET, EVENTS)
-        for key in optional:
+        optional = (CONTEXT, WEIGHTS, TARGET, EVENTS)
+        for key in (CONTEXT, TARGET, EVENTS):
             if difflib.get_close_matches(key, [k for k in held if k not in KINDS], 1, cutoff=0.9):
                 self._require([key], held)
         self.keys = (*needed, *(key for key in optional if key in held))
@@ -304,7 +340,8 @@ class EventLayout(Layout):
             self.objects = int(np.diff(self._offsets).max(initial=0))
         else:
             self.n, self.objects = map(int, shape[:2])
-        rows = {MASK: (self.n, self.objects), TARGET: (self.n,), EVENTS: (self.n,)}
+        rows: dict[str, tuple[int, ...]] = {MASK: (self.n, self.objects)}
+        rows |= dict.fromkeys((TARGET, EVENTS, WEIGHTS), (self.n,))
         for key in self.keys:
             got = file[key].shape
             if key == CONTEXT and (len(got) != 2 or got[0] != self.n):

@@ -2,8 +2,9 @@
 
 Notation. Physical features x become scaled features z = (f(x) - mean) / std, feature by feature,
 where f is what the kind of the feature says (`setflow.schema.kinds`): the identity, a logarithm, a
-logit. Mean and standard deviation are those of f(x) over the real objects of a training sample. For
-a density, log p(x) = log p(z) + log|det dz/dx|.
+logit. Mean and standard deviation are those of f(x) over the real objects of a training sample,
+each with the weight of its event if there are weights. For a density,
+log p(x) = log p(z) + log|det dz/dx|.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from torch import Tensor
 from setflow.fitted import Fitted
 from setflow.schema.kinds import Kind, Positive, kind_of
 from setflow.sets.arrays import Array, as_tensor
-from setflow.sets.masks import as_mask, current_transform, is_readable, zero_padding
+from setflow.sets.masks import as_mask, current_transform, is_at_hand, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
+from setflow.sets.weights import as_weight, count_negative, total_weight, weighted_std_mean
 
 __all__ = ["Standardizer"]
 
@@ -143,7 +145,7 @@ class Standardizer(Fitted):
             )
         self.given = self.known = True
 
-    def fit(self, x: Array, mask: Array | None = None) -> Standardizer:
+    def fit(self, x: Array, mask: Array | None = None, weight: Array | None = None) -> Standardizer:
         """Take mean and standard deviation over the real objects of `x`; return self.
 
         Statistics that were given or fitted before are replaced.
@@ -151,10 +153,16 @@ class Standardizer(Fitted):
         Arguments:
             x: features, with shape `(*batch, N, dim)`.
             mask: which objects are real, with shape `(*batch, N)`; None means all.
+            weight: how much the objects of each event count, with shape `batch`, in any unit; None
+                means equally much. The deviation is that of `setflow.sets.weights`.
 
         Raises:
             ValueError: if there are fewer than two real objects, a value is not finite or outside
-                the bounds of its kind, or a feature is constant.
+                the bounds of its kind, or a feature is constant; or if the weights do not fit, or
+                sum or variance do not come out positive, which counts the negative ones.
+
+        >>> Standardizer(1).fit([[[1.0]], [[4.0]]], weight=[2, 1]).mean
+        tensor([2.], dtype=torch.float64)
         """
         x, mask = self._checked(x, mask)
         safe = self._safe(x, mask)
@@ -168,9 +176,21 @@ class Standardizer(Fitted):
         real = safe[mask] if mask is not None else safe.reshape(-1, self.dim)
         if len(real) < 2:
             raise ValueError(f"fit needs at least two real objects, got {len(real)}")
-        std, mean = torch.std_mean(real, dim=0)
+        if weight is None:
+            std, mean = torch.std_mean(real, dim=0)
+        else:
+            weight = as_weight(weight, x.shape[:-2]).to(x.device)
+            each = weight[..., None].expand(x.shape[:-1])
+            each = each[mask] if mask is not None else each.reshape(-1)
+            total_weight(each, f"over {len(each):,} real objects the weights", weight)
+            std, mean = weighted_std_mean(real, each)
         if not bool((std > 0).all()):
-            feature = int((std == 0).nonzero()[0])
+            feature = int((~(std > 0)).nonzero()[0])
+            if weight is not None and bool((weight < 0).any()):
+                raise ValueError(
+                    f"the weighted variance of {self.label(feature)} is not positive: "
+                    f"{count_negative(weight)}; give more events, or weights of which fewer cancel"
+                )
             raise ValueError(
                 f"{self.label(feature)} is constant ({mean[feature].item():g}); "
                 "leave it out of the model"
@@ -303,7 +323,7 @@ class Standardizer(Fitted):
         return x if mask is None else torch.where(mask[..., None], x, self._inside.to(x.dtype))
 
     def _require_inside(self, x: Tensor) -> None:
-        if x.device.type != "cpu":  # looking would cost a synchronisation in each training step
+        if not is_at_hand(x):
             return
         if current_transform() is not None and not is_readable(x):
             return

@@ -31,13 +31,15 @@ class Words(NamedTuple):
     Arguments:
         object: one object.
         event: the dataset of the features of events.
+        event_word: one event.
     """
 
     object: str
     event: str
+    event_word: str
 
 
-OF_JETS, OF_EVENTS = Words("particle", JETS), Words("object", "context")
+OF_JETS, OF_EVENTS = Words("particle", JETS, "jet"), Words("object", "context", "event")
 
 INFINITE = "not finite"
 

@@ -17,7 +17,9 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from setflow.data.contexts import CONTEXT, context_texts
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
@@ -28,6 +30,7 @@ from setflow.data.jets import (
     PARTICLES,
     RESERVED,
     TYPES,
+    WEIGHTS,
 )
 from setflow.data.sample import EventSample
 from setflow.data.stream import Table, TableStream, chunk_rows
@@ -55,6 +58,7 @@ from setflow.schema import (
     PARTICLE_FEATURES,
     PARTICLE_TYPES,
     PARTICLE_UNITS,
+    Feature,
     Schema,
     names,
 )
@@ -191,6 +195,8 @@ class JetWriter(Writer):
         jet_units: the unit of each jet feature; `RELATIVE_JET_UNITS` if the jet pT is not known.
         with_types: whether each `write` brings `particle_type`.
         with_events: whether each `write` brings `event_number`.
+        with_weights: whether the particles of each `write` have weights.
+        context: the features of the context that each `write` brings, such as a model is asked for.
         attributes: further attributes of the file: strings, numbers or booleans by name.
         compression: the gzip level, 0 (none) to 9.
         keep_unphysical: write also what cannot be, such as a ptrel below 0 or NaN, as the sample of
@@ -222,6 +228,8 @@ class JetWriter(Writer):
         jet_units: tuple[str, ...] = JET_UNITS,
         with_types: bool = False,
         with_events: bool = False,
+        with_weights: bool = False,
+        context: Sequence[Feature] = (),
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
         keep_unphysical: bool = False,
@@ -236,7 +244,9 @@ class JetWriter(Writer):
                 f"jet_units has {len(self._jet_units)} entries, expected one for each of "
                 f"{', '.join(names(JET_FEATURES))}"
             )
-        optional = {TYPES: with_types, EVENTS: with_events}
+        self._context = tuple(context)
+        optional = {TYPES: with_types, EVENTS: with_events, WEIGHTS: with_weights}
+        optional |= {CONTEXT: bool(context)}
         self._keys = [PARTICLES, JETS, *(key for key, wanted in optional.items() if wanted)]
 
     def write(
@@ -245,15 +255,18 @@ class JetWriter(Writer):
         jets: Array,
         particle_type: Array | None = None,
         event_number: Array | None = None,
+        context: Array | None = None,
     ) -> None:
         """Append jets; they reach the file when enough for a chunk have come, or at the end.
 
         Arguments:
             particles: etarel, phirel [rad] and ptrel, with `x` of shape `(b, M, 3)`; slots beyond
-                the file's must be padding. phirel is wrapped into [-pi, pi).
+                the file's must be padding. phirel is wrapped into [-pi, pi). Their weights are
+                written as they are.
             jets: pt, eta, mass, num_particles, with shape `(b, 4)`, in the units of the writer.
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
+            context: the features of the context, with shape `(b, C)`; a category as its code.
 
         Raises:
             RuntimeError: if the writer is not open.
@@ -262,12 +275,15 @@ class JetWriter(Writer):
                 number does not fit int64, or what the writer was made for is missing.
         """
         self._listed(particles)
-        for key, given in {TYPES: particle_type, EVENTS: event_number}.items():
+        told = ", ".join(names(self._context)) or "none"
+        made = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
+        parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}
+        for key, given in {**parts, CONTEXT: context}.items():
             if (given is not None) != (key in self._keys):
-                short = "with_types" if key == TYPES else "with_events"
+                option = f"context={told}" if key == CONTEXT else f"{made[key]}={key in self._keys}"
                 raise ValueError(
                     f"{key} is {'given' if given is not None else 'missing'}, but the writer was "
-                    f"made with {short}={key in self._keys}; let both agree"
+                    f"made with {option}; let both agree"
                 )
         jets = as_tensor(jets, "jets")
         if particle_type is not None:
@@ -275,7 +291,26 @@ class JetWriter(Writer):
         if event_number is not None:
             event_number = as_tensor(event_number, "event_number")
         sample = EventSample(particles, jets, JETNET, particle_type, event_number)
-        self._stream.append(self._rows_of(sample), particles.lengths.cpu().numpy())
+        columns = self._rows_of(sample)
+        if context is not None:
+            columns[CONTEXT] = self._context_of(as_tensor(context, "context"), len(sample))
+        self._stream.append(columns, particles.lengths.cpu().numpy())
+
+    def _context_of(self, context: Tensor, n: int) -> NDArray[np.float64]:
+        rows = context.detach().cpu().numpy().astype(np.float64)
+        shape = (n, len(self._context))
+        if rows.shape != shape:
+            told = ", ".join(names(self._context))
+            raise ValueError(
+                f"context has shape {rows.shape}, expected {shape}: {told} of each jet"
+            )
+        if not np.isfinite(rows).all():
+            row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
+            raise ValueError(
+                f"this batch: row {row}, '{self._context[column].name}' of the context is "
+                f"{rows[row, column]}; expected a finite value"
+            )
+        return rows
 
     def _rows_of(self, sample: EventSample) -> Columns:
         mask = sample.objects.mask.detach().cpu().numpy()
@@ -296,6 +331,8 @@ class JetWriter(Writer):
             columns[TYPES] = types
         if sample.event_number is not None:
             columns[EVENTS] = as_int64(sample.event_number.detach().cpu().numpy(), EVENTS, defects)
+        if sample.objects.weight is not None:
+            columns[WEIGHTS] = sample.objects.weight.detach().cpu().numpy()
         if defects:
             refuse(defects, "this batch", 0)
         return columns
@@ -305,12 +342,14 @@ class JetWriter(Writer):
             PARTICLES: {"features": names(PARTICLE_FEATURES), "units": PARTICLE_UNITS},
             JETS: {"features": names(JET_FEATURES), "units": self._jet_units},
             TYPES: {"codes": [f"{kind.code} = {kind.name}" for kind in PARTICLE_TYPES]},
+            CONTEXT: context_texts(self._context),
         }
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
-        tails |= {TYPES: (self._objects,), EVENTS: ()}
+        tails |= {TYPES: (self._objects,), EVENTS: (), WEIGHTS: (), CONTEXT: (len(self._context),)}
         rows = chunk_rows(self._objects * len(PARTICLE_FEATURES) * DTYPES[PARTICLES].itemsize)
         tables = {
-            key: Table(tails[key], DTYPES[key], rows, texts.get(key, {})) for key in self._keys
+            key: Table(tails[key], DTYPES.get(key, np.dtype("f8")), rows, texts.get(key, {}))
+            for key in self._keys
         }
         told = {"layout": "jets", "layout_version": np.int64(LAYOUT_VERSION)}
         self._stream.create(tables, rows, told | self._attributes)

@@ -20,6 +20,7 @@ from setflow.fitted import Fitted
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.shapes import positive_integer
+from setflow.sets.weights import as_weight, count_negative, effective_number, total_weight
 
 __all__ = ["CardinalityModel", "ConditionalCardinality", "EmpiricalCardinality"]
 
@@ -38,12 +39,14 @@ class CardinalityModel(Fitted, ABC):
     condition_dim: int
 
     @abstractmethod
-    def fit(self, lengths: Array, c: Array | None = None) -> Self:
+    def fit(self, lengths: Array, c: Array | None = None, weight: Array | None = None) -> Self:
         """Take what the model needs from a training sample; return self.
 
         Arguments:
             lengths: the numbers of objects, integers with shape `batch`.
             c: the context, with shape `(*batch, condition_dim)`.
+            weight: how much each event counts, with shape `batch`, in any unit; None means equally
+                much. `SetFlow.fit_statistics` gives it only where there are weights.
         """
 
     @abstractmethod
@@ -63,6 +66,18 @@ class CardinalityModel(Fitted, ABC):
             lengths: the numbers of objects, integers with shape `batch`.
             c: the context, with shape `(*batch, condition_dim)`.
         """
+
+    def checked_log_prob(self, lengths: Tensor, c: Tensor | None) -> Tensor:
+        """Return `log_prob` of lengths from 0 to `max_objects`, which are known to be so.
+
+        A model that can do without a look at values, for which a training step would wait, does:
+        a context that is not finite then gives NaN. This one looks.
+
+        Arguments:
+            lengths: the numbers of objects, int64 with shape `batch`.
+            c: the context, with shape `(*batch, condition_dim)`.
+        """
+        return self.log_prob(lengths, c)
 
 
 class EmpiricalCardinality(CardinalityModel):
@@ -126,20 +141,22 @@ class EmpiricalCardinality(CardinalityModel):
         """How often each N occurs, as a fraction: the probabilities."""
         return self.probabilities
 
-    def fit(self, lengths: Array, c: Array | None = None) -> Self:
+    def fit(self, lengths: Array, c: Array | None = None, weight: Array | None = None) -> Self:
         """Take the frequencies of `lengths`, integers with any shape; return self.
 
-        Frequencies that were given or fitted before are replaced.
+        Frequencies that were given or fitted before are replaced. With weights they are the sums of
+        the weights at each N over the sum of all.
 
         Raises:
-            ValueError: if there are none, one lies outside [0, max_objects], or the context does
-                not have a row for each.
+            ValueError: if there are none, one lies outside [0, max_objects], the context does not
+                have a row for each, or the weights do not fit or make a frequency that is not
+                positive; the last counts the negative ones.
         """
         lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
-        counts = _counts(lengths, self.max_objects)
-        self.probabilities.copy_(counts / lengths.numel())
+        counts = _counts(lengths, self.max_objects, weight)
+        self.probabilities.copy_(counts / counts.sum())
         self.given, self.known = False, True
         return self
 
@@ -237,7 +254,7 @@ class ConditionalCardinality(CardinalityModel):
         sizes = f"{self.max_objects}, {self.condition_dim}, hidden={self.hidden}"
         return f"{type(self).__name__}({sizes}, layers={self.layers}, {self.state})"
 
-    def fit(self, lengths: Array, c: Array | None = None) -> Self:
+    def fit(self, lengths: Array, c: Array | None = None, weight: Array | None = None) -> Self:
         """Start from the frequencies of `lengths`, for every context; return self.
 
         What was learnt before is forgotten.
@@ -246,16 +263,19 @@ class ConditionalCardinality(CardinalityModel):
             lengths: the numbers of objects, integers with shape `batch`.
             c: the context, with shape `(*batch, condition_dim)`, checked if it is given: the
                 frequencies are those over all contexts.
+            weight: how much each event counts, with shape `batch`, in any unit; None means equally
+                much. The sample then counts as its effective number of events beside the one that
+                is spread over all N.
 
         Raises:
-            ValueError: if there are no lengths, one lies outside [0, max_objects], or the context
-                does not fit.
+            ValueError: if there are no lengths, one lies outside [0, max_objects], the context
+                does not fit, or the weights do not fit or make a frequency that is not positive.
         """
         lengths = as_tensor(lengths, "lengths")
         if c is not None:
             self._context(c, lengths)
-        counts = _counts(lengths, self.max_objects)
-        self._start((counts + 1 / len(counts)) / (lengths.numel() + 1))
+        counts = _counts(lengths, self.max_objects, weight)
+        self._start((counts + 1 / len(counts)) / (counts.sum() + 1))
         self.known = True
         return self
 
@@ -289,8 +309,18 @@ class ConditionalCardinality(CardinalityModel):
         if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
         index = _checked(lengths, self.max_objects)
-        log_probabilities = self._log_probabilities(self._context(c, lengths))
-        return log_probabilities.gather(-1, index[..., None]).squeeze(-1)
+        return self._at(index, self._context(c, lengths))
+
+    def checked_log_prob(self, lengths: Tensor, c: Tensor | None) -> Tensor:
+        """Return `log_prob` without a look at values; see `CardinalityModel`.
+
+        Raises:
+            ValueError: if the context is missing or has another shape.
+        """
+        return self._at(lengths, self._context(c, lengths, look=False))
+
+    def _at(self, lengths: Tensor, c: Tensor) -> Tensor:
+        return self._log_probabilities(c).gather(-1, lengths[..., None]).squeeze(-1)
 
     @torch.no_grad()
     def _start(self, frequencies: Tensor) -> None:
@@ -311,7 +341,7 @@ class ConditionalCardinality(CardinalityModel):
         strengths: Tensor = functional_call(self.net, parameters, c.double())
         return (self.bias.double() + strengths @ self.basis.double().T).log_softmax(-1)
 
-    def _context(self, c: Array | None, events: Tensor) -> Tensor:
+    def _context(self, c: Array | None, events: Tensor, *, look: bool = True) -> Tensor:
         expected = (*events.shape, self.condition_dim)
         if c is not None and (not isinstance(c, Tensor) or c.is_complex()):
             c = as_tensor(c, "c")
@@ -321,7 +351,7 @@ class ConditionalCardinality(CardinalityModel):
                 f"ConditionalCardinality expected a context c with shape {expected}, got {got}; "
                 "give each event its scaled context"
             )
-        seen = current_transform() is None or is_readable(c)
+        seen = look and (current_transform() is None or is_readable(c))
         if seen and not bool(c.isfinite().all()):
             bad = ~c.isfinite()
             *event, feature = bad.nonzero()[0].tolist()
@@ -349,12 +379,30 @@ def _at_quantile(probabilities: Tensor, uniform: Tensor) -> Tensor:
     return torch.searchsorted(cumulative, quantile.contiguous(), right=True).squeeze(-1)
 
 
-def _counts(lengths: Tensor, max_objects: int) -> Tensor:
-    """Return how often each N occurs, float64 with shape `(max_objects + 1,)`."""
-    lengths = _checked(lengths, max_objects)
-    if lengths.numel() == 0:
+def _counts(lengths: Tensor, max_objects: int, weight: Array | None) -> Tensor:
+    """Return how often each N occurs, float64 with shape `(max_objects + 1,)`.
+
+    Weighted events are counted by their weights, which sum to their effective number.
+    """
+    index = _checked(lengths, max_objects).flatten()
+    if not len(index):
         raise ValueError("fit needs at least one event, got none")
-    return torch.bincount(lengths.flatten(), minlength=max_objects + 1).to(torch.float64)
+    if weight is None:
+        return torch.bincount(index, minlength=max_objects + 1).to(torch.float64)
+    weight = as_weight(weight, lengths.shape).flatten().to(index.device)
+    share = weight / total_weight(weight)
+    counts, size = (
+        torch.bincount(index, each, minlength=max_objects + 1) for each in (share, share.abs())
+    )
+    impossible = (size > 0) & ~(counts > 1e-12 * size)
+    if bool(impossible.any()):
+        n = int(impossible.nonzero()[0])
+        raise ValueError(
+            f"the weights of the {int((index == n).sum()):,} events with {n} objects give "
+            f"p({n}) = {counts[n].item():.3g}, expected a positive probability: "
+            f"{count_negative(weight)}; give more events, or weights of which fewer cancel"
+        )
+    return counts * effective_number(weight)
 
 
 def _checked(lengths: Tensor, max_objects: int) -> Tensor:
@@ -364,13 +412,20 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     lengths = lengths.to(torch.int64)
     seen = current_transform() is None or is_readable(lengths)
     if seen and lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
-        least, most = int(lengths.min()), int(lengths.max())
-        found = f"are {least}" if least == most else f"reach from {least} to {most}"
-        raise ValueError(
-            f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise "
-            "it"
-        )
+        raise length_error(int(lengths.min()), int(lengths.max()), max_objects)
     return lengths
+
+
+def length_error(least: int, most: int, max_objects: int) -> ValueError:
+    """Return the error that tells which numbers of objects cannot occur.
+
+    >>> print(length_error(2, 7, 5))
+    lengths reach from 2 to 7, expected [0, 5]; cut the events to max_objects or raise it
+    """
+    found = f"are {least}" if least == most else f"reach from {least} to {most}"
+    return ValueError(
+        f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise it"
+    )
 
 
 def _require_a_row_for_each(events: Tensor, c: Array) -> None:

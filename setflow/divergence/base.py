@@ -183,10 +183,11 @@ class PlannedSolve(ABC):
             chunk: which they are.
 
         Returns:
-            The velocity, with the shape of their states, and the estimates, with shape `(b, K)`.
+            The velocity, with the shape of their states, and the estimates, float64 with shape
+            `(b, K)`.
         """
 
-    def evaluate(self, events: Events) -> tuple[Tensor, Tensor]:
+    def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
         """Return the velocity and K estimates of its divergence, with shape `(*lead, K)`.
 
         Their mean is the estimate, and its standard error is their standard deviation over the
@@ -205,7 +206,7 @@ class PlannedSolve(ABC):
         ]
         v = self.plan.objects([v for v, _ in found])
         estimates = self.plan.events([part for _, part in found])
-        return v.reshape(events.x.shape), estimates.reshape(*lead, self.columns).double()
+        return v.reshape(events.x.shape), estimates.reshape(*lead, self.columns)
 
 
 class _Callable(DivergenceEstimator):

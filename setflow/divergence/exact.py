@@ -116,7 +116,7 @@ class ExactDivergence(PlannedEstimator):
         weights = wide_weights(field, flat.x.dtype)
         if transformed or not flat.x.numel():  # no values and no graph to plan by
             whole = [Chunk(None, None, flat.mask)] if len(flat.x) else []
-            return _ExactSolve(field, Plan(whole), 1, weights, 1, 1.0, self.batched).evaluate
+            return _ExactSolve(field, Plan(whole), 1, weights, 1, 1.0, self.batched)
         traits = traits_of(field)
         if traits.holds_events or flat.together:
             saved = bytes_saved(field, flat) / len(flat.x)
@@ -140,7 +140,7 @@ class ExactDivergence(PlannedEstimator):
             repeats=lambda n: 1 + n * per_object,
         )
         per_slot = max(1.0, per_slot)
-        return _ExactSolve(field, plan, 1, weights, memory, per_slot, self.batched).evaluate
+        return _ExactSolve(field, plan, 1, weights, memory, per_slot, self.batched)
 
 
 @dataclass
@@ -161,16 +161,16 @@ class _ExactSolve(PlannedSolve):
         field, weights, events = self.field, self.weights, len(part.x)
         used = _used_coordinates(part)
         if not len(used):  # all is padding, where the velocity is zero
-            return torch.zeros_like(part.x), part.x.new_zeros(events, 1)
+            return torch.zeros_like(part.x), part.x.new_zeros(events, 1, dtype=torch.float64)
         budget = self.memory / (max(1, events * part.slots) * self.per_object) - 1
         lanes = self._lanes(events * part.slots, budget / _WORKING, part.x.device)
         if current_transform() is not None:
             with linearize(field, part, weights) as lin:
-                return lin.velocity, _trace(lin, used, 1)[:, None]
+                return lin.velocity, _trace(lin, used, 1)[:, None].double()
         if not torch.is_grad_enabled():
             with linearize(field, part, weights, together=lanes > 1) as lin:
                 total = _trace(lin, used, lanes)
-                return lin.velocity.detach(), total[:, None]
+                return lin.velocity.detach(), total[:, None].double()
 
         group = max(1, int(budget / 3))  # a product with its graph keeps about three times as much
         v, total = None, part.x.new_zeros(())
@@ -190,7 +190,7 @@ class _ExactSolve(PlannedSolve):
             v = v_again if v is None else v
             total = total + share
         assert v is not None
-        return v, total[:, None]
+        return v, total[:, None].double()
 
     def _lanes(self, objects: int, fitting: float, device: torch.device) -> int:
         if self.batched is False or fitting < 2:

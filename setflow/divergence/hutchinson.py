@@ -73,20 +73,22 @@ class _ProbedSolve(PlannedSolve):
     """One solve of an estimator that is made of probes.
 
     Arguments:
-        probes: given the events, the probes of one evaluation, with shape `(K, *x.shape)`.
+        probes: the probes, with shape `(B, *event_shape, K)`.
+        drawn: given the events, the probes of an evaluation, with shape `(K, *x.shape)`; None has
+            those of all evaluations.
     """
 
-    probes: Callable[[Events], Tensor]
+    probes: Tensor
+    drawn: Callable[[Events], Tensor] | None
 
-    def evaluate(self, events: Events) -> tuple[Tensor, Tensor]:
-        probes = self.probes(events).to(events.x)
-        flat = probes.reshape(len(probes), *events.flat().x.shape)
-        self._current = flat.movedim(0, -1)  # (B, *event, K)
-        return super().evaluate(events)
+    def __call__(self, events: Events) -> tuple[Tensor, Tensor]:
+        if self.drawn is not None:
+            self.probes = _as_rows(self.drawn(events), events)
+        return super().__call__(events)
 
     def estimates(self, part: Events, chunk: Chunk) -> tuple[Tensor, Tensor]:
         # taken now: when a backward pass computes again, other probes may be the current ones
-        probes = self._current
+        probes = self.probes
         if chunk.rows is not None and chunk.slots is not None:
             probes = probes[chunk.rows[:, None], chunk.slots]
         elif chunk.rows is not None:
@@ -98,7 +100,7 @@ class _ProbedSolve(PlannedSolve):
                 vectors = zero_padding(probes, part.mask).movedim(-1, 0).to(lin.state.dtype)
                 products = lin.pull(vectors) * vectors
                 count = products.shape[2:].numel()
-                traces = products.reshape(*products.shape[:2], count).sum(-1).T  # (b, K)
+                traces = products.reshape(*products.shape[:2], count).sum(-1).T.double()  # (b, K)
                 return (lin.velocity if graph else lin.velocity.detach()), traces
 
         if current_transform() is not None:
@@ -110,21 +112,31 @@ class _ProbedSolve(PlannedSolve):
         return v, traces
 
 
+def _as_rows(probes: Tensor, events: Events) -> Tensor:
+    """Return probes with shape `(B, *event_shape, K)`, in the dtype of the states."""
+    rows = probes.to(events.x).reshape(len(probes), *events.flat().x.shape)
+    return rows.movedim(0, -1)
+
+
 def _solve_with(
-    probes: Callable[[Events], Tensor], field: nn.Module, events: Events, count: int
+    probes: Tensor,
+    field: nn.Module,
+    events: Events,
+    drawn: Callable[[Events], Tensor] | None = None,
 ) -> Evaluation:
-    """Plan the events of a solve with `count` probes an evaluation."""
+    """Plan the events of a solve with probes of shape `(K, *x.shape)`, or those that it draws."""
     on_cpu = events.x.device.type == "cpu"
+    count, rows = len(probes), _as_rows(probes, events)
     weights = wide_weights(field, events.x.dtype)
     if current_transform() is not None:  # no values to plan by
-        return _ProbedSolve(field, Plan([Chunk(None, None)]), count, weights, probes).evaluate
+        return _ProbedSolve(field, Plan([Chunk(None, None)]), count, weights, rows, drawn)
     plan = plan_events(
         traits_of(field),
         events.flat(),
         overhead=_CPU_OVERHEAD if on_cpu else _GPU_OVERHEAD,
         objects=_CPU_OBJECTS if on_cpu else _GPU_OBJECTS,
     )
-    return _ProbedSolve(field, plan, count, weights, probes).evaluate
+    return _ProbedSolve(field, plan, count, weights, rows, drawn)
 
 
 class FixedProbeDivergence(PlannedEstimator):
@@ -165,7 +177,7 @@ class FixedProbeDivergence(PlannedEstimator):
                 f"probes have shape {tuple(probes.shape)}, expected "
                 f"{('n_probes', *events.x.shape)}: the shape of x behind the number of probes"
             )
-        return _solve_with(lambda _: probes, field, events, len(probes))
+        return _solve_with(probes, field, events)
 
 
 _STRIDE = 2**20  # more than the probes of one evaluation
@@ -239,9 +251,8 @@ class HutchinsonDivergence(PlannedEstimator):
 
         if self.renews:
             evaluation = itertools.count(1)
+            none = events.x.new_zeros(()).expand(self.n_probes, *events.x.shape)
             return _solve_with(
-                lambda events: drawn(events, first.at(_STRIDE * next(evaluation))),
-                field, events, self.n_probes,
-            )  # fmt: skip
-        probes = drawn(events, seeds)
-        return _solve_with(lambda _: probes, field, events, self.n_probes)
+                none, field, events, lambda at: drawn(at, first.at(_STRIDE * next(evaluation)))
+            )
+        return _solve_with(drawn(events, seeds), field, events)

@@ -9,6 +9,7 @@ the model: an event counts if any of its objects stands on such a value.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import h5py
 import torch
 
+from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import screen_events
 from setflow.model.density import MissingMass, missing_mass, wide_angles, wrapped_share
+from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
 
 __all__ = ["UNKNOWN_MASS", "attributes_of", "mass_of_rows", "missing_note", "refuse_wrapped"]
@@ -27,7 +30,7 @@ WRAPPED = 1e-4  # of the objects: more is no proper density
 UNKNOWN_MASS = MissingMass(math.nan, math.nan, 0)
 
 
-def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass:
+def mass_of_rows(flow: SetFlow, source: ContextSource, rows: int, seed: int) -> MissingMass:
     """Estimate the missing mass for events like those of a file.
 
     The numbers of objects come from p(N | c), or from the file where the model has none; the
@@ -35,7 +38,7 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
 
     Arguments:
         flow: the model.
-        data: the file of events.
+        source: the file of events, and where the contexts of its rows stand.
         rows: how many rows of it are scored.
         seed: the seed of the sample.
 
@@ -46,16 +49,19 @@ def mass_of_rows(flow: SetFlow, data: Path, rows: int, seed: int) -> MissingMass
     n = min(MOST, max(LEAST, rows))
     if not flow.scaler.has_bound:
         return MissingMass(0.0, 0.0, 0)
-    like = _like_rows(flow, data, rows, n)
-    return UNKNOWN_MASS if like is None else missing_mass(flow, n, **like, seed=seed)
+    like = _like_rows(flow, source, rows, n)
+    if like is None:
+        return UNKNOWN_MASS
+    with warnings.catch_warnings(action="ignore", category=OutsideTrainingWarning):
+        return missing_mass(flow, n, **like, seed=seed)
 
 
-def refuse_wrapped(flow: SetFlow, data: Path, rows: int, seed: int) -> None:
+def refuse_wrapped(flow: SetFlow, source: ContextSource, rows: int, seed: int) -> None:
     """Refuse to score with a model that makes angles which a file has to wrap.
 
     Arguments:
         flow: the model.
-        data: the file of events, which tells contexts and numbers of objects where they are needed.
+        source: the file of events, which tells contexts and numbers of objects where needed.
         rows: how many rows of it are to be scored.
         seed: the seed of the sample by which it is found out, where it is not plain.
 
@@ -64,8 +70,11 @@ def refuse_wrapped(flow: SetFlow, data: Path, rows: int, seed: int) -> None:
     """
     if not wide_angles(flow):
         return
-    like = _like_rows(flow, data, rows, MOST)
-    shares = {} if like is None else wrapped_share(flow, MOST, **like, seed=seed)
+    like = _like_rows(flow, source, rows, MOST)
+    if like is None:
+        return
+    with warnings.catch_warnings(action="ignore", category=OutsideTrainingWarning):
+        shares = wrapped_share(flow, MOST, **like, seed=seed)
     for name, share in shares.items():
         if share > WRAPPED:
             raise ValueError(
@@ -77,7 +86,7 @@ def refuse_wrapped(flow: SetFlow, data: Path, rows: int, seed: int) -> None:
             )
 
 
-def _like_rows(flow: SetFlow, data: Path, rows: int, n: int) -> dict[str, Any] | None:
+def _like_rows(flow: SetFlow, source: ContextSource, rows: int, n: int) -> dict[str, Any] | None:
     """Return context and lengths of `n` events to be sampled, as far as the model needs them.
 
     None says that they are needed and no row can be read.
@@ -86,14 +95,14 @@ def _like_rows(flow: SetFlow, data: Path, rows: int, n: int) -> dict[str, Any] |
         return {}
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
     sample, reasons = screen_events(
-        data, flow.schema, stop=min(rows, n), max_objects=largest, features=flow.features,
-        conditions=flow.conditions,
+        source.path, flow.schema, stop=min(rows, n), max_objects=largest, features=flow.features,
+        conditions=source.columns,
     )  # fmt: skip
     good = torch.ones(len(sample), dtype=torch.bool)
     good[list(reasons)] = False
-    context = sample.context(flow.conditions) if flow.conditions else None
-    if context is not None and flow.context_scaler is not None:
-        good &= ~flow.context_scaler.outside(context[:, None])[:, 0].any(-1)
+    context = source.of(sample)
+    if context is not None and flow.context_encoder is not None:
+        good &= ~flow.context_encoder.unknown(context, flow.context_scaler).any(-1)
     if not bool(good.any()):
         return None
     turns = good.nonzero()[:, 0].repeat(-(-n // int(good.sum())))[:n]

@@ -72,12 +72,12 @@ class SampledFile(AbstractContextManager["SampledFile"]):
         attributes: Mapping[str, Any],
     ) -> None:
         self._out, self._objects = out, max(1, objects)
-        self._features, conditions = flow.features, flow.conditions
+        self._features = flow.features
         schema = flow.schema
         by = schema.order_by if schema.order_by in flow.features else None
         self._schema = Schema(
             [schema.object(name) for name in flow.features],
-            [schema.of_event(name) for name in conditions],
+            flow.context_features,
             by,
         )
         options: dict[str, Any] = {
@@ -88,7 +88,9 @@ class SampledFile(AbstractContextManager["SampledFile"]):
         }
         self._writer: JetWriter | EventWriter
         if layout == 1:
-            self._writer = JetWriter(out, jet_units=RELATIVE_JET_UNITS, **options)
+            self._writer = JetWriter(
+                out, jet_units=RELATIVE_JET_UNITS, context=flow.context_features, **options
+            )
         else:
             self._writer = EventWriter(out, self._schema, **options)
         self._open = ExitStack()
@@ -110,11 +112,11 @@ class SampledFile(AbstractContextManager["SampledFile"]):
         missing = self._objects - batch.mask.shape[1]
         x = torch.nn.functional.pad(batch.x.cpu(), (0, 0, 0, missing))
         mask = torch.nn.functional.pad(batch.mask.cpu(), (0, missing))
+        c = None if batch.c is None else batch.c.cpu()
         if isinstance(self._writer, JetWriter):
             x = x[..., [self._features.index(name) for name in PARTICLE_NAMES]]
-            self._writer.write(SetBatch(x, mask), jet_features(x, mask))
+            self._writer.write(SetBatch(x, mask), jet_features(x, mask), context=c)
         else:
-            c = None if batch.c is None else batch.c.cpu()
             self._writer.write(SetBatch(x, mask), c)
 
     def warning(self) -> str | None:

@@ -36,11 +36,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events, screen_events
 from setflow.data.header import read_header
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
+from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.model.model import LogDensity, SetFlow
@@ -73,6 +75,7 @@ def score_to_hdf5(
     estimator: DivergenceEstimator | None = None,
     solver: Solver | None = None,
     events: int | None = None,
+    condition: Conditions | None = None,
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
@@ -80,19 +83,22 @@ def score_to_hdf5(
     """Write the log-density of every event of a file, row for row; see the top of the module.
 
     The datasets of the output have one entry for each row: `log_prob` and its terms by name,
-    `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Events
-    with more objects than the model knows are cut, jets to the hardest. Attributes say what each
-    column is and how it came about, and what the densities leave out where the model has a Box-Cox
+    `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Jets
+    with more particles than the model knows are cut to the hardest. Attributes say what each column
+    is and how it came about, and what the densities leave out where the model has a Box-Cox
     transform with lambda above 0 (`setflow.jobs.missing`). A call that is interrupted is continued
     by the same call.
 
     Arguments:
-        flow: the model; its features and conditions are looked up in the file by their names.
-        data: the file of events; its rows may be malformed, its layout may not.
+        flow: the model; its features and conditions are looked up in the file by their names,
+            conditions in its context first (`setflow.data.contexts`).
+        data: the file of jets; its rows may be malformed, its layout may not.
         out: the HDF5 file to write, named .h5 or .hdf5.
         estimator: of the divergence; None takes `ExactDivergence()`.
         solver: the ODE solver; None takes `RK4(steps=50)`.
         events: score the first rows only; None scores all.
+        condition: values by name of conditions that are the same for all rows, whatever the file
+            says, such as `{"class": "top"}`.
         seed: the seed of the probes of an estimated divergence.
         overwrite: replace a file that is there, and begin anew where a call was interrupted.
         progress: show a progress bar.
@@ -127,15 +133,12 @@ def score_to_hdf5(
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")
-    none = read_events(
-        data, flow.schema, stop=0, features=flow.features, conditions=flow.conditions
-    )
-    none.context(flow.conditions)  # raises if the file does not know them
+    source = _source(flow, data, condition)
     flow.require_fitted()
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
         raise ValueError(f"{data} holds {header.n} events, events={events} of them were asked for")
-    refuse_wrapped(flow, data, events, seed)
+    refuse_wrapped(flow, source, events, seed)
     solver = RK4(steps=50) if solver is None else solver
     estimator = ExactDivergence() if estimator is None else estimator
     how: dict[str, str | int] = {
@@ -151,6 +154,8 @@ def score_to_hdf5(
     if flow.cardinality is not None and flow.cardinality.max_objects < header.objects:
         how["cut_to"] = flow.cardinality.max_objects
         how["kept"] = kept_objects(flow.schema, flow.cardinality.max_objects)
+    if condition:
+        how["condition"] = in_words(condition)
     terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
     unknown = attributes_of(flow, UNKNOWN_MASS)
     block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
@@ -162,26 +167,48 @@ def score_to_hdf5(
         task = bar.add_task("scoring", total=events, completed=scores.done)
         for start in range(scores.done, events, block):
             stop = min(start + block, events)
-            scores.append(_score(flow, terms, data, start, stop))
+            scores.append(_score(flow, terms, source, slice(start, stop)))
             bar.advance(task, stop - start)
-        scores.tell(attributes_of(flow, mass_of_rows(flow, data, events, seed)))
+        scores.tell(attributes_of(flow, mass_of_rows(flow, source, events, seed)))
     return out
 
 
 # --- what is computed ---
 
 
+def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextSource:
+    """Return where the contexts of the rows stand.
+
+    Raises:
+        ValueError: if the file does not have the features or conditions of the model.
+    """
+    source = ContextSource(data, flow.context_features, fixed_conditions(flow, condition))
+    read = functools.partial(read_events, data, flow.schema, stop=0, features=flow.features)
+    read()
+    try:
+        source.of(read(conditions=source.columns))
+    except ValueError as error:
+        lacking = next((name for name in source.columns if f"'{name}'" in str(error)), None)
+        if lacking is None:
+            raise
+        raise ValueError(
+            f"{error}; or say what holds for all rows: --condition {lacking}=VALUE (condition= in "
+            "Python)"
+        ) from error
+    return source
+
+
 def _score(
-    flow: SetFlow, terms: Callable[..., LogDensity], data: Path, start: int, stop: int
+    flow: SetFlow, terms: Callable[..., LogDensity], source: ContextSource, rows: slice
 ) -> dict[str, NDArray[Any]]:
-    """Return the columns of rows `start` to `stop` of the data."""
+    """Return the columns of rows of the data."""
+    start, stop = rows.start, rows.stop
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
     sample, reasons = screen_events(
-        data, flow.schema, start=start, stop=stop, max_objects=largest, features=flow.features,
-        conditions=flow.conditions,
+        source.path, flow.schema, start=start, stop=stop, max_objects=largest,
+        features=flow.features, conditions=source.columns,
     )  # fmt: skip
-    particles = sample.objects
-    context = sample.context(flow.conditions) if flow.conditions else None
+    particles, context = sample.objects, source.of(sample, start)
     n_objects = particles.lengths.numpy().astype(np.int32)
     n_objects[list(reasons)] = -1
     reasons = _outside(flow, particles, context) | reasons
@@ -191,8 +218,8 @@ def _score(
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
     dtype = torch.promote_types(dtype, torch.float32)  # no density is computed in half precision
     batch = SetBatch(particles.x, particles.mask, context)[good].to(flow.device, dtype)
-    for rows, found in _solved(terms, batch, good + start):
-        at = (rows - start).numpy()
+    for places, found in _solved(terms, batch, good + start):
+        at = (places - start).numpy()
         if found is None:
             reasons |= dict.fromkeys(at.tolist(), _UNREACHED)
             continue
@@ -229,19 +256,20 @@ def _solved(
         yield rows, found
 
 
-def _outside(flow: SetFlow, objects: SetBatch, context: Tensor | None) -> dict[int, str]:
+def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict[int, str]:
     """Return why rows hold values that the transforms of the model's scalers do not accept."""
     reasons: dict[int, str] = {}
     words = words_of(flow.features)
-    for row, slot, column in flow.scaler.outside(objects.x, objects.mask).nonzero().tolist():
-        name, value = flow.features[column], objects.x[row, slot, column].item()
+    for row, slot, column in flow.scaler.outside(particles.x, particles.mask).nonzero().tolist():
+        name, value = flow.features[column], particles.x[row, slot, column].item()
         what = f"'{name}' of {words.an_object} is {value:g}"
         reasons.setdefault(row, f"{what}, {_expected(flow.scaler.kinds[column])}")
-    if context is not None and flow.context_scaler is not None:
-        for row, _, column in flow.context_scaler.outside(context[:, None]).nonzero().tolist():
-            name, value = flow.conditions[column], context[row, column].item()
-            what = f"'{name}' of the {words.event} is {value:g}"
-            reasons.setdefault(row, f"{what}, {_expected(flow.context_scaler.kinds[column])}")
+    if context is not None and flow.context_encoder is not None:
+        unknown = flow.context_encoder.unknown(context, flow.context_scaler)
+        for row, column in unknown.nonzero().tolist():
+            name = f"'{flow.conditions[column]}' of the {words.event}"
+            expected = flow.context_encoder.expected(column, flow.context_scaler)
+            reasons.setdefault(row, f"{name} is {context[row, column].item():g}, {expected}")
     return reasons
 
 

@@ -13,7 +13,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from setflow.sets.events import Events
-from setflow.sets.masks import count_real, zero_padding
+from setflow.sets.masks import zero_padding
 from setflow.sets.planning import plan_velocity
 
 __all__ = ["Reduction", "reduce_events", "regression_loss"]
@@ -59,19 +59,20 @@ def regression_loss(
         prediction = scale * prediction
     # selected before it is squared: the slope of NaN is NaN
     errors = zero_padding(prediction - target, events.mask) ** 2
-    losses = _means(errors, events.event_ndim, events.mask)
+    losses = _means(errors, events)
     return reduce_events(losses if weights is None else weights * losses, reduction)
 
 
-def _means(errors: Tensor, event_ndim: int, mask: Tensor | None) -> Tensor:
+def _means(errors: Tensor, events: Events) -> Tensor:
     """Return the mean error of each event; the errors are zero in padded slots."""
+    mask = events.mask
     if mask is None:
-        lead = errors.shape[: errors.ndim - event_ndim]
+        lead = errors.shape[: errors.ndim - events.event_ndim]
         numel = math.prod(errors.shape[len(lead) :])
         return errors.reshape(*lead, numel).sum(-1) / max(1, numel)
     numel = math.prod(errors.shape[mask.ndim :])
     features = errors.reshape(*mask.shape, numel)
-    return (features.sum(-1) / max(1, numel)).sum(-1) / count_real(mask).clamp(min=1)
+    return (features.sum(-1) / max(1, numel)).sum(-1) / events.lengths.clamp(min=1)
 
 
 def reduce_events(values: Tensor, reduction: Reduction) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.distributions.base import as_base
-from setflow.divergence.base import DivergenceEstimator, PlannedEstimator, as_estimator
+from setflow.divergence.base import (
+    DivergenceEstimator,
+    Evaluation,
+    PlannedEstimator,
+    PlannedSolve,
+    as_estimator,
+)
 from setflow.divergence.exact import ExactDivergence
 from setflow.random import EventSeeds
 from setflow.sets.arrays import Array, as_tensor
@@ -28,7 +35,8 @@ from setflow.sets.protocols import (
     part_that_declares,
 )
 from setflow.sets.shapes import split_event
-from setflow.solvers.integrate import integrate_augmented
+from setflow.solvers.adaptive import IntegrationError
+from setflow.solvers.integrate import integrate_augmented, solve_in_groups
 
 __all__ = [
     "LogProbEstimate",
@@ -336,7 +344,8 @@ def _collect_divergence(
 ) -> tuple[Tensor, Tensor]:
     """Carry events from `t0` to `t1`; return them and the integral of the divergence, in float64.
 
-    The integrals of independent estimates stand side by side, with shape `(*lead, K)`.
+    The integrals of independent estimates stand side by side, with shape `(*lead, K)`. Events of
+    like length are solved by themselves where solver and estimator allow it.
     """
     estimator = _EXACT if estimator is None else as_estimator(estimator)
     if estimator.renews and declares(solver, "is_adaptive"):
@@ -348,16 +357,26 @@ def _collect_divergence(
     evaluate = estimator.for_solve(field, events.at(events.x, t0), seeds)
     columns = estimator.n_estimates if isinstance(estimator, PlannedEstimator) else 1
 
-    return integrate_augmented(
-        solver,
-        lambda state, t: evaluate(events.at(state, t)),
-        events.x,
-        events.x.new_zeros(*events.lead, columns, dtype=torch.float64),
-        t0=t0,
-        t1=t1,
-        mask=events.mask,
-        event_ndim=events.event_ndim,
-    )
+    def solved(events: Events, evaluate: Evaluation) -> tuple[Tensor, Tensor]:
+        start = events.x.new_zeros(*events.lead, columns, dtype=torch.float64)
+        return integrate_augmented(
+            solver, lambda x, t: evaluate(events.at(x, t)), events.x, start, t0=t0, t1=t1,
+            mask=events.mask, event_ndim=events.event_ndim,
+        )  # fmt: skip
+
+    # probes that every evaluation draws anew are drawn for all events at once
+    apart = declares(solver, "steps_apart") and not estimator.renews
+    if apart and isinstance(evaluate, PlannedSolve) and evaluate.plan.rows is not None:
+        solve, plan = evaluate, evaluate.plan
+        with suppress(IntegrationError):  # all together tell which events fail first
+            found = solve_in_groups(
+                solver, plan, events,
+                lambda part, chunk: solved(part, lambda at: solve.estimates(at, chunk)),
+            )  # fmt: skip
+            x = plan.objects([x for x, _ in found]).reshape(events.x.shape)
+            collected = plan.events([integral for _, integral in found])
+            return x, collected.reshape(*events.lead, columns)
+    return solved(events, evaluate)
 
 
 def _base_log_prob(base: Base | Distribution, events: Events) -> Tensor:

@@ -15,7 +15,7 @@ from setflow.sets.events import Events
 from setflow.sets.protocols import Path
 from setflow.timesteps import TimeSampling, times_of
 
-__all__ = ["fm_loss", "masked_fm_loss"]
+__all__ = ["events_loss", "fm_loss", "masked_fm_loss"]
 
 
 def masked_fm_loss(
@@ -67,6 +67,24 @@ def masked_fm_loss(
     torch.Size([])
     """
     events = Events.of(field, x_target, mask, c=c, name="x_target")
+    return events_loss(
+        field, events, x_source, t, path=path, times=times, reduction=reduction,
+        generator=generator,
+    )  # fmt: skip
+
+
+def events_loss(
+    field: nn.Module,
+    events: Events,
+    x_source: Array,
+    t: Array | float | None,
+    *,
+    path: Path | None,
+    times: TimeSampling | None,
+    reduction: Reduction,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return the loss of events that are resolved; the arguments are those of `masked_fm_loss`."""
     path = LinearPath() if path is None else path
     if isinstance(path, (str, type)):
         raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")

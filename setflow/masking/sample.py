@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Literal, TypedDict, Unpack, overload
 
 import torch
@@ -16,10 +17,11 @@ from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.context import GivenContext, batch_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask
-from setflow.sets.planning import Plan, plan_velocity
+from setflow.sets.planning import plan_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
 from setflow.sets.shapes import as_tuple
-from setflow.solvers.integrate import integrate
+from setflow.solvers.adaptive import IntegrationError
+from setflow.solvers.integrate import integrate, solve_in_groups
 
 __all__ = ["carried", "masked_sample", "start_of_sampling"]
 
@@ -129,7 +131,8 @@ def carried(
     """Return events carried from `t0` to `t1`, with the shape of their states.
 
     A solver that steps events apart solves those of like length by themselves, from the first step
-    to the last; for another one only the field is evaluated on them so.
+    to the last; for another one only the field is evaluated on them so. Where a group cannot be
+    solved, all are tried together, so that the error is that of the whole batch.
 
     Arguments:
         field: the velocity field.
@@ -138,16 +141,21 @@ def carried(
         t0: the first time.
         t1: the last time.
     """
-    plan, whole = plan_velocity(field, start), Plan([])
-    groups, inner = (plan, whole) if declares(solver, "steps_apart") else (whole, plan)
-    return groups.each(
-        start,
-        lambda events: integrate(
-            solver,
-            lambda x, t: inner.each(events.at(x, t), lambda part: part.velocity(field)),
-            events.x, t0=t0, t1=t1, mask=events.mask, event_ndim=events.event_ndim,
-        ),
-    )  # fmt: skip
+    plan = plan_velocity(field, start)
+
+    def solved(events: Events, velocity: Callable[[Events], Tensor]) -> Tensor:
+        return integrate(
+            solver, lambda x, t: velocity(events.at(x, t)), events.x, t0=t0, t1=t1,
+            mask=events.mask, event_ndim=events.event_ndim,
+        )  # fmt: skip
+
+    if plan.rows is not None and declares(solver, "steps_apart"):
+        with suppress(IntegrationError):
+            parts = solve_in_groups(
+                solver, plan, start, lambda part, _: solved(part, lambda at: at.velocity(field))
+            )
+            return plan.objects(parts).reshape(start.x.shape)
+    return solved(start, lambda at: plan.each(at, lambda part: part.velocity(field)))
 
 
 def start_of_sampling(

@@ -1,6 +1,14 @@
 """`SetFlow`, the model of sets as one object, and the folder that it is kept in."""
 
 from setflow.model.density import LogDensity, MissingMass, missing_mass, wrapped_share
+from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
 
-__all__ = ["LogDensity", "MissingMass", "SetFlow", "missing_mass", "wrapped_share"]
+__all__ = [
+    "LogDensity",
+    "MissingMass",
+    "OutsideTrainingWarning",
+    "SetFlow",
+    "missing_mass",
+    "wrapped_share",
+]

@@ -19,7 +19,7 @@ class Culprit(NamedTuple):
     Attributes:
         event: the place of its event in the batch, one number for each batch dimension.
         what: which value it is, as in "feature 'ptrel' of an object is nan".
-        of_object: whether it is that of an object, not of the context.
+        of_object: whether it is that of an object, not of the context or the weight.
     """
 
     event: tuple[int, ...]
@@ -30,7 +30,7 @@ class Culprit(NamedTuple):
 def first_not_finite(
     batch: SetBatch, features: Sequence[str], conditions: Sequence[str]
 ) -> Culprit | None:
-    """Return the first value of real objects or of the context that is not finite, or None.
+    """Return the first value of real objects, context or weights that is not finite, or None.
 
     Padded slots may hold anything. The values are looked at, which on an accelerator waits for it.
 
@@ -55,6 +55,10 @@ def first_not_finite(
         *event, k = (~batch.c.isfinite()).nonzero()[0].tolist()
         value = batch.c[(*event, k)].item()
         found.append(Culprit(tuple(event), f"condition '{conditions[k]}' is {value:g}", False))
+    if batch.weight is not None and not bool(batch.weight.isfinite().all()):
+        event = (~batch.weight.isfinite()).nonzero()[0].tolist()
+        what = f"the weight is {batch.weight[tuple(event)].item():g}"
+        found.append(Culprit(tuple(event), what, False))
     return min(found, key=lambda culprit: culprit.event, default=None)
 
 

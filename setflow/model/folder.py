@@ -36,7 +36,7 @@ from setflow.files import NewFolder
 from setflow.fitted import Fitted
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
-from setflow.schema import Kind, Positive
+from setflow.schema import Category, Kind, Positive
 from setflow.shipped import MODELS, known
 from setflow.timesteps import TimeSampling
 
@@ -218,6 +218,9 @@ def architecture(flow: Any) -> dict[str, Any]:
     """Return the node of a `SetFlow` without weights, statistics, and what only names things."""
     node = describe_model(flow)
     node["init_args"].pop("schema")
+    kinds = {entry.name: entry.kind for entry in flow.context_features}
+    if coded := {name: str(kind) for name, kind in kinds.items() if isinstance(kind, Category)}:
+        node["init_args"]["categories"] = coded  # what the columns of the field mean
     for name in _PARTS:
         part = getattr(flow, name)
         if isinstance(part, Fitted):

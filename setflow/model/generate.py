@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from setflow.masking.sample import masked_sample
+from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error
 from setflow.random import counter_normal, counter_uniform
 from setflow.sets.arrays import Array, as_tensor
@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from setflow.model.model import SetFlow
     from setflow.sets.protocols import Solver
 
-__all__ = ["NamedContext", "context_rows", "generate"]
-
-NamedContext = Array | Mapping[str, Any]  # rows in the order of the conditions, or by their names
+__all__ = ["generate"]
 
 
 def generate(
@@ -51,11 +49,15 @@ def generate(
     """
     n, device, features = len(index), index.device, (len(flow.features),)
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
-    given = None if c is None else context_rows(c, flow.conditions, n).to(device)
+    given = None
+    if c is not None:
+        given = (flow.context_encoder or ContextEncoder(())).rows(c, n).to(device)
     context = flow.scaled_context(given, n)
     if context is not None and not bool(context.isfinite().all()):
         advice = "give numbers that the model can be asked for"
-        raise context_error(~context.isfinite(), flow.conditions, advice)
+        raise context_error(~context.isfinite(), flow.context_columns, advice)
+    if given is not None and flow.context_encoder is not None:
+        flow.context_encoder.warn_outside(given, stacklevel=4)
     context = None if context is None else context.to(dtype)
     if lengths is None:
         if flow.cardinality is None:
@@ -91,47 +93,3 @@ def generate(
         z = masked_sample(flow.field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
         x[rows] = flow.scaler.inverse(z, mask[rows])
     return SetBatch(x, mask, given)
-
-
-def context_rows(c: NamedContext, conditions: Sequence[str], n: int) -> Tensor:
-    """Return the context of events, one row for each, from what a caller gives.
-
-    Arguments:
-        c: rows in the order of the conditions, with shape `(n, C)`; one row for all, with shape
-            `(1, C)` or `(C,)`; or a mapping from the names of the conditions to a number for all or
-            to numbers with shape `(n,)`.
-        conditions: the names of the C context features.
-        n: the number of events.
-
-    Raises:
-        ValueError: if a name is missing or unknown, or a shape does not fit.
-
-    >>> context_rows({"mass": 80.0, "pt": [400.0, 500.0]}, ("pt", "mass"), 2)
-    tensor([[400.,  80.],
-            [500.,  80.]])
-    """
-    if isinstance(c, Mapping):
-        known = ", ".join(conditions) or "none"
-        missing = [name for name in conditions if name not in c]
-        unknown = [str(name) for name in c if name not in conditions]
-        if missing or unknown:
-            wrong = [f"lacks {', '.join(missing)}"] if missing else []
-            wrong += [f"has {', '.join(unknown)}, which the model does not know"] if unknown else []
-            raise ValueError(
-                f"the context {' and '.join(wrong)}; the conditions of the model are {known}"
-            )
-        columns = []
-        for name in conditions:
-            column = as_tensor(c[name], f"condition '{name}'")
-            if tuple(column.shape) not in ((), (1,), (n,)):
-                raise ValueError(
-                    f"condition '{name}' has shape {tuple(column.shape)}, expected a number for "
-                    f"all events or {(n,)}: one for each"
-                )
-            if not column.is_floating_point():
-                column = column.to(torch.get_default_dtype())
-            columns.append(column.expand(n))
-        return torch.stack(columns, -1) if columns else torch.zeros(n, 0)
-    rows = as_tensor(c, "c")
-    one = conditions and tuple(rows.shape) in ((len(conditions),), (1, len(conditions)))
-    return rows.expand(n, len(conditions)) if one else rows

@@ -12,22 +12,24 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from setflow.data.scaling import Standardizer
-from setflow.distributions.cardinality import CardinalityModel
+from setflow.distributions.cardinality import CardinalityModel, length_error
 from setflow.distributions.normal import StandardNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
 from setflow.masking.log_prob import LogProbEstimate, score_events, tells_error
-from setflow.masking.loss import masked_fm_loss
+from setflow.masking.loss import events_loss
 from setflow.model.density import LogDensity
+from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, first_not_finite, no_number, reason_of
-from setflow.model.generate import NamedContext, generate
+from setflow.model.generate import generate
 from setflow.model.parts import (
     FOR_USE,
     NOT_FOR_USE,
@@ -44,7 +46,7 @@ from setflow.schema import Schema
 from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
-from setflow.sets.masks import current_transform, is_readable
+from setflow.sets.masks import current_transform, is_at_hand, is_readable
 from setflow.sets.protocols import Solver, event_ndim_of, in_lines, in_short
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
@@ -69,14 +71,19 @@ class SetFlow(SavedModel):
             when sampling.
         features: the names of the features of one object, in order; None takes all that the schema
             can generate.
-        conditions: the names of the context features, in order; empty for no context.
-        context_scaler: the scaling of the context; None takes a `Standardizer` if there is one.
+        conditions: the names of the context features, in order; empty for no context. What the
+            field gets of them is `context_columns`: an angle makes two columns, a category one for
+            each name, and `condition_dim` of the field is the number of columns.
+        context_scaler: the scaling of the conditions that are numbers on a line; None takes a
+            `Standardizer` of the kinds that the schema says if there are some.
         schema: what the features are: a `setflow.schema.Schema`, its node of plain values, or
             `jetnet`. None takes what JetNet's layout says of the names that it knows, and all
             features as real numbers, or of the kinds of the scaler if one is given.
 
     Attributes:
         schema: the schema, whatever it was made from.
+        context_features: what the conditions are, in order, as the schema says.
+        context_columns: the names of the columns that field and p(N | c) get of a context.
 
     Raises:
         ValueError: if the field does not take sets or takes a context per object or a context set,
@@ -99,7 +106,7 @@ class SetFlow(SavedModel):
         features: Sequence[str] | None = None,
         conditions: Sequence[str] = (),
         context_scaler: Standardizer | None = None,
-        schema: Schema | dict[str, Any] | str | None = None,
+        schema: dict[str, Any] | Schema | str | None = None,
     ) -> None:
         super().__init__()
         event_ndim_of(field, at_least=2)
@@ -112,20 +119,26 @@ class SetFlow(SavedModel):
             raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
         self.path = LinearPath() if path is None else path
         self.cardinality = cardinality
+        self.context_features = tuple(map(self.schema.of_event, self.conditions))
+        encoder = ContextEncoder(self.context_features)
         check_parts(
             {"field": field, "scaler": self.scaler, "context_scaler": context_scaler},
             cardinality,
             self.features,
-            self.conditions,
+            encoder,
         )
-        if context_scaler is None and self.conditions:
-            kinds = [self.schema.of_event(name).of_kind for name in self.conditions]
+        self.context_encoder = encoder if self.conditions else None
+        self.context_columns = encoder.columns
+        kinds = [self.context_features[k].of_kind for k in encoder.scaled]
+        if context_scaler is None and kinds:
             context_scaler = Standardizer(kinds=kinds)
         self.context_scaler = context_scaler
         self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
-        for conditioned in (context_scaler, cardinality):
-            if conditioned is not None:
-                conditioned.labels = tuple(f"condition '{name}'" for name in self.conditions)
+        if context_scaler is not None:
+            scaled = [self.conditions[k] for k in encoder.scaled]
+            context_scaler.labels = tuple(f"condition '{name}'" for name in scaled)
+        if cardinality is not None:
+            cardinality.labels = tuple(f"condition '{name}'" for name in encoder.columns)
         self.base = StandardNormal((len(self.features),))
 
     def __repr__(self) -> str:
@@ -145,33 +158,40 @@ class SetFlow(SavedModel):
         same by its features; the sample must fit it. Once p(N | c) is fitted it is trained.
 
         Arguments:
-            batch: physical features, with context in the order of `conditions`.
+            batch: physical features, with context in the order of `conditions`; an event counts by
+                its weight, in any unit, if there are weights.
             refit: fit all parts, also those that have statistics; a cardinality model that is
                 trained starts anew from the frequencies of the sample.
 
         Raises:
             TypeError: if it is no `SetBatch`.
-            ValueError: if the sample does not fit the model.
+            ValueError: if the sample does not fit the model, or negative weights make a variance
+                or probability that is not positive.
         """
         batch = listed(batch, "fit_statistics")
+        weight = batch.weight
         all_parts = (self.scaler, self.context_scaler, self.cardinality)
         parts = [part for part in all_parts if part is not None]
         nothing = all(part.is_fitted for part in parts) and not all(part.given for part in parts)
+        trained = self.scaler.is_fitted and not self.scaler.given
         if refit or not self.scaler.is_fitted:
-            self.scaler.fit(batch.x, batch.mask)
+            self.scaler.fit(batch.x, batch.mask, weight)
         else:
             self.scaler(batch.x, batch.mask)
         context = None
-        if self.context_scaler is not None:
-            rows = self._context(batch.c, len(batch))[:, None]
-            if refit or not self.context_scaler.is_fitted:
-                self.context_scaler.fit(rows)
-            context = self.context_scaler(rows)[:, 0]
+        if self.context_encoder is not None:
+            c = self._context(batch.c, len(batch))
+            scaled = self.context_scaler
+            if scaled is not None and (refit or not scaled.is_fitted):
+                scaled.fit(c[:, None, self.context_encoder.scaled], weight=weight)
+            context = self.context_encoder(c, scaled)
+            self.context_encoder.learn_range(c, anew=refit or not trained)
         elif batch.c is not None:
             self._refuse_context(batch.c)
         if self.cardinality is not None:
             if refit or not self.cardinality.is_fitted:
-                self.cardinality.fit(batch.lengths, context)
+                weighted = {} if weight is None else {"weight": weight}
+                self.cardinality.fit(batch.lengths, context, **weighted)
             elif len(batch) and int(batch.lengths.max()) > self.cardinality.max_objects:
                 raise ValueError(
                     f"events have up to {int(batch.lengths.max())} objects, and the cardinality "
@@ -211,7 +231,9 @@ class SetFlow(SavedModel):
 
         Arguments:
             batch: physical features with shape `(B, N, D)`, or `(N, D)` for one event, with context
-                if the model has conditions.
+                if the model has conditions. With weights w the mean over the events is
+                (1/B) sum w l: they are normalised once, over the training sample, to mean 1, and
+                not again in each batch, whose mean would then be biased.
             t: times with shape `(B,)`; None draws them.
             times: the density of the times and their weight; None takes uniform times, no weight.
             noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
@@ -225,7 +247,7 @@ class SetFlow(SavedModel):
         """
         terms = self.loss_terms(batch, t=t, times=times, noise=noise, generator=generator)
         loss = torch.stack(list(terms.values())).sum()
-        if loss.device.type == "cpu" and not bool(loss.isfinite()):  # elsewhere a look would wait
+        if is_at_hand(loss) and not bool(loss.isfinite()):
             culprit = first_not_finite(batch, self.features, self.conditions)
             raise ValueError(f"the loss is {loss.item():g}. {reason_of(culprit, self.field)}")
         return loss
@@ -244,7 +266,8 @@ class SetFlow(SavedModel):
         Returns:
             `flow`, the flow-matching loss; and, if the cardinality model has parameters,
             `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats. The
-            terms share no parameter, so the gradient of each is what it would be alone.
+            terms share no parameter, so the gradient of each is what it would be alone. Both are
+            means of an event's term times its weight, if there are weights; see `loss`.
 
         Raises:
             TypeError: if `batch` is no `SetBatch`.
@@ -256,8 +279,7 @@ class SetFlow(SavedModel):
         c = self.scaled_context(batch.c, len(batch))
         log_p = None
         if self.cardinality is not None and next(self.cardinality.parameters(), None) is not None:
-            # first: its checks wait for the device, which has nothing queued yet
-            log_p = self.cardinality.log_prob(batch.lengths, c)
+            log_p = self._log_p_of_lengths(batch, c)
         x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
         z = self.scaler(x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
@@ -265,13 +287,31 @@ class SetFlow(SavedModel):
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         elif single:
             noise = noise[None]
-        flow = masked_fm_loss(
-            self.field, z, noise.to(z), batch.mask, t, c, path=self.path, times=times,
+        events = Events.of(self.field, z, batch.mask, c=c, name="x_target")
+        if batch.cpu_lengths is not None:
+            events = replace(events, sizes=batch.cpu_lengths)
+        losses = events_loss(
+            self.field, events, noise.to(z), t, path=self.path, times=times, reduction="none",
             generator=generator,
         )  # fmt: skip
+        if batch.weight is not None:
+            losses = batch.weight.to(losses.dtype) * losses
+            log_p = None if log_p is None else batch.weight * log_p
+        flow = reduce_events(losses, "mean")
         if log_p is None:
             return {"flow": flow}
         return {"flow": flow, "cardinality": -reduce_events(log_p, "mean").to(flow.dtype)}
+
+    def _log_p_of_lengths(self, batch: SetBatch, c: Tensor | None) -> Tensor:
+        """Return log p(N | c) of events to train on, with shape `(B,)`."""
+        cardinality, known = self.cardinality, batch.cpu_lengths
+        assert cardinality is not None
+        if known is None or is_at_hand(batch.mask):
+            # its checks wait for the device, which has nothing queued yet
+            return cardinality.log_prob(batch.lengths, c)
+        if known.max(initial=0) > cardinality.max_objects:
+            raise length_error(known.min(), known.max(), cardinality.max_objects)
+        return cardinality.checked_log_prob(batch.lengths, c)
 
     @torch.no_grad()
     def sample(
@@ -289,9 +329,10 @@ class SetFlow(SavedModel):
 
         Arguments:
             n: the number of events.
-            c: physical context, with shape `(n, len(conditions))`; one row for all events, with
-                shape `(1, len(conditions))` or `(len(conditions),)`; or a mapping from the names of
-                the conditions to numbers, one for all events or one for each.
+            c: physical context, with shape `(n, len(conditions))`, categories as their codes; one
+                row for all events, with shape `(1, len(conditions))` or `(len(conditions),)`; or a
+                mapping from the names of the conditions to numbers or names of categories, one for
+                all events or one for each: `{"class": "top", "pt": 900}`.
             seed: the seed of noise and cardinalities, from 0 to 2^64 - 1.
             lengths: the number of objects of each event, with shape `(n,)`, none larger than the
                 cardinality model knows if there is one; None draws from p(N | c).
@@ -303,6 +344,9 @@ class SetFlow(SavedModel):
         Returns:
             A `SetBatch` of physical features, padded to the largest cardinality that the model
             knows, or to the longest event if `lengths` are given.
+
+        Warns:
+            OutsideTrainingWarning: if a context lies outside the range of the training.
 
         Raises:
             ValueError: if the model has no statistics, the context or the lengths do not fit, there
@@ -409,7 +453,7 @@ class SetFlow(SavedModel):
         lengths = batch.lengths
         if c is not None and seen and not bool(c[lengths > 0].isfinite().all()):
             bad = ~c.isfinite() & (lengths > 0)[:, None]
-            raise context_error(bad, self.conditions, "leave it out")
+            raise context_error(bad, self.context_columns, "leave it out")
         index = _event_index(first, n).to(z.device)
         scaling = self.scaler.log_det(batch.x.double(), batch.mask)
         ordering = torch.lgamma(lengths.double() + 1)
@@ -464,7 +508,7 @@ class SetFlow(SavedModel):
                 f"the model is conditioned on {', '.join(self.conditions)}: expected a context c "
                 f"with shape {shape}, got {got}"
             )
-        return c
+        return c if c.is_floating_point() else as_floating(c, self.field)
 
     def _refuse_context(self, c: Tensor) -> None:
         raise ValueError(
@@ -474,6 +518,8 @@ class SetFlow(SavedModel):
     def scaled_context(self, c: Tensor | None, n: int) -> Tensor | None:
         """Return the context of `n` events as field and cardinality model get it.
 
+        It has a column for each of `context_columns`.
+
         All that uses the model comes here first, so its statistics are asked for here.
 
         Raises:
@@ -482,14 +528,12 @@ class SetFlow(SavedModel):
         parts = (self.scaler, self.context_scaler, self.cardinality)
         if not all(part is None or part.known for part in parts):
             self.require_fitted()
-        if self.context_scaler is None:
+        if self.context_encoder is None:
             if c is not None:
                 self._refuse_context(c)
             return None
-        given = self._context(c, n)
-        given = given if given.is_floating_point() else as_floating(given, self.field)
-        scaled: Tensor = self.context_scaler(given[:, None])
-        return scaled[:, 0]
+        encoded: Tensor = self.context_encoder(self._context(c, n), self.context_scaler)
+        return encoded
 
 
 def _event_index(first: int | Tensor, n: int) -> Tensor:

@@ -10,6 +10,7 @@ from torch import nn
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel
 from setflow.fitted import Fitted
+from setflow.model.encoding import ContextEncoder
 from setflow.schema import JETNET, Feature, Kind, Schema, kind_of, schema_of
 
 __all__ = [
@@ -31,7 +32,7 @@ def check_parts(
     parts: Mapping[str, nn.Module | None],
     cardinality: CardinalityModel | None,
     features: Sequence[str],
-    conditions: Sequence[str],
+    context: ContextEncoder,
 ) -> None:
     """Check that the parts of a model fit its features and conditions.
 
@@ -39,7 +40,7 @@ def check_parts(
         parts: `field`, `scaler` and `context_scaler`.
         cardinality: the cardinality model, or None.
         features: the names of the features.
-        conditions: the names of the context features.
+        context: what the conditions are, and what the field gets of them.
 
     Raises:
         TypeError: if one is text or a class.
@@ -50,15 +51,16 @@ def check_parts(
             raise TypeError(
                 f"{name} is {part!r}, expected an object, made by a call of its class, or None"
             )
-    known = ", ".join(conditions) or "none"
+    scaled = [context.conditions[k] for k in context.scaled]
     for name, part in parts.items():
-        count = len(conditions if name == "context_scaler" else features)
+        count = len(scaled if name == "context_scaler" else features)
         dim = getattr(part, "dim", count)  # a field of one's own need not tell, nor below
         if dim != count:
             which = "conditions" if name == "context_scaler" else "features"
+            what = ", ".join(scaled) or "none, for only numbers on a line are scaled"
             raise ValueError(
                 f"{name} has dim={dim}, but there are {count} names: features "
-                f"{', '.join(features)}; conditions {known}; build it with dim={count}, or name as "
+                f"{', '.join(features)}; conditions {what}; build it with dim={count}, or name as "
                 f"many by {which}="
             )
     field = parts["field"]
@@ -69,18 +71,21 @@ def check_parts(
                 "per event; give such contexts to the verbs, setflow.masked_fm_loss and "
                 "setflow.masked_sample"
             )
-    asked = getattr(field, "condition_dim", len(conditions))
-    if asked != len(conditions):
+    width, known = len(context.columns), ", ".join(context.conditions) or "none"
+    there = f"but there are {len(context.conditions)} conditions: {known}"
+    if context.columns != context.conditions:
+        there += f", which make {width} columns: {', '.join(context.columns)}"
+    asked = getattr(field, "condition_dim", width)
+    if asked != width:
         raise ValueError(
-            f"field has condition_dim={asked}, but there are {len(conditions)} conditions: "
-            f"{known}; build it with condition_dim={len(conditions)}, or name as many conditions "
-            "as it takes"
+            f"field has condition_dim={asked}, {there}; build it with condition_dim={width}, or "
+            "name as many conditions as it takes"
         )
     asked = 0 if cardinality is None else cardinality.condition_dim
-    if asked not in (0, len(conditions)):
+    if asked not in (0, width):
         raise ValueError(
-            f"cardinality has condition_dim={asked}, but there are {len(conditions)} conditions: "
-            f"{known}; give as many, or take setflow.EmpiricalCardinality, which needs none"
+            f"cardinality has condition_dim={asked}, {there}; give as many ({width}), or take "
+            "setflow.EmpiricalCardinality, which needs none"
         )
 
 
@@ -106,7 +111,8 @@ def schema_for(
 
     Arguments:
         given: the schema, its node, or `jetnet`; None describes features and conditions by what
-            JETNET says of their names, as far as it knows them, of the kinds of the scaler.
+            JETNET says of their names, as far as it knows them, of the kinds of the scaler. A node
+            without `objects` does so, too, but for the features of the event that it lists.
         features: the names of the features; None takes all that can be generated.
         conditions: the names of the context features.
         scaler: the scaler; None makes one.
@@ -115,14 +121,20 @@ def schema_for(
         ValueError: if a name is not in the schema, a feature cannot be generated, or the scaler
             takes one for another kind than the schema.
     """
+    event: dict[str, Feature] = {}
+    if isinstance(given, Mapping) and "objects" not in given:
+        event = {entry.name: entry for entry in Schema.from_node({"objects": ["x"], **given}).event}
+        given = None
     if given is None:
         listed = JETNET.generated if features is None else tuple(features)
         told = scaler.kinds if isinstance(scaler, Standardizer) else ()
         kinds: dict[str, Kind] = dict(zip(listed, told, strict=False))
         known = {entry.name: entry for entry in (*JETNET.objects, *JETNET.event)}
+        for name in conditions:
+            event.setdefault(name, _of_kind(known.get(name, Feature(name)), "real"))
         schema = Schema(
             [_of_kind(known.get(name, Feature(name)), kinds.get(name, "real")) for name in listed],
-            [_of_kind(known.get(name, Feature(name)), "real") for name in conditions],
+            tuple(event.values()),
             JETNET.order_by if JETNET.order_by in listed else None,
         )
     else:

@@ -4,6 +4,7 @@ The function `setflow.physics.metrics.observables` is not exported here, where `
 module of the substructure.
 """
 
+from setflow.physics.controls import shuffle_particles, swap_ptrel
 from setflow.physics.kinematics import (
     delta_phi,
     hardest_first,
@@ -21,8 +22,6 @@ from setflow.physics.metrics import (
     Metric,
     Observables,
     distances,
-    shuffle_particles,
-    swap_ptrel,
     truth_floor,
     w1,
 )

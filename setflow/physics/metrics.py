@@ -5,11 +5,16 @@ observable,
 
     W1(a, b) = integral |F_a(v) - F_b(v)| dv,      F the empirical distribution functions,
 
-once per jet observable (mass, multiplicity, pT, tau21, EFP), and once per particle feature with the
-particles of all jets pooled. Two finite samples of the same truth are never at distance zero, so
-a value means nothing without its *floor*: the same distance between disjoint parts of the reference
-at the sizes that are compared. Two controls say what a metric can see: the reference with the
-particles of its jets shuffled, and with their ptrel lists swapped, both wrong by construction.
+with weights F(v) = sum of the w_i with v_i <= v over the sum of all, exactly. Of negative weights F
+may fall, and nothing is transported any more; the integral is still a distance, that of Kantorovich
+and Rubinstein: the largest difference of the means of a function whose slope is at most 1. It is
+zero only if F_a = F_b, so it is what is taken, and no weight is cut to 0, which would move the
+truth. It is computed once per jet observable (mass, multiplicity, pT, tau21, EFP), and once per
+particle feature with the particles of all jets pooled. Two finite samples of the same truth are
+never at distance zero, so a value means nothing without its *floor*: the same distance between
+disjoint parts of the reference at the sizes that are compared, of weighted jets the effective ones.
+Two controls say what a metric can see: the reference with the particles of its jets shuffled, and
+with their ptrel lists swapped, both wrong by construction.
 
 Both sides are computed from the particles by the same functions, once per sample (`Observables`);
 distances, floors and plots then draw subsets from these numbers. All randomness comes from the
@@ -20,18 +25,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
+from setflow.physics.kinematics import checked_particles, jet_mass, jet_pt
 from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21
 from setflow.sets import arrays
 from setflow.sets.arrays import as_tensor
-from setflow.sets.masks import count_real
+from setflow.sets.weights import as_weight, effective_number, total_weight
 
 __all__ = [
     "JET_OBSERVABLES",
@@ -43,8 +48,6 @@ __all__ = [
     "Observables",
     "distances",
     "observables",
-    "shuffle_particles",
-    "swap_ptrel",
     "truth_floor",
     "w1",
 ]
@@ -107,6 +110,8 @@ class Observables:
         efp: the energy flow polynomial of the square, with shape `(n,)`.
         particles: (etarel, phirel, ptrel) of the real particles of all jets, with shape `(P, 3)`.
         jet: the jet that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
+        weight: how much each jet counts, and its particles with it, with shape `(n,)`; None means
+            equally much.
     """
 
     mass: Tensor
@@ -116,6 +121,7 @@ class Observables:
     efp: Tensor
     particles: Tensor
     jet: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.mass)
@@ -129,6 +135,11 @@ class Observables:
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics of these observables."""
         return METRICS
+
+    @property
+    def effective(self) -> float:
+        """The effective number of jets, (sum w)^2 / sum w^2; n without weights."""
+        return float(len(self)) if self.weight is None else effective_number(self.weight)
 
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of one observable and the jet of each, both of one dimension.
@@ -151,19 +162,24 @@ class Observables:
         jet = place[self.jet]
         kept = jet >= 0
         per_jet = {name: getattr(self, name)[jets] for name in JET_OBSERVABLES}
-        return Observables(**per_jet, particles=self.particles[kept], jet=jet[kept])
+        weight = None if self.weight is None else self.weight[jets]
+        return Observables(**per_jet, particles=self.particles[kept], jet=jet[kept], weight=weight)
 
 
-def observables(x: arrays.Array, mask: arrays.Array | None = None) -> Observables:
+def observables(
+    x: arrays.Array, mask: arrays.Array | None = None, weight: arrays.Array | None = None
+) -> Observables:
     """Compute every observable of a sample of jets once.
 
     Arguments:
         x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; all batch dimensions
             together count the jets.
         mask: which are real, with shape `(*batch, N)`; None means all.
+        weight: how much each jet counts, with shape `batch`; None means equally much.
 
     Raises:
-        ValueError: if there is no jet, or a real particle or an observable is not finite.
+        ValueError: if there is no jet, a real particle, an observable or a weight is not finite, or
+            the weights do not sum to a positive number.
     """
     real, mask = checked_particles(as_tensor(x, "particles").detach(), mask)
     n = math.prod(real.shape[:-2])
@@ -171,6 +187,9 @@ def observables(x: arrays.Array, mask: arrays.Array | None = None) -> Observable
         raise ValueError(
             f"particles have shape {tuple(real.shape)}: no jet to compute observables of"
         )
+    if weight is not None:
+        weight = as_weight(weight, real.shape[:-2]).reshape(n).to(real.device)
+        total_weight(weight, "the weights of the jets")
     real, mask = real.double().reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
     result = Observables(
         mass=jet_mass(real, mask),
@@ -180,6 +199,7 @@ def observables(x: arrays.Array, mask: arrays.Array | None = None) -> Observable
         efp=energy_flow_polynomial(real, mask),
         particles=real[mask],
         jet=mask.nonzero()[:, 0],
+        weight=weight,
     )
     for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES:
         values, jet = result.column(name)
@@ -193,24 +213,42 @@ def observables(x: arrays.Array, mask: arrays.Array | None = None) -> Observable
     return result
 
 
-def w1(a: arrays.Array, b: arrays.Array) -> float:
+def w1(
+    a: arrays.Array,
+    b: arrays.Array,
+    weight_a: arrays.Array | None = None,
+    weight_b: arrays.Array | None = None,
+) -> float:
     """Return the 1-Wasserstein distance between two samples, in the unit of their values.
 
     Arguments:
         a: finite values, with shape `(n,)`.
         b: finite values, with shape `(m,)`; the sizes may differ.
+        weight_a: how much each value counts, with shape `(n,)`; None means equally much. Negative
+            ones are as the module says.
+        weight_b: those of `b`, with shape `(m,)`.
 
     Raises:
-        ValueError: if a side is empty.
+        ValueError: if a side is empty, or its weights do not fit or have no positive sum.
 
     >>> w1(torch.tensor([0.0, 1.0, 2.0]), torch.tensor([5.0, 6.0, 7.0]))
     5.0
+    >>> w1([0.0, 1.0], [0.0], weight_a=[3, 1])
+    0.25
     """
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
     _require_values(a.numel(), b.numel(), "w1")
     values = np.concatenate([_as_array(a), _as_array(b)])
     order = values.argsort()
-    return _w1_of_sorted(values[order], order < a.numel())
+    weights = None
+    if weight_a is not None or weight_b is not None:
+        sides = []
+        for name, value, given in (("a", a, weight_a), ("b", b, weight_b)):
+            weight = torch.ones(value.shape) if given is None else as_weight(given, value.shape)
+            total_weight(weight, f"the weights of {name}")
+            sides.append(_as_array(weight))
+        weights = np.concatenate(sides)[order]
+    return _w1_of_sorted(values[order], order < a.numel(), weights)
 
 
 def _as_array(values: Tensor) -> Array:
@@ -218,10 +256,15 @@ def _as_array(values: Tensor) -> Array:
     return array
 
 
-def _w1_of_sorted(values: Array, first: NDArray[np.bool_]) -> float:
+def _w1_of_sorted(values: Array, first: NDArray[np.bool_], weights: Array | None) -> float:
     """Return W1 between the values that are of the first side and those that are not."""
-    in_first = first.cumsum()
-    in_second = np.arange(1, len(values) + 1) - in_first
+    in_first: NDArray[Any]
+    in_second: NDArray[Any]
+    if weights is None:
+        in_first = first.cumsum()
+        in_second = np.arange(1, len(values) + 1) - in_first
+    else:
+        in_first, in_second = (np.where(side, weights, 0).cumsum() for side in (first, ~first))
     gap = np.abs(in_first / in_first[-1] - in_second / in_second[-1])
     return float((gap[:-1] * np.diff(values)).sum())
 
@@ -245,6 +288,14 @@ class Measured(Protocol):
     def metrics(self) -> tuple[Metric, ...]:
         """The metrics of these observables."""
 
+    @property
+    def weight(self) -> Tensor | None:
+        """How much each event counts, with shape `(n,)`; None means equally much."""
+
+    @property
+    def effective(self) -> float:
+        """The effective number of events."""
+
     def __len__(self) -> int:
         """Return the number of events."""
 
@@ -263,9 +314,13 @@ def distances(a: Measured, b: Measured) -> dict[str, float]:
     """
     parts = {}
     for name in a.names:
-        values_a, values_b = a.column(name)[0], b.column(name)[0]
+        (values_a, jet_a), (values_b, jet_b) = a.column(name), b.column(name)
         _require_values(len(values_a), len(values_b), f"W1 of {name}")
-        parts[name] = w1(values_a, values_b)
+        weights = (
+            None if side.weight is None else side.weight[jet]
+            for side, jet in ((a, jet_a), (b, jet_b))
+        )  # fmt: skip
+        parts[name] = w1(values_a, values_b, *weights)
     return _metrics_of(parts, a.metrics)
 
 
@@ -297,8 +352,8 @@ class Floor:
 
 def truth_floor(
     reference: Measured,
-    n_gen: int,
-    n_ref: int,
+    n_gen: float,
+    n_ref: float,
     *,
     pairs: int = 20,
     generator: torch.Generator,
@@ -307,16 +362,20 @@ def truth_floor(
 
     Arguments:
         reference: the observables of all reference jets there are.
-        n_gen: the number of generated jets in the comparison that the floor is for.
-        n_ref: the number of reference jets in it.
+        n_gen: the number of generated jets in the comparison that the floor is for; of weighted
+            ones the effective number.
+        n_ref: the number of reference jets in it, likewise.
         pairs: how many pairs of disjoint parts to draw.
         generator: the source of randomness, on the CPU.
 
     With at least n_gen + n_ref jets in the reference, each pair has exactly these sizes. Otherwise
     it has two halves of m = n // 2 jets, and the distances, which fall as the inverse root of the
-    sizes, are multiplied by sqrt((1 / n_gen + 1 / n_ref) / (2 / m)); for even n the last term is
-    4 / n. The result says so. The pairs overlap with each other, so that `spread` is the scatter of
-    one value, and the error of `mean` is larger than spread / sqrt(pairs).
+    sizes, are multiplied by sqrt((1 / n_gen + 1 / n_ref) / (2 / m)); for even n the last term is 4
+    / n. The result says so. Of a weighted reference, whose n jets are worth e n equal ones, each
+    pair has n_gen / e and n_ref / e jets with their weights, so that the parts scatter as the sides
+    of the comparison do, and with fewer jets than these it is scaled likewise. The pairs overlap
+    with each other, so that `spread` is the scatter of one value, and the error of `mean` is larger
+    than spread / sqrt(pairs).
 
     Raises:
         ValueError: if a size is below 1, there are fewer than 2 pairs or 2 jets, or a part has no
@@ -330,97 +389,42 @@ def truth_floor(
     n = len(reference)
     if n < 2:
         raise ValueError(f"the reference has {n} jets, expected at least 2 to make two parts of it")
-    scaled = n < n_gen + n_ref
-    size_a, size_b = (n // 2, n // 2) if scaled else (n_gen, n_ref)
-    factor = math.sqrt((1 / n_gen + 1 / n_ref) / (1 / size_a + 1 / size_b)) if scaled else 1.0
+    worth = reference.effective / n  # of a jet, in equal ones
+    size_a, size_b = (max(1, round(size / worth)) for size in (n_gen, n_ref))
+    scaled, factor = n < size_a + size_b, 1.0
+    if scaled:
+        size_a = size_b = n // 2
+        factor = math.sqrt((1 / n_gen + 1 / n_ref) / (2 / (worth * size_a)))
 
     columns = {}
     for name in reference.names:  # sorted once, and not once per pair
         values, jet = (side.cpu().numpy() for side in reference.column(name))
         order = values.argsort()
-        columns[name] = (values[order], jet[order])
+        jet = jet[order]
+        weights = None if reference.weight is None else _as_array(reference.weight)[jet]
+        columns[name] = (values[order], jet, weights)
     draws = []
     for _ in range(pairs):
         drawn = torch.randperm(n, generator=generator)[: size_a + size_b].numpy()
         side_of = np.zeros(n, np.int8)
         side_of[drawn[:size_a]], side_of[drawn[size_a:]] = 1, 2
         parts = {}
-        for name, (values, jet) in columns.items():
+        for name, (values, jet, weights) in columns.items():
             side = side_of[jet]
             if size_a + size_b < n:
-                values, side = values[side > 0], side[side > 0]
+                kept = side > 0
+                values, side = values[kept], side[kept]
+                weights = None if weights is None else weights[kept]
             n_a = int((side == 1).sum())
             _require_values(n_a, len(side) - n_a, f"the floor of W1 of {name}")
-            parts[name] = _w1_of_sorted(values, side == 1)
+            if weights is not None:
+                for k in (1, 2):
+                    part = torch.from_numpy(weights[side == k])
+                    total_weight(part, f"in a part of the floor of W1 of {name} the weights")
+            parts[name] = _w1_of_sorted(values, side == 1, weights)
         draws.append(list(_metrics_of(parts, reference.metrics).values()))
     table = factor * np.array(draws)
     names = [metric.name for metric in reference.metrics]
     mean = dict(zip(names, table.mean(0).tolist(), strict=True))
     spread = dict(zip(names, table.std(0, ddof=1).tolist(), strict=True))
     return Floor(mean, spread, pairs, (size_a, size_b), scaled, factor)
-
-
-def shuffle_particles(
-    x: arrays.Array, mask: arrays.Array | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return jets whose particles are shuffled between them, rank by rank: the first control.
-
-    Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
-        mask: which are real, with shape `(*batch, N)`; None means all.
-        generator: the source of randomness, on the CPU.
-
-    Ranks count the real particles by falling ptrel (`hardest_first`). At each rank the particles,
-    whole, are permuted among the jets that have one there. This keeps the multiplicity of each jet
-    and the spectra of each rank, hence of all particles pooled (W1P is exactly 0), and destroys
-    every correlation between the particles of a jet. A ptrel in the result may exceed that of the
-    rank before it.
-
-    Returns:
-        The particles and their mask, shaped as they came, real ones first.
-    """
-    real, mask, shape = _jets_of(x, mask)
-    for rank in range(mask.shape[1]):
-        jets = mask[:, rank].nonzero()[:, 0]
-        if len(jets) == 0:
-            break
-        permuted = torch.randperm(len(jets), generator=generator).to(real.device)
-        real[jets, rank] = real[jets[permuted], rank]
-    return real.reshape(shape), mask.reshape(shape[:-1])
-
-
-def swap_ptrel(
-    x: arrays.Array, mask: arrays.Array | None, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Return jets whose lists of ptrel are swapped between them: the second control.
-
-    Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
-        mask: which are real, with shape `(*batch, N)`; None means all.
-        generator: the source of randomness, on the CPU.
-
-    Within the k jets of one multiplicity, jet i takes the ptrel, rank by rank, of jet i + s modulo
-    k, with s drawn from 1 to k - 1 for each multiplicity; a jet alone in its multiplicity keeps its
-    own. This keeps the directions in each jet, the lists of ptrel, and the spectra of each rank
-    (W1P is exactly 0); it destroys the correlation between directions and ptrel beyond the rank.
-
-    Returns:
-        The particles and their mask, shaped as they came, hardest first.
-    """
-    real, mask, shape = _jets_of(x, mask)
-    counts = count_real(mask)
-    lists = real[..., 2].clone()
-    for count in range(1, mask.shape[1] + 1):
-        jets = (counts == count).nonzero()[:, 0]
-        if len(jets) > 1:
-            shift = int(torch.randint(1, len(jets), (), generator=generator))
-            real[jets, :, 2] = lists[jets.roll(-shift)]
-    return real.reshape(shape), mask.reshape(shape[:-1])
-
-
-def _jets_of(x: arrays.Array, mask: arrays.Array | None) -> tuple[Tensor, Tensor, torch.Size]:
-    """Return a copy as one list of jets `(n, N, 3)`, hardest first, its mask, the shape of `x`."""
-    x = as_tensor(x, "particles")
-    real, mask = hardest_first(x.detach(), mask)
-    n = math.prod(x.shape[:-2])
-    return real.reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2]), x.shape

@@ -25,6 +25,7 @@ from setflow.physics.metrics import Metric
 from setflow.schema import Feature, names
 from setflow.sets.batch import SetBatch
 from setflow.sets.masks import count_real
+from setflow.sets.weights import effective_number, total_weight
 
 __all__ = ["SetMeasure", "SetObservables", "shuffle_objects", "swap_features"]
 
@@ -46,6 +47,8 @@ class SetObservables:
         event: the event that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
         pairs: the pair distances, with shape `(Q,)`.
         pair_event: the event that each of them belongs to, with shape `(Q,)`.
+        weight: how much each event counts, and its objects and pairs with it, with shape `(n,)`;
+            None means equally much.
     """
 
     features: tuple[str, ...]
@@ -56,6 +59,12 @@ class SetObservables:
     event: Tensor
     pairs: Tensor
     pair_event: Tensor
+    weight: Tensor | None = None
+
+    @property
+    def effective(self) -> float:
+        """The effective number of events, (sum w)^2 / sum w^2; n without weights."""
+        return float(len(self)) if self.weight is None else effective_number(self.weight)
 
     def __len__(self) -> int:
         return len(self.multiplicity)
@@ -96,6 +105,7 @@ class SetObservables:
             event=event[kept],
             pairs=self.pairs[kept_pairs],
             pair_event=pair_event[kept_pairs],
+            weight=None if self.weight is None else self.weight[events],
         )
 
 
@@ -181,6 +191,8 @@ class SetMeasure:
                 f"them event {int(bad.nonzero()[0])}; a distance to them is not defined: find out "
                 "why they were made, and count them, before cutting them away"
             )
+        if batch.weight is not None:
+            total_weight(batch.weight, "the weights of the events")
         pairs, pair_event = self._pairs(x, mask)
         return SetObservables(
             features=names(self.features),
@@ -191,6 +203,7 @@ class SetMeasure:
             event=mask.nonzero()[:, 0],
             pairs=pairs,
             pair_event=pair_event,
+            weight=None if batch.weight is None else batch.weight.cpu(),
         )
 
     def _pairs(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -241,7 +254,7 @@ def shuffle_objects(batch: SetBatch, generator: torch.Generator) -> SetBatch:
     """
     x, real = batch.x.detach().clone(), batch.x[batch.mask].detach()
     x[batch.mask] = real[torch.randperm(len(real), generator=generator).to(real.device)]
-    return SetBatch(x, batch.mask)
+    return SetBatch(x, batch.mask, weight=batch.weight)
 
 
 def swap_features(batch: SetBatch, generator: torch.Generator) -> SetBatch:
@@ -267,4 +280,4 @@ def swap_features(batch: SetBatch, generator: torch.Generator) -> SetBatch:
         for column in range(1, x.shape[-1]):
             shift = int(torch.randint(len(events), (), generator=generator))
             x[events, :, column] = x[events.roll(-shift), :, column]
-    return SetBatch(x, mask)
+    return SetBatch(x, mask, weight=batch.weight)

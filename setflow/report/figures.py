@@ -8,9 +8,10 @@ N_j in all, the statistical variance is
     var(f_b) = sum_j (n_jb - f_b N_j)^2 / (sum_j N_j)^2,
 
 since jets are independent and the particles of one jet are not; for one entry per jet this is the
-binomial variance. Below it stands generated / reference, with the error of the generated sample as
-bars and that of the reference as a band around 1. Bins follow the quantiles of the reference and
-are the same on both sides.
+binomial variance. The entries of a weighted jet count w_j each, and n_jb and N_j are multiplied by
+it; with negative weights a fraction may be below 0. Below it stands generated / reference, with the
+error of the generated sample as bars and that of the reference as a band around 1. Bins follow the
+quantiles of the reference and are the same on both sides.
 
 Figures are `matplotlib.figure.Figure` objects, made without pyplot's global state, in the style of
 mplhep and without the label of any experiment. Quantities are relative to the jet.
@@ -140,7 +141,7 @@ def draw_spectrum(
     >>> [axes.get_ylabel() for axes in figure.subfigs[0].axes][1]
     'Gen. / ref.'
     """
-    edges = _edges(quantity, reference, min(len(generated), len(reference)))
+    edges = _edges(quantity, reference, min(generated.effective, reference.effective))
     truth, model = (Histogram.of(quantity, side, edges) for side in (reference, generated))
     with matplotlib.rc_context(STYLE):
         place = {"left": 0.145, "right": 0.97, "bottom": 0.115, "top": 0.975, "hspace": 0.07}
@@ -172,7 +173,7 @@ class Histogram:
         error: its statistical error, with shape `(bins,)`.
         below: the fraction of all entries below the first edge.
         above: the fraction above the last one.
-        size: how many jets and particles there are, in words.
+        size: how many jets and particles there are, in words, and what weighted jets are worth.
         centres: the middles of the bins, with shape `(bins,)`.
 
     >>> from setflow.physics.metrics import observables
@@ -207,12 +208,18 @@ class Histogram:
         cells = np.bincount(jet[inside] * bins + place[inside], minlength=jets * bins)
         cells = cells.reshape(jets, bins)
         per_jet = np.bincount(jet, minlength=jets)
-        total = max(len(values), 1)
+        entry = np.ones(len(values), np.int64)  # what each counts
+        if sample.weight is not None:
+            weight = as_numpy(sample.weight)
+            cells, per_jet, entry = weight[:, None] * cells, weight * per_jet, weight[jet]
+        total = entry.sum() or 1
         fraction = cells.sum(0) / total
         variance = (cells**2).sum(0) - 2 * fraction * (per_jet @ cells)
         variance = variance + fraction**2 * (per_jet**2).sum()
         width = np.diff(np.log10(edges) if quantity.log_x else edges)
         size = f"{jets:,} {quantity.events}"
+        if sample.weight is not None:
+            size += f", worth {sample.effective:,.0f}"
         middle = (
             10 ** (np.log10(edges[1:]) - width / 2) if quantity.log_x else edges[1:] - width / 2
         )
@@ -220,24 +227,30 @@ class Histogram:
             edges=edges,
             density=fraction / width,
             error=np.sqrt(np.clip(variance, 0.0, None)) / total / width,
-            below=float((place < 0).sum() / total),
-            above=float((place >= bins).sum() / total),
+            below=float(entry[place < 0].sum() / total),
+            above=float(entry[place >= bins].sum() / total),
             centres=middle,
             size=size if len(values) == jets else f"{size}, {len(values):,} {quantity.entries}",
         )
 
 
-def _edges(quantity: Quantity, reference: Measured, jets: int) -> Array:
-    """Return bin edges that fit the reference: its quantiles, and as many bins as jets can fill."""
-    values = as_numpy(reference.column(quantity.name)[0])
+def _edges(quantity: Quantity, reference: Measured, jets: float) -> Array:
+    """Return bin edges that fit the reference: its quantiles, and as many bins as jets can fill.
+
+    Weighted jets count by the size of their weights, since those of either sign have to be seen.
+    """
+    values, jet = (as_numpy(column) for column in reference.column(quantity.name))
+    sizes = None if reference.weight is None else np.abs(as_numpy(reference.weight))[jet]
     bins = int(np.clip(2.3 * jets ** (1 / 3), 8, 50))
     if quantity.log_x:
-        positive = values[values > 0] if (values > 0).any() else np.ones(1)
-        low, high = np.quantile(positive, [quantity.tail, 1 - quantity.tail])
+        good = values > 0
+        sizes = None if sizes is None or not good.any() else sizes[good]
+        positive = values[good] if good.any() else np.ones(1)
+        low, high = _quantiles(positive, quantity.tail, sizes)
         if high < 1.01 * low:
             low, high = low / 2, high * 2
         return np.geomspace(low, high, bins + 1)
-    low, high = np.quantile(values, [quantity.tail, 1 - quantity.tail])
+    low, high = _quantiles(values, quantity.tail, sizes)
     if quantity.integer:
         low, high = max(math.floor(low) - 2, 0), math.ceil(high) + 2
         step = math.ceil((high - low + 1) / bins)
@@ -246,6 +259,14 @@ def _edges(quantity: Quantity, reference: Measured, jets: int) -> Array:
         low = quantity.bound
     missing = max(0.0, quantity.least - (high - low))
     return np.linspace(low - missing / 2, high + missing / 2, bins + 1)
+
+
+def _quantiles(values: Array, tail: float, sizes: Array | None) -> Array:
+    """Return the values that leave out `tail` on either side, of entries with sizes if given."""
+    ends = [tail, 1 - tail]
+    if sizes is None:
+        return np.quantile(values, ends)
+    return np.quantile(values, ends, weights=sizes, method="inverted_cdf")  # no other takes them
 
 
 def _draw_densities(

@@ -24,6 +24,7 @@ from setflow.report.style import (
 )
 from setflow.schema import PARTICLE_FEATURES, axis_label
 from setflow.sets.batch import SetBatch
+from setflow.sets.weights import effective_number
 
 __all__ = ["example_jets", "jet_images"]
 
@@ -35,11 +36,11 @@ def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
         generated: the generated jets, with `x` of shape `(n, N, 3)` and `mask` `(n, N)`.
         reference: those of the reference.
 
-    The third picture is their ratio, grey where its statistical error exceeds 30%. The fewer jets
-    there are, the larger are the pixels.
+    Weighted jets are averaged with their weights. The third picture is their ratio, grey where its
+    statistical error exceeds 30%. The fewer jets there are, the larger are the pixels.
     """
     reach = _reach(reference)
-    pixels = int(np.clip(0.45 * math.sqrt(min(len(generated), len(reference))), 16, 40))
+    pixels = int(np.clip(0.45 * math.sqrt(min(map(_worth, (generated, reference)))), 16, 40))
     edges = np.linspace(-reach, reach, pixels + 1)
     truth, truth_error = _image(reference, edges)
     model, model_error = _image(generated, edges)
@@ -77,6 +78,11 @@ def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
     return figure
 
 
+def _worth(jets: SetBatch) -> float:
+    """Return the number of jets, of weighted ones the effective number."""
+    return float(len(jets)) if jets.weight is None else effective_number(jets.weight)
+
+
 def _reach(reference: SetBatch) -> float:
     """Return how far from the axis pictures go: where all but one in 200 real particles are."""
     angles = np.abs(as_numpy(reference.x[reference.mask][:, :2])).max(-1, initial=0.0)
@@ -95,6 +101,10 @@ def _image(batch: SetBatch, edges: Array) -> tuple[Array, Array]:
     inside = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
     pixel = (column * pixels + row)[inside]
     cells, place = np.unique(jet[inside] * pixels**2 + pixel, return_inverse=True)
+    total = float(max(len(batch), 1))
+    if batch.weight is not None:
+        weight = as_numpy(batch.weight)
+        pt, total = pt * weight[jet], float(weight.sum())
     per_jet = np.bincount(place, weights=pt[inside], minlength=len(cells))
     image, square = (
         np.bincount(cells % pixels**2, weights=weights, minlength=pixels**2)
@@ -103,7 +113,7 @@ def _image(batch: SetBatch, edges: Array) -> tuple[Array, Array]:
     error = np.full(pixels**2, np.inf)
     np.divide(np.sqrt(square), image, out=error, where=image > 0)
     shape = (pixels, pixels)
-    return image.reshape(shape) / max(len(batch), 1), error.reshape(shape)
+    return image.reshape(shape) / total, error.reshape(shape)
 
 
 def example_jets(generated: SetBatch, reference: SetBatch, *, jets: int = 3) -> Figure:

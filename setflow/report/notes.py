@@ -29,6 +29,7 @@ def notes_on(
     *,
     same: bool,
     sampled: bool = False,
+    worth: float | None = None,
 ) -> tuple[str, ...]:
     """Return what speaks against a comparison.
 
@@ -40,6 +41,7 @@ def notes_on(
         subject: what is compared.
         same: whether both sides are the same file.
         sampled: whether the file of the reference says that a model has sampled it.
+        worth: the effective number of events of the side that has fewer, where they have weights.
     """
     notes, words = [], subject.words
     shared = 0 if same else _shared(model, truth)
@@ -66,11 +68,17 @@ def notes_on(
             f"{counted(unphysical, subject.features)}; they are kept in the comparison"
         )
     few = min(len(model), n_ref)
+    if few >= FEW and worth is not None and worth < FEW:
+        notes.append(
+            f"the weighted {words.events} of a side are worth {worth:,.0f} equal ones, fewer than "
+            f"{FEW}: the values are mostly chance, and so is their ratio to the floor; compare "
+            f"more {words.events}"
+        )
     if few < FEW:
         notes.append(
             f"{few} {words.event if few == 1 else words.events} on a side are fewer than {FEW}: "
-            "the values are mostly chance, and so is their ratio to the floor; compare more "
-            f"{words.events}"
+            "the values are mostly chance, and so is their ratio to the floor; compare "
+            f"more {words.events}"
         )
     return tuple(notes)
 

@@ -16,216 +16,28 @@ so many events. A metric whose controls are at the floor too is blind to what th
 from __future__ import annotations
 
 import json
-import math
 import os
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 
 from setflow.data.hdf5 import read_events
-from setflow.data.header import EventHeader, read_header
+from setflow.data.header import EventHeader, datasets_of, read_header
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.files import NewFolder, check_target, same_file
-from setflow.physics.metrics import Floor, Metric, distances, truth_floor
+from setflow.physics.metrics import distances, truth_floor
 from setflow.report.notes import notes_on, unphysical_of
-from setflow.report.subjects import Jets, Sets, Subject
+from setflow.report.outcome import Report, Result, Side
+from setflow.report.subjects import Jets, Sets
 from setflow.schema import JETNET, Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
-__all__ = ["METRICS_FILE", "Report", "Result", "Side", "compare", "evaluate"]
+__all__ = ["METRICS_FILE", "compare", "evaluate"]
 
 METRICS_FILE = "metrics.json"
 """The file of numbers in the folder of a report, beside its pictures."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """One metric of a report; all numbers are in `unit`.
-
-    Arguments:
-        value: generated against reference.
-        floor: the mean between disjoint parts of the reference.
-        floor_spread: its standard deviation: how far one value scatters.
-        shuffled: the reference with objects shuffled, against the reference.
-        swapped: the reference with lists of features swapped, against the reference.
-        unit: the unit, empty if there is none.
-    """
-
-    value: float
-    floor: float
-    floor_spread: float
-    shuffled: float
-    swapped: float
-    unit: str
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of the comparison.
-
-    Arguments:
-        name: the file, or what was given instead of one.
-        events: the number of events that were compared.
-        available: the number of events that there are.
-        columns: the number of slots before the cut.
-        weights_sha256: the hash of the weights of the model that made them, as the file tells
-            it; None if it tells none.
-    """
-
-    name: str
-    events: int
-    available: int
-    columns: int
-    weights_sha256: str | None = None
-
-
-@dataclass(frozen=True)
-class Report:
-    """The outcome of a comparison.
-
-    Arguments:
-        metrics: the results by the name of the metric, in the order of the subject's.
-        generated: the generated side.
-        reference: the reference side.
-        columns: the number of slots that both sides were cut to.
-        seed: the seed of floor and controls.
-        floor: the floor, with its sizes and whether it was scaled.
-        subject: what is compared: jets, or sets of other features.
-        notes: what speaks against the comparison: that both sides are the same file, that they
-            share events, that generated values cannot be, or that events are few.
-        unphysical: how many values of the generated objects cannot be, by what is wrong; they are
-            kept in the comparison.
-        pictures: the names of the PNG files in the folder.
-    """
-
-    metrics: dict[str, Result]
-    generated: Side
-    reference: Side
-    columns: int
-    seed: int
-    floor: Floor
-    subject: Subject = field(compare=False)
-    notes: tuple[str, ...] = ()
-    pictures: tuple[str, ...] = ()
-    unphysical: dict[str, int] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what `metrics.json` holds."""
-        return {
-            "metrics": {name: asdict(result) for name, result in self.metrics.items()},
-            "generated": asdict(self.generated),
-            "reference": asdict(self.reference),
-            "columns": self.columns,
-            "seed": self.seed,
-            "floor": {
-                "pairs": self.floor.pairs,
-                "sizes": list(self.floor.sizes),
-                "scaled": self.floor.scaled,
-                "factor": self.floor.factor,
-            },
-            "cut": self._cut(),
-            "compared": self.subject.words.events,
-            "swapped": self.subject.swapped,
-            "unphysical": self.unphysical,
-            "notes": list(self.notes),
-            "pictures": list(self.pictures),
-        }
-
-    def table(self) -> Table:
-        """Return the numbers as a table for the terminal, each in the power of ten it is quoted in.
-
-        The ratio is value / floor: about 1 where the model cannot be told from the reference.
-        """
-        table = Table(
-            title="Generated against reference: 1-Wasserstein distances",
-            caption=self._caption(),
-            caption_justify="left",
-            box=box.SIMPLE_HEAD,
-            padding=(0, 1, 0, 0),
-            show_edge=False,
-        )
-        table.add_column("metric", no_wrap=True)
-        table.add_column("unit", no_wrap=True)
-        for heading in ("value", "floor ± spread", "shuffled", "swapped", "ratio"):
-            table.add_column(heading, justify="right", no_wrap=True)
-        for metric in self.subject.metrics:
-            result = self.metrics[metric.name]
-            digits = _digits(result.floor_spread / metric.scale)
-            value, floor, spread, shuffled, swapped = (
-                f"{number / metric.scale:.{digits}f}"
-                for number in (
-                    result.value,
-                    result.floor,
-                    result.floor_spread,
-                    result.shuffled,
-                    result.swapped,
-                )
-            )
-            ratio = f"{result.value / result.floor:.2f}" if result.floor > 0 else "-"
-            unit = _unit(metric)
-            table.add_row(
-                metric.title, unit, value, f"{floor} ± {spread}", shuffled, swapped, ratio
-            )
-        return table
-
-    def _caption(self) -> str:
-        lines = [
-            f"{self.generated.events:,} generated and {self.reference.events:,} reference "
-            f"{self.subject.words.events}, seed {self.seed}",
-            *self._model(),
-            self._cut(),
-            f"floor: mean and spread of {self._floor()}",
-            "ratio: value / floor",
-        ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
-
-    def _model(self) -> list[str]:
-        """Return which model made the jets, if that is known."""
-        sha256 = self.generated.weights_sha256
-        return [] if sha256 is None else [f"generated by the model with weights {sha256[:16]}"]
-
-    def _cut(self) -> str:
-        """Return which objects are compared, and by what they were chosen."""
-        words = self.subject.words
-        slots = {"generated": self.generated.columns, "reference": self.reference.columns}
-        cut = [f"{name} (of {n} slots)" for name, n in slots.items() if n > self.columns]
-        if not cut:
-            return f"all rows compare all {words.objects}, up to {self.columns} of {words.an_event}"
-        return (
-            f"all rows compare {self.subject.kept(self.columns)}: {cut[0]} is cut to "
-            "them, and every observable computed after the cut, the multiplicity too"
-        )
-
-    def _floor(self) -> str:
-        """Return what the floor was measured with, and if that was not what is compared, why."""
-        first, second = self.floor.sizes
-        events = self.subject.words.events
-        parts = f"{self.floor.pairs} pairs of disjoint random parts of the reference"
-        if not self.floor.scaled:
-            return f"{parts}, {first:,} and {second:,} {events} as in the comparison"
-        n_gen, n_ref = self.generated.events, self.reference.events
-        return (
-            f"{parts}, its halves of {first:,} {events} each: disjoint parts as large as what is "
-            f"compared would take {n_gen:,} + {n_ref:,} {events}, and it has "
-            f"{self.reference.available:,}; so mean and spread are scaled by "
-            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} {events}, as distances fall with "
-            "the root of the number"
-        )
-
-
-def _digits(spread: float) -> int:
-    """Return how many decimals, 3 at most, show two digits of the spread."""
-    return min(3, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 3
-
-
-def _unit(metric: Metric) -> str:
-    power = round(math.log10(metric.scale))
-    return " ".join(filter(None, [f"1e{power}" if power else "", metric.unit])) or "1"
 
 
 def evaluate(
@@ -237,6 +49,7 @@ def evaluate(
     seed: int = 0,
     pairs: int = 20,
     overwrite: bool = False,
+    weight: str | None = None,
 ) -> Report:
     """Compare two files of events and write the report, numbers and pictures, into a folder.
 
@@ -252,6 +65,8 @@ def evaluate(
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
+        weight: the name of the dataset that holds the weights of the jets, such as `weight`, in
+            either file or both; the jets of a file without it count equally. None takes none.
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
@@ -268,9 +83,21 @@ def evaluate(
     made = [header.attributes.get("weights_sha256") for header in headers]
     schema = _schema_of(headers[0])
     features = schema.generated
+    weights = {path: weight for path in (generated, reference) if weight in datasets_of(path)}
+    if weight is not None and not weights:
+        raise ValueError(
+            f"neither {generated} nor {reference} has a dataset '{weight}' of weights; name one "
+            "that is there, or leave the weights out"
+        )
     return compare(
-        read_events(generated, schema, features=features, keep_unphysical=True).objects,
-        read_events(reference, schema, features=features).objects,
+        read_events(
+            generated,
+            schema,
+            features=features,
+            keep_unphysical=True,
+            weight=weights.get(generated),
+        ).objects,
+        read_events(reference, schema, features=features, weight=weights.get(reference)).objects,
         out,
         events=events,
         seed=seed,
@@ -314,9 +141,9 @@ def compare(
     """Compare two samples of events; `evaluate` without reading files.
 
     Arguments:
-        generated: the generated events, with `x` of shape `(n, N, D)`; of jets etarel, phirel and
-            ptrel.
-        reference: those of the reference, `(m, M, D)`.
+        generated: the generated events, with `x` of shape `(n, N, D)`, of jets etarel, phirel and
+            ptrel; they count by their weights if there are any.
+        reference: those of the reference, `(m, M, D)`, likewise.
         out: the folder to write; None writes nothing and draws nothing.
         events: compare at most so many events of each side, the first ones.
         seed: the seed of floor and controls.
@@ -330,11 +157,13 @@ def compare(
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that events must share to be swapped is the full one.
+    A control keeps the weight of each event (`setflow.physics.controls`).
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
-        ValueError: if a side has no event, no object or a value that is not finite.
+        ValueError: if a side has no event, no object, a value that is not finite, or weights
+            without a positive sum.
     """
     target = None if out is None else _checked_target(out, overwrite)
     for side, name in zip((generated, reference), names, strict=True):
@@ -354,8 +183,9 @@ def compare(
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
     values = distances(of_model, of_truth)
+    worths = of_model.effective, of_truth.effective
     generator = torch.Generator().manual_seed(seed)
-    floor = truth_floor(of_all, n_gen, n_ref, pairs=pairs, generator=generator)
+    floor = truth_floor(of_all, *worths, pairs=pairs, generator=generator)
     controls = [
         distances(subject.measured(control), of_truth)
         for control in subject.controls(reference[:n_ref], columns, seed)
@@ -374,14 +204,21 @@ def compare(
             )
             for metric in subject.metrics
         },
-        generated=Side(names[0], n_gen, len(generated), generated.mask.shape[1], made),
-        reference=Side(names[1], n_ref, len(reference), reference.mask.shape[1], truly),
+        generated=Side.of(names[0], generated, n_gen, made),
+        reference=Side.of(names[1], reference, n_ref, truly),
         columns=columns,
         seed=seed,
         floor=floor,
         subject=subject,
         notes=notes_on(
-            model, truth, n_ref, unphysical, subject, same=same, sampled=truly is not None
+            model,
+            truth,
+            n_ref,
+            unphysical,
+            subject,
+            same=same,
+            sampled=truly is not None,
+            worth=min(worths),
         ),
         unphysical=unphysical,
     )

@@ -13,16 +13,9 @@ from typing import ClassVar
 
 import torch
 
+from setflow.physics.controls import shuffle_particles, swap_ptrel
 from setflow.physics.kinematics import hardest_first
-from setflow.physics.metrics import (
-    METRICS,
-    Floor,
-    Measured,
-    Metric,
-    observables,
-    shuffle_particles,
-    swap_ptrel,
-)
+from setflow.physics.metrics import METRICS, Floor, Measured, Metric, observables
 from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
 from setflow.schema import EVENT_WORDS, JET_WORDS, JETNET, Feature, Schema, Words, kept_objects
 from setflow.sets.batch import SetBatch
@@ -85,16 +78,18 @@ class Jets(Subject):
         return f"the {columns} hardest particles of a jet, those with the largest ptrel"
 
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
-        return SetBatch(*hardest_first(batch.x, batch.mask, columns))
+        return SetBatch(*hardest_first(batch.x, batch.mask, columns), weight=batch.weight)
 
     def measured(self, batch: SetBatch) -> Measured:
-        return observables(batch.x, batch.mask)
+        return observables(batch.x, batch.mask, batch.weight)
 
     def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
         cut = self.cut(reference, columns)
         shuffled = shuffle_particles(cut.x, cut.mask, _generator(seed))
         swapped = swap_ptrel(reference.x, reference.mask, _generator(seed))
-        return SetBatch(*shuffled), self.cut(SetBatch(*swapped), columns)
+        weight = reference.weight
+        swapped_too = self.cut(SetBatch(*swapped, weight=weight), columns)
+        return SetBatch(*shuffled, weight=weight), swapped_too
 
     def draw(
         self,
@@ -136,7 +131,7 @@ class Sets(Subject):
         by = torch.where(batch.mask, by, torch.inf)
         order = by.argsort(dim=1, stable=True)[:, :columns]
         x = batch.x.gather(1, order[..., None].expand(*order.shape, batch.x.shape[-1]))
-        return SetBatch(x, batch.mask.gather(1, order))
+        return SetBatch(x, batch.mask.gather(1, order), weight=batch.weight)
 
     def measured(self, batch: SetBatch) -> Measured:
         return self._measure(batch)

@@ -122,6 +122,7 @@ DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("jet_features", "(n, 4)", "float32", "pt, eta, mass, num_particles", False),
     DatasetSpec("particle_type", "(n, N)", "int8", "code of each particle, 0 = padding", False),
     DatasetSpec("event_number", "(n,)", "int64", "the collision that a jet comes from", False),
+    DatasetSpec("weight", "(n,)", "float64", "how much a jet counts; may be negative", False),
 )
 
 

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -40,6 +42,8 @@ class Events:
         weights: the weights of the events, with shape `lead`; None weighs all alike.
         together: whether a field that was made for these events holds something of each, so that
             they must stay together and in their order.
+        sizes: the numbers of real objects on the CPU, with shape `lead`, where they are known and
+            the real objects of each event come first; None if only the mask tells.
     """
 
     x: Tensor
@@ -49,6 +53,7 @@ class Events:
     context: ResolvedContext | None = None
     weights: Tensor | None = None
     together: bool = False
+    sizes: np.ndarray[Any, Any] | None = None
 
     @classmethod
     def of(
@@ -131,7 +136,7 @@ class Events:
         lead = tuple(x.shape[: x.ndim - self.event_ndim])
         x, t = zero_padding(x, self.mask), expand_time(t, lead, like=x)
         return Events(
-            x, self.mask, self.event_ndim, t, self.context, self.weights, self.together
+            x, self.mask, self.event_ndim, t, self.context, self.weights, self.together, self.sizes
         )  # `replace` looks up what stays, at every evaluation
 
     def noise(self, given: Array, name: str) -> Tensor:
@@ -230,6 +235,7 @@ class Events:
             t=None if self.t is None else per_event(self.t),
             context=None if self.context is None else self.context.changed(per_event, per_object),
             weights=None if self.weights is None else per_event(self.weights),
+            sizes=None,
         )
 
     def flat(self) -> Events:
@@ -238,7 +244,8 @@ class Events:
         if ndim == 1:
             return self
         count = self.x.shape[:ndim].numel()
-        return self.changed(lambda value: value.reshape(count, *value.shape[ndim:]))
+        flat = self.changed(lambda value: value.reshape(count, *value.shape[ndim:]))
+        return flat if self.sizes is None else replace(flat, sizes=self.sizes.reshape(count))
 
     def taken(self, rows: Tensor, slots: Tensor | None, mask: Tensor | None) -> Events:
         """Return some of the events, which have one lead dimension, and some of their slots.

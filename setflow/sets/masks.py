@@ -19,6 +19,7 @@ __all__ = [
     "as_mask",
     "count_real",
     "current_transform",
+    "is_at_hand",
     "is_readable",
     "over_features",
     "rank_of_real",
@@ -28,6 +29,9 @@ __all__ = [
 # the innermost transform of torch.func that is under way, None outside of all; no public function
 # tells it
 current_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stack
+
+
+_AT_HAND = ("cpu",)  # kinds of devices whose values need no waiting
 
 
 def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
@@ -112,6 +116,14 @@ def rank_of_real(mask: Tensor) -> Tensor:
     tensor([-1,  0,  0,  1])
     """
     return mask.cumsum(-1) - 1
+
+
+def is_at_hand(values: Tensor) -> bool:
+    """Return whether a look at the values of a tensor waits for no accelerator.
+
+    A check that a training step can do without looks only then.
+    """
+    return values.device.type in _AT_HAND
 
 
 def is_readable(values: Tensor) -> bool:

@@ -182,27 +182,35 @@ def plan_events(
         objects: how many objects may stand in one evaluation of more than one event.
         repeats: as `cut_by_length` takes it.
     """
-    mask, slots, count = events.mask, events.slots, len(events.x)
+    mask, count = events.mask, len(events.x)
+    slots = events.x.shape[1] if events.event_ndim > 1 else 1
     whole = Plan([Chunk(None, None, mask)] if count else [])
     if not count or traits.holds_events or events.together:
         return whole
     real = mask if traits.takes_mask else None
-    lengths = [slots] * count if real is None else events.lengths.tolist()
+    known = events.sizes is not None
+    lengths = [slots] * count
+    if real is not None:  # which an accelerator is waited for, unless they came along
+        lengths = (events.lengths if events.sizes is None else events.sizes).tolist()
     groups = cut_by_length(
         lengths, overhead=overhead, largest=lambda n: objects // max(1, n), repeats=repeats
     )
     if len(groups) < 2:  # in the caller's order, whatever the padding: rounding stays the same
         groups = [list(range(count))]
-        gaps = real is not None and bool((real[:, 1:] & ~real[:, :-1]).any())
-        if max(lengths) == slots and not gaps:
-            return whole
-    order = torch.tensor([row for group in groups for row in group], device=events.x.device)
+        if max(lengths) == slots:
+            gaps = real is not None and not known and (real[:, 1:] & ~real[:, :-1]).any()
+            if not bool(gaps):
+                return whole
+    order = torch.tensor([row for group in groups for row in group], pin_memory=events.x.is_cuda)
+    order = order.to(events.x.device, non_blocking=True)
     parts = torch.split(order, [len(group) for group in groups])
     if real is None:
         chunks = [Chunk(rows, None, None if mask is None else mask[rows]) for rows in parts]
         return Plan(chunks, order.argsort())
     # the real objects of each event in front, in as few columns as fit
-    in_front = real.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
+    in_front = torch.arange(slots, device=order.device).expand(count, slots)
+    if not known:
+        in_front = real.logical_not().to(torch.uint8).sort(dim=-1, stable=True).indices
     chunks, taken = [], []
     for group, rows in zip(groups, parts, strict=True):
         columns = in_front[rows, : max(1, *(lengths[row] for row in group))]
@@ -241,8 +249,8 @@ def plan_velocity(field: nn.Module, events: Events) -> Plan:
     They are evaluated at once, as they are, if the field does not take the mask in all its parts,
     declares `holds_context`, or nothing is to be gained; and where the mask cannot be read, inside
     `torch.compile`, `vmap`, a tracer or the capture of a CUDA graph. Reading it costs one
-    synchronisation of a GPU. A field that keeps something with a row for each event must declare
-    it: events change their places.
+    synchronisation of a GPU, unless the events know their sizes. A field that keeps something with
+    a row for each event must declare it: events change their places.
 
     Arguments:
         field: the field.

@@ -12,8 +12,8 @@ times this one, at least 0.2 and at most 10 times.
 
 A mean over all slots would be diluted by padding, and a step size for the whole batch would depend
 on the other events. Here each event steps alone: its result depends neither on its padding nor on
-its company, up to round-off. All events are evaluated together until the last one has arrived; one
-that has arrived stands still.
+its company, up to round-off. All events that are given together are evaluated together until the
+last one has arrived; one that has arrived stands still. The verbs give those of like length.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from setflow.sets.masks import current_transform, is_readable
+from setflow.sets.planning import Plan
 from setflow.solvers.rows import Rates, RowFlow
 
 __all__ = ["Dopri5", "IntegrationError", "SolveReport"]
@@ -82,13 +83,30 @@ class SolveReport:
         accepted: the steps that each event took, with shape `lead`.
         rejected: the steps that it tried and did not take, with shape `lead`.
         calls: how often f was called for the whole batch: the evaluations of its slowest event, and
-            six more for each step that was repeated for the sake of its gradients.
+            six more for each step that was repeated for the sake of its gradients. Of events that
+            were solved in groups of like length it is that of the group with most.
     """
 
     evaluations: Tensor
     accepted: Tensor
     rejected: Tensor
     calls: int
+
+    @classmethod
+    def joined(cls, reports: Sequence[SolveReport], plan: Plan, lead: tuple[int, ...]) -> Self:
+        """Return the report of a batch that was solved in groups.
+
+        Arguments:
+            reports: those of the groups.
+            plan: which events stand in which group.
+            lead: the lead shape of the batch.
+        """
+        evaluations, accepted, rejected = (
+            plan.events([getattr(report, name) for report in reports]).reshape(lead)
+            for name in ("evaluations", "accepted", "rejected")
+        )
+        calls = max(report.calls for report in reports)
+        return cls(evaluations, accepted, rejected, calls)
 
 
 class Dopri5:
@@ -123,6 +141,7 @@ class Dopri5:
     supports_rsample: ClassVar[bool] = True
     takes_mask: ClassVar[bool] = True
     is_adaptive: ClassVar[bool] = True
+    steps_apart: ClassVar[bool] = True
 
     order: ClassVar[int] = 5
     nodes: ClassVar[tuple[float, ...]] = (0.0, 1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)

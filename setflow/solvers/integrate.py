@@ -12,8 +12,8 @@ one or the arguments of `integrate` say otherwise, which is an error:
 - `takes_mask`: `integrate` is also given `mask=` and `event_ndim=`, which an adaptive solver needs
   for a step size per event and an error norm over real coordinates;
 - `is_adaptive`: it chooses its steps by its errors, so that the right-hand side must have no noise;
-- `steps_apart`: its steps are the same for all events and look at no value, so that events of like
-  length may be solved by themselves, group after group;
+- `steps_apart`: the steps of an event do not depend on the others, be they the same for all or its
+  own, so that events of like length may be solved by themselves, group after group;
 - `supports_rsample`: gradients flow through the solve.
 
 A solver with a method `integrate_augmented` integrates the state and its log-density together, each
@@ -24,16 +24,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
+from setflow.sets.planning import Chunk, Plan
 from setflow.sets.protocols import SDESolver, Solver, declares, refuse_misspelt
 from setflow.sets.shapes import check_accumulated, event_numel, positive_integer, split_event
+from setflow.solvers.adaptive import Dopri5, SolveReport
 
-__all__ = ["integrate", "integrate_augmented", "integrate_sde"]
+__all__ = ["integrate", "integrate_augmented", "integrate_sde", "solve_in_groups"]
+
+_Solution = TypeVar("_Solution")
 
 _FLAGS = (
     "is_sde",
@@ -169,6 +174,37 @@ def integrate_augmented(
         raise _wrong_shape(y1, packed, solver)
     x1, logp1 = unpack(y1)
     return zero_padding(x1, mask), logp1.to(logp0.dtype)
+
+
+def solve_in_groups(
+    solver: Solver | SDESolver,
+    plan: Plan,
+    events: Events,
+    solve: Callable[[Events, Chunk], _Solution],
+) -> list[_Solution]:
+    """Return the solutions of groups of events, each solved from the first step to the last.
+
+    An adaptive solver then holds one report of all events, as if they had been solved together.
+
+    Arguments:
+        solver: a solver that declares `steps_apart`.
+        plan: the groups; at least one.
+        events: the events.
+        solve: solves the events of a group, which it is given with their chunk of the plan.
+
+    Raises:
+        IntegrationError: if a group cannot be solved; it names events by their places in the group.
+    """
+    flat, solutions = events.flat(), []
+    reports: list[SolveReport] = []
+    for chunk in plan.chunks:
+        assert chunk.rows is not None
+        solutions.append(solve(flat.taken(chunk.rows, chunk.slots, chunk.mask), chunk))
+        if isinstance(solver, Dopri5) and solver.last is not None:
+            reports.append(solver.last)
+    if isinstance(solver, Dopri5):
+        solver.last = SolveReport.joined(reports, plan, events.lead)
+    return solutions
 
 
 def integrate_sde(

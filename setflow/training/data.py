@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,15 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
+from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
 from setflow.data.jets import PARTICLE_NAMES
-from setflow.data.sample import EventSample
-from setflow.files import same_file
 from setflow.random import derive
-from setflow.schema import Schema
+from setflow.schema import Category, Feature, Schema, names, schema_of
 from setflow.sets.batch import SetBatch
-from setflow.shipped import JETS, find
-from setflow.training.record import file_facts
+from setflow.sets.weights import count_negative, effective_number, total_weight
+from setflow.training.conditions import features_of
+from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
+from setflow.training.record import files_facts
 
 __all__ = ["PlacedBatch", "PlacedDataset", "SetDataModule"]
 
@@ -69,46 +71,65 @@ class SetDataModule(LightningDataModule):
     """Events from files, in memory, in random batches.
 
     Arguments:
-        train: the training file.
-        val: the validation file; None sets a fraction of the training events aside. Both jets of
-            one event fall on the same side.
+        train: the training file, or a list of files, which are taken together; a name with `*` or
+            `?` stands for all files that it matches. A mapping from names of classes to such gives
+            each jet a condition `class`.
+        val: the validation files, likewise; None sets a fraction of the training events aside. Both
+            jets of one event fall on the same side.
         max_objects: how many of the hardest objects of each jet to keep.
         batch_size: the number of jets in a batch.
         val_fraction: the fraction that is set aside if there is no validation file.
-        conditions: the jet features that the model is conditioned on, in its order.
+        conditions: the features of a jet that the model is conditioned on, in its order: names of
+            columns of the files, and `class`.
         seed: the seed of that split and of the order of the events.
-        features: the features of an object that the model knows, in its order.
-        schema: the `setflow.schema.Schema` of the model, by which they are looked up; None takes
-            that of the files.
+        features: the features of a particle that the model knows, in its order.
+        weight: the name of the dataset in the files that holds the weights of the jets, such as
+            `weight`; None takes none. They are normalised once, to mean 1 over the training jets,
+            and those of the validation jets by the same factor.
+        schema: what features and conditions are; None takes the schema of each file, of the
+            conditions what JetNet's layout says of their names, and a `class` as the category of
+            the classes of `train`. One that lists the event alone is of conditions.
 
     Raises:
-        ValueError: if `val_fraction` does not lie between 0 and 1; when the files are read, if both
-            are the same, or a side holds no jets.
+        ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
+            fit; when the files are read, if both sides have one in common, a side holds no jets, or
+            the weights of a side do not sum to a positive number.
     """
 
     def __init__(
         self,
-        train: str,
-        val: str | None = None,
+        train: dict[str, str | list[str]] | list[str] | str,
+        val: dict[str, str | list[str]] | list[str] | str | None = None,
         max_objects: int = 150,
         batch_size: int = 256,
         val_fraction: float = 0.1,
         conditions: Sequence[str] = (),
         seed: int = 0,
         features: Sequence[str] = PARTICLE_NAMES,
-        schema: Any = None,
+        weight: str | None = None,
+        schema: dict[str, Any] | Schema | str | None = None,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        self.train_path = train
-        self.val_path = val
+        self.train_files = files_of(train)
+        self.val_files = None if val is None else files_of(val, "data.val")
         self.max_objects = max_objects
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.features, self.conditions = tuple(features), tuple(conditions)
-        self.schema: Schema | None = schema
-        self.seed = seed
+        self.context_features = features_of(schema, self.conditions, classes_of(train))
+        _check_classes("data.train", self.train_files, self.context_features)
+        if self.val_files is not None:
+            _check_classes("data.val", self.val_files, self.context_features)
+            if (self.train_files[0].label is None) != (self.val_files[0].label is None):
+                raise ValueError(
+                    "one of data.train and data.val has a class for each of its files and the "
+                    "other has none; give both the same way"
+                )
+        whole = schema is not None and not (isinstance(schema, dict) and "objects" not in schema)
+        self._schema = schema_of(schema) if whole and schema is not None else None
+        self.seed, self.weight = seed, weight
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
 
@@ -122,50 +143,78 @@ class SetDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self._train is not None:
             return
-        train = self._read(self.train_path)
-        if self.val_path is not None:
-            if same_file(*(find(JETS, path) for path in (self.train_path, self.val_path))):
+        train, numbers = self._read(self.train_files)
+        if self.val_files is not None:
+            if common := in_both(self.val_files, self.train_files):
                 raise ValueError(
-                    f"the validation file {self.val_path} is the training file, so the weights "
+                    f"the validation file {common} is the training file, so the weights "
                     "would be chosen by how well they know it by heart; leave --data.val out, and "
                     "--data.val_fraction of the training jets is held out, or give other jets"
                 )
-            val = self._read(self.val_path)
+            val, _ = self._read(self.val_files)
         else:
-            held = _whole_events(train, self.val_fraction, self.seed)
+            held = _whole_events(numbers, self.val_fraction, self.seed)
             train, val = train[~held], train[held]
         for name, sample in (("training", train), ("validation", val)):
             if len(sample) == 0:
                 raise ValueError(
                     f"the {name} sample is empty; give a larger file or another val_fraction"
                 )
-        self._train, self._val = self._events(train), self._events(val)
+        factor = 1.0
+        for name, sample in (("validation", val), ("training", train)):  # the last one tells it
+            if sample.weight is not None:
+                total = total_weight(sample.weight, f"{name} jets: their weights")
+                factor = len(sample) / float(total)
+        self._train, self._val = _weighed(train, factor), _weighed(val, factor)
 
-    def _read(self, path: str) -> EventSample:
-        return read_events(
-            path,
-            self.schema,
-            max_objects=self.max_objects,
-            features=self.features,
-            conditions=self.conditions,
-        )
+    def _read(self, files: Sequence[DataFile]) -> tuple[SetBatch, Tensor]:
+        """Return the events of files, and numbers that are the same for those of one collision."""
+        batches: list[SetBatch] = []
+        numbers: list[Tensor] = []
+        for path, label in files:
+            fixed = {CLASS: float(self._codes[label])} if label is not None else {}
+            source = ContextSource(path, self.context_features, fixed)
+            sample = read_events(
+                path,
+                self._schema,
+                max_objects=self.max_objects,
+                features=self.features,
+                conditions=source.columns,
+                weight=self.weight,
+            )
+            objects = sample.objects
+            x, mask, weight = objects.x, objects.mask, objects.weight
+            batches.append(SetBatch(x, mask, source.of(sample), weight))
+            number = sample.event_number
+            if number is None:  # each jet by itself, apart from all that have numbers
+                start = sum(len(some) for some in numbers)
+                number = torch.arange(start, start + len(sample)) - 2**62
+            numbers.append(number.view(torch.int64))
+        return _together(batches), torch.cat(numbers)
 
-    def _events(self, sample: EventSample) -> SetBatch:
-        context = sample.context(self.conditions) if self.conditions else None
-        return SetBatch(sample.objects.x, sample.objects.mask, context)
+    @property
+    def _codes(self) -> dict[str | None, int]:
+        kinds = [entry.kind for entry in self.context_features if entry.name == CLASS]
+        listed = kinds[0].names if kinds and isinstance(kinds[0], Category) else ()
+        return {name: code for code, name in enumerate(listed)}
 
     def facts(self) -> dict[str, Any]:
         """Return what the events are, for the card of a model: files, sha256, numbers of jets."""
         self.setup("fit")
         assert self._train is not None
         assert self._val is not None
-        val = {} if self.val_path is None else file_facts(self.val_path)
-        return {
-            "train": {**file_facts(self.train_path), "jets": len(self._train)},
+        val = {} if self.val_files is None else files_facts(self.val_files)
+        facts: dict[str, Any] = {
+            "train": {**files_facts(self.train_files), "jets": len(self._train)},
             "validation": {**val, "jets": len(self._val)},
             "batch_size": self.batch_size,
             "max_objects": self.max_objects,
         }
+        if self._train.weight is not None:
+            effective = round(effective_number(self._train.weight))
+            negative = count_negative(self._train.weight)
+            facts["weights"] = f"{self.weight}, worth {effective:,} equal ones; {negative}"
+        return facts
 
     def train_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._train, shuffle=True)
@@ -182,13 +231,69 @@ class SetDataModule(LightningDataModule):
         return DataLoader(PlacedDataset(SetDataset(events)), sampler=sampler, batch_size=None)
 
 
-def _whole_events(sample: EventSample, fraction: float, seed: int) -> Tensor:
-    """Return which jets to hold out, a boolean tensor, so that no event is on both sides."""
-    number = sample.event_number
-    event = torch.arange(len(sample))
-    if number is not None:
-        event = torch.unique(number.view(torch.int64), return_inverse=True)[1]
-    events = int(event.max()) + 1 if len(sample) else 0
+def _check_classes(what: str, files: Sequence[DataFile], features: Sequence[Feature]) -> None:
+    """Refuse classes of files that are none of the condition `class`.
+
+    Raises:
+        ValueError: if there is no such condition, or no such class; it tells the nearest.
+    """
+    labels = [label for _, label in files if label is not None]
+    if not labels:
+        return
+    if CLASS not in names(tuple(features)):
+        raise ValueError(
+            f"{what} has the classes {', '.join(dict.fromkeys(labels))}, but the model is not "
+            f"conditioned on '{CLASS}'; add it to conditions "
+            f"(--model.flow.init_args.conditions), or give {what} a list of files"
+        )
+    kind = next(entry.kind for entry in features if entry.name == CLASS)
+    if not isinstance(kind, Category):
+        raise ValueError(
+            f"{what} has the classes {', '.join(dict.fromkeys(labels))}, but '{CLASS}' is of kind "
+            f"{kind} in the schema; expected category({', '.join(dict.fromkeys(labels))})"
+        )
+    for label in labels:
+        try:
+            kind.code(label)
+        except ValueError as error:
+            raise ValueError(f"{what}: condition '{CLASS}': {error}") from None
+
+
+def _together(batches: Sequence[SetBatch]) -> SetBatch:
+    """Return the events of several batches as one, padded to the longest."""
+    if len(batches) == 1:
+        return batches[0]
+    slots = max(batch.mask.shape[1] for batch in batches)
+    dtype = functools.reduce(torch.promote_types, (batch.x.dtype for batch in batches))
+    x, mask, c = [], [], []
+    for batch in batches:
+        missing = slots - batch.mask.shape[1]
+        x.append(torch.nn.functional.pad(batch.x.to(dtype), (0, 0, 0, missing)))
+        mask.append(torch.nn.functional.pad(batch.mask, (0, missing)))
+        if batch.c is not None:
+            c.append(batch.c)
+    wide = functools.reduce(torch.promote_types, (rows.dtype for rows in c), torch.float16)
+    context = torch.cat([rows.to(wide) for rows in c]) if c else None
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    return SetBatch(torch.cat(x), torch.cat(mask), context, torch.cat(weights) if weights else None)
+
+
+def _weighed(batch: SetBatch, factor: float) -> SetBatch:
+    """Return events with their weights, if they have some, times a factor."""
+    weight = None if batch.weight is None else factor * batch.weight
+    return SetBatch(batch.x, batch.mask, batch.c, weight)
+
+
+def _whole_events(number: Tensor, fraction: float, seed: int) -> Tensor:
+    """Return which jets to hold out, a boolean tensor, so that no event is on both sides.
+
+    Arguments:
+        number: that of the event of each jet, with shape `(n,)`.
+        fraction: of the events.
+        seed: the seed of the choice.
+    """
+    event = torch.unique(number, return_inverse=True)[1]
+    events = int(event.max()) + 1 if len(event) else 0
     generator = torch.Generator().manual_seed(derive(seed, "events held out"))
     order = torch.randperm(events, generator=generator)
     held = torch.zeros(events, dtype=torch.bool)

@@ -27,6 +27,7 @@ from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
 from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.batch import SetBatch, listed
+from setflow.sets.masks import is_at_hand
 from setflow.timesteps import TimeSampling
 from setflow.training.data import PlacedBatch, PlacedDataset, SetDataModule
 from setflow.training.optimizers import warmup_cosine
@@ -171,7 +172,7 @@ class FlowMatchingModule(LightningModule):
 
     def _is_looked_at(self, stage: str, loss: Tensor) -> bool:
         """Return whether the loss of this step is looked at anyway, or costs nothing to look at."""
-        if loss.device.type == "cpu":
+        if is_at_hand(loss):
             return True
         trainer: Any = self.trainer  # its types lack this option
         every = max(1, trainer.log_every_n_steps)

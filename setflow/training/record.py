@@ -6,7 +6,6 @@ A fact that is not known is left out. No path stands there, only names of files.
 from __future__ import annotations
 
 import math
-import os
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,11 +18,12 @@ from setflow.environment import commit, processor, versions
 from setflow.files import file_sha256
 from setflow.progress import clock
 from setflow.shipped import JETS, find
+from setflow.training.files import DataFile
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
-__all__ = ["command_line", "facts_of", "file_facts", "lines_of"]
+__all__ = ["command_line", "facts_of", "files_facts", "lines_of"]
 
 _PACKAGES = ("torch", "lightning", "numpy")
 
@@ -42,15 +42,23 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(["setflow", "fit", *words])
 
 
-def file_facts(given: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return what a file of jets is: its name, sha256, and the recipe and seed that made it."""
-    path = find(JETS, given)
-    told = read_header(path).attributes
-    facts: dict[str, Any] = {"file": path.name, "sha256": file_sha256(path)}
-    if "recipe" in told:
-        facts["recipe"] = str(told["recipe"])
-        facts |= {"seed": int(told["seed"])} if "seed" in told else {}
-    return facts
+def files_facts(files: Sequence[DataFile]) -> dict[str, Any]:
+    """Return what files of jets are: name, sha256, and the recipe and seed that made each.
+
+    These facts stand by themselves for one file without a class, and as the list `files` for more.
+    """
+    listed = []
+    for given, label in files:
+        path = find(JETS, given)
+        told = read_header(path).attributes
+        facts: dict[str, Any] = {"file": path.name, "sha256": file_sha256(path)}
+        facts |= {} if label is None else {"class": label}
+        if "recipe" in told:
+            facts["recipe"] = str(told["recipe"])
+            facts |= {"seed": int(told["seed"])} if "seed" in told else {}
+        listed.append(facts)
+    alone = len(listed) == 1 and "class" not in listed[0]
+    return listed[0] if alone else {"files": listed}
 
 
 def facts_of(trainer: Trainer) -> dict[str, Any]:
@@ -99,7 +107,10 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
     lines = []
     for name, use in (("train", "training"), ("validation", "validation")):
         if name in facts:
-            lines.append(_data_line(facts[name], use))
+            several = "files" in facts.get("train", {})
+            lines += _data_lines(facts[name], use, "files" if several else "file")
+    if "weights" in facts:
+        lines.append(f"weights of the training jets: {facts['weights']}")
     batch = f" of {facts['batch_size']} sets" if "batch_size" in facts else ""
     length = f"{_count(facts['steps'], 'step')}{batch} ({_count(facts['epochs'], 'epoch')}), in "
     length += clock(facts["seconds"])
@@ -127,10 +138,19 @@ def _count(number: float, what: str, plural: str = "s") -> str:
     return f"{number:,.10g} {what}{'' if number == 1 else plural}"
 
 
-def _data_line(facts: Mapping[str, Any], use: str) -> str:
+def _data_lines(facts: Mapping[str, Any], use: str, held_out_of: str) -> list[str]:
     number = f"{facts['jets']:,} jets for {use}"
+    if "files" in facts:
+        listed = "; ".join(map(_file_line, facts["files"]))
+        return [f"{number}, of {_count(len(facts['files']), 'file')}: {listed}"]
     if "file" not in facts:
-        return f"{number}, held out of the same file"
-    made = f", recipe {facts['recipe']}" if "recipe" in facts else ""
-    made += f" with seed {facts['seed']}" if "seed" in facts else ""
-    return f"{number}: `{facts['file']}`{made}, sha256 `{facts['sha256'][:16]}`"
+        return [f"{number}, held out of the same {held_out_of}"]
+    return [f"{number}: {_file_line(facts)}"]
+
+
+def _file_line(facts: Mapping[str, Any]) -> str:
+    line = f"{facts['class']}: " if "class" in facts else ""
+    line += f"`{facts['file']}`"
+    line += f", recipe {facts['recipe']}" if "recipe" in facts else ""
+    line += f" with seed {facts['seed']}" if "seed" in facts else ""
+    return f"{line}, sha256 `{facts['sha256'][:16]}`"

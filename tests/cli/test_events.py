@@ -113,6 +113,7 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     assert "150 of 150 events" in out
 
 
+@pytest.mark.filterwarnings("ignore:condition 'radius' of")  # of the training sample's range
 def test_a_conditional_model_keeps_its_contexts_in_the_file(rings, capsys):
     field = configuration()["model"]["flow"]["init_args"]["field"]
     field["init_args"]["condition_dim"] = 1

@@ -414,3 +414,35 @@ def test_a_wrong_part_of_a_model_is_told_in_one_line(folder, capsys, arguments, 
     assert len(told.strip().splitlines()) == 1
     assert "NestedArg" not in told
     assert "Namespace" not in told
+
+
+def test_a_configuration_with_box_cox_exponents_by_position_says_what_has_replaced_them(
+    folder, capsys
+):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    parts = config["model"]["flow"]["init_args"]
+    parts["scaler"]["init_args"] = {"dim": 3, "boxcox": {2: 0.3}}
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    told = fails(capsys, "fit", "--config", "config.yaml")
+    assert "write init_args: {kinds: [real, real, positive(boxcox=0.3)]}" in told
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"objects": ["etarel", "phirell", "ptrel"]}, "'phirell'"),
+        ({"objects": [{"name": "ptrel", "kind": "positiv"}]}, "did you mean 'positive'?"),
+        ({"object": ["etarel"]}, "did you mean 'objects'?"),
+        ("jetnett", "expected jetnet"),
+    ],
+)
+def test_a_schema_that_is_wrong_is_one_line(folder, capsys, schema, message):
+    config = yaml.safe_load(Path("config.yaml").read_text())
+    parts = config["model"]["flow"]["init_args"]
+    parts |= {"schema": schema, "scaler": None}
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    told = fails(capsys, "fit", "--config", "config.yaml")
+    assert message in told
+    assert "class" not in told
+    assert told.count("\n") <= 1

@@ -174,3 +174,26 @@ def test_a_set_dataset_with_the_sampler_in_a_data_loader_is_one_epoch() -> None:
 def test_a_set_dataset_needs_one_batch_dimension() -> None:
     with pytest.raises(ValueError, match=r"mask has shape \(5,\), expected \(n, N\)"):
         SetDataset(SetBatch(torch.zeros(5, 3), torch.ones(5)))
+
+
+def test_pad_collate_keeps_the_weights() -> None:
+    events, c = _ragged([2, 1]), torch.ones(1)
+    batch = pad_collate([(events[0], c, 0.5), (events[1], c, -1)])
+    assert batch.weight is not None
+    assert batch.weight.tolist() == [0.5, -1]
+    assert batch.c is not None
+    bare = pad_collate([(events[0], None, 0.5), (events[1], None, -1)])
+    assert bare.c is None
+    assert bare.weight is not None
+    with pytest.raises(TypeError, match="1 of 2 items have a weight; expected all of them or none"):
+        pad_collate([(events[0], c, 1.0), (events[1], c)])
+    with pytest.raises(ValueError, match="weights have shapes"):
+        pad_collate([(events[0], c, [1.0]), (events[1], c, [1.0])])
+
+
+def test_a_data_set_keeps_the_weights() -> None:
+    data = SetDataset(SetBatch(torch.zeros(4, 3, 1), weight=[1, 2, 3, 4]))
+    (batch,) = DataLoader(data, sampler=LengthBatchSampler(data.lengths, 4), batch_size=None)
+    assert batch.weight.sort().values.tolist() == [1, 2, 3, 4]
+    assert data[[2, 0]].weight is not None
+    assert data[[2, 0]].weight.tolist() == [3, 1]

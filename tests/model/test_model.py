@@ -85,6 +85,7 @@ def test_given_lengths_are_kept_and_change_only_what_is_longer():
     assert longer.x[1, :2].abs().min() > 0
 
 
+@pytest.mark.filterwarnings("ignore::setflow.model.OutsideTrainingWarning")
 def test_context_is_scaled_and_used():
     flow = _flow(conditions=("pt", "mass"))
     c = torch.rand(4, 2)
@@ -106,6 +107,7 @@ def test_the_loss_is_that_of_scaled_features():
     torch.testing.assert_close(got, expected)
 
 
+@pytest.mark.filterwarnings("ignore::setflow.model.OutsideTrainingWarning")
 def test_numbers_are_drawn_given_the_scaled_context():
     """p(N | c) of the model at the scaled context, for two contexts in physical units."""
     flow = _flow_of_numbers()
@@ -123,6 +125,7 @@ def test_numbers_are_drawn_given_the_scaled_context():
     assert batch.x.shape == (4000, 6, 3)
 
 
+@pytest.mark.filterwarnings("ignore::setflow.model.OutsideTrainingWarning")
 def test_batching_and_sharding_change_no_conditional_event():
     flow = _flow_of_numbers()
     c = torch.rand(40, 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.stats import wasserstein_distance
@@ -127,7 +128,8 @@ def test_any_batch_shape_counts_as_jets():
     for shape in ((24,), (4, 6), (2, 3, 4)):
         got = observables(x.reshape(*shape, 12, 3), mask.reshape(*shape, 12))
         for field in dataclasses.fields(Observables):
-            assert torch.equal(getattr(got, field.name), getattr(expected, field.name))
+            mine, theirs = getattr(got, field.name), getattr(expected, field.name)
+            assert mine is theirs or torch.equal(mine, theirs)
     one = observables(x[3], mask[3])
     assert len(one) == 1
     with pytest.raises(ValueError, match="no observable 'colour', expected one of: mass"):
@@ -401,3 +403,102 @@ def test_a_saboteur_is_caught(law, saboteur):
     case = dict(cases())["lead1"]
     with pytest.raises(AssertionError):
         LAWS[law](saboteur, case)
+
+
+# --- weights ---
+
+
+def test_a_weighted_w1_is_that_of_scipy():
+    generator = seeded(5)
+    for n, m in ((1, 1), (7, 3), (200, 150)):
+        a, b = torch.randn(n, generator=generator), 0.3 + torch.randn(m, generator=generator)
+        a[: n // 2], b[: m // 2] = a[: n // 2].round(), b[: m // 2].round()  # some coincide
+        u, v = (torch.rand(k, generator=generator, dtype=F64) + 0.01 for k in (n, m))
+        for one, other in ((u, v), (u, None), (None, v)):
+            expected = wasserstein_distance(a.double(), b.double(), one, other)
+            assert w1(a, b, one, other) == pytest.approx(expected, rel=1e-12, abs=1e-14)
+        repeated = torch.randint(1, 5, (n,), generator=generator)
+        assert w1(a, b, repeated) == pytest.approx(w1(a.repeat_interleave(repeated), b), rel=1e-12)
+        assert w1(a, b, 7 * u, v / 3) == pytest.approx(w1(a, b, u, v), rel=1e-12)
+
+
+def test_a_w1_of_negative_weights_is_the_largest_difference_of_means():
+    """By linear programming: the supremum over functions whose slope is at most 1."""
+    from scipy.optimize import linprog
+
+    generator = seeded(6)
+    for _ in range(5):
+        x = torch.randn(9, generator=generator, dtype=F64).sort().values
+        u, v = (torch.randn(9, generator=generator, dtype=F64) + 1 for _ in range(2))
+        u, v = u / u.sum(), v / v.sum()
+        assert (u < 0).any() or (v < 0).any()
+        slopes = np.eye(9)[1:] - np.eye(9)[:-1]
+        limits = np.concatenate([x.diff(), x.diff()])
+        bounds = [(0, 0)] + 8 * [(None, None)]
+        gain, steps = (v - u).numpy(), np.concatenate([slopes, -slopes])
+        found = linprog(gain, A_ub=steps, b_ub=limits, bounds=bounds)
+        assert w1(x, x, u, v) == pytest.approx(-found.fun, rel=1e-9)
+    cancelling = [1.0, 1.0, 1.0, -1.0], [1.0, 2.0, 5.0, 5.0]
+    assert w1(cancelling[1], [1.0, 2.0], weight_a=cancelling[0]) == pytest.approx(0, abs=1e-15)
+
+
+@each(
+    ("weight", "message"),
+    [
+        ([1.0, -1.0], "weights of a sum to 0, expected a positive sum: 1 of 2 weights is negative"),
+        ([-1.0, -1.0], "2 of 2 weights are negative"),
+        ([1.0], r"weight has shape \(1,\), expected \(2,\)"),
+        ([1.0, math.nan], "1 of 2 weights are NaN"),
+    ],
+)
+def test_weights_without_a_distance(weight, message):
+    with pytest.raises(ValueError, match=message):
+        w1([0.0, 1.0], [1.0], weight_a=weight)
+    x, mask = jets(2)
+    with pytest.raises(ValueError, match=message.replace("weights of a", "weights of the jets")):
+        observables(x, mask, weight)
+
+
+def test_distances_of_weighted_jets_are_those_of_repeated_jets():
+    (x, mask), (y, real) = jets(60), jets(50, seed=1)
+    times = torch.randint(1, 4, (60,), generator=seeded(1))
+    weighted = observables(x, mask, 0.1 * times)
+    many = observables(*(part.repeat_interleave(times, dim=0) for part in (x, mask)))
+    truth = observables(y, real)
+    for one, other in ((weighted, truth), (truth, weighted)):
+        got = distances(one, other)
+        expected = distances(*(many if side is weighted else side for side in (one, other)))
+        assert got == pytest.approx(expected, rel=1e-10)
+    assert max(distances(weighted, many).values()) < 1e-12
+    assert weighted.effective == pytest.approx(float(times.sum() ** 2 / (times**2).sum()))
+    assert torch.equal(weighted.select(torch.tensor([3, 1])).weight, 0.1 * times[[3, 1]].double())
+
+
+def test_the_floor_of_weights_of_one_is_that_without():
+    x, mask = jets(90)
+    plain, ones = observables(x, mask), observables(x, mask, torch.ones(90))
+    for sizes in ((30, 40), (80, 60)):
+        got, expected = (
+            truth_floor(side, *sizes, pairs=3, generator=seeded(0)) for side in (ones, plain)
+        )
+        assert (got.sizes, got.scaled) == (expected.sizes, expected.scaled)
+        assert got.factor == pytest.approx(expected.factor)
+        assert got.mean == pytest.approx(expected.mean, rel=1e-9)
+
+
+def test_the_floor_of_weighted_jets_has_parts_of_the_worth_that_is_compared():
+    n = 4000
+    weight = torch.where(torch.arange(n) % 10 == 0, 10.0, 1.0)
+    reference = dataclasses.replace(synthetic(n, 1), weight=weight.double())
+    worth = reference.effective / n
+    assert worth < 0.4
+    floor = truth_floor(reference, 200.0, 300.0, pairs=40, generator=seeded(0))
+    assert floor.sizes == (round(200 / worth), round(300 / worth))
+    assert not floor.scaled
+    plain = truth_floor(synthetic(n, 1), 200, 300, pairs=40, generator=seeded(0))
+    for name in ("w1m", "w1_pt"):  # the same truth, scattering as much
+        assert floor.mean[name] == pytest.approx(plain.mean[name], rel=0.3)
+    small = truth_floor(reference, 900.0, 800.0, pairs=3, generator=seeded(0))
+    assert small.scaled
+    assert small.sizes == (2000, 2000)
+    assert small.factor == pytest.approx(math.sqrt((1 / 900 + 1 / 800) / (2 / (2000 * worth))))

@@ -91,6 +91,8 @@ def test_a_report_from_files_holds_the_numbers_and_the_pictures(files, tmp_path)
         "events": 120,
         "available": 120,
         "columns": 12,
+        "effective": None,
+        "negative": 0,
         "weights_sha256": None,
     }
     assert held["reference"]["name"] == str(reference_path)

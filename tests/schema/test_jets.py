@@ -27,6 +27,7 @@ def test_the_datasets_and_their_dtypes() -> None:
         "jet_features": np.float32,
         "particle_type": np.int8,
         "event_number": np.int64,
+        "weight": np.float64,
     }
     assert [spec.key for spec in schema.DATASETS if spec.required] == [
         "particle_features",

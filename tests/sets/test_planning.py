@@ -15,6 +15,7 @@ import setflow
 from each import each
 from laws.laws import LAWS, cases, redraw
 from laws.subjects import Pointwise, loss_of, sample_of
+from setflow.divergence import exact, hutchinson
 from setflow.sets import planning
 from setflow.sets.events import Events, call_field
 from setflow.sets.planning import cut_by_length, plan_velocity
@@ -103,7 +104,8 @@ class Counting(nn.Module):
 @pytest.fixture
 def no_overhead(monkeypatch):
     """Without overhead every length stands alone: the most that a plan can do."""
-    monkeypatch.setattr(planning, "_CPU_OVERHEAD", 0)
+    for module in (planning, exact, hutchinson):
+        monkeypatch.setattr(module, "_CPU_OVERHEAD", 0)
 
 
 def _context_set(lead):
@@ -264,7 +266,13 @@ def test_nothing_is_moved_where_nothing_is_gained():
 
 
 class Together(setflow.Midpoint):
-    """A solver that does not say that its steps are the same for all events."""
+    """A solver that does not say that an event needs nothing of the others."""
+
+    steps_apart = False
+
+
+class AdaptiveTogether(setflow.Dopri5):
+    """A solver that does not say so, with steps of each event's own."""
 
     steps_apart = False
 
@@ -289,6 +297,141 @@ def test_events_that_are_solved_apart_arrive_where_they_arrive_together(kind, no
             slopes.append(torch.autograd.grad(x.square().sum(), noise)[0])
         torch.testing.assert_close(*ends, rtol=0, atol=1e-12, msg=name)
         torch.testing.assert_close(*slopes, rtol=0, atol=1e-10, msg=name)
+
+
+def _mixed(count=12, slots=20, features=3):
+    """A field, and events of unequal size whose states reach far apart, so that steps differ."""
+    field = redraw(setflow.TransformerField(features, hidden=8, layers=1, heads=2)).double()
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(0, slots + 1, (count,), generator=generator)
+    mask = torch.arange(slots) < lengths[:, None]
+    x = torch.randn(count, slots, features, generator=generator, dtype=torch.float64)
+    return field, x * torch.linspace(0.1, 2, count)[:, None, None], mask
+
+
+def _numbers(report):
+    fields = (report.evaluations, report.accepted, report.rejected)
+    return [*(value.tolist() for value in fields), report.calls]
+
+
+ESTIMATORS = {
+    "exact": setflow.ExactDivergence(),
+    "probes": setflow.HutchinsonDivergence(2),
+    "renewed": setflow.HutchinsonDivergence(2, renew=True),
+}
+
+
+@pytest.mark.parametrize(
+    ("kinds", "estimator"),
+    [
+        *(((setflow.Midpoint, Together), name) for name in ESTIMATORS),
+        *(((setflow.Dopri5, AdaptiveTogether), name) for name in ("exact", "probes")),
+    ],
+)
+def test_densities_and_reports_are_those_of_events_solved_together(kinds, estimator, no_overhead):
+    """In values, gradients, probes and, of an adaptive solver, in the steps of each event."""
+    adaptive = kinds[0] is setflow.Dopri5
+    field, x, mask = _mixed(4, 4, features=2)
+    x, mask = x.reshape(2, 2, 4, 2), mask.reshape(2, 2, 4)
+    base, found = setflow.StandardNormal((2,)), []
+    for kind in kinds:
+        solver = kind(0.1, 0.1) if adaptive else kind(2)
+        events = x.clone().requires_grad_()
+        log_p = setflow.masked_log_prob(
+            field, base, solver, events, mask, estimator=ESTIMATORS[estimator],
+            generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+        slope = torch.autograd.grad(log_p.sum(), events)[0]
+        scored = setflow.masked_sample(
+            field, base, solver, mask, x_source=x, estimator=ESTIMATORS[estimator],
+            return_log_prob=True, generator=torch.Generator().manual_seed(1),
+        )  # fmt: skip
+        found.append((log_p.detach(), slope, scored.x.detach(), scored.log_prob.detach(), solver))
+    for apart, together in zip(*(values[:4] for values in found), strict=True):
+        torch.testing.assert_close(apart, together, rtol=0, atol=1e-9)
+    if adaptive:
+        apart, together = (_numbers(values[4].last) for values in found)
+        assert apart == together
+        assert found[0][4].last.evaluations.shape == (2, 2)
+
+
+@torch.no_grad()
+def test_the_report_of_a_solve_in_groups_is_that_of_the_batch(no_overhead):
+    field, x, mask = _mixed()
+    base, found = setflow.StandardNormal((3,)), []
+    for kind in (setflow.Dopri5, AdaptiveTogether):
+        solver = kind(1e-3, 1e-3)
+        ends = setflow.masked_sample(field, base, solver, mask, x_source=x)
+        found.append((ends, _numbers(solver.last)))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0, atol=1e-10)
+    assert found[0][1] == found[1][1]
+    assert len(set(found[0][1][0])) > 2  # steps differ from event to event
+
+
+@torch.no_grad()
+def test_a_failure_in_a_group_is_that_of_the_batch(no_overhead):
+    field, x, mask = _mixed()
+    base, needed = setflow.StandardNormal((3,)), setflow.Dopri5(1e-3, 1e-3)
+    setflow.masked_sample(field, base, needed, mask, x_source=x)
+    most, found = int(needed.last.evaluations.max()), []
+    for kind in (setflow.Dopri5, AdaptiveTogether):
+        solver = kind(1e-3, 1e-3, max_nfe=most - 1)
+        with pytest.raises(setflow.solvers.IntegrationError) as sampling:
+            setflow.masked_sample(field, base, solver, mask, x_source=x)
+        reports = [_numbers(solver.last)]
+        solver.max_nfe = 14
+        with pytest.raises(setflow.solvers.IntegrationError) as scoring:
+            setflow.masked_log_prob(
+                field, base, solver, x, mask, estimator=setflow.HutchinsonDivergence(),
+                generator=torch.Generator().manual_seed(1),
+            )  # fmt: skip
+        reports.append(_numbers(solver.last))
+        errors = (sampling.value, scoring.value)
+        found.append(([(e.events, round(e.time, 9), e.reason) for e in errors], reports))
+    assert found[0] == found[1]
+    assert len(found[0][0][1][0]) > 1
+
+
+@torch.no_grad()
+def test_planning_changes_no_number_that_a_solve_draws(monkeypatch):
+    """Probes of every evaluation and the noise of a stochastic equation, bit for bit."""
+    field, x, mask = _mixed()
+    base, drawn = setflow.StandardNormal((3,)), []
+    real_probes, real_noise = hutchinson.draw_probes, torch.randn
+
+    def probes(*arguments):
+        drawn[-1].append(real_probes(*arguments))
+        return drawn[-1][-1]
+
+    def noise(*arguments, **options):
+        drawn[-1].append(real_noise(*arguments, **options))
+        return drawn[-1][-1]
+
+    monkeypatch.setattr(hutchinson, "draw_probes", probes)
+    monkeypatch.setattr(torch, "randn", noise)
+    ends = []
+    for overhead in (0, 10**9):
+        for module in (planning, exact, hutchinson):
+            monkeypatch.setattr(module, "_CPU_OVERHEAD", overhead)
+        drawn.append([])
+        generator = torch.Generator().manual_seed(1)
+        log_p = [
+            setflow.masked_log_prob(
+                field, base, setflow.Midpoint(2), x, mask, generator=generator,
+                estimator=setflow.HutchinsonDivergence(2, renew=renew, probe=probe),
+            )
+            for renew in (False, True) for probe in ("rademacher", "gaussian")
+        ]  # fmt: skip
+        diffusion = setflow.Diffusion(
+            field, setflow.VPSchedule(), setflow.EulerMaruyama(3), parameterization="eps",
+            event_shape=(3,), t0=0.99,
+        )  # fmt: skip
+        ends.append([*log_p, diffusion(mask=mask).sample((2,), generator=generator)])
+    assert len(drawn[0]) == 2 * (1 + 4) + 3 + 1  # fixed, renewed; three steps and the start
+    assert len(drawn[0]) == len(drawn[1])
+    assert all(map(torch.equal, *drawn))
+    for cut, whole in zip(*ends, strict=True):
+        torch.testing.assert_close(cut, whole, rtol=0, atol=1e-10)
 
 
 class _Kernels(TorchDispatchMode):
@@ -335,4 +478,40 @@ def test_an_evaluation_of_a_solve_costs_little_more_than_the_field(no_overhead, 
         for n in lengths.unique().tolist()
     )
     more = (steps(5) - steps(3)) / 2
+    assert own < more < 1.2 * own
+
+
+@torch.no_grad()
+def test_an_evaluation_of_a_density_costs_little_more_than_the_field(no_overhead, monkeypatch):
+    """As above, of the field and one product with its Jacobian."""
+    monkeypatch.setattr(planning, "is_readable", lambda mask: True)
+    field = setflow.TransformerField(3, hidden=32, layers=4)
+    lengths = torch.tensor([24, 24, 17, 17, 9, 9, 4, 4])
+    mask = torch.arange(24) < lengths[:, None]
+    base, x = setflow.StandardNormal((3,)), torch.randn(8, 24, 3)
+
+    def kernels(run):
+        with _Kernels() as seen:
+            run()
+        return seen.count
+
+    @torch.enable_grad()
+    def alone(state, t, real):
+        v = field(state, t, mask=real)
+        torch.autograd.grad(v, state, v.detach(), retain_graph=True)
+
+    own = 0
+    for n in lengths.unique().tolist():
+        state, real = torch.randn(2, n, 3, requires_grad=True), torch.ones(2, n) > 0
+        own += kernels(lambda state=state, real=real: alone(state, torch.full((2,), 0.5), real)) - 1
+
+    def steps(count, solver):
+        estimator = setflow.HutchinsonDivergence()
+        return kernels(
+            lambda: setflow.masked_log_prob(
+                field, base, solver(count), x, mask, estimator=estimator
+            )
+        )
+
+    more = (steps(5, setflow.Euler) - steps(3, setflow.Euler)) / 2
     assert own < more < 1.2 * own

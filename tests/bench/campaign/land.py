@@ -27,7 +27,8 @@ from bench.campaign.record import HELD_OUT, read_numbers
 from bench.machine import REPOSITORY, described
 from setflow.data import read_jets
 from setflow.physics.metrics import METRICS
-from setflow.report.page import Report, compare
+from setflow.report.outcome import Report
+from setflow.report.page import compare
 
 __all__ = ["land", "land_model"]
 

@@ -35,7 +35,8 @@ from bench.campaign.record import HELD_OUT, Record, Stage
 from bench.machine import described
 from setflow.data import Standardizer, read_jets
 from setflow.files import NewFile
-from setflow.report.page import Report, compare
+from setflow.report.outcome import Report
+from setflow.report.page import compare
 from setflow.training import Muon, warmup_cosine
 
 __all__ = ["MODEL", "run"]

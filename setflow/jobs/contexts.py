@@ -1,0 +1,264 @@
+"""For which contexts and numbers of objects events are asked, told by name or by a file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from setflow.data.contexts import ContextSource
+from setflow.data.hdf5 import read_events
+from setflow.data.header import read_header
+from setflow.data.sample import EventSample
+from setflow.files import file_sha256
+from setflow.model.encoding import require_names
+from setflow.model.model import SetFlow
+from setflow.schema import Category, Feature
+from setflow.shipped import JETS, find
+
+__all__ = ["Asked", "Conditions", "asked_for", "context_options", "fixed_conditions", "in_words"]
+
+Conditions = Mapping[str, Any]
+"""Values of conditions by name: one for all events, or a mapping from values to how many events."""
+
+
+class Asked(NamedTuple):
+    """The events that a model is asked for.
+
+    Attributes:
+        events: how many.
+        lengths: their numbers of objects, with shape `(events,)`; None draws them from p(N | c).
+        context: their physical context, with shape `(events, C)`; None for a model without.
+        attributes: what a file says of where these come from.
+    """
+
+    events: int
+    lengths: Tensor | None
+    context: Tensor | None
+    attributes: dict[str, str | int]
+
+
+def asked_for(
+    flow: SetFlow,
+    *,
+    events: int | None = None,
+    like: str | Path | None = None,
+    context: Conditions | str | Path | None = None,
+    oversample: int = 1,
+) -> Asked:
+    """Return the events that are asked for, in their order.
+
+    Arguments:
+        flow: the model.
+        events: how many; None takes as many as the contexts or the file of `like` tell.
+        like: a file whose rows give number of objects and context.
+        context: values of the conditions by name, or a file whose rows give the context alone.
+        oversample: how many events are made for each row of the file: first all of row 0.
+
+    Raises:
+        ValueError: if the arguments contradict each other, do not say how many events there are to
+            be, or do not fit the conditions of the model.
+    """
+    for name, number in (("events", events), ("oversample", oversample)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} must be at least 1, got {number}")
+    _require_one_source(flow, like, context)
+    by_name = isinstance(context, Mapping)
+    if oversample > 1 and (by_name or (like is None and context is None)):
+        raise ValueError(
+            f"oversample is {oversample}, but there are no rows of a file to make so many events "
+            "for; give a file by like or context, or the number of events by events"
+        )
+    if like is None and context is None:
+        if events is None:
+            raise ValueError("say how many jets to sample, with events or with like")
+        return Asked(events, None, None, {})
+    if isinstance(context, Mapping):
+        return _by_name(flow, events, context)
+    kind, given = ("like", like) if context is None else ("context_from", context)
+    assert given is not None
+    path = find(JETS, given)
+    rows = None if events is None else -(-events // oversample)
+    source = ContextSource(path, flow.context_features)
+    sample = _rows(flow, path, rows, source.columns)
+    if events is not None and len(sample) * oversample < events:
+        times = f", of which {oversample} each make {len(sample) * oversample}"
+        raise ValueError(
+            f"{path} holds {len(sample)} jets{times if oversample > 1 else ''}, expected at least "
+            f"{events}"
+        )
+    lengths, rows_c = sample.objects.lengths, source.of(sample)
+    if oversample > 1:
+        lengths = lengths.repeat_interleave(oversample)
+        rows_c = None if rows_c is None else rows_c.repeat_interleave(oversample, dim=0)
+    told: dict[str, str | int] = {kind: path.name, f"{kind}_sha256": file_sha256(path)}
+    told |= {"oversample": oversample} if oversample > 1 else {}
+    return Asked(
+        len(lengths[:events]),
+        lengths[:events] if context is None else None,
+        None if rows_c is None else rows_c[:events],
+        told,
+    )
+
+
+def fixed_conditions(flow: SetFlow, given: Conditions | None) -> dict[str, float]:
+    """Return the values, codes for categories, of conditions that are the same for all events.
+
+    Raises:
+        ValueError: if the model has no such condition, or a value is none that it can have.
+    """
+    known, fixed = {feature.name: feature for feature in flow.context_features}, {}
+    for name, value in (given or {}).items():
+        if name not in known:
+            others = {other: 0 for other in known if other not in (given or {})}
+            require_names({**(given or {}), **others}, list(known))
+        if isinstance(value, Mapping):
+            raise ValueError(
+                f"condition '{name}' is {in_words({name: value})}, expected one value for all rows"
+            )
+        fixed[name] = _number(known[name], value)
+    return fixed
+
+
+def context_options(flow: SetFlow, train: object) -> tuple[str, ...]:
+    """Return options by which `setflow sample` is told a context, empty if the model needs none.
+
+    Arguments:
+        flow: the model.
+        train: the file of its training, if it is one.
+    """
+    if not flow.conditions:
+        return ()
+    values: dict[str, Any] = {}
+    encoder = flow.context_encoder
+    for k, feature in enumerate(flow.context_features):
+        kind, counted = feature.kind, any(isinstance(value, dict) for value in values.values())
+        if isinstance(kind, Category):
+            values[feature.name] = kind.names[0] if counted else dict.fromkeys(kind.names, 1000)
+        elif encoder is not None:
+            middle = ((encoder.low[k] + encoder.high[k]) / 2).item()
+            values[feature.name] = "VALUE" if math.isnan(middle) else f"{float(f'{middle:.3g}'):g}"
+    if any(isinstance(value, dict) for value in values.values()):
+        return "--condition", in_words(values)
+    if isinstance(train, str):
+        return "--like", train
+    return "--condition", in_words(values), "--events", "1000"
+
+
+def in_words(given: Conditions) -> str:
+    """Return values of conditions as the shell takes them.
+
+    >>> in_words({"class": {"top": 5000, "gluon": 5000}, "pt": 900})
+    'class=top:5000,gluon:5000,pt=900'
+    """
+    words = []
+    for name, value in given.items():
+        counted = value.items() if isinstance(value, Mapping) else ()
+        told = ",".join(f"{each}:{count}" for each, count in counted) or str(value)
+        words.append(f"{name}={told}")
+    return ",".join(words)
+
+
+def _require_one_source(flow: SetFlow, like: object, context: object) -> None:
+    """Refuse two sources of a context, and none where the model needs one.
+
+    Raises:
+        ValueError: if there are two, or none.
+    """
+    if like is not None and context is not None:
+        raise ValueError(
+            "like and context both tell the context of the sample; give one of them: like, a file "
+            "of which each row gives number of particles and context, or context"
+        )
+    if context is not None and not flow.conditions:
+        raise ValueError("the model has no conditions, so it takes no context; leave it out")
+    if flow.conditions and like is None and context is None:
+        first = flow.context_features[0]
+        kind = first.kind
+        value = kind.names[0] if isinstance(kind, Category) else "900"
+        raise ValueError(
+            f"the model is conditioned on {', '.join(flow.conditions)}; say for which values to "
+            f"sample: --condition {first.name}={value}, one value for all jets or a number of jets "
+            "for each; --like FILE, as many particles and the context of its jets; or "
+            "--context-from FILE, their context alone (in Python context= or like=)"
+        )
+
+
+def _by_name(flow: SetFlow, events: int | None, given: Conditions) -> Asked:
+    """Return the events asked for by values of the conditions."""
+    require_names(given, flow.conditions)
+    counted = [name for name, value in given.items() if isinstance(value, Mapping)]
+    if len(counted) > 1:
+        raise ValueError(
+            f"{' and '.join(counted)} both have a number of events for each value; give it for one "
+            "of them, and one value for all events for the others"
+        )
+    if not counted and events is None:
+        raise ValueError("one context for all jets does not say how many: give events (--events)")
+    counts = list(given[counted[0]].items()) if counted else []
+    for value, count in counts:
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(
+                f"{counted[0]}={value} is asked for {count!r} times, expected a whole number of "
+                "at least 1"
+            )
+    total = sum(count for _, count in counts) if counted else events
+    assert total is not None
+    if events is not None and events != total:
+        raise ValueError(
+            f"{in_words({counted[0]: given[counted[0]]})} are {total} jets, and events is "
+            f"{events}; leave events (--events) out"
+        )
+    columns: dict[str, Tensor | float] = {}
+    for feature in flow.context_features:
+        name, value = feature.name, given[feature.name]
+        if name in counted:
+            columns[name] = torch.cat(
+                [torch.full((count,), _number(feature, each)) for each, count in counts]
+            )
+        else:
+            columns[name] = _number(feature, value)
+    assert flow.context_encoder is not None
+    rows = flow.context_encoder.rows(columns, total)
+    return Asked(total, None, rows, {"condition": in_words(given)})
+
+
+def _number(feature: Feature, value: Any) -> float:
+    """Return a value of a condition, given as a number or a text; of a category, its code.
+
+    Raises:
+        ValueError: if it is none that the condition can have.
+    """
+    unit = f" of {feature.unit}" if feature.unit else ""
+    if isinstance(feature.kind, Category):
+        if isinstance(value, str):
+            try:
+                return float(feature.kind.code(value))
+            except ValueError as error:
+                raise ValueError(f"condition '{feature.name}': {error}") from None
+        return float(value)  # the encoder knows the codes
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"condition '{feature.name}' is {value!r}, expected a number{unit}"
+        ) from None
+
+
+def _rows(flow: SetFlow, path: Path, rows: int | None, conditions: Sequence[str]) -> EventSample:
+    """Return the first rows of a file, cut to the number of objects that the model knows."""
+    header = read_header(path)
+    largest = None if flow.cardinality is None else flow.cardinality.max_objects
+    return read_events(
+        path,
+        flow.schema,
+        stop=rows if rows is None else min(rows, header.n),
+        max_objects=largest,
+        features=flow.features,
+        conditions=conditions,
+        keep_unphysical="weights_sha256" in header.attributes,  # made by a model
+    )
