@@ -32,6 +32,7 @@ from setflow.schema import (
     JET_FEATURES,
     JETNET,
     PARTICLE_FEATURES,
+    Category,
     Feature,
     Schema,
     names,
@@ -118,9 +119,18 @@ class Layout(ABC):
         """Return where features of objects stand.
 
         Raises:
-            ValueError: if one is not there, or its unit cannot be converted.
+            ValueError: if one is not there, its unit cannot be converted, or it is a category of
+                other names than in the file.
         """
-        where = f"{self.path}: {self.table}"
+        where, held = f"{self.path}: {self.table}", {f.name: f.kind for f in self.usual[0]}
+        for entry in wanted:
+            if isinstance(entry, Feature) and isinstance(entry.kind, Category):
+                there = held.get(entry.name, entry.kind)
+                if there != entry.kind:
+                    raise ValueError(
+                        f"{where}: {entry.name} is of kind {there} in the file, expected "
+                        f"{entry.kind}; give the names as the file has them"
+                    )
         return select_columns(self.file[self.table], self.usual[0], wanted, where)
 
     def event_columns(self, schema: Schema, conditions: Sequence[str] = ()) -> Columns:

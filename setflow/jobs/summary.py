@@ -30,7 +30,7 @@ class ScoreSummary:
         reasons: how many rows have no score, by reason.
         cut_to: the number of objects to which events with more are cut, as the model knows no more;
             None if the file has no longer ones.
-        kept: which objects these are, in words.
+        kept: which objects these are, in words; empty for the hardest particles.
         words: what events and objects are called.
     """
 
@@ -41,7 +41,7 @@ class ScoreSummary:
     impossible: int
     reasons: dict[str, int]
     cut_to: int | None = None
-    kept: str = "the hardest"
+    kept: str = ""
     words: Words = JET_WORDS
 
     def lines(self) -> list[str]:
@@ -67,7 +67,7 @@ class ScoreSummary:
         if self.cut_to is not None:
             lines.append(
                 f"{words.events} with more than {self.cut_to} {words.objects} are scored by "
-                f"{self.kept}, as the model knows no more"
+                f"{self.kept or f'their hardest {self.cut_to}'}, as the model knows no more"
             )
         failed = sum(self.reasons.values())
         if failed == 0:
@@ -111,7 +111,7 @@ def summarize_scores(path: str | Path) -> ScoreSummary:
             n += len(finite)
             total += float((finite - shift).sum())
             squares += float(((finite - shift) ** 2).sum())
-        cut_to, kept = file.attrs.get("cut_to"), str(file.attrs.get("kept", "the hardest"))
+        cut_to, kept = file.attrs.get("cut_to"), str(file.attrs.get("kept", ""))
         words = EVENT_WORDS if file.attrs.get("rows") == EVENT_WORDS.events else JET_WORDS
     variance = max(0.0, squares - total**2 / n) / (n - 1) if n > 1 else float("nan")
     return ScoreSummary(

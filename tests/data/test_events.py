@@ -233,6 +233,21 @@ def test_a_flipped_byte_is_found(tmp_path: Path, objects: int | None) -> None:
         assert key in keys
 
 
+def test_weights_come_back_and_are_told_where_nobody_asks_for_them(tmp_path: Path) -> None:
+    x, mask, event = map(torch.from_numpy, truth())
+    weight = torch.linspace(-1, 2, N, dtype=torch.float64)
+    for objects in (SLOTS, None):
+        path = tmp_path / f"{objects}.h5"
+        with EventWriter(path, RINGS, objects=objects) as writer:
+            writer.write(SetBatch(x, mask, weight=weight), event)
+        assert torch.equal(read_events(path, weight="weight").objects.weight, weight)
+        told = "holds weights of its events that are not used .weight."
+        with pytest.warns(UserWarning, match=told):
+            assert read_events(path).objects.weight is None
+        with pytest.raises(ValueError, match=r"no dataset 'weights' of weights; .* holds weight; n"):
+            read_events(path, weight="weights")
+
+
 # --- names, order and units ---
 
 
@@ -248,6 +263,13 @@ def test_features_come_in_the_order_asked_for(tmp_path: Path) -> None:
     np.testing.assert_allclose(sample.objects.x[sample.objects.mask].numpy(), expected, rtol=1e-6)
     assert sample.schema.objects[0].unit == "MeV"
     assert sample.event_features == ("radius", "noise")  # which are checked, whoever asks
+
+
+def test_a_category_of_other_names_is_refused(tmp_path: Path) -> None:
+    path = padded(tmp_path / "a.h5")
+    other = Schema([Feature("side", kind="category(right, left)")])
+    with pytest.raises(ValueError, match=r"side is of kind category\(left, right\) in the file"):
+        read_events(path, other, features=["side"])
 
 
 def test_without_an_order_the_first_objects_are_kept(tmp_path: Path) -> None:

@@ -766,7 +766,7 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     other = setflow.SetFlow(make_flow().field, features=("px", "py", "pz"))
     refused(other, data, out, ValueError, "no column 'px', .* of its layout: etarel, phirel, ptrel")
     refused(make_flow(), data, out, ValueError, "holds 23 events, events=24", events=24)
-    refused(make_flow(), data, out, ValueError, "holds 23 jets, events=-1", events=-1)
+    refused(make_flow(), data, out, ValueError, "holds 23 events, events=-1", events=-1)
     sample = read_jets(data)
     relative = tmp_path / "relative.h5"
     with JetWriter(relative, objects=SLOTS, jet_units=RELATIVE_JET_UNITS) as writer:
