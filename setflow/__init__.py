@@ -79,6 +79,7 @@ __all__ = [
     "as_base",
     "diagnostics",
     "diffusion_loss",
+    "fit",
     "fm_loss",
     "masked_diffusion_loss",
     "masked_fm_loss",
@@ -152,5 +153,6 @@ if TYPE_CHECKING:
     from setflow.sets.batch import SetBatch
     from setflow.solvers import RK4, Dopri5, Euler, Heun, Midpoint
     from setflow.timesteps import TimeSampling
+    from setflow.training.fitting import fit
 else:
     __getattr__, __dir__ = module_functions(__name__)

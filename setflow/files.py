@@ -30,6 +30,7 @@ if sys.platform != "win32":
 __all__ = [
     "NewFile",
     "NewFolder",
+    "as_path",
     "check_hdf5_name",
     "check_target",
     "file_sha256",
@@ -41,10 +42,25 @@ __all__ = [
 _HDF5 = (".h5", ".hdf5")
 
 
+def as_path(given: str | os.PathLike[str]) -> Path:
+    """Return a path.
+
+    Raises:
+        TypeError: if something else was given, such as None.
+
+    >>> as_path("jets.h5").suffix
+    '.h5'
+    """
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(f"got {given!r}, expected the path of a file or folder, such as 'runs/top'")
+    return Path(given)
+
+
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """Return the path of an output, or say why it cannot be written there.
 
     Raises:
+        TypeError: if it is no path.
         FileExistsError: if it exists and must not be overwritten.
         FileNotFoundError: if its folder does not exist.
         NotADirectoryError: if its folder is a file.
@@ -53,12 +69,11 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     >>> check_target("no such file", overwrite=False).name
     'no such file'
     """
-    path = Path(path)
+    path = as_path(path)
     folder = path.parent
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(
-            f"{path} exists already; choose another name, or overwrite it with --force "
-            "(overwrite=True in Python)"
+            f"{path} exists already; choose another name, or overwrite it with overwrite=True"
         )
     if not folder.exists():
         raise FileNotFoundError(
@@ -77,13 +92,14 @@ def check_hdf5_name(path: str | os.PathLike[str]) -> Path:
     """Return the path of an HDF5 file, or say that its name is that of another kind of file.
 
     Raises:
+        TypeError: if it is no path.
         ValueError: if the name ends neither in .h5 nor in .hdf5 and is not that of a folder, of
             which who reads or writes it says more.
 
     >>> check_hdf5_name("jets.h5").name
     'jets.h5'
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() not in _HDF5 and not path.is_dir():
         raise ValueError(
             f"{path} is not named like an HDF5 file, the only kind that is read and written here; "
@@ -131,7 +147,7 @@ class NewFile:
         overwrite: bool = False,
         begin: Callable[[Path], None] | None = None,
     ) -> None:
-        self.path, self.keep = Path(path), False
+        self.path, self.keep = as_path(path), False
         self._overwrite, self._begin = overwrite, begin
         self._lock = -1
         name = self.path.name

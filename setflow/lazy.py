@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 from torch.distributions import Distribution
 
+from setflow.distributions.base import as_base
 from setflow.sets.context import Context
 from setflow.sets.protocols import Base, in_short
 
@@ -24,6 +25,19 @@ class LazyDistribution(nn.Module, ABC):
     @abstractmethod
     def forward(self, c: Context | None = None) -> Any:
         """Return the distribution for the context `c`, with shape `(*batch, C)`, or None."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Find what modules hold; say of what only the distribution has how to come to it.
+
+        Raises:
+            AttributeError: if there is no such attribute.
+        """
+        if name in ("sample", "rsample", "log_prob"):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name} before it is called with a context and a "
+                f"mask, or with nothing if there are none: model(c, mask=mask).{name}(...)"
+            )
+        return super().__getattr__(name)
 
 
 class LazyField(nn.Module, ABC):
@@ -45,6 +59,9 @@ class UnconditionalDistribution(LazyDistribution):
     Arguments:
         dist: a base of setflow or a torch distribution.
 
+    Raises:
+        TypeError: if it is neither.
+
     >>> base = UnconditionalDistribution(setflow.StandardNormal((3,)))
     >>> base(torch.zeros(16, 4)).event_shape
     (3,)
@@ -52,6 +69,7 @@ class UnconditionalDistribution(LazyDistribution):
 
     def __init__(self, dist: Base | Distribution) -> None:
         super().__init__()
+        as_base(dist)  # raises if it is none
         self._dist = dist
 
     def __repr__(self) -> str:
@@ -67,6 +85,9 @@ class UnconditionalField(LazyField):
     Arguments:
         field: the field.
 
+    Raises:
+        TypeError: if it cannot be called, or is a class.
+
     >>> field = setflow.VelocityField(dim=2, hidden=16)
     >>> UnconditionalField(field)(torch.zeros(16, 4)) is field
     True
@@ -74,6 +95,11 @@ class UnconditionalField(LazyField):
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
+        if isinstance(field, type) or not callable(field):
+            raise TypeError(
+                f"field is {field!r}, expected a velocity field such as "
+                "setflow.TransformerField(3); a base and a solver come after it"
+            )
         self._field = field
 
     def __repr__(self) -> str:

@@ -29,7 +29,8 @@ from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
 from setflow.sets.context import Context, GivenContext, batch_of_context, context_of_batch
 from setflow.sets.events import Events
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.finite import refuse_not_finite
+from setflow.sets.masks import as_mask, is_readable, zero_padding
 from setflow.sets.planning import plan_velocity
 from setflow.sets.protocols import (
     Base,
@@ -40,8 +41,8 @@ from setflow.sets.protocols import (
     in_lines,
     in_short,
 )
-from setflow.sets.shapes import as_floating
-from setflow.solvers.integrate import integrate
+from setflow.sets.shapes import as_floating, check_times
+from setflow.solvers.integrate import integrate, require_solver
 
 __all__ = ["FlowMatching", "FlowMatchingProcess", "Guidance", "Process"]
 
@@ -222,6 +223,10 @@ class FlowMatching(LazyDistribution):
         event_ndim: how many trailing dimensions form one event; needed if the field does not say.
         validate_args: check when binding that shapes belong together.
 
+    Raises:
+        TypeError: if a part is none, or a class, or stands in another's place.
+        ValueError: if a time lies outside [0, 1].
+
     >>> field = setflow.VelocityField(dim=8, condition_dim=4, hidden=16)
     >>> fm = FlowMatching(field, setflow.StandardNormal((8,)), setflow.RK4(steps=4))
     >>> fm(torch.randn(16, 4)).sample((1,)).shape
@@ -243,6 +248,8 @@ class FlowMatching(LazyDistribution):
         self.field = field if isinstance(field, LazyField) else UnconditionalField(field)
         self.base = base if isinstance(base, LazyDistribution) else UnconditionalDistribution(base)
         self.solver = solver
+        require_solver(solver)
+        check_times(t0=t0, t1=t1)
         self.t0 = t0 if isinstance(t0, Tensor) else float(t0)
         self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.event_ndim = event_ndim
@@ -335,10 +342,13 @@ class FlowMatchingProcess(Process):
         if guidance_fn is None:
             return carried(self.field, self.solver, start, t0=self.t0, t1=self.t1)
         guided = _guided(velocity_on(start, self.field), guidance_fn)
-        return integrate(
+        x = integrate(
             self.solver, lambda x, t: guided(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
             mask=start.mask, event_ndim=self.event_ndim,
         )  # fmt: skip
+        if x.device.type == "cpu" and is_readable(x) and not bool(x.isfinite().all()):
+            refuse_not_finite("the sample", start, x_source=start.x)
+        return x
 
     def log_prob(
         self,

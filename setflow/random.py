@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import check_generator
 from setflow.sets.masks import rank_of_real, zero_padding
 from setflow.sets.shapes import event_numel
 
@@ -111,6 +112,7 @@ class EventSeeds:
         cls, lead: tuple[int, ...], device: torch.device, generator: torch.Generator | None = None
     ) -> EventSeeds:
         """Draw the seed and number the events of a batch in their order."""
+        check_generator(generator)
         source = torch.device("cpu") if generator is None else generator.device
         seed = torch.randint(2**62, (), generator=generator, device=source).item()
         return cls(int(seed), torch.arange(event_numel(lead), device=device).reshape(lead))

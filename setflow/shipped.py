@@ -80,9 +80,16 @@ def find(kind: Kind, given: str | os.PathLike[str]) -> Path:
         The path that was given if it exists or no such thing is shipped; who reads it says what is
         missing, with `known`.
 
+    Raises:
+        TypeError: if it is neither a path nor a name.
+
     >>> find(RECIPES, "pythia-top").name, find(JETS, "no-such.h5").name
     ('pythia-top', 'no-such.h5')
     """
+    if not isinstance(given, (str, os.PathLike)):
+        raise TypeError(
+            f"got {given!r}, expected a path, or the name of what is shipped: {known(kind)}"
+        )
     path = Path(given)
     if path.exists():
         return path

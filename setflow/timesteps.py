@@ -25,10 +25,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.events import Events
-from setflow.sets.masks import is_at_hand
-from setflow.sets.shapes import expand_time
+from setflow.sets.masks import is_at_hand, is_readable
+from setflow.sets.shapes import check_times, expand_time
 
 __all__ = [
     "Density",
@@ -140,6 +140,8 @@ class TimeSampling:
         Raises:
             ValueError: if the shift needs lengths and there are none, or they do not fit.
         """
+        if generator is not None:
+            check_generator(generator)
         if device is None and isinstance(lengths, Tensor):
             device = lengths.device
         dtype = torch.get_default_dtype() if dtype is None else dtype
@@ -231,10 +233,28 @@ def times_of(
         The times, with shape `lead`, and the weights, of the same shape, or None.
 
     Raises:
-        ValueError: if `t` has another shape.
+        TypeError: if `sampling` or `generator` is no such object.
+        ValueError: if `t` has another shape or, where looking at it costs nothing, on a CPU, lies
+            outside [0, 1].
     """
+    if generator is not None:
+        check_generator(generator)
+    if sampling is not None and not isinstance(sampling, TimeSampling):
+        raise TypeError(
+            f"times is {sampling!r}, expected an object such as "
+            'setflow.TimeSampling("logit_normal"); the times themselves are given as t='
+        )
     if t is not None:
+        if isinstance(t, Real):
+            check_times(t=t)
         t = expand_time(t, events.lead, like=events.x)
+        seen = is_at_hand(t) and is_readable(t)
+        if seen and not bool(((t >= 0) & (t <= 1)).all()):
+            bad = t[~((t >= 0) & (t <= 1))][0].item()
+            raise ValueError(
+                f"t holds {bad:g}, expected times from 0, where the data are, to 1, where the "
+                "noise is"
+            )
     else:
         density = _UNIFORM if sampling is None else sampling
         t = density.sample(

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import setflow
+from each import each
 from laws.laws import cases, redraw
 from laws.subjects import ObjectConditioned
 from problems import GaussianPredictor, gaussian_field
@@ -395,3 +396,46 @@ def test_what_a_model_is_can_be_read():
     assert "schedule: VPSchedule(" in repr(diffusion(c))
     assert "cardinality: EmpiricalCardinality(max_objects=30, not fitted)" in repr(flow)
     assert repr(setflow.LinearPath()) == "LinearPath()"
+
+
+FIELD, NORMAL, STEPS = Linear(), setflow.StandardNormal((8,)), setflow.RK4(steps=2)
+DIFFUSION = {"schedule": setflow.VPSchedule(), "parameterization": "x0", "event_shape": (8,)}
+
+
+@each(
+    ("parts", "message"),
+    [
+        ((FIELD, STEPS, NORMAL), "base is RK4, expected a distribution such as"),
+        ((FIELD, "normal", STEPS), "base is str, expected a distribution such as"),
+        ((FIELD, setflow.StandardNormal, STEPS), "base is the class StandardNormal, expected a"),
+        ((NORMAL, FIELD, STEPS), r"field is StandardNormal.*, expected a velocity field such as"),
+        ((Linear, NORMAL, STEPS), "field is <class .*, expected a velocity field such as"),
+        ((FIELD, NORMAL, setflow.RK4), "solver is <class .*, expected a solver object such as"),
+        ((FIELD, NORMAL, "rk4"), "solver is 'rk4', expected a solver object such as"),
+    ],
+)
+def test_each_part_stands_in_its_place(parts, message):
+    with pytest.raises(TypeError, match=message):
+        setflow.FlowMatching(*parts)
+
+
+@each(
+    ("change", "message"),
+    [
+        ({"model": Linear}, "field is <class .*, expected a velocity field"),
+        ({"solver": setflow.RK4}, "solver is <class .*, expected a solver object"),
+        ({"schedule": setflow.VPSchedule}, "got <class .* as a schedule, expected a NoiseSchedule"),
+        ({"base": setflow.StandardNormal}, "base is the class StandardNormal, expected a"),
+    ],
+)
+def test_each_part_of_a_diffusion_is_an_object(change, message):
+    with pytest.raises(TypeError, match=message):
+        setflow.Diffusion(**{"model": FIELD, "solver": STEPS, **DIFFUSION, **change})
+
+
+@each("name", ["sample", "rsample", "log_prob"])
+def test_what_is_not_bound_says_how_to_bind_it(name):
+    for model in (flow_matching(), setflow.Diffusion(model=FIELD, solver=STEPS, **DIFFUSION)):
+        with pytest.raises(AttributeError, match=rf"has no {name} before .*model\(c, mask=mask\)"):
+            getattr(model, name)
+        assert not hasattr(model, "smaple")

@@ -7,10 +7,13 @@ needed.
 
 from __future__ import annotations
 
+import os
 import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,14 +38,27 @@ _TRAINED = "setflow fit writes one to runs/<name>/model"
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run `setflow ...`; errors of the user go to standard error and exit with status 2."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        try:
+            _main(list(sys.argv[1:] if argv is None else argv))
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # who reads the output has ended, as in `setflow doctor | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is left to flush
+        sys.exit(128 + signal.SIGPIPE)
+
+
+def _main(arguments: list[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(" ".join(str(message).split()))
             _run(arguments)
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError, YAMLError) as error:
         sys.stdout.flush()
-        print(f"setflow: error: {error}", file=sys.stderr)
+        text = str(error).replace("overwrite=True", "--force")  # as it is called in Python
+        print(f"setflow: error: {text}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stop:
         on = f"; go on with: {stop}" if str(stop) else ""
@@ -160,9 +176,13 @@ def _device(name: str) -> str:
 
 
 def _fit(arguments: Sequence[str], ending: Ending) -> None:
+    from lightning.pytorch.utilities import rank_zero_only
+
     from setflow.cli.fit import fit
 
     done = fit(arguments)
+    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says what there is
+        return
     if done.warning is not None:
         warn(done.warning)
     sampled = unused(done.model.parent / done.sampled)
@@ -229,6 +249,10 @@ def _score(config: Namespace, ending: Ending) -> None:
     if config.estimator == "exact" and config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
     _check_output(config.out, force=config.force)
+    if Path(config.model).is_file() and find(MODELS, config.data).is_dir():
+        raise ValueError(
+            f"the model comes before the jets: setflow score {config.data} {config.model}"
+        )
     data, model = _jets(config.data), _model(config.model)
     from setflow.jobs.missing import missing_note
     from setflow.jobs.score import score_to_hdf5
@@ -295,7 +319,10 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         overwrite=config.force,
         weight=config.weight,
     )
-    Console().print(report.table())
+    console = Console()
+    with console.capture() as shown:  # for a pipe that nobody reads it would exit by itself
+        console.print(replace(report, notes=()).table())  # they are warnings, below
+    print(shown.get(), end="")
     for note in report.notes:
         warn(note)
     numbers = Path(config.out) / METRICS_FILE

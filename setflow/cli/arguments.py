@@ -165,7 +165,7 @@ COMMANDS = {
             ),
             Argument(
                 "--condition",
-                "Values by name of conditions of the model that are the same for all jets, "
+                "The values of conditions of the model that are the same for all jets, by name and "
                 "whatever the file says: class=top,pt=900.",
                 "VALUES",
                 conditions,

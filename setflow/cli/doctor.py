@@ -196,7 +196,8 @@ def _filters(problems: list[str]) -> Iterator[Line]:
 
 
 def _shipped(problems: list[str]) -> Iterator[Line]:
-    counts = [f"{len(paths(kind))} {kind.what}" for kind in (RECIPES, JETS, CONFIGURATIONS, MODELS)]
+    kinds = (RECIPES, JETS, CONFIGURATIONS, MODELS)
+    counts = [f"{kind.what}: {len(paths(kind))}" for kind in kinds]
     yield "shipped", ", ".join(counts)
     if not paths(JETS):
         problems.append(

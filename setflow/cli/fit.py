@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import operator
+import os
 import re
 import shutil
 import warnings
@@ -196,6 +197,8 @@ def _read_yaml(text: str) -> Any:
     Raises:
         YAMLError: if it is none, or gives a key twice, of which the parser would drop the first.
     """
+    if text == "None":  # so the parser passes null on to a part
+        return None
     require_single_keys(text)
     value = plain(get_loader("yaml")(text))
     if "boxcox:" in text and isinstance(value, dict):
@@ -386,6 +389,7 @@ class _FitCLI(LightningCLI):
                     f"trainer.{option} cannot be set: logs and results go to {self.folder}; "
                     "choose another --name"
                 )
+        _check_times(given)
         cuda = ("gpu", "cuda")
         if given.accelerator not in ("auto", "cpu", *cuda):
             raise ValueError(
@@ -417,6 +421,7 @@ class _FitCLI(LightningCLI):
             CSVLogger(self.folder, name="csv"),
             TensorBoardLogger(self.folder, name="tensorboard"),
         ]
+        _check_devices(given.devices, accelerator)
         return super().instantiate_trainer(
             default_root_dir=self.folder,
             accelerator=accelerator,
@@ -426,6 +431,47 @@ class _FitCLI(LightningCLI):
             num_sanity_val_steps=given.num_sanity_val_steps or 0,
             enable_model_summary=bool(given.enable_model_summary),
             **kwargs,
+        )
+
+
+def _check_times(given: Any) -> None:
+    """Refuse texts that are no times, which Lightning would name after its own parts.
+
+    Arguments:
+        given: the options of the trainer.
+
+    Raises:
+        ValueError: if there is one.
+    """
+    for option, others in (("max_time", ""), ("val_check_interval", "a number of steps, or ")):
+        value = given[option]
+        if isinstance(value, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):
+            raise ValueError(
+                f"--trainer.{option} is {value!r}, expected {others}days:hours:minutes:seconds, "
+                "such as 00:00:05:00 for five minutes"
+            )
+
+
+def _check_devices(devices: Any, accelerator: str) -> None:
+    """Refuse a number of devices that there are not.
+
+    Arguments:
+        devices: what was asked for.
+        accelerator: cpu, or that of CUDA.
+
+    Raises:
+        ValueError: if it is none, or there are fewer.
+    """
+    number = str(devices)
+    on_cpu = accelerator == "cpu"
+    if number == "auto" or (not on_cpu and not number.isdigit()):  # of GPUs there may be a list
+        return
+    found = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
+    if not number.isdigit() or not 1 <= int(number) <= found:
+        kind = "processes, for this machine has so many cores" if on_cpu else "CUDA devices"
+        raise ValueError(
+            f"--trainer.devices is {devices!r}, expected auto or a number from 1 to {found}, of "
+            f"{kind}"
         )
 
 

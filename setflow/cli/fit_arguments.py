@@ -316,9 +316,11 @@ def _check_options(arguments: Sequence[str]) -> None:
         option = word.partition("=")[0]
         inner = re.match(r"--(data|model|trainer)(\.|$)", option)
         if option.startswith("--") and option not in options and not inner:
+            deeper = [known for known in options if known.endswith(f".{option.lstrip('-')}")]
+            near = f", did you mean {deeper[0]}?" if deeper else nearest(option, options)
             raise ValueError(
-                f"setflow fit has no option {option}{nearest(option, options)}; setflow fit --help "
-                "explains its arguments"
+                f"setflow fit has no option {option}{near}; setflow fit --help explains its "
+                "arguments"
             )
 
 

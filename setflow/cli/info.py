@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ __all__ = ["info"]
 
 Line = tuple[str, str]
 _LONG = 400  # characters of an attribute that are shown
+_MANY = 8  # folders that are named
 _LABEL = 16  # characters of a label
 
 
@@ -69,11 +70,22 @@ def _folder(given: str, path: Path) -> Iterator[Line]:
     holds = [name for name in _FOLDERS if (path / name).is_file()]
     if holds:
         return _FOLDERS[holds[0]](given, path)
+    inside = [e for e in sorted(path.iterdir()) if any((e / name).is_file() for name in _FOLDERS)]
+    if inside:
+        return _several(given, inside)
     names = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     raise ValueError(
         f"{given} is a folder that holds {names}; expected that of a model, a run, a recipe or a "
         "report"
     )
+
+
+def _several(given: str, inside: Sequence[Path]) -> Iterator[Line]:
+    names = ", ".join(entry.name for entry in inside[:_MANY])
+    more = f" and {len(inside) - _MANY} more" if len(inside) > _MANY else ""
+    yield "folder", f"{given}, of {len(inside)} that setflow knows: {names}{more}"
+    newest = max(inside, key=lambda entry: entry.stat().st_mtime)
+    yield "next", f"setflow info {shlex.quote(str(newest))}"
 
 
 # --- models ---

@@ -196,7 +196,13 @@ def of_optional_part(message: str) -> str:
     return " ".join(reasons[1].split()) if reasons else message
 
 
-_UNION = r"Does not validate against any of the Union subtypes(?!.*(not accepted|is not allowed))"
+_UNION = re.compile(
+    r"((?:\S+: )*)(?:- Expected a path .*? - )?Does not validate against any of the Union subtypes "
+    r"Subtypes: \[(.*?)\] Errors: (.*) Given value type: .*? Given value: (.*)"
+)
+_NO_CLASS = re.compile(
+    r"((?:\S+: )*)- Expected a path but (.*) either not accessible .* dot import path string: \2"
+)
 
 
 def _explained(source: Any, message: str) -> str:
@@ -205,15 +211,17 @@ def _explained(source: Any, message: str) -> str:
     line = " ".join(message.split())
     line = re.sub(r'Parser key "(.*?)":', r"\1:", line)
     line = re.sub(r"Expected a <class '(\w+)'>. Got value: (.*)", _expected, line)
-    if found := re.fullmatch(rf"(\S+): {_UNION}.*Given value: (.*)", line):
-        line = f"{found[1]}: {found[3]} is none of the values that it takes"
-        if nested := re.match(r"NestedArg\(key='(\w+)'", found[3]):
-            line = f"{found[1]} has no argument {nested[1]}"
+    if found := _UNION.fullmatch(line):
+        why = _of_several(*found.group(2, 3, 4))
+        place = found[1].removesuffix(": ") + " " if why.startswith("has no") else found[1]
+        line = place + why
+    if found := _NO_CLASS.fullmatch(line):
+        line = f"{found[1]}there is no class {found[2]}, expected one such as torch.optim.AdamW"
     if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", line):
         near = nearest(f"{found[1]}.{found[2]}", [action.dest for action in source._actions])
         line = f"{found[1]} has no option {found[2]}{near}"
     if found := re.search(r"(?:Option|Key) '(\w+)(\.\S+)?' is not (?:accepted|expected)$", line):
-        line += nearest(found[1], list({each.dest.split(".")[0] for each in source._actions}))
+        line += _place_of(found[1], [action.dest for action in source._actions])
     if not name:  # of a part of a configuration: the parser of the whole goes on with it
         return line
     more = f"{name} --help explains its arguments"
@@ -237,9 +245,55 @@ def _explained(source: Any, message: str) -> str:
     return f"{name}: {line}; {more}"
 
 
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "NoneType": "null",
+}
+
+
 def _expected(found: re.Match[str]) -> str:
-    kind = {"int": "a whole number", "float": "a number", "bool": "true or false"}
-    return f"expected {kind.get(found[1], found[1])}, got {found[2]}"
+    return f"expected {_KINDS.get(found[1], found[1])}, got {found[2]}"
+
+
+def _of_several(kinds: str, errors: str, value: str) -> str:
+    """Return what is wrong with a value that may be of several kinds.
+
+    Arguments:
+        kinds: their names, as the parser writes them.
+        errors: why it is none of each, in their order, each behind a dash.
+        value: the value.
+    """
+    whys = [why for why in re.split(r"(?:^| )- ", errors) if why and not why.startswith("Expected")]
+    nested = re.match(r"NestedArg\(key='(\w+)'", value)
+    known = [why for why in whys if not nested or nested[1] in why]
+    if known:  # of an argument of a part that may also be missing
+        return known[0]
+    if nested:
+        return f"has no argument {nested[1]}"
+    names = re.findall(r"<class '(\w+)'>", kinds)
+    words = [_KINDS[name] for name in names if name in _KINDS]
+    if "float" in names and "int" in names:
+        words.remove(_KINDS["int"])
+    choices = re.findall(r"Literal\[(.*?)\]", kinds)
+    if choices:
+        every = dict.fromkeys(", ".join(choices).replace("'", "").split(", "))
+        words.insert(0, f"one of {', '.join(every)}")
+    if re.search(r"class '(?!torch\.Tensor)\w+\.[\w.]+'", kinds):
+        words.append("a class, by class_path and init_args")
+    if "Mapping[" in kinds:
+        words.insert(0, "a mapping")
+    return f"expected {' or '.join(words)}, got {value}" if words else f"{value} does not fit"
+
+
+def _place_of(key: str, known: Sequence[str]) -> str:
+    """Return where a key belongs that stands at the top of a configuration, or the nearest key."""
+    inner = [name for name in known if name.count(".") == 1 and name.endswith(f".{key}")]
+    if inner:
+        return f" at the top: it stands under {inner[0].partition('.')[0]}, as {inner[0]}"
+    return nearest(key, list({name.split(".")[0] for name in known}))
 
 
 def _missing(source: Any, keys: Sequence[str]) -> str:

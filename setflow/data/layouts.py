@@ -212,6 +212,13 @@ class JetLayout(Layout):
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, path)
         held = list(file)
+        if {"log_prob", "reason"} <= {*held}:
+            rows = file.attrs.get("rows", "jets")
+            of = f"of the {rows} of {file.attrs['data']}" if "data" in file.attrs else f"of {rows}"
+            raise ValueError(
+                f"{path} holds scores {of}, as setflow score writes them, and no {rows}; give the "
+                f"file of the {rows}"
+            )
         self._require([spec.key for spec in DATASETS if spec.required], held)
         for spec in DATASETS:  # what need not be there is missed only if it is there misspelt
             if spec.key != WEIGHTS and difflib.get_close_matches(spec.key, held, n=1, cutoff=0.9):

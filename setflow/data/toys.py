@@ -13,6 +13,8 @@ import math
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import check_generator
+
 __all__ = [
     "sample_checkerboard",
     "sample_gaussians",
@@ -124,6 +126,7 @@ def sample_ring(
     True
     """
     _check(n, noise)
+    check_generator(generator)
     angle = 2 * math.pi * torch.rand(n, generator=generator, device=device, dtype=dtype)
     return _blurred(_on_circle(angle), noise, generator)
 
@@ -190,6 +193,7 @@ def _parts(
 ) -> Tensor:
     """Return which of `count` parts each of `n` points belongs to: evenly shared, shuffled."""
     _check(n, noise)
+    check_generator(generator)
     return torch.randperm(n, generator=generator, device=device) % count
 
 

@@ -21,6 +21,7 @@ from setflow.diagnostics.events import (
     summary_of,
     velocity_of,
 )
+from setflow.sets.arrays import check_generator
 from setflow.sets.context import Context
 
 __all__ = ["continuity_error"]
@@ -85,6 +86,7 @@ def continuity_error(
     events = occupied_events(field, x, t, c, mask)
     x = events.x
     refuse_coarse_dtypes(x)
+    check_generator(generator)
     home = x.device if generator is None else generator.device
     direction = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=home).to(x.device)
     lines = repeated(events, _INTERVALS)

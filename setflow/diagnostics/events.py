@@ -18,6 +18,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.arrays import check_generator
 from setflow.sets.context import AnotherSet, Context
 from setflow.sets.events import Events, call_field
 from setflow.sets.masks import over_features
@@ -207,6 +208,7 @@ def occupied_events(
 
 def _draw_permutation(slots: int, like: Tensor, generator: torch.Generator | None) -> Tensor:
     """Draw a permutation, not the identity if there is another, on the device of `like`."""
+    check_generator(generator)
     home = torch.device("cpu") if generator is None else generator.device
     order = torch.randperm(slots, generator=generator, device=home).to(like.device)
     still = torch.equal(order, torch.arange(slots, device=like.device))

@@ -66,7 +66,8 @@ _ADVICE = {
     "was never trained; replace batch norm by layer norm, and let nothing but dropout (not "
     "judged) depend on self.training",
     "company": "an event's velocity depends on the others in its batch; replace batch norm by "
-    "layer norm, and take no mean over events",
+    "layer norm, take no mean over events, and let t and c meet the objects as t[..., None, None] "
+    "and c[..., None, :], for with as many events as features x * t raises nothing",
 }
 
 

@@ -25,6 +25,8 @@ from setflow.losses.means import Reduction, regression_loss
 from setflow.sets.arrays import Array
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
+from setflow.sets.finite import refuse_not_finite
+from setflow.sets.masks import is_readable
 from setflow.sets.shapes import align_coefficient
 from setflow.timesteps import TimeSampling, times_of
 
@@ -192,6 +194,8 @@ def masked_diffusion_loss(
     """
     check_parameterization(parameterization)
     check_schedule(schedule)
+    if isinstance(weighting, type) or not callable(weighting or max):
+        raise TypeError(f"weighting is {weighting!r}, expected an object such as SNRWeighting()")
     events = Events.of(model, x_target, mask, c=c, name="x_target")
     x_0 = events.x
     smallest = smallest_time(x_0.dtype)
@@ -225,4 +229,7 @@ def masked_diffusion_loss(
         on_x_0 = chosen / error_factor(t, schedule, compared) ** 2
         weight = on_x_0 if weight is None else weight * on_x_0
     moved = replace(events.at(x_t, t), weights=weight)
-    return regression_loss(model, moved, target, reduction=reduction, scale=scale)
+    loss = regression_loss(model, moved, target, reduction=reduction, scale=scale)
+    if loss.device.type == "cpu" and is_readable(loss) and not bool(loss.isfinite().all()):
+        refuse_not_finite("the loss", events, x_target=x_0, noise=noise)
+    return loss

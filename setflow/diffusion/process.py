@@ -45,11 +45,12 @@ from setflow.process import (
 )
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.context import Context, GivenContext, context_of_batch
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.finite import refuse_not_finite
+from setflow.sets.masks import as_mask, is_readable, zero_padding
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, in_lines
-from setflow.sets.shapes import align_right, as_floating, as_tuple
+from setflow.sets.shapes import align_right, as_floating, as_tuple, check_times
 from setflow.solvers.fixed import TimeGrid
-from setflow.solvers.integrate import integrate_sde
+from setflow.solvers.integrate import integrate_sde, require_solver
 
 __all__ = ["Diffusion", "DiffusionProcess"]
 
@@ -75,7 +76,8 @@ class Diffusion(LazyDistribution):
         validate_args: check when binding that shapes belong together.
 
     Raises:
-        ValueError: if the parameterisation is unknown.
+        TypeError: if a part is none, or a class, or stands in another's place.
+        ValueError: if the parameterisation is unknown, or a time lies outside [0, 1].
 
     >>> model, schedule = setflow.VelocityField(dim=2, hidden=16), setflow.VPSchedule()
     >>> solver = setflow.EulerMaruyama(steps=10)
@@ -104,6 +106,8 @@ class Diffusion(LazyDistribution):
         self.schedule = schedule
         self.solver = solver
         self.parameterization: Parameterization = parameterization
+        require_solver(solver)
+        check_times(t0=t0, t1=t1)
         self.t0 = t0 if isinstance(t0, Tensor) else float(t0)
         self.t1 = t1 if isinstance(t1, Tensor) else float(t1)
         self.base = (
@@ -261,7 +265,10 @@ class DiffusionProcess(Process):
         x = integrate_sde(
             self.solver, drift, diffusion, like, t0=self.t0, t1=t1, generator=generator
         )
-        return zero_padding(x, start.mask)
+        x = zero_padding(x, start.mask)
+        if x.device.type == "cpu" and is_readable(x) and not bool(x.isfinite().all()):
+            refuse_not_finite("the sample", start, x_source=start.x)
+        return x
 
     def log_prob(
         self,

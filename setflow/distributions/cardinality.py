@@ -408,7 +408,10 @@ def _counts(lengths: Tensor, max_objects: int, weight: Array | None) -> Tensor:
 def _checked(lengths: Tensor, max_objects: int) -> Tensor:
     """Return `lengths` as int64, all of them cardinalities that can occur."""
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise ValueError(f"lengths must be integers, got {lengths.dtype}")
+        raise ValueError(
+            f"lengths must be integers, got {lengths.dtype}; count the real objects of a mask by "
+            "mask.sum(-1)"
+        )
     lengths = lengths.to(torch.int64)
     seen = current_transform() is None or is_readable(lengths)
     if seen and lengths.numel() and not bool(((lengths >= 0) & (lengths <= max_objects)).all()):
@@ -419,12 +422,13 @@ def _checked(lengths: Tensor, max_objects: int) -> Tensor:
 def length_error(least: int, most: int, max_objects: int) -> ValueError:
     """Return the error that tells which numbers of objects cannot occur.
 
-    >>> print(length_error(2, 7, 5))
-    lengths reach from 2 to 7, expected [0, 5]; cut the events to max_objects or raise it
+    >>> str(length_error(2, 7, 5)).partition(";")[0]
+    'lengths reach from 2 to 7, expected [0, 5]'
     """
     found = f"are {least}" if least == most else f"reach from {least} to {most}"
     return ValueError(
-        f"lengths {found}, expected [0, {max_objects}]; cut the events to max_objects or raise it"
+        f"lengths {found}, expected [0, {max_objects}]; cut the events to {max_objects} objects, "
+        "or take a cardinality model with a larger max_objects"
     )
 
 

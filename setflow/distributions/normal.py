@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from setflow.distributions.base import checked_event, sum_real
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.masks import zero_padding
-from setflow.sets.shapes import as_floating, as_tuple, split_event
+from setflow.sets.shapes import as_floating, as_tuple, check_sizes, split_event
 
 __all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
 
@@ -52,17 +52,17 @@ class IsotropicNormal:
         dtype: torch.dtype | None = None,
         validate_args: bool = True,
     ) -> None:
+        if event_shape is None:  # what as_tuple takes for a single number
+            raise TypeError(
+                "event_shape is None, expected the shape of one object such as (3,), or that of a "
+                "whole event such as (30, 3)"
+            )
         self.event_shape = as_tuple(event_shape)
         self.batch_shape = as_tuple(batch_shape)
         self.scale = scale
         self.device = device
         self.dtype = dtype
         if validate_args:
-            if min(self.event_shape + self.batch_shape, default=0) < 0:
-                raise ValueError(
-                    f"sizes must not be negative, got event_shape {self.event_shape} and "
-                    f"batch_shape {self.batch_shape}"
-                )
             if isinstance(scale, Tensor) and scale.ndim:
                 raise ValueError(
                     f"scale has shape {tuple(scale.shape)}, expected one number; for a scale per "
@@ -92,6 +92,8 @@ class IsotropicNormal:
 
         The draw is differentiable with respect to `scale`.
         """
+        if generator is not None:
+            check_generator(generator)
         x = self.scale * torch.randn(
             as_tuple(sample_shape) + self.batch_shape + self.event_shape,
             generator=generator,
@@ -208,6 +210,7 @@ class DiagonalNormal:
     def __init__(
         self, loc: Array, scale: Array | float, *, event_ndim: int = 1, validate_args: bool = True
     ) -> None:
+        check_sizes(0, event_ndim=event_ndim)
         loc = as_floating(as_tensor(loc, "loc"))
         scale = as_tensor(scale, "scale", loc.dtype).to(loc)
         if scale.ndim and scale.shape != loc.shape:
@@ -236,6 +239,8 @@ class DiagonalNormal:
 
         The draw is differentiable with respect to `loc` and `scale`.
         """
+        if generator is not None:
+            check_generator(generator)
         noise = torch.randn(
             as_tuple(sample_shape) + self.batch_shape + self.event_shape,
             generator=generator,

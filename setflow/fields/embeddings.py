@@ -11,6 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.arrays import check_generator
 from setflow.sets.shapes import positive_integer
 
 __all__ = ["EventEmbedding", "EventFeatures", "FourierFeatures", "FourierTime"]
@@ -64,6 +65,7 @@ class FourierFeatures(nn.Module):
         self.features = features
         self.scale = scale
         self.learned = learned
+        check_generator(generator)
         matrix = scale * torch.randn(rows, in_features, generator=generator)
         if learned:
             self.matrix = nn.Parameter(matrix)

@@ -87,9 +87,11 @@ def asked_for(
     sample = _rows(flow, path, rows, source.columns)
     if events is not None and len(sample) * oversample < events:
         times = f", of which {oversample} each make {len(sample) * oversample}"
+        most = len(sample) * oversample
         raise ValueError(
-            f"{path} holds {len(sample)} jets{times if oversample > 1 else ''}, expected at least "
-            f"{events}"
+            f"{path} holds {len(sample)} jets{times if oversample > 1 else ''}, and {events} are "
+            f"asked for; ask for at most {most} (--events {most}), leave the number out to take "
+            "all, raise --oversample, or give a larger file"
         )
     lengths, rows_c = sample.objects.lengths, source.of(sample)
     if oversample > 1:

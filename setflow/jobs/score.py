@@ -64,7 +64,7 @@ _UNREACHED = (
     "fixed steps"
 )
 _NOT_FINITE = "the log-density is not finite: it lies too far from what the model knows"
-_ANEW = "begin anew with --force (overwrite=True in Python)"
+_ANEW = "begin anew with overwrite=True"
 
 
 def score_to_hdf5(
@@ -137,7 +137,11 @@ def score_to_hdf5(
     flow.require_fitted()
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
-        raise ValueError(f"{data} holds {header.n} events, events={events} of them were asked for")
+        raise ValueError(
+            f"{data} holds {header.n} {words_of(header.features).events}, and {events} of them are "
+            f"to be scored; ask for at most {header.n} (--events {header.n}), or leave the number "
+            "out to score all"
+        )
     refuse_wrapped(flow, source, events, seed)
     solver = RK4(steps=50) if solver is None else solver
     estimator = ExactDivergence() if estimator is None else estimator

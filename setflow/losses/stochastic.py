@@ -17,6 +17,8 @@ from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
 from setflow.sets.arrays import Array
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
+from setflow.sets.finite import refuse_not_finite
+from setflow.sets.masks import is_readable
 from setflow.sets.protocols import Path
 from setflow.sets.shapes import align_coefficient
 from setflow.timesteps import TimeSampling, times_of
@@ -104,6 +106,8 @@ def masked_stochastic_fm_loss(
     """
     events = Events.of(field, x_target, mask, c=c, name="x_target")
     path = LinearPath() if path is None else path
+    if isinstance(path, type) or not hasattr(path, "sample_xt"):
+        raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
     gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
     x_source = events.noise(x_source, "x_source")
     t, weights = times_of(events, t, times, generator, within=gamma.time_range)
@@ -113,4 +117,7 @@ def masked_stochastic_fm_loss(
     point = path.sample_xt(events.x, x_source, t) + amplitude * z
     target = path.target_ut(events.x, x_source, t) + rate * z
     moved = replace(events.at(point, t), weights=weights)
-    return regression_loss(field, moved, target, reduction=reduction)
+    loss = regression_loss(field, moved, target, reduction=reduction)
+    if loss.device.type == "cpu" and is_readable(loss) and not bool(loss.isfinite().all()):
+        refuse_not_finite("the loss", events, x_target=events.x, x_source=x_source, z=z)
+    return loss

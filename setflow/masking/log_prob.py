@@ -22,7 +22,7 @@ from setflow.divergence.base import (
 )
 from setflow.divergence.exact import ExactDivergence
 from setflow.random import EventSeeds
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.context import GivenContext, batch_ndim_of_context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, current_transform, is_readable
@@ -34,7 +34,7 @@ from setflow.sets.protocols import (
     event_ndim_of,
     part_that_declares,
 )
-from setflow.sets.shapes import split_event
+from setflow.sets.shapes import check_times, split_event
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.integrate import integrate_augmented, solve_in_groups
 
@@ -165,10 +165,11 @@ def masked_log_prob(
         asked for; inside `vmap` nothing that depends on a value is checked.
 
     Raises:
-        ValueError: if shapes do not fit, the mask holds values other than 0 and 1, a real object
-            holds NaN or infinity, the field declares `is_discontinuous`, the solver is one for
-            stochastic equations, or the base does not factorise; if a standard error is asked for
-            that the estimator cannot tell.
+        TypeError: if something is no tensor, array or object of the kind that is expected.
+        ValueError: if shapes do not fit, the mask holds values other than 0 and 1, a time lies
+            outside [0, 1], a real object holds NaN or infinity, the field declares
+            `is_discontinuous`, the solver is one for stochastic equations, or the base does not
+            factorise; if a standard error is asked for that the estimator cannot tell.
         IntegrationError: if an adaptive solver does not reach its tolerance; it names the events.
 
     >>> field = setflow.GaussianSetField(torch.zeros(3), torch.ones(3), coupling=2.0)
@@ -180,6 +181,8 @@ def masked_log_prob(
     """
     if not isinstance(x, Tensor):
         x = as_tensor(x, "x")
+    if not all(type(time) is float and 0 <= time <= 1 for time in (t0, t1)):
+        check_times(t0=t0, t1=t1)
     events = scored_events(field, x, mask, c)
     result = score_events(
         field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
@@ -267,6 +270,8 @@ def score_events(
     Raises:
         ValueError: as `masked_log_prob`.
     """
+    if seeds is not None and not isinstance(seeds, EventSeeds):
+        check_generator(seeds)
     if with_error and not tells_error(estimator):
         raise ValueError(
             f"{type(estimator).__name__} tells no standard error: it needs two or more independent "

@@ -12,10 +12,12 @@ from setflow.paths.affine import LinearPath
 from setflow.sets.arrays import Array
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
+from setflow.sets.finite import refuse_not_finite
+from setflow.sets.masks import is_readable
 from setflow.sets.protocols import Path
 from setflow.timesteps import TimeSampling, times_of
 
-__all__ = ["events_loss", "fm_loss", "masked_fm_loss"]
+__all__ = ["fm_loss", "loss_of_events", "masked_fm_loss"]
 
 
 def masked_fm_loss(
@@ -45,7 +47,7 @@ def masked_fm_loss(
         x_target: data, with shape `(*lead, N, ...)`; padded slots may hold anything.
         x_source: noise, with the shape of `x_target`.
         mask: which slots are real, with shape `(*lead, N)`; boolean, or 0 and 1; None means all.
-        t: times, a number or a tensor with shape `lead`; None draws them, one per event.
+        t: times in [0, 1], a number or a tensor with shape `lead`; None draws them, one per event.
         c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
             `SetBatch` for another set per event.
         path: the path between data and noise; None takes `LinearPath`.
@@ -59,7 +61,10 @@ def masked_fm_loss(
         A scalar, or one loss per event with shape `lead` for `reduction="none"`.
 
     Raises:
-        ValueError: if shapes do not fit, or the mask holds values other than 0 and 1.
+        TypeError: if something is no tensor, array or object of the kind that is expected.
+        ValueError: if shapes do not fit, or the mask holds values other than 0 and 1; on a CPU also
+            if a time lies outside [0, 1], or the loss is not finite because a number that was given
+            is not. On an accelerator nothing looks at the values.
 
     >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
     >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
@@ -67,16 +72,21 @@ def masked_fm_loss(
     torch.Size([])
     """
     events = Events.of(field, x_target, mask, c=c, name="x_target")
-    return events_loss(
+    x_source = events.noise(x_source, "x_source")
+    loss = loss_of_events(
         field, events, x_source, t, path=path, times=times, reduction=reduction,
         generator=generator,
     )  # fmt: skip
+    # elsewhere a look would wait for the device
+    if loss.device.type == "cpu" and is_readable(loss) and not bool(loss.isfinite().all()):
+        refuse_not_finite("the loss", events, x_target=events.x, x_source=x_source)
+    return loss
 
 
-def events_loss(
+def loss_of_events(
     field: nn.Module,
     events: Events,
-    x_source: Array,
+    x_source: Tensor,
     t: Array | float | None,
     *,
     path: Path | None,
@@ -84,11 +94,24 @@ def events_loss(
     reduction: Reduction,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Return the loss of events that are resolved; the arguments are those of `masked_fm_loss`."""
+    """Return the loss of `masked_fm_loss`, whatever its value, of events that are resolved.
+
+    Arguments:
+        field: the velocity field.
+        events: the data.
+        x_source: noise, with the shape of the data, zero in padded slots.
+        t: times, as `masked_fm_loss` takes them, and the others likewise.
+        path: the path, or None.
+        times: the density of the times and their weight, or None.
+        reduction: `mean`, `sum` or `none`.
+        generator: the random generator, or None.
+
+    Raises:
+        ValueError: as `masked_fm_loss`, but for values that are not finite.
+    """
     path = LinearPath() if path is None else path
-    if isinstance(path, (str, type)):
+    if isinstance(path, type) or not hasattr(path, "sample_xt"):
         raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
-    x_source = events.noise(x_source, "x_source")
     t, weights = times_of(events, t, times, generator)
     moved = replace(events.at(path.sample_xt(events.x, x_source, t), t), weights=weights)
     target = path.target_ut(events.x, x_source, t)

@@ -13,13 +13,14 @@ from torch.distributions import Distribution
 from setflow.distributions.base import as_base, draw_noise
 from setflow.divergence.base import DivergenceEstimator
 from setflow.masking.log_prob import SampleWithLogProb, sample_and_score
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.context import GivenContext, batch_of_context
 from setflow.sets.events import Events
-from setflow.sets.masks import as_mask
+from setflow.sets.finite import refuse_not_finite
+from setflow.sets.masks import as_mask, is_readable
 from setflow.sets.planning import plan_velocity
 from setflow.sets.protocols import Base, SDESolver, Solver, declares, event_ndim_of
-from setflow.sets.shapes import as_tuple
+from setflow.sets.shapes import as_tuple, check_times
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.integrate import integrate, solve_in_groups
 
@@ -103,8 +104,11 @@ def masked_sample(
         differentiable; call it under `torch.no_grad()` where no gradient is needed.
 
     Raises:
-        ValueError: if shapes do not fit, the mask holds values other than 0 and 1, or the solver is
-            one for stochastic equations; for a log-density as in `masked_log_prob`.
+        TypeError: if something is no tensor, array or object of the kind that is expected.
+        ValueError: if shapes do not fit, the mask holds values other than 0 and 1, a time lies
+            outside [0, 1], or the solver is one for stochastic equations; on a CPU also if the
+            result is not finite because `x_source` or `c` is not; for a log-density as in
+            `masked_log_prob`.
 
     >>> field = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
     >>> mask = torch.arange(30) < torch.tensor([[30], [7]])
@@ -112,6 +116,8 @@ def masked_sample(
     >>> setflow.masked_sample(field, base, solver, mask, sample_shape=(4,)).shape
     torch.Size([4, 2, 30, 3])
     """
+    if not all(type(time) is float and 0 <= time <= 1 for time in (t0, t1)):
+        check_times(t0=t0, t1=t1)
     start = start_of_sampling(field, base, mask, sample_shape, c, x_source, generator)
     if return_log_prob:
         return sample_and_score(
@@ -140,8 +146,13 @@ def carried(
         start: the events at `t0`.
         t0: the first time.
         t1: the last time.
+
+    Raises:
+        ValueError: on a CPU, if the result is not finite because a state at `t0` or a context is
+            not.
     """
     plan = plan_velocity(field, start)
+    x: Tensor | None = None
 
     def solved(events: Events, velocity: Callable[[Events], Tensor]) -> Tensor:
         return integrate(
@@ -154,8 +165,17 @@ def carried(
             parts = solve_in_groups(
                 solver, plan, start, lambda part, _: solved(part, lambda at: at.velocity(field))
             )
-            return plan.objects(parts).reshape(start.x.shape)
-    return solved(start, lambda at: plan.each(at, lambda part: part.velocity(field)))
+            x = plan.objects(parts).reshape(start.x.shape)
+    if x is None:
+        try:
+            x = solved(start, lambda at: plan.each(at, lambda part: part.velocity(field)))
+        except IntegrationError:  # an adaptive solver looks anyway
+            refuse_not_finite("the sample", start, x_source=start.x)
+            raise
+    # elsewhere a look would wait for the device
+    if x.device.type == "cpu" and is_readable(x) and not bool(x.isfinite().all()):
+        refuse_not_finite("the sample", start, x_source=start.x)
+    return x
 
 
 def start_of_sampling(
@@ -178,6 +198,8 @@ def start_of_sampling(
     Raises:
         ValueError: if a shape does not fit.
     """
+    if generator is not None:
+        check_generator(generator)
     least = 0 if mask is None else 2
     event_ndim = event_ndim_of(field, at_least=least)
     base = as_base(base)
@@ -204,5 +226,11 @@ def start_of_sampling(
         raise ValueError(
             f"x_source has shape {tuple(x_source.shape)}, expected "
             f"({', '.join(map(str, lead))}, {slots}, ...): sample_shape + batch + event_shape"
+        )
+    elif tuple(x_source.shape[x_source.ndim - len(base.event_shape) :]) != base.event_shape:
+        raise ValueError(
+            f"x_source has shape {tuple(x_source.shape)}, and the base the event shape "
+            f"{tuple(base.event_shape)}; expected a base of the same objects, such as "
+            f"setflow.StandardNormal(({x_source.shape[-1]},))"
         )
     return Events.of(field, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")

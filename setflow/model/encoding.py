@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from setflow.data.scaling import Standardizer
 from setflow.schema import Angle, Category, Feature, names
 from setflow.sets.arrays import Array, as_tensor
-from setflow.sets.masks import current_transform, is_readable
+from setflow.sets.masks import current_transform, is_at_hand, is_readable
 
 __all__ = ["ContextEncoder", "NamedContext", "OutsideTrainingWarning", "context_columns"]
 
@@ -99,7 +99,9 @@ class ContextEncoder(nn.Module):
         numbers = []
         if scaler is not None:
             every = len(self.scaled) == len(self.features)
-            scaled: Tensor = scaler((c if every else c[:, self.scaled])[:, None])[:, 0]
+            # no list as an index: it would go to the device in each step
+            given = c if every else torch.stack([c[:, k] for k in self.scaled], -1)
+            scaled: Tensor = scaler(given[:, None])[:, 0]
             if every:
                 return scaled
             numbers = list(scaled.unbind(-1))
@@ -120,9 +122,7 @@ class ContextEncoder(nn.Module):
         return torch.stack(columns, -1)
 
     def _require_codes(self, column: Tensor, known: Tensor, k: int) -> None:
-        if (
-            column.device.type != "cpu"
-        ):  # looking would cost a synchronisation in each training step
+        if not is_at_hand(column):
             return
         if current_transform() is not None and not is_readable(column):
             return
@@ -161,7 +161,12 @@ class ContextEncoder(nn.Module):
 
     # --- the range of the training ---
 
-    def learn_range(self, c: Tensor, *, anew: bool) -> None:
+    @property
+    def knows_range(self) -> bool:
+        """Whether the range of the training is known; it is looked at."""
+        return not bool(self.low.isnan().any())
+
+    def learn_range(self, c: Tensor, *, anew: bool = True) -> None:
         """Take the range of the contexts of a training sample, or widen that which is known to it.
 
         Arguments:

@@ -69,10 +69,12 @@ def generate(
         lengths = flow.cardinality.sample(counter_uniform(seed, index), context)
     else:
         lengths = as_tensor(lengths, "lengths").to(device)
-        if tuple(lengths.shape) != (n,) or lengths.is_floating_point():
+        counted = not lengths.is_floating_point() and lengths.dtype != torch.bool
+        if tuple(lengths.shape) != (n,) or not counted:
+            hint = "; of a mask they are mask.sum(-1)" if lengths.ndim > 1 or not counted else ""
             raise ValueError(
                 f"lengths has shape {tuple(lengths.shape)} and dtype {lengths.dtype}, expected "
-                f"{(n,)} integers: the number of objects of each event"
+                f"{(n,)} integers: the number of objects of each event{hint}"
             )
         if n and int(lengths.min()) < 0:
             raise ValueError(f"lengths must not be negative, got {int(lengths.min())}")

@@ -25,7 +25,7 @@ from setflow.divergence.base import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
 from setflow.masking.log_prob import LogProbEstimate, score_events, tells_error
-from setflow.masking.loss import events_loss
+from setflow.masking.loss import loss_of_events
 from setflow.model.density import LogDensity
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, first_not_finite, no_number, reason_of
@@ -43,9 +43,10 @@ from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
 from setflow.schema import Schema
-from setflow.sets.arrays import Array
+from setflow.sets.arrays import Array, check_generator
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
+from setflow.sets.finite import refuse_not_finite
 from setflow.sets.masks import current_transform, is_at_hand, is_readable
 from setflow.sets.protocols import Solver, event_ndim_of, in_lines, in_short
 from setflow.sets.shapes import as_floating
@@ -115,7 +116,7 @@ class SetFlow(SavedModel):
             schema, features or None, self.conditions, scaler
         )
         self.field = field
-        if isinstance(path, (str, type)):
+        if path is not None and (isinstance(path, type) or not hasattr(path, "sample_xt")):
             raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
         self.path = LinearPath() if path is None else path
         self.cardinality = cardinality
@@ -185,19 +186,16 @@ class SetFlow(SavedModel):
             if scaled is not None and (refit or not scaled.is_fitted):
                 scaled.fit(c[:, None, self.context_encoder.scaled], weight=weight)
             context = self.context_encoder(c, scaled)
-            self.context_encoder.learn_range(c, anew=refit or not trained)
+            if refit or not (trained or self.context_encoder.knows_range):
+                self.context_encoder.learn_range(c)
         elif batch.c is not None:
             self._refuse_context(batch.c)
         if self.cardinality is not None:
             if refit or not self.cardinality.is_fitted:
                 weighted = {} if weight is None else {"weight": weight}
                 self.cardinality.fit(batch.lengths, context, **weighted)
-            elif len(batch) and int(batch.lengths.max()) > self.cardinality.max_objects:
-                raise ValueError(
-                    f"events have up to {int(batch.lengths.max())} objects, and the cardinality "
-                    f"model expected [0, {self.cardinality.max_objects}]; cut the events, or take "
-                    "another cardinality model"
-                )
+            else:
+                self._require_known_lengths(batch)
         if nothing and not refit:
             warnings.warn(
                 "the statistics of this model were fitted before and are kept; give refit=True to "
@@ -249,6 +247,9 @@ class SetFlow(SavedModel):
         loss = torch.stack(list(terms.values())).sum()
         if is_at_hand(loss) and not bool(loss.isfinite()):
             culprit = first_not_finite(batch, self.features, self.conditions)
+            if culprit is None and noise is not None:
+                events = Events.of(self.field, noise, batch.mask)
+                refuse_not_finite("the loss", events, noise=events.x)
             raise ValueError(f"the loss is {loss.item():g}. {reason_of(culprit, self.field)}")
         return loss
 
@@ -271,8 +272,9 @@ class SetFlow(SavedModel):
 
         Raises:
             TypeError: if `batch` is no `SetBatch`.
-            ValueError: if the model has no statistics, the context does not fit, or, where p(N | c)
-                is trained, is not finite or an event has more than `max_objects` objects.
+            ValueError: if the model has no statistics or the context does not fit; if an event has
+                more objects than p(N) knows, `max_objects`, which on an accelerator is looked at
+                only where p(N | c) is trained, as is whether the context is finite.
         """
         single = isinstance(batch, SetBatch) and batch.mask.ndim == 1
         batch = listed(batch, "loss")
@@ -280,9 +282,12 @@ class SetFlow(SavedModel):
         log_p = None
         if self.cardinality is not None and next(self.cardinality.parameters(), None) is not None:
             log_p = self._log_p_of_lengths(batch, c)
+        elif self.cardinality is not None and batch.mask.shape[-1] > self.cardinality.max_objects:
+            self._require_known_lengths(batch)
         x = batch.x if batch.x.is_floating_point() else as_floating(batch.x, self.field)
         z = self.scaler(x, batch.mask)
         z = z.to(next(self.field.parameters(), z).dtype)
+        check_generator(generator)
         if noise is None:
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         elif single:
@@ -290,9 +295,9 @@ class SetFlow(SavedModel):
         events = Events.of(self.field, z, batch.mask, c=c, name="x_target")
         if batch.cpu_lengths is not None:
             events = replace(events, sizes=batch.cpu_lengths)
-        losses = events_loss(
-            self.field, events, noise.to(z), t, path=self.path, times=times, reduction="none",
-            generator=generator,
+        losses = loss_of_events(
+            self.field, events, events.noise(noise.to(z), "noise"), t, path=self.path, times=times,
+            reduction="none", generator=generator,
         )  # fmt: skip
         if batch.weight is not None:
             losses = batch.weight.to(losses.dtype) * losses
@@ -504,11 +509,25 @@ class SetFlow(SavedModel):
         shape = (n, len(self.conditions))
         if c is None or tuple(c.shape) != shape:
             got = "none" if c is None else f"shape {tuple(c.shape)}"
+            one = c is not None and len(self.conditions) == 1 and tuple(c.shape) == (n,)
             raise ValueError(
                 f"the model is conditioned on {', '.join(self.conditions)}: expected a context c "
                 f"with shape {shape}, got {got}"
+                + ("; one number per event is c[..., None]" if one else "")
             )
         return c if c.is_floating_point() else as_floating(c, self.field)
+
+    def _require_known_lengths(self, batch: SetBatch) -> None:
+        """Refuse events with more objects than p(N) knows; on a CPU, where a look costs nothing."""
+        if self.cardinality is None or not is_at_hand(batch.mask) or not is_readable(batch.mask):
+            return
+        longest, known = int(batch.lengths.max()) if len(batch) else 0, self.cardinality.max_objects
+        if longest > known:
+            raise ValueError(
+                f"events have up to {longest} objects, and the cardinality model knows up to "
+                f"{known}, max_objects; cut the events to {known} objects, or build the model with "
+                f"max_objects={longest}"
+            )
 
     def _refuse_context(self, c: Tensor) -> None:
         raise ValueError(

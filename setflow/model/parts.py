@@ -43,7 +43,7 @@ def check_parts(
         context: what the conditions are, and what the field gets of them.
 
     Raises:
-        TypeError: if one is text or a class.
+        TypeError: if one is text or a class, or a part stands in the place of another.
         ValueError: if one does not.
     """
     for name, part in {**parts, "cardinality": cardinality}.items():
@@ -51,6 +51,15 @@ def check_parts(
             raise TypeError(
                 f"{name} is {part!r}, expected an object, made by a call of its class, or None"
             )
+    swapped = [name for name, part in parts.items() if isinstance(part, CardinalityModel)]
+    if swapped or not isinstance(cardinality, CardinalityModel | None):
+        name, part = (
+            ("cardinality", cardinality) if not swapped else (swapped[0], parts[swapped[0]])
+        )
+        raise TypeError(
+            f"{name} is {part!r}; expected a cardinality model such as "
+            "setflow.EmpiricalCardinality(30) as cardinality, and nowhere else"
+        )
     scaled = [context.conditions[k] for k in context.scaled]
     for name, part in parts.items():
         count = len(scaled if name == "context_scaler" else features)

@@ -10,6 +10,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
+from setflow.files import as_path
 from setflow.model.folder import (
     CONFIG,
     arguments_of,
@@ -85,7 +86,7 @@ class SavedModel(nn.Module, ABC):
             ValueError: if its statistics were neither given nor fitted.
         """
         self.require_fitted()
-        folder = Path(folder)
+        folder = as_path(folder)
         nodes = dict(config or {})
         node = describe_model(self, fitted=False)
         nodes["model"] = {**dict(nodes.get("model") or {}), "flow": node}
@@ -103,8 +104,15 @@ class SavedModel(nn.Module, ABC):
 
         Raises:
             FileNotFoundError: if the folder or one of its files is not there.
+            TypeError: if `folder` is neither a path nor a name.
             ValueError: if a hash does not match, or the files do not describe a model.
         """
+        try:
+            device = torch.device(device)
+        except RuntimeError as error:
+            raise ValueError(
+                f"device is {device!r}, expected cpu, cuda or cuda:<number>"
+            ) from error
         folder = find(MODELS, folder)
         stored = read_folder(folder)
         flow = cls.from_node(stored.node, where=stored.where)

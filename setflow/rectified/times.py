@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import check_generator
 from setflow.timesteps import (
     Density,
     check_name,
@@ -110,6 +111,7 @@ def sample_timesteps(
     >>> bool((t >= 0.001).all() & (t <= 0.999).all())
     True
     """
+    check_generator(generator)
     low, high = _bounds_in(dtype, cfg.min_t, cfg.max_t)
     count, wide = checked_count("n", n), torch.float64
     if cfg.time_dist_type == "polynomial":
@@ -161,6 +163,7 @@ def sample_from_t_list(
     tensor([0.7500, 0.7500, 0.7500])
     """
     times = torch.tensor(_checked_t_list(t_list)[:-1], device=device, dtype=checked_dtype(dtype))
+    check_generator(generator)
     shape = (checked_count("n", n),)
     return times[torch.randint(len(times), shape, device=device, generator=generator)]
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "as_tensor"]
+__all__ = ["Array", "as_tensor", "check_generator"]
 
 Array = Tensor | NDArray[Any] | Sequence[Any]
 
@@ -74,3 +74,23 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
     python = array.dtype.kind == "f" and isinstance(value, (float, list, tuple))
     numbers = torch.get_default_dtype() if numbers is None else numbers
     return torch.as_tensor(array, dtype=numbers if python else None)
+
+
+def check_generator(generator: object) -> None:
+    """Raise unless something is a random generator of torch, or None.
+
+    Raises:
+        TypeError: if it is something else, such as a seed.
+
+    >>> check_generator(3)
+    Traceback (most recent call last):
+        ...
+    TypeError: generator is 3, expected ... torch.Generator().manual_seed(3) makes one of a seed
+    """
+    if generator is None or isinstance(generator, torch.Generator):
+        return
+    seed = generator if isinstance(generator, int) else 0
+    raise TypeError(
+        f"generator is {generator!r}, expected a torch.Generator or None; "
+        f"torch.Generator().manual_seed({seed:d}) makes one of a seed"
+    )

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.context import GivenContext, ResolvedContext, resolve_context
 from setflow.sets.masks import as_mask, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
@@ -162,6 +162,8 @@ class Events:
 
     def drawn_noise(self, generator: torch.Generator | None) -> Tensor:
         """Return standard normal noise of the shape of the states, zero in padded slots."""
+        if generator is not None:
+            check_generator(generator)
         noise = torch.randn(
             self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device
         )

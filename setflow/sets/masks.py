@@ -32,6 +32,10 @@ current_transform: Callable[[], Any] = torch._C._functorch.peek_interpreter_stac
 
 
 _AT_HAND = ("cpu",)  # kinds of devices whose values need no waiting
+_OF_COUNTS = (
+    "; numbers of objects become the mask of events that are filled from the first slot on by "
+    "torch.arange(x.shape[-2]) < lengths[..., None]"
+)
 
 
 def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
@@ -54,9 +58,11 @@ def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
     if not isinstance(mask, Tensor) or mask.is_complex():
         mask = as_tensor(mask, "mask")
     if shape is not None and mask.shape != torch.Size(shape):
+        counts = mask.dtype != torch.bool and mask.shape == torch.Size(shape)[:-1]
         raise ValueError(
             f"mask has shape {tuple(mask.shape)}, expected {tuple(shape)}: one entry for each "
             "object of each event (1 = real, 0 = padding), without feature dimensions"
+            + (_OF_COUNTS if counts else "")
         )
     if mask.ndim == 0:
         raise ValueError("mask is a scalar, expected shape (*batch, N)")
@@ -68,6 +74,7 @@ def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
         raise ValueError(
             f"mask holds the value {bad}, expected only 0 (padding) and 1 (real); "
             "a probability or a weight is not a mask: threshold it first"
+            + (_OF_COUNTS if bad > 1 and float(bad).is_integer() else "")
         )
     return mask != 0
 

@@ -8,15 +8,17 @@ has the event shape `(N, D)`.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.masks import is_at_hand, is_readable
 
 __all__ = [
     "TensorSpec",
@@ -26,6 +28,7 @@ __all__ = [
     "as_floating",
     "as_tuple",
     "check_sizes",
+    "check_times",
     "event_numel",
     "expand_time",
     "flatten_event",
@@ -40,14 +43,27 @@ __all__ = [
 def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
     """Return a shape given as an integer, an iterable or None (empty) as a tuple of integers.
 
+    Raises:
+        TypeError: if a size is no integer.
+        ValueError: if a size is negative.
+
     >>> as_tuple(3), as_tuple([2, 3]), as_tuple(None)
     ((3,), (2, 3), ())
     """
     if shape is None:
         return ()
-    if isinstance(shape, int):
-        return (shape,)
-    return tuple(int(size) for size in shape)
+    try:
+        sizes = tuple(map(operator.index, shape if isinstance(shape, Iterable) else (shape,)))
+    except TypeError:
+        sizes = None
+    if sizes is None or isinstance(shape, bool):
+        raise TypeError(
+            f"a shape is {shape!r}, expected an integer of at least 0 or several of them, as in "
+            "3 or (30, 3)"
+        )
+    if min(sizes, default=0) < 0:
+        raise ValueError(f"sizes must not be negative but at least 0, got the shape {sizes}")
+    return sizes
 
 
 def floating_dtype(values: Tensor, field: nn.Module | None = None) -> torch.dtype:
@@ -233,8 +249,6 @@ class TensorSpec:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "event_shape", as_tuple(self.event_shape))
-        if any(size < 0 for size in self.event_shape):
-            raise ValueError(f"event_shape must hold sizes of at least 0, got {self.event_shape}")
 
     @property
     def event_ndim(self) -> int:
@@ -325,3 +339,29 @@ def expand_time(t: Array | float, lead: tuple[int, ...], like: Tensor) -> Tensor
             f"t has shape {tuple(t.shape)}, expected a scalar or {lead}: one time per event"
         )
     return t.to(dtype=like.dtype, device=like.device).expand(lead)
+
+
+def check_times(**times: Any) -> None:
+    """Raise unless times, given by name, are numbers from 0 (data) to 1 (noise).
+
+    The values of tensors are looked at where that costs nothing, on a CPU.
+
+    Raises:
+        TypeError: if one is no number, and no tensor of one.
+        ValueError: if one lies outside [0, 1], or is NaN.
+
+    >>> check_times(t0=1.0, t1=torch.tensor(0.0))
+    """
+    for name, time in times.items():
+        single = time.ndim == 0 if isinstance(time, Tensor) else isinstance(time, Real)
+        if not single:
+            raise TypeError(
+                f"{name} is {time!r}, expected one number, a time from 0 (data) to 1 (noise)"
+            )
+        seen = not isinstance(time, Tensor) or (is_at_hand(time) and is_readable(time))
+        time = time.detach() if isinstance(time, Tensor) else time
+        if seen and not 0 <= time <= 1:
+            raise ValueError(
+                f"{name} is {float(time):g}, expected a time from 0, where the data are, to 1, "
+                "where the noise is"
+            )

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from setflow.sets.arrays import check_generator
 from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
 from setflow.sets.planning import Chunk, Plan
@@ -36,7 +37,13 @@ from setflow.sets.protocols import SDESolver, Solver, declares, refuse_misspelt
 from setflow.sets.shapes import check_accumulated, event_numel, positive_integer, split_event
 from setflow.solvers.adaptive import Dopri5, SolveReport
 
-__all__ = ["integrate", "integrate_augmented", "integrate_sde", "solve_in_groups"]
+__all__ = [
+    "integrate",
+    "integrate_augmented",
+    "integrate_sde",
+    "require_solver",
+    "solve_in_groups",
+]
 
 _Solution = TypeVar("_Solution")
 
@@ -241,6 +248,7 @@ def integrate_sde(
     ... ).shape
     torch.Size([2, 3])
     """
+    check_generator(generator)
     options = _options(solver, stochastic=True)
     if generator is not None:
         if not _accepts(solver.integrate, "generator"):
@@ -256,6 +264,21 @@ def integrate_sde(
     return x1
 
 
+def require_solver(solver: object) -> None:
+    """Raise unless something is a solver, for ordinary or for stochastic equations.
+
+    Raises:
+        TypeError: if it is a class, a name, or some other object.
+
+    >>> require_solver(setflow.RK4(steps=10))
+    """
+    solves = callable(getattr(solver, "integrate", None)) or declares(solver, "is_sde")
+    if isinstance(solver, type) or not solves:
+        raise TypeError(
+            f"solver is {solver!r}, expected a solver object such as setflow.Midpoint(steps=50)"
+        )
+
+
 def _options(
     solver: object,
     mask: Tensor | None = None,
@@ -265,11 +288,8 @@ def _options(
     stochastic: bool = False,
 ) -> dict[str, Any]:
     """Return what a solver is given besides its equation, by what it declares."""
-    solves = callable(getattr(solver, "integrate", None)) or declares(solver, "is_sde")
-    if isinstance(solver, type) or not solves:
-        raise TypeError(
-            f"solver is {solver!r}, expected a solver object such as setflow.Midpoint(steps=50)"
-        )
+    if isinstance(solver, type) or not hasattr(solver, "integrate"):
+        require_solver(solver)
     name = type(solver).__name__
     if stochastic and not declares(solver, "is_sde"):
         raise ValueError(

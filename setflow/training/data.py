@@ -23,7 +23,14 @@ from setflow.training.conditions import features_of
 from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
 from setflow.training.record import files_facts
 
-__all__ = ["PlacedBatch", "PlacedDataset", "SetDataModule"]
+__all__ = [
+    "PlacedBatch",
+    "PlacedDataset",
+    "SetDataModule",
+    "event_loader",
+    "held_out",
+    "normalised",
+]
 
 
 class PlacedBatch(NamedTuple):
@@ -153,19 +160,26 @@ class SetDataModule(LightningDataModule):
                 )
             val, _ = self._read(self.val_files)
         else:
-            held = _whole_events(numbers, self.val_fraction, self.seed)
+            held = held_out(numbers, self.val_fraction, self.seed)
             train, val = train[~held], train[held]
         for name, sample in (("training", train), ("validation", val)):
             if len(sample) == 0:
-                raise ValueError(
-                    f"the {name} sample is empty; give a larger file or another val_fraction"
-                )
-        factor = 1.0
-        for name, sample in (("validation", val), ("training", train)):  # the last one tells it
-            if sample.weight is not None:
-                total = total_weight(sample.weight, f"{name} jets: their weights")
-                factor = len(sample) / float(total)
-        self._train, self._val = _weighed(train, factor), _weighed(val, factor)
+                raise ValueError(self._why_empty(name, len(train) + len(val)))
+        self._train, self._val = normalised(train, val)
+
+    def _why_empty(self, name: str, jets: int) -> str:
+        """Return why a sample is empty; `jets` is the number of those that were shared out."""
+        files = self.train_files if name == "training" or not self.val_files else self.val_files
+        paths = ", ".join(str(path) for path, _ in files)
+        if self.val_files is not None:
+            return f"the {name} sample is empty: {paths} holds no jets; give a file that has some"
+        if not jets:
+            return f"{paths} holds no jets, so there is nothing to train on"
+        return (
+            f"the {name} sample is empty: of the {jets} jets in {paths} a fraction of "
+            f"{self.val_fraction:g} is held out, whole events together; give a larger file, "
+            "another val_fraction, or jets to validate on, --data.val"
+        )
 
     def _read(self, files: Sequence[DataFile]) -> tuple[SetBatch, Tensor]:
         """Return the events of files, and numbers that are the same for those of one collision."""
@@ -224,11 +238,15 @@ class SetDataModule(LightningDataModule):
 
     def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[PlacedBatch]:
         assert events is not None
-        # random batches: the loss itself evaluates like lengths together
-        sampler = LengthBatchSampler(
-            events.lengths, self.batch_size, shuffle=shuffle, seed=self.seed, window=1
-        )
-        return DataLoader(PlacedDataset(SetDataset(events)), sampler=sampler, batch_size=None)
+        return event_loader(events, self.batch_size, seed=self.seed, shuffle=shuffle)
+
+
+def event_loader(
+    events: SetBatch, batch_size: int, *, seed: int, shuffle: bool
+) -> DataLoader[PlacedBatch]:
+    """Return a loader of random batches: the loss itself evaluates like lengths together."""
+    sampler = LengthBatchSampler(events.lengths, batch_size, shuffle=shuffle, seed=seed, window=1)
+    return DataLoader(PlacedDataset(SetDataset(events)), sampler=sampler, batch_size=None)
 
 
 def _check_classes(what: str, files: Sequence[DataFile], features: Sequence[Feature]) -> None:
@@ -278,13 +296,27 @@ def _together(batches: Sequence[SetBatch]) -> SetBatch:
     return SetBatch(torch.cat(x), torch.cat(mask), context, torch.cat(weights) if weights else None)
 
 
+def normalised(train: SetBatch, val: SetBatch) -> tuple[SetBatch, SetBatch]:
+    """Return both sides with weights of mean 1 over the training events, if they have some.
+
+    Raises:
+        ValueError: if those of a side do not sum to a positive number.
+    """
+    factor = 1.0
+    for name, sample in (("validation", val), ("training", train)):  # the last one tells it
+        if sample.weight is not None:
+            total = total_weight(sample.weight, f"{name} jets: their weights")
+            factor = len(sample) / float(total)
+    return _weighed(train, factor), _weighed(val, factor)
+
+
 def _weighed(batch: SetBatch, factor: float) -> SetBatch:
     """Return events with their weights, if they have some, times a factor."""
     weight = None if batch.weight is None else factor * batch.weight
     return SetBatch(batch.x, batch.mask, batch.c, weight)
 
 
-def _whole_events(number: Tensor, fraction: float, seed: int) -> Tensor:
+def held_out(number: Tensor, fraction: float, seed: int) -> Tensor:
     """Return which jets to hold out, a boolean tensor, so that no event is on both sides.
 
     Arguments:

@@ -10,6 +10,7 @@ changes what a field is trained on, and a resumed run goes on as if it had not s
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
@@ -81,6 +82,13 @@ class FlowMatchingModule(LightningModule):
         self.flow = flow
         self.optimizer = optimizer
         self.warmup = warmup
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> FlowMatchingModule:
+        """Copy all but the function that makes the optimizer: a parser's holds its locks."""
+        memo[id(self.optimizer)] = self.optimizer
+        memo[id(self)] = made = type(self).__new__(type(self))
+        made.__dict__.update(copy.deepcopy(self.__getstate__(), memo))
+        return made
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["batches_into_epoch"] = self._batches_into_epoch
@@ -223,7 +231,12 @@ class FlowMatchingModule(LightningModule):
         return loss
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(self.parameters())
+        try:
+            optimizer = self.optimizer(self.parameters())
+        except TypeError as error:
+            raise ValueError(
+                f"the optimizer cannot be made of what it was given: {error}; see model.optimizer"
+            ) from error
         schedule = LambdaLR(optimizer, lambda step: self._rate(step))
         return {
             "optimizer": optimizer,

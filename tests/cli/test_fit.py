@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import shutil
 import sys
@@ -13,6 +14,7 @@ import torch
 import yaml
 
 import setflow
+import setflow.training
 from cli.shell import CONFIG, fails, run, write_jets
 from each import each
 from setflow.cli.fit_arguments import FIT
@@ -101,7 +103,42 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
             "jets have up to 8 particles, but the cardinality model knows up to 4: cut the jets "
             "with --data.max_objects=4, or raise --model.flow.init_args.cardinality.init_args.max",
         ),
-        (("--trainer.precision", "foo"), "trainer.precision: foo is none of the values"),
+        (
+            ("--trainer.precision", "foo"),
+            "trainer.precision: expected one of 64, 32, 16, transformer-engine, tran",
+        ),
+        (("--trainer.precision", "foo"), "bf16 or null, got foo; "),
+        (
+            ("--model.optimizer.init_args.lr", "abc"),
+            "model.optimizer: lr: expected a number, got abc; ",
+        ),
+        (("--model.optimizer.init_args.lr", "null"), "the optimizer cannot be made of what it"),
+        (("--model.optimizer", "Adm"), "model.optimizer: there is no class Adm, expected one such"),
+        ((HIDDEN.replace("hidden", "heads"), "x"), "heads: expected a whole number or null, got x"),
+        (
+            ("--model.flow.init_args.scaler.init_args.boxcox", "abc"),
+            "model.flow: scaler: boxcox: expected a mapping or null, got abc; ",
+        ),
+        (
+            ("--model.flow.init_args.cardinality.init_args.max_object", 3),
+            "cardinality: Option 'max_object' is not accepted, did you mean max_objects?; ",
+        ),
+        (("--model.times", "abc"), "model.times: expected null or a class, by class_path and in"),
+        (("--trainer.gradient_clip_val", "x"), "gradient_clip_val: expected a number or null, got"),
+        (("--seed_everything", "abc"), "seed_everything: expected true or false or a whole number"),
+        (
+            ("--trainer.max_time", "5min"),
+            "--trainer.max_time is '5min', expected days:hours:minutes:seconds, such as 00:00:05",
+        ),
+        (
+            ("--trainer.val_check_interval", "abc"),
+            "is 'abc', expected a number of steps, or days:hours:minutes:seconds",
+        ),
+        (("--trainer.devices", "abc"), "--trainer.devices is 'abc', expected auto or a number fr"),
+        (("--trainer.devices=5000",), "--trainer.devices is '5000', expected auto or a number fr"),
+        (("--trainer.devices", 0), "--trainer.devices is '0', expected auto or a number from 1"),
+        (("--max_steps", 3), "has no option --max_steps, did you mean --trainer.max_steps?"),
+        (("--lr", 3), "no option --lr, did you mean --model.optimizer.init_args.lr?"),
         ((HIDDEN.replace("hidden", "hiden"), 3), "did you mean hidden?"),
         (("--trainer.val_check_interval", "1e5"), "`val_check_interval` (100000) must be less"),
         (
@@ -126,6 +163,44 @@ def test_a_small_file_of_jets_brings_no_advice_about_logging(folder, capsys):
     lines = Path("runs/tiny/csv/version_0/metrics.csv").read_text().splitlines()
     column = lines[0].split(",").index("train_loss")
     assert any(line.split(",")[column] for line in lines[1:])
+
+
+def test_a_part_of_a_model_may_be_null(folder, capsys):
+    """Where Python has None, the default of `heads`."""
+    run("fit", *TINY, HIDDEN.replace("hidden", "heads"), "null", "--trainer.max_steps", 1)
+    assert setflow.SetFlow.load("runs/tiny/model").field.heads == 1
+
+
+@each("jets", [0, 2])
+def test_an_empty_sample_is_told_with_its_cause(folder, capsys, jets):
+    write_jets(Path("few.h5"), jets=jets)
+    message = fails(capsys, "fit", *TINY, "--data.train", "few.h5", "--data.val_fraction", 0.1)
+    cause = "few.h5 holds no jets, so there is nothing to train on"
+    if jets:
+        cause = "the validation sample is empty: of the 2 jets in few.h5 a fraction of 0.1 is held"
+    assert cause in message
+    if not jets:
+        message = fails(capsys, "fit", *TINY, "--data.val", "few.h5")
+        assert "the validation sample is empty: few.h5 holds no jets; give a file" in message
+
+
+def test_a_module_is_copied_without_what_makes_its_optimizer():
+    """For the moving average of the weights, in several processes: a parser's holds locks."""
+
+    class Locked:
+        def __deepcopy__(self, memo):
+            raise TypeError("cannot pickle '_thread.lock' object")
+
+        def __call__(self, parameters):
+            return torch.optim.SGD(parameters, lr=0.1)
+
+    flow = setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    module = setflow.training.FlowMatchingModule(flow, optimizer=Locked())
+    copied = copy.deepcopy(module)
+    assert copied.optimizer is module.optimizer
+    own, others = list(module.parameters()), list(copied.parameters())
+    assert len(own) == len(others) > 0
+    assert all(a is not b and torch.equal(a, b) for a, b in zip(own, others, strict=True))
 
 
 def test_keys_of_a_configuration_get_the_nearest_name(folder, capsys):
@@ -166,6 +241,11 @@ def test_options_in_front_of_the_configuration_count_too(folder, capsys):
             "the key 'train' stands twice, in lines 1 and 1",
         ),
         ("dat: {train: jets.h5}", "Option 'dat.train' is not accepted, did you mean data?"),
+        (
+            "times: {class_path: setflow.TimeSampling}",
+            "Option 'times.class_path' is not accepted at the top: it stands under model, as model",
+        ),
+        ("max_steps: 3", "it stands under trainer, as trainer.max_steps; "),
     ],
 )
 def test_a_configuration_that_is_none_is_told(folder, capsys, text, expected):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -175,3 +176,12 @@ def test_anything_else_is_told_in_one_line(folder, capsys, what, message):
     error = fails(capsys, "info", what)
     assert message in error
     assert len(error.strip().splitlines()) == 1
+
+
+def test_a_folder_of_runs_leads_to_the_newest(model, capsys):
+    shutil.copytree("runs/tiny", "runs/second")
+    Path("runs/other").mkdir()
+    os.utime("runs/tiny", (1, 1))
+    text = said(capsys, "runs")
+    assert "runs, of 2 that setflow knows: second, tiny" in text
+    assert "next: setflow info runs/second" in text

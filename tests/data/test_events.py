@@ -244,7 +244,7 @@ def test_weights_come_back_and_are_told_where_nobody_asks_for_them(tmp_path: Pat
         told = "holds weights of its events that are not used .weight."
         with pytest.warns(UserWarning, match=told):
             assert read_events(path).objects.weight is None
-        with pytest.raises(ValueError, match=r"no dataset 'weights' of weights; .* holds weight; n"):
+        with pytest.raises(ValueError, match=r"no dataset 'weights' of weights; .* holds weight"):
             read_events(path, weight="weights")
 
 

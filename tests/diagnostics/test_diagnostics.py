@@ -956,3 +956,17 @@ def test_errors():
         diagnostics.continuity_error(field, x.bfloat16(), 0.5)
     with pytest.raises(ValueError, match=r"mask of shape \(4, 3\), expected \(2, 'M'\)"):
         diagnostics.length_error(field, x[:2], None, 0.5, context_sets())
+
+
+def test_broken_laws_names_a_time_that_meets_features():
+    """With as many events as features x * t raises nothing and takes other events' times."""
+    field = Field(lambda x, t, c: x * t)
+    (law,) = diagnostics.broken_laws(field, torch.randn(2, 4, 2), None)
+    assert law.name == "company"
+    assert "t[..., None, None]" in law.advice
+    for events in (3, 4):  # it asks with batches of other sizes, too
+        with pytest.raises(RuntimeError) as caught:
+            diagnostics.broken_laws(field, torch.randn(events, 4, 3), None)
+        assert "t[..., None, None]" in str(caught.value.__notes__)
+    right = Field(lambda x, t, c: x * t[..., None, None])
+    assert diagnostics.broken_laws(right, torch.randn(3, 4, 3), None) == []

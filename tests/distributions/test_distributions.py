@@ -545,3 +545,12 @@ def test_a_diagonal_normal_takes_arrays(dtype):
     assert torch.equal(setflow.DiagonalNormal(loc, 2.0).scale, torch.full((2,), 2.0).to(x))
     double = setflow.DiagonalNormal(torch.zeros(2, dtype=torch.float64), 0.1)
     assert double.scale[0].item() == 0.1  # with all digits
+
+
+def test_the_shape_of_an_event_is_told():
+    for shape in (None, "3", 3.5, True):
+        with pytest.raises(TypeError, match="expected"):
+            setflow.StandardNormal(shape)
+    with pytest.raises(ValueError, match="event_ndim='1'"):
+        setflow.DiagonalNormal([0.0], [1.0], event_ndim="1")
+    assert setflow.StandardNormal(()).event_shape == ()

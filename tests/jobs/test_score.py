@@ -567,7 +567,7 @@ def test_other_arguments_do_not_continue(
     out = begun.with_suffix("")
     with pytest.raises(ValueError, match=message) as caught:
         score(make_flow(), data, out, **change)
-    assert "begin anew with --force (overwrite=True in Python)" in str(caught.value)
+    assert "begin anew with overwrite=True" in str(caught.value)
     assert str(begun) in str(caught.value)
     assert begun.read_bytes() == before
     assert not out.exists()
@@ -614,7 +614,9 @@ def test_a_damaged_beginning_is_an_error(data: Path, begun: Path, damage: str) -
     else:
         with h5py.File(begun, "w" if damage == "foreign" else "r+") as file:
             file.attrs["n"] = ROWS + 1
-    with pytest.raises(OSError, match=r"s\.h5\.part cannot be continued, it is damaged .*--force"):
+    with pytest.raises(
+        OSError, match=r"s\.h5\.part cannot be continued, it is damaged .*overwrite=True"
+    ):
         score(make_flow(), data, out)
     assert not out.exists()
     assert begun.exists()
@@ -718,7 +720,7 @@ def refused(
 def test_an_existing_file_is_kept(tmp_path: Path, data: Path) -> None:
     out = tmp_path / "s.h5"
     out.write_text("precious")
-    refused(make_flow(), data, out, FileExistsError, r"exists already; .*--force")
+    refused(make_flow(), data, out, FileExistsError, r"exists already; .*overwrite=True")
     assert out.read_text() == "precious"
     score(make_flow(), data, out, overwrite=True)
     assert names(tmp_path) == ["jets.h5", "s.h5"]
@@ -765,8 +767,8 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     refused(make_flow(("charge",)), data, out, ValueError, "jet_features has no column 'charge'")
     other = setflow.SetFlow(make_flow().field, features=("px", "py", "pz"))
     refused(other, data, out, ValueError, "no column 'px', .* of its layout: etarel, phirel, ptrel")
-    refused(make_flow(), data, out, ValueError, "holds 23 events, events=24", events=24)
-    refused(make_flow(), data, out, ValueError, "holds 23 events, events=-1", events=-1)
+    refused(make_flow(), data, out, ValueError, "holds 23 jets, and 24 of them", events=24)
+    refused(make_flow(), data, out, ValueError, "holds 23 jets, and -1 of them", events=-1)
     sample = read_jets(data)
     relative = tmp_path / "relative.h5"
     with JetWriter(relative, objects=SLOTS, jet_units=RELATIVE_JET_UNITS) as writer:

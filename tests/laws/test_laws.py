@@ -248,6 +248,8 @@ def test_a_saboteur_is_caught(law, subject, monkeypatch):
             LAWS[law](subject(), case)
         except AssertionError:
             caught += 1
+        except ValueError as error:  # NaN of a padded slot, taken for an object's
+            caught += "is not finite, for x_target" in str(error)
     assert caught > 0, f"the law of {law} accepts its saboteur"
 
 

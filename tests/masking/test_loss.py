@@ -247,3 +247,20 @@ def test_a_path_is_an_object(path):
 def test_the_parts_of_a_model_are_objects(part, given):
     with pytest.raises(TypeError, match=rf"{part} is .*, expected an object, made by a call"):
         setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1), **{part: given})
+
+
+@each("times", [setflow.TimeSampling, "logit_normal"])
+def test_the_density_of_times_is_an_object(times):
+    x = torch.zeros(2, 3, 2)
+    with pytest.raises(
+        TypeError, match=r"times is .*, expected an object such as setflow.TimeSamp"
+    ):
+        setflow.masked_fm_loss(Constant(), x, x, None, times=times)
+
+
+def test_a_weighting_is_an_object():
+    x, weighting = torch.zeros(2, 3, 2), setflow.diffusion.SNRWeighting
+    with pytest.raises(TypeError, match=r"weighting is .*, expected an object such as SNRWeight"):
+        setflow.masked_diffusion_loss(
+            Constant(), x, setflow.VPSchedule(), None, weighting=weighting
+        )

@@ -173,3 +173,24 @@ def test_what_is_no_solver_is_named(solver):
         setflow.masked_sample(field, base, solver, mask)
     with pytest.raises(TypeError, match="expected a solver object such as"):
         setflow.masked_log_prob(field, base, solver, x, mask)
+
+
+def test_the_base_describes_the_objects_of_x_source():
+    """A field that takes any width would not miss it."""
+    mask, x_source = torch.ones(2, 5, dtype=torch.bool), torch.randn(2, 5, 3)
+    field, solver = Constant(), setflow.Euler(1)
+    for base in (setflow.StandardNormal((4,)), setflow.StandardNormal((6, 3))):
+        with pytest.raises(
+            ValueError, match=r"expected a base of the same objects, such as .*\(3,"
+        ):
+            setflow.masked_sample(field, base, solver, mask, x_source=x_source)
+    for base in (setflow.StandardNormal((3,)), setflow.StandardNormal((5, 3))):
+        assert setflow.masked_sample(field, base, solver, mask, x_source=x_source).shape[-1] == 3
+
+
+@each("shape", [-1, 2.5, "2"])
+def test_a_sample_shape_is_made_of_integers(shape):
+    with pytest.raises((TypeError, ValueError), match="at least 0"):
+        setflow.masked_sample(
+            Constant(), setflow.StandardNormal((3,)), setflow.Euler(1), [[1, 0]], sample_shape=shape
+        )

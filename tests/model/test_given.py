@@ -267,3 +267,54 @@ def test_a_field_of_other_features_is_told_how_to_name_them():
     field = setflow.TransformerField(2, hidden=16, layers=1, heads=2)
     with pytest.raises(ValueError, match="build it with dim=3, or name as many by features="):
         setflow.SetFlow(field)
+
+
+@each("lengths", [[True] * 3, np.ones((3, 4), bool), torch.ones(3, 4)])
+def test_a_mask_is_no_lengths(lengths):
+    with pytest.raises(ValueError, match=r"expected \(3,\) integers.*; of a mask they are mask\.s"):
+        make(()).sample(3, lengths=lengths)
+
+
+def test_one_number_per_event_is_no_row():
+    flow = make(("pt",))
+    with pytest.raises(ValueError, match=r"with shape \(2, 1\), got shape \(2,\); one number per"):
+        flow.sample(2, np.array([9.0, 15.0]))
+
+
+def test_more_objects_than_the_model_knows_are_refused_in_training():
+    flow, longer = make(()), setflow.SetBatch(torch.rand(3, 6, 2) + 0.1)
+    message = "events have up to 6 objects, and the cardinality model knows up to 4.*cut the events"
+    for call in (flow.loss, flow.loss_terms):
+        with pytest.raises(ValueError, match=message):
+            call(longer)
+    padded = torch.arange(6) < torch.tensor([[4], [1], [0]])
+    assert bool(flow.loss(setflow.SetBatch(longer.x, padded)).isfinite())
+
+
+@each(("name", "value"), [("noise", torch.nan), ("t", torch.nan), ("t", 1.5)])
+def test_what_is_given_to_the_loss_is_looked_at(name, value):
+    flow, batch = make(()), events(conditions=0)
+    shape = batch.x.shape if name == "noise" else (len(batch),)
+    with pytest.raises(ValueError, match=f"{name}.* {value:g}"):
+        flow.loss(batch, **{name: torch.full(shape, value)})
+
+
+def test_parts_in_each_others_places_are_named():
+    field, number = setflow.TransformerField(2, hidden=8), setflow.EmpiricalCardinality(4)
+    for parts in ({"scaler": number}, {"cardinality": Standardizer(2)}):
+        with pytest.raises(TypeError, match="expected a cardinality model such as"):
+            setflow.SetFlow(field, features=("a", "b"), **parts)
+    with pytest.raises(TypeError, match="path is 3, expected an object such as"):
+        setflow.SetFlow(field, features=("a", "b"), path=3)
+
+
+def test_a_model_is_saved_to_and_loaded_from_a_path(tmp_path):
+    flow = make(())
+    for call in (flow.save, setflow.SetFlow.load):
+        with pytest.raises(TypeError, match=r"got None, expected .*path"):
+            call(None)
+    with pytest.raises(ValueError, match="device is 'gpu', expected cpu, cuda or cuda:<number>"):
+        setflow.SetFlow.load("top30", device="gpu")
+    flow.save(tmp_path / "model")
+    with pytest.raises(FileExistsError, match=r"or overwrite it with overwrite=True$"):
+        flow.save(tmp_path / "model")

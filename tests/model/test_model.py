@@ -179,7 +179,7 @@ def test_the_loss_at_noise_that_is_given():
     loss = flow.loss(batch.to(torch.float32), t=t, noise=noise)  # in float64
     assert loss.dtype == torch.float32
     torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
-    with pytest.raises(ValueError, match="x_source has shape"):
+    with pytest.raises(ValueError, match="noise has shape"):
         flow.loss(batch, noise=noise[:, :2])
 
 
@@ -538,7 +538,7 @@ def test_bad_events_for_a_cardinality_model():
         ),
         (lambda: flow.sample(4, c[:, :1]), r"shape \(4, 2\), got shape \(4, 1\)"),
         (lambda: flow.loss(longer), r"lengths are 7, expected \[0, 6\]; cut the events"),
-        (lambda: flow.fit_statistics(longer), r"expected \[0, 6\]"),
+        (lambda: flow.fit_statistics(longer), "up to 7 objects, .* up to 6, max_objects; cut the"),
     ):
         with pytest.raises(ValueError, match=message):
             call()

@@ -240,7 +240,7 @@ def test_the_ratio_of_a_floor_of_zero_is_no_number():
 def test_an_existing_report_is_replaced_only_when_asked(files, tmp_path, no_pictures):
     out = tmp_path / "report"
     first = evaluate(*files[:2], out, pairs=2, seed=1)
-    with pytest.raises(FileExistsError, match="overwrite=True in Python"):
+    with pytest.raises(FileExistsError, match="overwrite=True"):
         evaluate(*files[:2], out, pairs=2, seed=2)
     assert read(out) == first.to_dict()
     (out / "old.png").write_bytes(b"")

@@ -175,3 +175,42 @@ def test_complex_numbers_are_refused_and_not_cut_to_real_ones(form):
     for call in calls.values():
         with pytest.raises(TypeError, match=r"complex.*, expected real numbers"):
             call()
+
+
+GENERATED = {
+    "masked_fm_loss": lambda g: setflow.masked_fm_loss(FIELD, DATA, DATA, ALL, generator=g),
+    "masked_fm_loss at t": lambda g: setflow.masked_fm_loss(
+        FIELD, DATA, DATA, ALL, 0.5, generator=g
+    ),
+    "diffusion": lambda g: setflow.masked_diffusion_loss(FIELD, DATA, SCHEDULE, ALL, generator=g),
+    "masked_sample": lambda g: setflow.masked_sample(FIELD, BASE, SOLVER, ALL, generator=g),
+    "masked_log_prob": lambda g: setflow.masked_log_prob(
+        FIELD, BASE, SOLVER, DATA, ALL, generator=g
+    ),
+    "estimated": lambda g: setflow.masked_log_prob(
+        FIELD, BASE, SOLVER, DATA, ALL, generator=g, estimator=setflow.HutchinsonDivergence(2)
+    ),
+    "base": lambda g: BASE.sample((2,), generator=g),
+    "diagonal": lambda g: setflow.DiagonalNormal([0.0], [1.0]).sample((2,), generator=g),
+    "process": lambda g: setflow.FlowMatching(FIELD, BASE, SOLVER)(mask=ALL).sample(generator=g),
+    "density": lambda g: setflow.FlowMatching(FIELD, BASE, SOLVER)(mask=ALL).log_prob(
+        DATA, generator=g
+    ),
+    "SetFlow.loss": lambda g: setflow.SetFlow(
+        FIELD, scaler=setflow.data.Standardizer(3, mean=0, std=1)
+    ).loss(setflow.SetBatch(DATA, ALL), generator=g),
+    "times": lambda g: setflow.TimeSampling().sample(3, generator=g),
+    "ring": lambda g: setflow.data.sample_ring(3, generator=g),
+    "moons": lambda g: setflow.data.sample_moons(3, generator=g),
+    "laws": lambda g: setflow.diagnostics.broken_laws(FIELD, DATA.double(), ALL, generator=g),
+}
+FIELD = setflow.GaussianSetField(torch.zeros(3), torch.ones(3))
+BASE, SOLVER, SCHEDULE = setflow.StandardNormal((3,)), setflow.Euler(1), setflow.VPSchedule()
+DATA, ALL = torch.ones(2, 3, 3), torch.ones(2, 3, dtype=torch.bool)
+
+
+@each("call", GENERATED)
+@each("seed", [3, "a"])
+def test_a_seed_is_no_generator(call, seed):
+    with pytest.raises(TypeError, match=r"generator is .*, expected a torch.Generator or None; t"):
+        GENERATED[call](seed)

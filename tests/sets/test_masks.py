@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+import setflow
+from each import each
 from setflow.sets.masks import as_mask, rank_of_real, zero_padding
 
 
@@ -26,3 +28,12 @@ def test_zero_padding_keeps_real_values_and_gradients():
     out.sum().backward()
     assert out.tolist() == [[1.0, 2.0], [0.0, 0.0]]
     assert x.grad.tolist() == [[1.0, 1.0], [0.0, 0.0]]
+
+
+@each("lengths", [[3, 1], [2, 2], torch.tensor([3.0, 0.0])])
+def test_numbers_of_objects_are_no_mask(lengths):
+    x, hint = torch.zeros(2, 3, 2), r"become the mask .* by torch\.arange\(x\.shape\[-2\]\) < len"
+    with pytest.raises(ValueError, match=hint):
+        setflow.SetBatch(x, lengths)
+    with pytest.raises(ValueError, match=hint):
+        setflow.masked_fm_loss(setflow.GaussianSetField([0, 0], [1, 1]), x, x, lengths)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
+from each import each
 from setflow.sets.shapes import (
     TensorSpec,
     as_tuple,
@@ -70,3 +72,19 @@ def test_tensor_spec_describes_a_tensor():
         spec.dtype = torch.float64
     with pytest.raises(ValueError, match="at least 0"):
         TensorSpec((4, -1))
+
+
+@each("shape", ["3", 3.5, (3.5,), (None,), True, [[3]], ("a", "b")])
+def test_a_shape_is_made_of_integers(shape):
+    with pytest.raises(TypeError, match=r"a shape is .*, expected an integer of at least 0 or sev"):
+        as_tuple(shape)
+
+
+def test_sizes_are_not_negative():
+    with pytest.raises(
+        ValueError, match=r"not be negative but at least 0, got the shape \(2, -1\)"
+    ):
+        as_tuple((2, -1))
+    assert as_tuple(np.int64(3)) == (3,)
+    assert as_tuple(torch.Size((2, 0))) == (2, 0)
+    assert as_tuple(np.array([2, 3])) == (2, 3)

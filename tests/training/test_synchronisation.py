@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader
 
 import setflow
 from setflow.data import LengthBatchSampler, SetDataset, pad_collate
+from setflow.model.encoding import context_columns
 from setflow.sets import masks, planning
+from setflow.training.conditions import features_of
 from setflow.training.data import PlacedDataset
 from setflow.training.module import FlowMatchingModule
 
@@ -73,8 +75,8 @@ def _data(conditions, count=24, slots=9):
     lengths = torch.randint(0, slots + 1, (count,), generator=generator)
     mask = torch.arange(slots) < lengths[:, None]
     x = torch.randn(count, slots, 3, generator=generator)
-    c = torch.randn(count, conditions, generator=generator) if conditions else None
-    return setflow.SetBatch(x, mask, c)
+    c = torch.randint(0, 3, (count, conditions), generator=generator) if conditions else None
+    return setflow.SetBatch(x, mask, None if c is None else c.to(x.dtype))
 
 
 def _placed(batch):
@@ -91,7 +93,8 @@ def _collated(batch):
 
 def _flow(batch, **options):
     conditions = [] if batch.c is None else ["a", "b"]
-    field = setflow.TransformerField(3, hidden=8, layers=1, heads=2, condition_dim=len(conditions))
+    width = len(context_columns(features_of(options.get("schema"), conditions)))
+    field = setflow.TransformerField(3, hidden=8, layers=1, heads=2, condition_dim=width)
     flow = setflow.SetFlow(field, conditions=conditions, **options)
     return flow.fit_statistics(batch)
 
@@ -100,6 +103,14 @@ MODELS = {
     "no cardinality": (0, dict),
     "frequencies": (0, lambda: {"cardinality": setflow.EmpiricalCardinality(9)}),
     "trained numbers": (2, lambda: {"cardinality": setflow.ConditionalCardinality(9, 2)}),
+    "categories": (
+        2,
+        lambda: {
+            "cardinality": setflow.ConditionalCardinality(9, 4),
+            "schema": {"event": ["a", {"name": "b", "kind": "category(up, down, strange)"}]},
+        },
+    ),
+    "angles": (2, lambda: {"schema": {"event": ["b", {"name": "a", "kind": "angle"}]}}),
     "transforms": (
         0,
         lambda: {

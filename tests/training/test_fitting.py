@@ -1,0 +1,147 @@
+"""`setflow.fit`: one call from arrays to a trained model."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import setflow
+from each import each
+from setflow.schema import Category, Feature, Schema
+from setflow.training import fitting
+
+RINGS = Schema(
+    [
+        Feature("x", "mm"),
+        Feature("phi", "rad", "angle"),
+        Feature("y", "mm"),
+        Feature("energy", "GeV", "positive"),
+        Feature("charge", kind="category(minus, plus)"),
+    ],
+    [Feature("kind", kind=Category(("big", "small")))],
+)
+
+
+@pytest.fixture(autouse=True)
+def _single_precision():
+    torch.set_default_dtype(torch.float32)
+
+
+def rings(n: int, seed: int = 0, **options) -> setflow.SetBatch:
+    """Rings of two sizes, whose radius is 1 or 3 mm by their kind."""
+    generator = torch.Generator().manual_seed(seed)
+    code = torch.randint(0, 2, (n, 1), generator=generator)
+    lengths = torch.randint(3, 8, (n,), generator=generator)
+    mask = torch.arange(7) < lengths[:, None]
+    angle = (torch.rand(n, 7, generator=generator) * 2 - 1) * torch.pi
+    radius = 1 + 2 * (1 - code)
+    energy = torch.rand(n, 7, generator=generator) + 0.1
+    columns = (radius * angle.cos(), angle, radius * angle.sin(), energy, (angle > 0).float())
+    return setflow.SetBatch(torch.stack(columns, -1), mask, code, **options)
+
+
+def small(dim: int, width: int = 0) -> setflow.TransformerField:
+    return setflow.TransformerField(dim, hidden=32, layers=2, heads=2, condition_dim=width)
+
+
+def test_a_model_of_arrays_learns_what_its_condition_means():
+    data = rings(2000)
+    with pytest.warns(UserWarning, match=r"left out, .*: phi \(angle\), charge \(category"):
+        flow = setflow.fit(
+            data, schema=RINGS, conditions=["kind"], field=small(3, 2), steps=400, progress=False
+        )
+    assert flow.features == ("x", "y", "energy")
+    radii = []
+    for kind in ("big", "small"):
+        made = flow.sample(200, {"kind": kind}, seed=1, solver=setflow.Midpoint(10))
+        x, y, energy = made.x[made.mask].unbind(-1)
+        assert (energy > 0).all()
+        radii.append(torch.hypot(x, y).median().item())
+    assert radii[0] > 1.8 * radii[1]  # 3 and 1 mm
+    held = rings(500, seed=9)
+    left = setflow.SetBatch(held.x[..., [0, 2, 3]], held.mask, held.c)
+    begun = setflow.SetFlow(small(3, 2), schema=RINGS, conditions=["kind"]).fit_statistics(left)
+    draws = {"generator": torch.Generator().manual_seed(1)}
+    noise, t = torch.randn(left.x.shape, **draws), torch.rand(len(left), **draws)
+    with torch.no_grad():
+        losses = [model.loss_terms(left, t=t, noise=noise)["flow"] for model in (flow, begun)]
+    assert losses[0] < 0.8 * losses[1]
+
+
+def test_the_same_seed_gives_the_same_model_and_touches_no_other_draw():
+    data = setflow.SetBatch(rings(300).x[..., [0, 2]])
+    before = torch.random.get_rng_state()
+    one, two, other = (
+        setflow.fit(data, field=None, steps=3, seed=seed, progress=False) for seed in (1, 1, 2)
+    )
+    assert torch.equal(before, torch.random.get_rng_state())
+    weights = [torch.cat([p.flatten() for p in flow.parameters()]) for flow in (one, two, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert one.features == ("x1", "x2")
+    assert not one.training
+
+
+def test_a_model_without_conditions_and_schema_is_saved_and_loaded(tmp_path):
+    flow = setflow.fit(setflow.SetBatch(torch.randn(100, 4, 2)), steps=2, progress=False)
+    again = setflow.SetFlow.load(flow.save(tmp_path / "model"))
+    made = [each.sample(3, seed=1, solver=setflow.Euler(2)).x for each in (flow, again)]
+    assert torch.equal(*made)
+
+
+def test_weights_of_events_count():
+    data = rings(600)
+    weight = (data.c[:, 0] == 0).double() + 1e-9
+    flow = setflow.fit(
+        setflow.SetBatch(data.x[..., [0, 2]], data.mask, weight=weight),
+        field=small(2),
+        steps=2,
+        progress=False,
+    )
+    big = data.x[data.c[:, 0] == 0][..., 0][data.mask[data.c[:, 0] == 0]]
+    assert abs(float(flow.scaler.std[0]) / float(big.std()) - 1) < 0.05
+
+
+def test_the_defaults_are_those_of_the_demo():
+    root = Path(__file__).resolve().parents[2]
+    config = yaml.safe_load((root / "models/demo/config.yaml").read_text())
+    field = config["model"]["flow"]["init_args"]["field"]["init_args"]
+    assert tuple(field[name] for name in ("hidden", "layers", "heads")) == (
+        fitting._HIDDEN,
+        fitting._LAYERS,
+        fitting._HEADS,
+    )
+    assert config["model"]["optimizer"]["init_args"] == fitting._OPTIMIZER
+    assert config["model"]["warmup"] == fitting._WARMUP
+    assert config["data"]["batch_size"] == fitting._BATCH
+    assert config["data"]["val_fraction"] == fitting._HELD_OUT
+    trainer = config["trainer"]
+    assert trainer["gradient_clip_val"] == fitting._CLIP
+    assert trainer["callbacks"][0]["init_args"]["decay"] == fitting._AVERAGE
+    assert trainer["max_steps"] / trainer["val_check_interval"] == fitting._VALIDATIONS
+
+
+@each(
+    ("change", "error", "message"),
+    [
+        ({"data": torch.zeros(5, 3, 2)}, TypeError, "setflow.fit expects a setflow.SetBatch"),
+        ({"data": setflow.SetBatch(torch.zeros(2, 5, 3, 2))}, ValueError, "expected .n, N, D."),
+        ({"steps": 0}, ValueError, "steps is 0"),
+        ({"schema": "jetnet"}, ValueError, "5 features, and the schema 3: etarel, phirel, ptrel"),
+        ({"conditions": []}, ValueError, "context of 1 columns, and conditions names 0"),
+        ({"data": rings(5)}, ValueError, "no event for the validation"),
+        ({"conditions": ["kind", "mass"]}, ValueError, "context of 1 columns, and conditions name"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(change, error, message):
+    given = {"data": rings(50), "schema": RINGS, "conditions": ["kind"], "progress": False}
+    given |= change
+    data = given.pop("data")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with pytest.raises(error, match=message):
+            setflow.fit(data, **given)
