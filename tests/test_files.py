@@ -104,16 +104,16 @@ def dataset(target: Path, overwrite: bool, hook: Hook) -> None:
 
 
 def scores(target: Path, overwrite: bool, hook: Hook) -> None:
-    screen_jets, blocks = score.screen_jets, iter(range(10))
+    screen_events, blocks = score.screen_events, iter(range(10))
 
     def screen(*arguments: Any, **options: Any) -> Any:
         if next(blocks):
             hook()
-        return screen_jets(*arguments, **options)
+        return screen_events(*arguments, **options)
 
     with (
         patch.dict(score.BLOCK_ROWS, cpu=2),
-        patch.object(score, "screen_jets", screen),
+        patch.object(score, "screen_events", screen),
     ):
         score.score_to_hdf5(
             flow(), JETS, target, events=4, solver=setflow.Euler(1), overwrite=overwrite,

@@ -85,10 +85,10 @@ def _check_output(path: str, *, force: bool) -> None:
 def _jets(given: str) -> Path:
     path = find(JETS, check_hdf5_name(given))
     if path.is_dir():
-        raise FileNotFoundError(f"{given} is a folder, expected an HDF5 file of jets")
+        raise FileNotFoundError(f"{given} is a folder, expected an HDF5 file of events")
     if not path.is_file():
         raise FileNotFoundError(
-            f"{given} does not exist, expected an HDF5 file of jets; {known(JETS, given)}"
+            f"{given} does not exist, expected an HDF5 file of events; {known(JETS, given)}"
         )
     return path
 
@@ -185,8 +185,8 @@ def _fit(arguments: Sequence[str], ending: Ending) -> None:
         return
     if done.warning is not None:
         warn(done.warning)
-    jets = unused(done.model.parent / "jets.h5")
-    following = ["setflow", "sample", done.model, "--out", jets]
+    sampled = unused(done.model.parent / done.sampled)
+    following = ["setflow", "sample", done.model, "--out", sampled]
     following += done.context or ["--events", _EVENTS]
     ending(done.model, done.what, following)
 
@@ -205,6 +205,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
     from setflow.data.header import read_header
     from setflow.jobs.sample import sample_to_hdf5
     from setflow.model.compiled import compile_field
+    from setflow.schema import words_of
     from setflow.solvers.adaptive import IntegrationError
 
     flow = setflow.SetFlow.load(model, device=_device(config.device))
@@ -221,11 +222,12 @@ def _sample(config: Namespace, ending: Ending) -> None:
             solver=_solver(config),
             seed=config.seed,
             overwrite=config.force,
+            layout=None if config.layout is None else int(config.layout),
         )
     except IntegrationError as error:
         raise ValueError(
-            f"dopri5 does not get {len(error.events)} jets beyond t = {error.time:.3g} on the way "
-            "from 1 to 0; raise --steps, loosen --rtol and --atol, or take a solver of fixed "
+            f"dopri5 does not get {len(error.events)} events beyond t = {error.time:.3g} on the "
+            "way from 1 to 0; raise --steps, loosen --rtol and --atol, or take a solver of fixed "
             "steps, --solver midpoint"
         ) from error
     reference = config.like or config.context_from or held_out(model)
@@ -236,7 +238,8 @@ def _sample(config: Namespace, ending: Ending) -> None:
     else:
         report = unused(path.with_name(f"{path.stem}-report"))
         following = ["setflow", "evaluate", path, reference, "--out", report]
-    ending(path, f"{read_header(path).n:,} jets", following)
+    header = read_header(path)
+    ending(path, f"{header.n:,} {words_of(header.features).events}", following)
 
 
 def _score(config: Namespace, ending: Ending) -> None:
@@ -270,7 +273,9 @@ def _score(config: Namespace, ending: Ending) -> None:
     notes = summary.lines() if missing is None else [*summary.lines(), missing]
     look = "import sys, h5py; print(h5py.File(sys.argv[1])['log_prob'][:10])"
     following = f'python -c "{look}" {shlex.quote(str(path))}'
-    ending(path, f"log-densities of {summary.rows:,} jets", following, notes=notes)
+    ending(
+        path, f"log-densities of {summary.rows:,} {summary.words.events}", following, notes=notes
+    )
 
 
 def _estimator(config: Namespace) -> DivergenceEstimator:

@@ -58,15 +58,15 @@ def _solver(default: str) -> tuple[Argument, ...]:
         Argument(
             "--solver",
             "The solver of the differential equation: euler, midpoint, heun and rk4 take steps of "
-            "fixed size and have the orders 1, 2, 2 and 4; dopri5 adapts the steps of each jet to "
-            "a tolerance.",
+            "fixed size and have the orders 1, 2, 2 and 4; dopri5 adapts the steps of each event "
+            "to a tolerance.",
             choices=(*SOLVERS, "dopri5"),
             default=default,
         ),
         integer(
             "--steps",
             "The number of steps of a solver of fixed steps (50 if it is not given); with dopri5, "
-            "the largest number of steps that a jet may take.",
+            "the largest number of steps that an event may take.",
         ),
         Argument(
             "--rtol",
@@ -88,22 +88,28 @@ COMMANDS = {
     "sample": Command(
         "setflow sample MODEL --out FILE (--events N | --like FILE | --context-from FILE | "
         "--condition VALUES) [options]",
-        "Sample jets from a trained model into a file.",
-        "Sample jets from a trained model into an HDF5 file of the JetNet layout.",
+        "Sample events from a trained model into a file.",
+        "Sample jets, or events of other objects, from a trained model into an HDF5 file.",
         (
             _MODEL,
-            _out("the jets"),
+            _out("the events"),
             integer(
                 "--events",
-                "The number of jets to sample; without it, as many as the file of --like or "
+                "The number of events to sample; without it, as many as the file of --like or "
                 "--context-from holds, or as the numbers of --condition make together.",
             ),
             Argument(
                 "--like",
-                "An HDF5 file of jets that tell the number of particles of each sampled jet, and "
+                "An HDF5 file of events that tell the number of objects of each sampled event, and "
                 "its context if the model is conditioned; without it, the numbers are drawn from "
                 "the model's p(N).",
                 "FILE",
+            ),
+            Argument(
+                "--layout",
+                "The layout of the file: 1 is that of JetNet, which holds etarel, phirel and ptrel "
+                "and is taken for models that make these; 2 holds any features, and the contexts.",
+                choices=("1", "2"),
             ),
             Argument(
                 "--condition",
@@ -133,12 +139,12 @@ COMMANDS = {
     ),
     "score": Command(
         "setflow score MODEL DATA --out FILE [options]",
-        "Score the jets of a file: their log-densities under a trained model.",
-        "Write the log-density of every jet of a file under a trained model, row for row, into an "
-        "HDF5 file; after a kill the same command goes on.",
+        "Score the events of a file: their log-densities under a trained model.",
+        "Write the log-density of every event of a file under a trained model, row for row, into "
+        "an HDF5 file; after a kill the same command goes on.",
         (
             _MODEL,
-            Argument("data", "The HDF5 file of jets to score.", "DATA"),
+            Argument("data", "The HDF5 file of events to score.", "DATA"),
             _out("the scores"),
             Argument(
                 "--estimator",
@@ -154,7 +160,8 @@ COMMANDS = {
             ),
             *_solver("rk4"),
             integer(
-                "--events", "The number of jets to score, the first ones; without it, all of them."
+                "--events",
+                "The number of events to score, the first ones; without it, all of them.",
             ),
             Argument(
                 "--condition",
@@ -170,21 +177,21 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "setflow evaluate GENERATED REFERENCE --out FOLDER [options]",
-        "Compare generated jets with true ones: distances, their floor, and pictures.",
-        "Compare generated jets with true ones, and write distances, their floor and pictures into "
-        "a folder.",
+        "Compare generated events with true ones: distances, their floor, and pictures.",
+        "Compare generated jets, or events of other objects, with true ones, and write distances, "
+        "their floor and pictures into a folder.",
         (
-            Argument("generated", "The HDF5 file of generated jets.", "GENERATED"),
+            Argument("generated", "The HDF5 file of generated events.", "GENERATED"),
             Argument(
                 "reference",
-                "The HDF5 file of true jets, which the model has not been trained on, or the name "
-                "of a shipped one, pythia-top/heldout.h5.",
+                "The HDF5 file of true events, which the model has not been trained on, or the "
+                "name of a shipped one, pythia-top/heldout.h5.",
                 "REFERENCE",
             ),
             Argument("--out", "The folder to write the report to.", "FOLDER", required=True),
             integer(
                 "--events",
-                "The largest number of jets of each file to compare, the first ones; without it, "
+                "The largest number of events of each file to compare, the first ones; without it, "
                 "all of them.",
             ),
             Argument(
@@ -204,7 +211,7 @@ COMMANDS = {
     "info": Command(
         "setflow info WHAT",
         "Say what a file or a model is, where it came from, and what to do next.",
-        "Say on one screen what a file of jets or of scores, a model, a run, a configuration, a "
+        "Say on one screen what a file of events or of scores, a model, a run, a configuration, a "
         "recipe or a report is, where it came from, and what to do next.",
         (
             Argument(

@@ -24,6 +24,7 @@ from yaml import YAMLError, safe_dump, safe_load
 
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
+from setflow.data.header import read_header
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, require_single_keys, write_text
 from setflow.jobs.contexts import context_options
@@ -31,11 +32,13 @@ from setflow.model.compiled import compile_field
 from setflow.model.encoding import context_columns
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
-from setflow.schema import Positive
+from setflow.schema import Positive, words_of
 from setflow.sets.batch import SetBatch
+from setflow.shipped import JETS, find
 from setflow.training.conditions import described, features_of
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
+from setflow.training.files import files_of
 from setflow.training.module import FlowMatchingModule
 from setflow.training.progress import StepProgress
 from setflow.training.record import command_line
@@ -75,12 +78,14 @@ class FitResult(NamedTuple):
         what: what that is, in words.
         warning: what is to be known of its weights, or None.
         context: the options by which `setflow sample` is told a context, empty if it needs none.
+        sampled: how the file of a sample may be called.
     """
 
     model: Path
     what: str
     warning: str | None
     context: tuple[str, ...]
+    sampled: str
 
 
 def fit(argv: Sequence[str]) -> FitResult:
@@ -157,7 +162,10 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     best = cli.exporter.best_model_score
     if warning is None and best is not None:
         what += f", validation loss {float(best):.4g}"
-    return FitResult(model, what, warning, context_options(cli.model.flow, cli.config.data.train))
+    flow = cli.model.flow
+    sampled = f"{words_of(flow.features).events}.h5"
+    context = context_options(flow, cli.config.data.train)
+    return FitResult(model, what, warning, context, sampled)
 
 
 def _built(argv: Sequence[str], command: str) -> _FitCLI:
@@ -235,8 +243,9 @@ def _require_room(flow: SetFlow, data: SetDataModule) -> None:
     if flow.cardinality is not None and longest > flow.cardinality.max_objects:
         known = flow.cardinality.max_objects
         raise ValueError(
-            f"the training jets have up to {longest} particles, but the cardinality model knows up "
-            f"to {known}: cut the jets with --data.max_objects={known}, or raise "
+            f"the training {words_of(flow.features).events} have up to {longest} "
+            f"{words_of(flow.features).objects}, but the cardinality model knows up "
+            f"to {known}: cut them with --data.max_objects={known}, or raise "
             f"--model.flow.init_args.cardinality.init_args.max_objects to {data.max_objects}"
         )
 
@@ -303,6 +312,19 @@ class _FitParser(OneLineErrors, LightningArgumentParser):
         super().error(message, ex)
 
 
+def _take_schema(config: Any) -> None:
+    """Let the schema of the training file be that of a model whose configuration names none."""
+    arguments = config.model.flow.init_args
+    if arguments.get("schema") is not None:
+        return
+    path = find(JETS, files_of(config.data.train)[0].path)
+    if not path.is_file():
+        return  # reading it says what is wrong
+    header = read_header(path)
+    if header.layout_version > 1:
+        arguments["schema"] = header.schema.node()
+
+
 def _describe_conditions(config: Any) -> None:
     """Complete a configuration by what the data say of the conditions of its model.
 
@@ -344,6 +366,7 @@ class _FitCLI(LightningCLI):
         return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
 
     def before_instantiate_classes(self) -> None:
+        _take_schema(self.config)
         _describe_conditions(self.config)
         name, checkpoint = str(self.config.name), self.last_checkpoint
         if not re.fullmatch(r"\w[\w.+-]*", name):

@@ -94,16 +94,19 @@ def _several(given: str, inside: Sequence[Path]) -> Iterator[Line]:
 def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.jobs.contexts import context_options
     from setflow.model.model import SetFlow
-    from setflow.schema import JET_FEATURES, PARTICLE_FEATURES, Category
+    from setflow.schema import Category
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
     manifest = json.loads((path / "manifest.json").read_text())
-    units = {c.name: f" [{c.unit}]" if c.unit else "" for c in (*PARTICLE_FEATURES, *JET_FEATURES)}
+    known = (*flow.schema.objects, *flow.schema.event)
+    units = {feature.name: f" [{feature.unit}]" if feature.unit else "" for feature in known}
     parameters = sum(p.numel() for p in flow.field.parameters())
     yield "model", f"{given}, a SetFlow; its files are those of its manifest"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
     yield "features", ", ".join(name + units.get(name, "") for name in flow.features)
+    if flow.schema.left_out:
+        yield "left out", f"{', '.join(flow.schema.left_out)}: the model does not make them"
     conditions = ", ".join(
         f"{entry.name} ({', '.join(entry.kind.names)})"
         if isinstance(entry.kind, Category)
@@ -213,10 +216,11 @@ def _recipe(given: str, path: Path) -> Iterator[Line]:
 def _report(given: str, path: Path) -> Iterator[Line]:
     told = json.loads((path / "metrics.json").read_text())
     yield "report", f"{given}, of setflow evaluate"
+    what = told.get("compared", "jets")
     for side in ("generated", "reference"):
         one = told[side]
         model = f", weights sha256 {one['weights_sha256']}" if one.get("weights_sha256") else ""
-        yield side, f"{one['name']}: {one['events']:,} of {one['available']:,} jets{model}"
+        yield side, f"{one['name']}: {one['events']:,} of {one['available']:,} {what}{model}"
     for name, result in told["metrics"].items():
         unit = f" {result['unit']}" if result["unit"] else ""
         yield (
@@ -234,14 +238,14 @@ def _report(given: str, path: Path) -> Iterator[Line]:
 def _hdf5(given: str, path: Path) -> Iterator[Line]:
     import h5py
 
-    from setflow.data.header import open_jets
+    from setflow.data.header import open_events
 
     if not h5py.is_hdf5(path):
         raise ValueError(
-            f"{given} is no HDF5 file; setflow info knows files of jets and of scores, "
+            f"{given} is no HDF5 file; setflow info knows files of events and of scores, "
             "configurations, and the folders of models, runs, recipes and reports"
         )
-    with open_jets(path) as file:
+    with open_events(path) as file:
         told = {name: _text(value) for name, value in file.attrs.items()}
         scores = "log_prob" in file and "reason" in file
         columns = {
@@ -249,7 +253,7 @@ def _hdf5(given: str, path: Path) -> Iterator[Line]:
             for name in file
             if scores and name != "particle_features"
         }
-    return _scores(given, path, told, columns) if scores else _jets(given, path, told)
+    return _scores(given, path, told, columns) if scores else _events(given, path, told)
 
 
 def _text(value: Any) -> str:
@@ -263,44 +267,58 @@ def _origin(told: Mapping[str, str]) -> Iterator[Line]:
     if "recipe" in told:
         yield "recipe", f"{told['recipe']}: {told.get('description', '')}"
     skipped = ("model", "weights_sha256", "recipe", "description", "layout", "layout_version", "n",
-               "complete")  # fmt: skip
+               "complete", "format", "schema")  # fmt: skip
     rest = [f"{key} {value[:_LONG]}" for key, value in told.items()
             if value and key not in skipped and not key.startswith("missing_mass")]  # fmt: skip
     yield "attributes", ", ".join(rest) or "none: the file does not say where it came from"
 
 
-def _jets(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
-    from setflow.data.summary import summarize_jets
-    from setflow.schema import PARTICLE_FEATURES, names
+def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
+    from setflow.data.summary import summarize_events
+    from setflow.schema import JETNET, names, words_of
 
-    summary = summarize_jets(path)
+    summary = summarize_events(path)
     header = summary.header
+    words, jetnet = words_of(header.features), header.layout_version == 1
     sampled = "weights_sha256" in told
-    kind = "jets that a model has sampled" if sampled else "jets"
-    yield "jets", f"{given}, {header.n:,} {kind}, in the layout of JetNet: {', '.join(header.keys)}"
-    if header.features[: len(PARTICLE_FEATURES)] != names(PARTICLE_FEATURES):
-        yield "columns", f"particle_features: {', '.join(header.features)}; they are read by name"
+    kind = f"{words.events} that a model has sampled" if sampled else words.events
+    layout = "the layout of JetNet" if jetnet else "the layout of setflow, version 2"
+    yield words.events, f"{given}, {header.n:,} {kind}, in {layout}: {', '.join(header.keys)}"
+    if jetnet and header.columns[:4] != (*names(JETNET.objects), "mask"):
+        yield "columns", f"particle_features: {', '.join(header.columns)}; they are read by name"
+    if header.schema.left_out:
+        left = ", ".join(header.schema.left_out)
+        yield "left out", f"{left}: read when asked for, and not made by models"
     yield (
-        "particles",
+        words.objects,
         (
-            f"{summary.least} to {summary.most} of a jet, {summary.mean:.1f} on average, in "
-            f"{header.objects} slots"
+            f"{summary.least} to {summary.most} of {words.an_event}, {summary.mean:.1f} on "
+            f"average, in {header.objects} slots"
         ),
     )
     for name, (unit, low, high) in summary.ranges.items():
         text = f"{low:.5g} to {high:.5g}{f' {unit}' if unit else ''}"
         yield name, text if low <= high else "no values"
+    for name, counts in summary.counts.items():
+        yield name, ", ".join(f"{code} {count:,}" for code, count in counts.items())
     for reason, count in summary.reasons.items():
         yield "malformed", f"{count:,} row{'' if count == 1 else 's'}: {reason}"
     yield from _origin(told)
+    yield from _next_of_events(given, path, told, jets=words.event == "jet")
+
+
+def _next_of_events(
+    given: str, path: Path, told: Mapping[str, str], *, jets: bool
+) -> Iterator[Line]:
     name = shlex.quote(given)
-    if sampled:
+    if "weights_sha256" in told:
         reference = f"{told['recipe']}/heldout.h5" if "recipe" in told else "TRUE.h5"
         yield "next", f"setflow evaluate {name} {reference} --out report"
     elif path.stem == "heldout":
-        yield "next", f"setflow evaluate JETS.h5 {name} --out report"
+        yield "next", f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --out report"
     else:
-        yield "next", f"setflow fit --config top30 --data.train {name} --name NAME"
+        config = "top30" if jets else "CONFIG.yaml"
+        yield "next", f"setflow fit --config {config} --data.train {name} --name NAME"
         yield "next", f"setflow score MODEL {name} --out scores.h5"
 
 
@@ -316,7 +334,7 @@ def _scores(
         yield from _origin(told)
         return
     summary = summarize_scores(path)
-    yield "scores", f"{given}, log-densities of {summary.rows:,} jets"
+    yield "scores", f"{given}, log-densities of {summary.rows:,} {summary.words.events}"
     for line in summary.lines():
         yield "", line
     for reason, count in sorted(summary.reasons.items(), key=lambda pair: -pair[1])[:5]:

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING
 from setflow.deferred import module_functions
 
 __all__ = [
-    "JetHeader",
+    "EventHeader",
+    "EventSample",
+    "EventWriter",
     "JetSample",
     "JetWriter",
     "LengthBatchSampler",
-    "ScreenedJets",
+    "ScreenedEvents",
     "SetBatch",
     "SetDataset",
     "Standardizer",
     "pad_collate",
+    "read_events",
     "read_header",
     "read_jets",
     "sample_checkerboard",
@@ -24,14 +27,16 @@ __all__ = [
     "sample_ring",
     "sample_spirals",
     "sample_two_clusters",
-    "screen_jets",
+    "screen_events",
 ]
 
 if TYPE_CHECKING:
     from setflow.data.collate import LengthBatchSampler, SetDataset, pad_collate
-    from setflow.data.hdf5 import ScreenedJets, read_jets, screen_jets
-    from setflow.data.header import JetHeader, read_header
+    from setflow.data.event_writing import EventWriter
+    from setflow.data.hdf5 import ScreenedEvents, read_events, read_jets, screen_events
+    from setflow.data.header import EventHeader, read_header
     from setflow.data.jets import JetSample
+    from setflow.data.sample import EventSample
     from setflow.data.scaling import Standardizer
     from setflow.data.toys import (
         sample_checkerboard,

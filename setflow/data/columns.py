@@ -1,37 +1,49 @@
 """Columns of a dataset by name: where each stands in a file, and what its unit is worth.
 
 A dataset says by its attributes `features` and `units` what its columns are. Where it says nothing,
-they are those of JetNet in JetNet's order and units, and what stands behind them has no name. What
-is asked for by name is found wherever it stands; a unit that differs by a known factor is
-converted, and this is told in a warning; another unit, and a name that is not there, is an error.
+they are those of its layout, such as JetNet's in JetNet's order and units, and what stands behind
+them has no name. What is asked for by name is found wherever it stands; a unit that differs by a
+known factor is converted, which whoever reads tells in a warning; another unit, and a name that is
+not there, is an error.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from setflow.schema import RELATIVE_JET_UNITS, Feature, names
+from setflow.data.sample import RELATIVE
+from setflow.schema import Feature, names
 
 __all__ = ["Columns", "names_of", "select_columns", "texts_of", "wide_dtype"]
 
-FACTORS = {
-    "GeV": {"eV": 1e-9, "keV": 1e-6, "MeV": 1e-3, "GeV": 1.0, "TeV": 1e3},
-    "rad": {"rad": 1.0, "": 1.0, "1": 1.0, "deg": math.pi / 180},
-    "": {"": 1.0, "1": 1.0},
-}
-"""What a unit is worth, by the unit that is asked for; radians have no dimension."""
+NONE = ("", "1")
+UNITS: tuple[dict[str, float], ...] = (
+    {"eV": 1e-9, "keV": 1e-6, "MeV": 1e-3, "GeV": 1.0, "TeV": 1e3},
+    {"rad": 1.0, "deg": math.pi / 180},
+    {"um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3},
+    {"ps": 1e-3, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9},
+)
+"""What units are worth, by dimension; radians have none."""
 
-RELATIVE = RELATIVE_JET_UNITS[0]
-"""The unit of pt and mass in files that do not know the jet pT; it is kept."""
+
+def alike(expected: str) -> dict[str, float]:
+    """Return what is converted to a unit, with what its values are multiplied by.
+
+    >>> alike("TeV")["GeV"], alike("rad")[""], alike("hits")
+    (0.001, 1.0, {'hits': 1.0})
+    """
+    family = next((family for family in UNITS if expected in family), {expected: 1.0})
+    if expected in ("rad", *NONE):
+        family = family | dict.fromkeys(NONE, 1.0)
+    return {unit: value / family[expected] for unit, value in family.items()}
 
 
 @dataclass(frozen=True)
@@ -39,16 +51,21 @@ class Columns:
     """Which columns of a dataset are read, in the order asked for.
 
     Arguments:
-        names: their names.
-        units: their units, as they are read.
-        places: where each stands in the dataset.
+        features: what they are, with their units as they are read.
+        places: where each stands in the dataset; -1 where it is not there.
         factors: what its values are multiplied by.
+        converted: which units are converted, in words; empty if none is.
     """
 
-    names: tuple[str, ...]
-    units: tuple[str, ...]
+    features: tuple[Feature, ...]
     places: tuple[int, ...]
     factors: tuple[float, ...]
+    converted: str = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Their names."""
+        return names(self.features)
 
     def of(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return these columns of a block of rows, the last dimension, in the units asked for.
@@ -97,14 +114,15 @@ def names_of(dataset: Any, table: Sequence[Feature], where: str) -> tuple[str, .
 
 
 def select_columns(
-    dataset: Any, table: Sequence[Feature], wanted: Sequence[str], where: str
+    dataset: Any, table: Sequence[Feature], wanted: Sequence[Feature | str], where: str
 ) -> Columns:
     """Return where the columns asked for stand in a dataset, with what converts their units.
 
     Arguments:
         dataset: one of an open file, with the columns as its last dimension.
-        table: the columns of the layout, with their units.
-        wanted: the names asked for.
+        table: the columns of the layout, with their units, where the dataset does not tell.
+        wanted: the features asked for, with the units that they are to have; one that is a name
+            alone is taken in the unit of the file.
         where: what the dataset is called in errors.
 
     Raises:
@@ -116,40 +134,41 @@ def select_columns(
             f"{where} has {dataset.shape[-1]} columns, and its attribute units names "
             f"{len(units)} units; expected one for each, empty where there is none"
         )
-    found, factors, converted = [], [], {}
-    expected = {column.name: column.unit for column in table}
-    for name in wanted:
+    usual = {column.name: column.unit for column in table}
+    found, factors, converted = [], [], []
+    for entry in wanted:
+        name = entry if isinstance(entry, str) else entry.name
         if name not in held:
             near = difflib.get_close_matches(name, held, n=1, cutoff=0.6)
             unsaid = texts_of(dataset, "features", where) is None
             raise ValueError(
                 f"{where} has no column '{name}', which is asked for; it "
-                + ("names none, so it holds those of JetNet: " if unsaid else "holds ")
+                + ("names none, so it holds those of its layout: " if unsaid else "holds ")
                 + ", ".join(held)
                 + (f"; did whoever wrote it mean it by '{near[0]}'?" if near else "")
             )
-        unit = expected.get(name, "") if units is None else units[held.index(name)]
-        if name not in expected or (unit == RELATIVE and expected[name] == "GeV"):
-            found.append(unit)
+        unit = usual.get(name) if units is None else units[held.index(name)]
+        if isinstance(entry, str):
+            entry = Feature(name, unit or "")
+        unit = entry.unit if unit is None else unit
+        if unit == RELATIVE and entry.unit == "GeV":
+            found.append(replace(entry, unit=unit))
             factors.append(1.0)
             continue
-        known = FACTORS[expected[name]]
+        known = alike(entry.unit)
         if unit not in known:
             raise ValueError(
                 f"{where}: {name} stands in units of '{unit}', expected "
-                + (f"'{expected[name]}'" if expected[name] else "none: it has no dimension")
-                + (f"; known are {', '.join(filter(str.isalpha, known))}" if expected[name] else "")
+                + (f"'{entry.unit}'" if entry.unit else "none: it has no dimension")
+                + (f"; known are {', '.join(filter(str.isalpha, known))}" if entry.unit else "")
             )
-        found.append(expected[name])
+        found.append(entry)
         factors.append(known[unit])
         if known[unit] != 1:
-            converted[name] = f"{name} from {unit} to {expected[name]}"
-    if converted:  # one place, so that Python tells it once for a file
-        text = f"{where}: {', '.join(converted.values())}: converted in reading"
-        warnings.warn(text, stacklevel=1)
-    return Columns(
-        tuple(wanted), tuple(found), tuple(held.index(name) for name in wanted), tuple(factors)
-    )
+            converted.append(f"{name} from {unit} to {entry.unit}")
+    told = f"{where}: {', '.join(converted)}: converted in reading" if converted else ""
+    places = tuple(held.index(entry.name) for entry in found)
+    return Columns(tuple(found), places, tuple(factors), told)
 
 
 def texts_of(dataset: Any, attribute: str, where: str) -> tuple[str, ...] | None:

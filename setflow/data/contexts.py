@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -18,15 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.columns import FACTORS, names_of, select_columns, texts_of
-from setflow.data.header import open_jets
-from setflow.data.jets import JetSample
+from setflow.data.columns import alike, names_of, select_columns, texts_of
+from setflow.data.header import open_events
+from setflow.data.layouts import CONTEXT, EventLayout, layout_of
+from setflow.data.sample import EventSample
 from setflow.schema import Category, Feature, names
 from setflow.shipped import JETS, find
 
-__all__ = ["CONTEXT", "ContextSource", "context_features", "describe_context", "read_context"]
-
-CONTEXT = "context"
+__all__ = ["CONTEXT", "ContextSource", "context_features", "context_texts", "read_context"]
 
 
 class ContextSource:
@@ -54,11 +54,11 @@ class ContextSource:
         self._given = [feature for feature in open_to if feature.name in held]
         self.columns = tuple(feature.name for feature in open_to if feature.name not in held)
 
-    def of(self, sample: JetSample, start: int = 0) -> Tensor | None:
+    def of(self, sample: EventSample, start: int = 0) -> Tensor | None:
         """Return the context of rows, with shape `(n, C)`; None without conditions.
 
         Arguments:
-            sample: the rows as `read_jets` gives them, with `conditions=self.columns`.
+            sample: the rows as `read_events` gives them, with `conditions=self.columns`.
             start: the row of the file that is their first.
 
         Raises:
@@ -73,17 +73,15 @@ class ContextSource:
             columns = torch.from_numpy(values).unbind(-1)
             told |= dict(zip(names(tuple(self._given)), columns, strict=True))
         for name, value in self._fixed.items():
-            told[name] = torch.full((n,), value, dtype=sample.jets.dtype)
-        dtype = torch.float64 if self._given else sample.jets.dtype
+            told[name] = torch.full((n,), value, dtype=sample.event.dtype)
+        dtype = torch.float64 if self._given else sample.event.dtype
         return torch.stack([told[feature.name].to(dtype) for feature in self._features], -1)
 
 
-def describe_context(dataset: Any, features: Sequence[Feature]) -> None:
-    """Write the attributes of a dataset that say what its columns are."""
-    strings = h5py.string_dtype()
-    told = {"features": names(features), "units": [feature.unit for feature in features]}
-    for name, texts in {**told, "kinds": [str(feature.kind) for feature in features]}.items():
-        dataset.attrs[name] = np.array(texts, dtype=strings)
+def context_texts(features: Sequence[Feature]) -> dict[str, Sequence[str]]:
+    """Return the attributes of a dataset that say what its columns are."""
+    told = {"features": names(tuple(features)), "units": [feature.unit for feature in features]}
+    return {**told, "kinds": [str(feature.kind) for feature in features]}
 
 
 def context_features(path: str | os.PathLike[str]) -> tuple[Feature, ...]:
@@ -95,8 +93,8 @@ def context_features(path: str | os.PathLike[str]) -> tuple[Feature, ...]:
         ValueError: if the attributes do not describe the columns.
     """
     path = find(JETS, path)
-    with open_jets(path) as file:
-        return _features(file, f"{path}: {CONTEXT}")
+    with open_events(path) as file:
+        return _features(file, path)
 
 
 def read_context(
@@ -122,17 +120,22 @@ def read_context(
     """
     path = find(JETS, path)
     where = f"{path}: {CONTEXT}"
-    with open_jets(path) as file:
-        held = {feature.name: feature for feature in _features(file, where)}
-        table = [feature for feature in wanted if feature.unit and feature.unit in FACTORS]
-        columns = select_columns(file[CONTEXT], table, names(tuple(wanted)), where)
+    with open_events(path) as file:
+        held = {feature.name: feature for feature in _features(file, path)}
+        asked = [entry if len(alike(entry.unit)) > 1 else entry.name for entry in wanted]
+        columns = select_columns(file[CONTEXT], tuple(held.values()), asked, where)
         values = columns.of(file[CONTEXT][start:stop].astype(np.float64))
     for k, feature in enumerate(wanted):
         values[:, k] = _recoded(values[:, k], held[feature.name], feature, where)
     return values
 
 
-def _features(file: Any, where: str) -> tuple[Feature, ...]:
+def _features(file: Any, path: Path) -> tuple[Feature, ...]:
+    where = f"{path}: {CONTEXT}"
+    layout = layout_of(file, path)
+    if isinstance(layout, EventLayout):  # its schema tells them
+        there = names_of(file[CONTEXT], layout.usual[1], where) if CONTEXT in file else ()
+        return tuple(entry for entry in layout.schema.event if entry.name in there)
     dataset = file.get(CONTEXT)
     if not isinstance(dataset, h5py.Dataset) or "features" not in dataset.attrs:
         return ()

@@ -1,63 +1,70 @@
-"""What a file of jets holds, in a few numbers, read block by block."""
+"""What a file of events holds, in a few numbers, read block by block."""
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
-from setflow.data.hdf5 import screen_jets
-from setflow.data.header import JetHeader, read_header
+from setflow.data.hdf5 import screen_events
+from setflow.data.header import EventHeader, read_header
 from setflow.data.jets import NUM
-from setflow.schema import PARTICLE_FEATURES
+from setflow.schema import Category
 
-__all__ = ["JetSummary", "summarize_jets"]
+__all__ = ["EventSummary", "summarize_events"]
 
-_BLOCK = 4096  # jets that are in memory at a time
+_BLOCK = 4096  # events that are in memory at a time
 
 
 @dataclass(frozen=True)
-class JetSummary:
-    """A file of jets, in few numbers.
+class EventSummary:
+    """A file of events, in few numbers.
 
     Arguments:
         header: what the file says about itself.
         ranges: the unit, the smallest and the largest value of each feature by its name: of the
-            real particles, and of the jets; NaN if there is none.
-        least: the smallest number of particles of a jet.
+            real objects, and of the events; NaN if there is none. Categories are left out.
+        least: the smallest number of objects of an event.
         mean: the mean number.
         most: the largest number.
         reasons: how many rows cannot be read, by the first reason of each block.
+        counts: how often each name of a category occurs, by the name of the feature.
     """
 
-    header: JetHeader
+    header: EventHeader
     ranges: dict[str, tuple[str, float, float]]
     least: int
     mean: float
     most: int
     reasons: dict[str, int]
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
 
 
-def summarize_jets(path: str | os.PathLike[str]) -> JetSummary:
-    """Return the numbers of a file of jets; rows that cannot be read are counted and left out.
+def summarize_events(path: str | os.PathLike[str]) -> EventSummary:
+    """Return the numbers of a file of events; rows that cannot be read are counted and left out.
 
     Arguments:
         path: the HDF5 file.
 
     Raises:
         OSError: if the file cannot be read.
-        ValueError: if it does not have the layout.
+        ValueError: if it does not have a layout.
     """
     header = read_header(path)
-    columns = [column.name for column in PARTICLE_FEATURES[:-1]] + [*header.jet_features]
+    features = header.schema.objects
+    columns = [*features, *header.schema.event]
     low = torch.full((len(columns),), math.inf, dtype=torch.float64)
     high = -low
+    counts: list[Counter[int]] = [Counter() for _ in columns]
     least, most, total, read = header.objects, 0, 0, 0
     reasons: dict[str, int] = {}
     for start in range(0, header.n, _BLOCK):
-        sample, bad = screen_jets(path, start=start, stop=min(start + _BLOCK, header.n))
+        stop = min(start + _BLOCK, header.n)
+        sample, bad = screen_events(path, start=start, stop=stop, features=header.features)
         if bad:
             reason = next(iter(bad.values()))
             reasons[reason] = reasons.get(reason, 0) + len(bad)
@@ -66,22 +73,23 @@ def summarize_jets(path: str | os.PathLike[str]) -> JetSummary:
         sample = sample[good]
         if not len(sample):
             continue
-        lengths = sample.particles.lengths
+        lengths = sample.objects.lengths
         least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
         total, read = total + int(lengths.sum()), read + len(sample)
-        x = sample.particles.x[sample.particles.mask]
-        parts = [part.double() for part in (x, sample.jets) if len(part)]
-        for end, pick in ((low, torch.amin), (high, torch.amax)):
-            values = [pick(part, 0) for part in parts]
-            values = values if len(parts) == 2 else [end[: x.shape[1]], *values]
-            end.copy_((torch.minimum if end is low else torch.maximum)(end, torch.cat(values)))
-    units = [*(column.unit for column in PARTICLE_FEATURES[:-1]), *header.jet_units]
-    ends = zip(low.tolist(), high.tolist(), strict=True)
-    ranges = {
-        name: (unit, *((math.nan, math.nan) if a > b else (a, b)))
-        for name, unit, (a, b) in zip(columns, units, ends, strict=True)
-        if name != NUM
-    }
-    return JetSummary(
-        header, ranges, least if read else 0, total / read if read else math.nan, most, reasons
-    )
+        parts: list[Tensor] = [sample.objects.x[sample.objects.mask], sample.event]
+        values = [column.double() for part in parts for column in part.unbind(-1)]
+        for k, column in enumerate(values):
+            if len(column):
+                low[k] = torch.minimum(low[k], column.min())
+                high[k] = torch.maximum(high[k], column.max())
+            if isinstance(columns[k].kind, Category):
+                counts[k].update(column.long().tolist())
+    ranges, named = {}, {}
+    for feature, count, a, b in zip(columns, counts, low.tolist(), high.tolist(), strict=True):
+        kind = feature.kind
+        if isinstance(kind, Category):
+            named[feature.name] = {name: count[code] for code, name in enumerate(kind.names)}
+        elif feature.name != NUM:
+            ranges[feature.name] = (feature.unit, *((math.nan, math.nan) if a > b else (a, b)))
+    mean = total / read if read else math.nan
+    return EventSummary(header, ranges, least if read else 0, mean, most, reasons, named)

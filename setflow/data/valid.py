@@ -1,9 +1,10 @@
-"""What a valid row of a file of jets is.
+"""What a valid row of a file of events is.
 
 A check adds what it finds to the defects of a block of rows, so that whoever reads or writes may
 refuse the block, or keep a malformed row in its place with the reason. What is found is of two
 kinds: what is no number or no mask, and what is a number that cannot be (`setflow.schema.Limits`).
-The second may be asked for as it is, as the sample of a model may hold it.
+The second may be asked for as it is, as the sample of a model may hold it. What a feature can be
+follows from the schema: its limits, [-pi, pi) for angles, and the codes of a category.
 """
 
 from __future__ import annotations
@@ -12,20 +13,33 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from setflow.data.jets import JETS, TYPES
-from setflow.schema import JET_FEATURES, PARTICLE_FEATURES, PARTICLE_TYPES, Limits
+from setflow.data.jets import JETS, NUM, TYPES
+from setflow.schema import PARTICLE_TYPES, Angle, Bounded, Category, Feature, Real
 
 PI32 = float(np.float32(math.pi))  # above pi
-TABLE = {column.name: column for column in (*PARTICLE_FEATURES, *JET_FEATURES)}
-HINTS = {
-    "phirel": "; wrap the angles",
-    "ptrel": "; is it in units of the jet pT?",
-}
+HINTS = {"ptrel": "; is it in units of the jet pT?"}
+
+
+class Words(NamedTuple):
+    """What the parts of a file are called in errors.
+
+    Arguments:
+        object: one object.
+        event: the dataset of the features of events.
+        event_word: one event.
+    """
+
+    object: str
+    event: str
+    event_word: str
+
+
+OF_JETS, OF_EVENTS = Words("particle", JETS, "jet"), Words("object", "context", "event")
 
 INFINITE = "not finite"
 
@@ -53,14 +67,16 @@ def refuse(defects: Defects, path: Path | str, first: int) -> None:
 # --- what is no number ---
 
 
-def checked_mask(flags: NDArray[Any], defects: Defects) -> NDArray[np.bool_]:
+def checked_mask(flags: NDArray[Any], defects: Defects, words: Words) -> NDArray[np.bool_]:
     """Return which slots are real, with the shape of the flags `(b, N)`."""
+    if flags.dtype == np.bool_:
+        return flags
     note(
         defects,
         ~((flags == 0) | (flags == 1)),
         lambda row, slot: (
-            f"particle {slot}, column 'mask' holds {flags[row, slot]}, expected 1 (real) or 0 "
-            "(padding)"
+            f"{words.object} {slot}, column 'mask' holds {flags[row, slot]}, expected 1 (real) or "
+            "0 (padding)"
         ),
     )
     real: NDArray[np.bool_] = flags == 1
@@ -68,27 +84,34 @@ def checked_mask(flags: NDArray[Any], defects: Defects) -> NDArray[np.bool_]:
 
 
 def check_finite(
-    values: NDArray[Any], real: NDArray[np.bool_], features: Sequence[str], defects: Defects
+    values: NDArray[Any],
+    real: NDArray[np.bool_],
+    features: Sequence[Feature],
+    defects: Defects,
+    words: Words,
 ) -> None:
-    """Check the features `(b, N, D)` of real particles."""
+    """Check the features `(b, N, D)` of real objects."""
     note(
         defects,
         real[..., None] & ~np.isfinite(values),
         lambda row, slot, column: (
-            f"particle {slot}, column '{features[column]}' holds {values[row, slot, column]} "
-            "though the particle is real; expected a finite value"
+            f"{words.object} {slot}, column '{features[column].name}' holds "
+            f"{values[row, slot, column]} though the {words.object} is real; expected a finite "
+            "value"
         ),
     )
 
 
-def check_jets(jets: NDArray[Any], features: Sequence[str], defects: Defects) -> None:
-    """Check the features `(b, C)` of jets."""
+def check_events(
+    event: NDArray[Any], features: Sequence[Feature], defects: Defects, words: Words
+) -> None:
+    """Check the features `(b, C)` of events."""
     note(
         defects,
-        ~np.isfinite(jets),
+        ~np.isfinite(event),
         lambda row, column: (
-            f"column '{features[column]}' of {JETS} holds {jets[row, column]}; expected a finite "
-            "value"
+            f"column '{features[column].name}' of {words.event} holds {event[row, column]}; "
+            "expected a finite value"
         ),
     )
 
@@ -125,108 +148,138 @@ def turned(phi: NDArray[Any]) -> NDArray[Any]:
     return np.where(ends, -pi, phi)
 
 
-def impossible(values: NDArray[Any], features: Sequence[str]) -> NDArray[np.bool_]:
+def is_angle(feature: Feature) -> bool:
+    """Return whether files hold a feature in [-pi, pi)."""
+    kind = feature.kind
+    return isinstance(kind, Angle) or (isinstance(kind, Real) and kind.wrapped)
+
+
+def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
     """Return which values, with the features as the last dimension, cannot be; NaN can."""
     wrong = np.zeros(values.shape, np.bool_)
-    for column, name in enumerate(features):
-        limits, value = TABLE[name].bounds if name in TABLE else Limits(), values[..., column]
+    for column, feature in enumerate(features):
+        limits, kind, value = feature.bounds, feature.of_kind, values[..., column]
         with np.errstate(invalid="ignore"):
             wrong[..., column] = (value < limits.low) | (value > limits.high)
             if limits.strict:
                 wrong[..., column] |= value == limits.low
-            if name == "phirel":
+            if not math.isinf(kind.bounds[0]):
+                wrong[..., column] |= value <= kind.bounds[0]
+            if isinstance(kind, Bounded):
+                wrong[..., column] |= value >= kind.high
+            if is_angle(feature):
                 pi = value.dtype.type(math.pi)
-                wrong[..., column] = (value < -pi) | (value >= pi)
+                wrong[..., column] |= (value < -pi) | (value >= pi)
+            if isinstance(kind, Category):
+                codes = (value == np.floor(value)) & (value >= 0) & (value < len(kind.names))
+                wrong[..., column] |= ~codes & np.isfinite(value)
     return wrong
 
 
-def _in_words(name: str) -> str:
+def _in_words(feature: Feature) -> str:
     """Return what values a feature can have, in words."""
-    return "radians in [-pi, pi)" if name == "phirel" else str(TABLE[name].bounds)
+    kind = feature.kind
+    if is_angle(feature):
+        return "radians in [-pi, pi)"
+    if isinstance(kind, Category):
+        return f"a whole number from 0 to {len(kind.names) - 1}, one of {', '.join(kind.names)}"
+    if isinstance(kind, Bounded):
+        return f"between {kind.low:g} and {kind.high:g}"
+    return str(feature.bounds)
 
 
 def check_physical(
-    values: NDArray[Any], real: NDArray[np.bool_], features: Sequence[str], defects: Defects
+    values: NDArray[Any],
+    real: NDArray[np.bool_],
+    features: Sequence[Feature],
+    defects: Defects,
+    words: Words,
 ) -> None:
-    """Check that the features `(b, N, D)` of real particles can be."""
+    """Check that the features `(b, N, D)` of real objects can be."""
 
     def describe(row: int, slot: int, column: int) -> str:
-        name, value = features[column], values[row, slot, column]
-        hint = HINTS.get(name, "")
+        feature, value = features[column], values[row, slot, column]
+        hint = "; wrap the angles" if is_angle(feature) else HINTS.get(feature.name, "")
         if not values[row, slot].any():
             hint = "; it is all 0: is it padding?"
-        value = f"{value:.9g}"
-        return f"particle {slot}, column '{name}' holds {value}, expected {_in_words(name)}{hint}"
+        return (
+            f"{words.object} {slot}, column '{feature.name}' holds {value:.9g}, expected "
+            f"{_in_words(feature)}{hint}"
+        )
 
     note(defects, real[..., None] & impossible(values, features), describe)
 
 
-def check_physical_jets(
-    jets: NDArray[Any],
-    features: Sequence[str],
+def check_physical_events(
+    event: NDArray[Any],
+    features: Sequence[Feature],
     real: NDArray[np.bool_],
-    counts: NDArray[Any] | None,
     defects: Defects,
+    words: Words,
 ) -> None:
-    """Check that jets can be, and have the particles that they claim to have.
-
-    Arguments:
-        jets: their features, with shape `(b, C)`.
-        features: the names of the C features.
-        real: which particles are real, with shape `(b, N)`.
-        counts: how many particles the jets claim, with shape `(b,)`, or None. Where all slots are
-            full it may be more: the jet was cut to them.
-        defects: what is found is added.
-    """
-    n = real.sum(1)
-    wrong = impossible(jets, features)
-    wrong &= (n[:, None] > 0) | (jets != 0)  # without particles there is no momentum
+    """Check that the features `(b, C)` of events can be; `real` has shape `(b, N)`."""
+    wrong = impossible(event, features)
+    wrong &= real.any(1, keepdims=True) | (event != 0)  # without particles there is no momentum
     note(
         defects,
         wrong,
         lambda row, column: (
-            f"column '{features[column]}' of {JETS} holds {jets[row, column]:.9g}, expected "
-            f"{_in_words(features[column])}"
+            f"column '{features[column].name}' of {words.event} holds {event[row, column]:.9g}, "
+            f"expected {_in_words(features[column])}"
         ),
     )
-    if counts is not None:
-        contradiction = (counts != n) & ~((n == real.shape[1]) & (counts > n))
-        note(
-            defects,
-            contradiction[:, None],
-            lambda row, _: (
-                f"column 'num_particles' of {JETS} holds {counts[row]:g}, the mask says "
-                f"{n[row]}; correct the column or leave it out"
-            ),
-        )
+
+
+def check_counts(
+    counts: NDArray[Any], real: NDArray[np.bool_], defects: Defects, words: Words
+) -> None:
+    """Check that events have the objects that they claim to have.
+
+    Arguments:
+        counts: how many objects the events claim, with shape `(b,)`. Where all slots are full it
+            may be more: the event was cut to them.
+        real: which objects are real, with shape `(b, N)`.
+        defects: what is found is added.
+        words: what the parts of the file are called.
+    """
+    n = real.sum(1)
+    contradiction = (counts != n) & ~((n == real.shape[1]) & (counts > n))
+    note(
+        defects,
+        contradiction[:, None],
+        lambda row, _: (
+            f"column '{NUM}' of {words.event} holds {counts[row]:g}, the mask says "
+            f"{n[row]}; correct the column or leave it out"
+        ),
+    )
 
 
 def count_impossible(
-    values: NDArray[Any], real: NDArray[np.bool_], features: Sequence[str]
+    values: NDArray[Any], real: NDArray[np.bool_], features: Sequence[Feature]
 ) -> Counter[str]:
-    """Return how many values of real particles cannot be, by feature; or are not finite, by this.
+    """Return how many values of real objects cannot be, by feature; or are not finite, by this.
 
     >>> x = np.float32([[[0.1, 0.2, 3.0], [0.1, 0.2, -1.0], [0.0, 0.0, 0.0]]])
-    >>> count_impossible(x, np.array([[True, True, False]]), ("etarel", "phirel", "ptrel"))
+    >>> count_impossible(x, np.array([[True, True, False]]), setflow.schema.JETNET.objects)
     Counter({'ptrel': 2})
     """
     real, infinite = real[..., None], ~np.isfinite(values)
     wrong = (real & impossible(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
-    found = dict(zip(features, wrong.tolist(), strict=True))
+    found = {feature.name: n for feature, n in zip(features, wrong.tolist(), strict=True)}
     found[INFINITE] = int((real & infinite).sum())
     return Counter({what: n for what, n in found.items() if n})
 
 
-def counted(counts: Mapping[str, int]) -> str:
+def counted(counts: Mapping[str, int], features: Sequence[Feature]) -> str:
     """Return the numbers of `count_impossible` in words.
 
-    >>> counted({"ptrel": 3, "not finite": 1})
+    >>> counted({"ptrel": 3, "not finite": 1}, setflow.schema.JETNET.objects)
     '3 values of ptrel that are not above 0 and at most 2, 1 value not finite'
     """
-    texts = []
+    table, texts = {feature.name: feature for feature in features}, []
     for what, n in counts.items():
         one = n == 1
         why = f"of {what} that {'is' if one else 'are'} not "
-        why = INFINITE if what == INFINITE else why + _in_words(what)
+        why = INFINITE if what == INFINITE else why + _in_words(table[what])
         texts.append(f"{n:,} value{'' if one else 's'} {why}")
     return ", ".join(texts)

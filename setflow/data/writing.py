@@ -1,8 +1,8 @@
-"""Write files of jets: streaming, atomically and reproducibly.
+"""Write files of jets: streaming, atomically and reproducibly (`setflow.data.stream`).
 
-The layout is the table in `setflow.schema`, as `setflow.data.hdf5` reads it. A file appears whole
-(`setflow.files`), and the same content gives the same bytes, however it was cut into calls of
-`write`.
+The layout is the table in `setflow.schema`, as `setflow.data.hdf5` reads it; `Writer` is what this
+writer shares with that of events of any schema (`setflow.data.event_writing`). What cannot be is
+refused as in reading, unless it is kept and counted.
 """
 
 from __future__ import annotations
@@ -12,65 +12,178 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-import h5py
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.contexts import CONTEXT, describe_context
+from setflow.data.contexts import CONTEXT, context_texts
 from setflow.data.jets import (
     DTYPES,
     EVENTS,
-    JET_NAMES,
     JETS,
     LAYOUT_VERSION,
     MASK,
     NUM,
-    PARTICLE_NAMES,
     PARTICLES,
-    PHI,
     RESERVED,
     TYPES,
     WEIGHTS,
-    JetSample,
 )
+from setflow.data.sample import EventSample
+from setflow.data.stream import Table, TableStream, chunk_rows
 from setflow.data.valid import (
+    OF_JETS,
     Defects,
+    Words,
+    check_counts,
+    check_events,
     check_finite,
-    check_jets,
     check_physical,
-    check_physical_jets,
+    check_physical_events,
     checked_types,
     count_impossible,
     counted,
+    is_angle,
     note,
     refuse,
 )
-from setflow.files import NewFile, check_hdf5_name
 from setflow.physics.kinematics import delta_phi
 from setflow.schema import (
     JET_FEATURES,
     JET_UNITS,
+    JETNET,
     PARTICLE_FEATURES,
     PARTICLE_TYPES,
     PARTICLE_UNITS,
     Feature,
+    Schema,
     names,
 )
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
 
-__all__ = ["JetWriter"]
+__all__ = ["JetWriter", "Writer", "as_int64"]
 
-CHUNK_BYTES = 2**20  # an HDF5 chunk holds whole jets and at most so much
+Columns = dict[str, NDArray[Any]]
 
 
-class JetWriter:
-    """Write jets to a file, batch by batch; a context manager.
+class Writer:
+    """What both writers share: a stream that is a context manager, and the checks of a batch."""
+
+    def __init__(
+        self,
+        stream: TableStream,
+        schema: Schema,
+        attributes: Mapping[str, Any] | None,
+        reserved: Sequence[str],
+        keep_unphysical: bool,
+    ) -> None:
+        self._stream, self._schema = stream, schema
+        self._attributes = dict(attributes or {})
+        if taken := sorted(set(self._attributes) & set(reserved)):
+            raise ValueError(f"attributes {taken} are written by the writer; choose other names")
+        self._keep_unphysical = keep_unphysical
+        self.unphysical: Counter[str] = Counter()
+        self._open = ExitStack()
+
+    @property
+    def n(self) -> int:
+        """The number of events given to `write` so far."""
+        return self._stream.n
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self._stream)
+            stack.push(self._finish)
+            self._begin()
+            self._open = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._open.__exit__(kind, error, traceback)
+
+    def _begin(self) -> None:
+        """Make what can be made before the first batch is known."""
+
+    def _end(self) -> None:
+        """Make what the batches have not made."""
+
+    def _finish(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self._end()
+            told = {}
+            if self.unphysical:
+                counts = dict(sorted(self.unphysical.items()))
+                told["unphysical"] = counted(counts, self._schema.objects)
+            self._stream.finish(told)
+
+    def _listed(self, objects: SetBatch) -> None:
+        if not self._stream.is_open:
+            name = type(self).__name__
+            raise RuntimeError(f"the writer is not open; use it as `with {name}(...) as writer:`")
+        listed(objects, f"{type(self).__name__}.write")
+        if objects.mask.ndim != 2:
+            raise ValueError(
+                f"the mask has shape {tuple(objects.mask.shape)}, expected (b, M): one batch "
+                "dimension"
+            )
+
+    def _features(self, batch: SetBatch, dtype: torch.dtype) -> NDArray[Any]:
+        """Return the features as they are written: padding zero, angles wrapped."""
+        x = zero_padding(batch.x.detach(), batch.mask).cpu().to(dtype, copy=True)
+        for column, feature in enumerate(self._schema.objects):
+            if is_angle(feature):
+                x[..., column] = delta_phi(x[..., column], x.new_zeros(()))
+        written: NDArray[Any] = x.numpy()
+        return written
+
+    def _check(
+        self,
+        x: NDArray[Any],
+        real: NDArray[np.bool_],
+        event: NDArray[Any],
+        defects: Defects,
+        words: Words,
+    ) -> None:
+        """Find what is wrong with rows as they are written, or count it if it is kept."""
+        features, of_event = self._schema.objects, self._schema.event
+        if self._keep_unphysical:
+            self.unphysical += count_impossible(x, real, features)
+            return
+        check_finite(x, real, features, defects, words)
+        check_events(event, of_event, defects, words)
+        check_physical(x, real, features, defects, words)
+        check_physical_events(event, of_event, real, defects, words)
+        if NUM in names(of_event):
+            check_counts(event[:, names(of_event).index(NUM)], real, defects, words)
+
+    def _in_slots(self, mask: NDArray[np.bool_], slots: int, what: str, one: str) -> int:
+        """Return how many of the slots given are written; those behind must be padding."""
+        if mask[:, slots:].any():
+            row = int(mask[:, slots:].any(1).argmax())
+            raise ValueError(
+                f"{what} {self.n + row} has {one} in slot {int(mask[row].nonzero()[0][-1])}, the "
+                f"file has {slots} slots; give the writer more objects or cut the {what}s"
+            )
+        return min(slots, int(mask.shape[1]))
+
+
+class JetWriter(Writer):
+    """Write jets to a file in JetNet's layout, batch by batch; a context manager.
 
     The file appears under its name when the `with` block ends without an error. Otherwise what was
     written is removed, and a file that stood there before stays as it was.
@@ -121,69 +234,20 @@ class JetWriter:
         compression: int = 4,
         keep_unphysical: bool = False,
     ) -> None:
+        stream = TableStream(path, overwrite=overwrite, compression=compression, checksums=False)
+        super().__init__(stream, JETNET, attributes, RESERVED, keep_unphysical)
         self._objects, self._jet_units = objects, tuple(jet_units)
-        self._compression, self._attributes = compression, dict(attributes or {})
-        self._output = NewFile(check_hdf5_name(path), overwrite=overwrite)
         if objects < 1:
             raise ValueError(f"objects is {objects}, expected at least one slot a jet")
-        if not 0 <= compression <= 9:
-            raise ValueError(f"compression is {compression}, expected a gzip level from 0 to 9")
         if len(self._jet_units) != len(JET_FEATURES):
             raise ValueError(
                 f"jet_units has {len(self._jet_units)} entries, expected one for each of "
                 f"{', '.join(names(JET_FEATURES))}"
             )
-        if taken := sorted(set(self._attributes) & set(RESERVED)):
-            raise ValueError(f"attributes {taken} are written by the writer; choose other names")
         self._context = tuple(context)
         optional = {TYPES: with_types, EVENTS: with_events, WEIGHTS: with_weights}
         optional |= {CONTEXT: bool(context)}
         self._keys = [PARTICLES, JETS, *(key for key, wanted in optional.items() if wanted)]
-        self._rows = _chunk_rows(objects)
-        self._waiting: dict[str, list[NDArray[Any]]] = {key: [] for key in self._keys}
-        self._n = self._n_waiting = 0
-        self._keep_unphysical = keep_unphysical
-        self.unphysical: Counter[str] = Counter()
-        self._file: Any = None
-        self._open = ExitStack()
-
-    @property
-    def n(self) -> int:
-        """The number of jets given to `write` so far."""
-        return self._n + self._n_waiting
-
-    def __enter__(self) -> JetWriter:
-        with ExitStack() as stack:  # on the way out: the rest is written, the file closed, renamed
-            part = stack.enter_context(self._output)
-            self._file = stack.enter_context(h5py.File(part, "w", locking=False))
-            stack.push(self._finish)
-            self._create()
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._open.__exit__(kind, error, traceback)
-        finally:
-            self._file = None
-
-    def _finish(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self._flush(everything=True)
-            self._file.attrs["n"] = np.int64(self._n)
-            if self.unphysical:
-                self._file.attrs["unphysical"] = counted(dict(sorted(self.unphysical.items())))
-            self._file.attrs["complete"] = True
 
     def write(
         self,
@@ -210,9 +274,7 @@ class JetWriter:
                 keeps such), a jet has too many particles or another number than it claims, an event
                 number does not fit int64, or what the writer was made for is missing.
         """
-        if self._file is None:
-            raise RuntimeError("the writer is not open; use it as `with JetWriter(...) as writer:`")
-        listed(particles, "JetWriter.write")
+        self._listed(particles)
         told = ", ".join(names(self._context)) or "none"
         made = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
         parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}
@@ -228,19 +290,11 @@ class JetWriter:
             particle_type = as_tensor(particle_type, "particle_type")
         if event_number is not None:
             event_number = as_tensor(event_number, "event_number")
-        if particles.mask.ndim != 2:
-            raise ValueError(
-                f"particles have a mask of shape {tuple(particles.mask.shape)}, expected (b, M): "
-                "one batch dimension"
-            )
-        sample = JetSample(particles, jets, particle_type, event_number, self._jet_units)
+        sample = EventSample(particles, jets, JETNET, particle_type, event_number)
         columns = self._rows_of(sample)
         if context is not None:
             columns[CONTEXT] = self._context_of(as_tensor(context, "context"), len(sample))
-        for key, values in columns.items():
-            self._waiting[key].append(values)
-        self._n_waiting += len(sample)
-        self._flush()
+        self._stream.append(columns, particles.lengths.cpu().numpy())
 
     def _context_of(self, context: Tensor, n: int) -> NDArray[np.float64]:
         rows = context.detach().cpu().numpy().astype(np.float64)
@@ -258,115 +312,55 @@ class JetWriter:
             )
         return rows
 
-    def _rows_of(self, sample: JetSample) -> dict[str, NDArray[Any]]:
-        mask = sample.particles.mask.detach().cpu().numpy()
-        if mask[:, self._objects :].any():
-            row = int(mask[:, self._objects :].any(1).argmax())
-            raise ValueError(
-                f"jet {self.n + row} has a particle in slot {int(mask[row].nonzero()[0][-1])}, the "
-                f"file has {self._objects} slots; give the writer more objects or cut the jets"
-            )
-        x = zero_padding(sample.particles.x.detach(), sample.particles.mask).cpu()
-        x = x.to(torch.float32, copy=True)
-        x[..., PHI] = delta_phi(x[..., PHI], x.new_zeros(()))
-        width = min(self._objects, mask.shape[1])
+    def _rows_of(self, sample: EventSample) -> Columns:
+        mask = sample.objects.mask.detach().cpu().numpy()
+        width = self._in_slots(mask, self._objects, "jet", "a particle")
+        x = self._features(sample.objects, torch.float32)
         features = np.zeros((len(mask), self._objects, len(PARTICLE_FEATURES)), np.float32)
-        features[:, :width, :MASK] = x.numpy()[:, :width]
+        features[:, :width, :MASK] = x[:, :width]
         features[:, :width, MASK] = mask[:, :width]
         with np.errstate(over="ignore", invalid="ignore"):
-            jets = sample.jets.detach().cpu().numpy().astype(np.float32)
-        columns: dict[str, NDArray[Any]] = {PARTICLES: features, JETS: jets}
+            jets = sample.event.detach().cpu().numpy().astype(np.float32)
+        columns: Columns = {PARTICLES: features, JETS: jets}
         defects: Defects = {}
-        self._check(features, jets, defects)
+        self._check(features[..., :MASK], features[..., MASK] == 1, jets, defects, OF_JETS)
         if sample.particle_type is not None:
             types = np.zeros((len(mask), self._objects), np.int8)
             given = sample.particle_type.detach().cpu().numpy()
             types[:, :width] = checked_types(given, mask, defects)[:, :width]
             columns[TYPES] = types
         if sample.event_number is not None:
-            columns[EVENTS] = _events(sample.event_number.detach().cpu().numpy(), defects)
-        if sample.particles.weight is not None:
-            columns[WEIGHTS] = sample.particles.weight.detach().cpu().numpy()
+            columns[EVENTS] = as_int64(sample.event_number.detach().cpu().numpy(), EVENTS, defects)
+        if sample.objects.weight is not None:
+            columns[WEIGHTS] = sample.objects.weight.detach().cpu().numpy()
         if defects:
             refuse(defects, "this batch", 0)
         return columns
 
-    def _check(
-        self, features: NDArray[np.float32], jets: NDArray[np.float32], defects: Defects
-    ) -> None:
-        """Find what is wrong with rows as they are written, or count it if it is kept."""
-        x, real = features[..., :MASK], features[..., MASK] == 1
-        if self._keep_unphysical:
-            self.unphysical += count_impossible(x, real, PARTICLE_NAMES)
-            return
-        check_finite(x, real, PARTICLE_NAMES, defects)
-        check_jets(jets, JET_NAMES, defects)
-        check_physical(x, real, PARTICLE_NAMES, defects)
-        counts = jets[:, JET_NAMES.index(NUM)]
-        check_physical_jets(jets, JET_NAMES, real, counts, defects)
-
-    def _create(self) -> None:
+    def _begin(self) -> None:
+        texts: dict[str, dict[str, Sequence[str]]] = {
+            PARTICLES: {"features": names(PARTICLE_FEATURES), "units": PARTICLE_UNITS},
+            JETS: {"features": names(JET_FEATURES), "units": self._jet_units},
+            TYPES: {"codes": [f"{kind.code} = {kind.name}" for kind in PARTICLE_TYPES]},
+            CONTEXT: context_texts(self._context),
+        }
         tails = {PARTICLES: (self._objects, len(PARTICLE_FEATURES)), JETS: (len(JET_FEATURES),)}
         tails |= {TYPES: (self._objects,), EVENTS: (), WEIGHTS: (), CONTEXT: (len(self._context),)}
-        for key in self._keys:
-            self._file.create_dataset(
-                key,
-                shape=(0, *tails[key]),
-                maxshape=(None, *tails[key]),
-                chunks=(self._rows, *tails[key]),
-                dtype=DTYPES.get(key, np.dtype(np.float64)),
-                compression="gzip" if self._compression else None,
-                compression_opts=self._compression or None,
-                shuffle=True,
-                track_times=False,
-            )
-        strings = h5py.string_dtype()
-        columns = {PARTICLES: (names(PARTICLE_FEATURES), PARTICLE_UNITS)}
-        columns[JETS] = (names(JET_FEATURES), self._jet_units)
-        for key, (features, units) in columns.items():
-            self._file[key].attrs["features"] = np.array(features, dtype=strings)
-            self._file[key].attrs["units"] = np.array(units, dtype=strings)
-        if CONTEXT in self._keys:
-            describe_context(self._file[CONTEXT], self._context)
-        if TYPES in self._keys:
-            codes = [f"{kind.code} = {kind.name}" for kind in PARTICLE_TYPES]
-            self._file[TYPES].attrs["codes"] = np.array(codes, dtype=strings)
-        self._file.attrs["layout"] = "jets"
-        self._file.attrs["layout_version"] = np.int64(LAYOUT_VERSION)
-        self._file.attrs["complete"] = False
-        self._file.attrs["n"] = np.int64(0)
-        for name, value in self._attributes.items():
-            self._file.attrs[name] = value
-
-    def _flush(self, everything: bool = False) -> None:
-        """Write whole chunks, so that the bytes do not depend on the sizes of the batches."""
-        if self._n_waiting < self._rows and not (everything and self._n_waiting):
-            return
-        joined = {key: np.concatenate(parts) for key, parts in self._waiting.items()}
-        whole = self._n_waiting if everything else self._n_waiting - self._n_waiting % self._rows
-        for first in range(0, whole, self._rows):
-            last = min(first + self._rows, whole)
-            for key in self._keys:
-                dataset = self._file[key]
-                dataset.resize(self._n + last - first, axis=0)
-                dataset[self._n :] = joined[key][first:last]
-            self._n += last - first
-        self._waiting = {key: [joined[key][whole:]] for key in self._keys}
-        self._n_waiting -= whole
+        rows = chunk_rows(self._objects * len(PARTICLE_FEATURES) * DTYPES[PARTICLES].itemsize)
+        tables = {
+            key: Table(tails[key], DTYPES.get(key, np.dtype("f8")), rows, texts.get(key, {}))
+            for key in self._keys
+        }
+        told = {"layout": "jets", "layout_version": np.int64(LAYOUT_VERSION)}
+        self._stream.create(tables, rows, told | self._attributes)
 
 
-def _events(numbers: NDArray[Any], defects: Defects) -> NDArray[np.int64]:
-    """Return event numbers in the dtype of a file, without turning a large one negative."""
+def as_int64(numbers: NDArray[Any], key: str, defects: Defects) -> NDArray[np.int64]:
+    """Return whole numbers in the dtype of a file, without turning a large one negative."""
     largest = np.iinfo(np.int64).max
     note(
         defects,
         (numbers > largest)[:, None],
-        lambda row, _: f"{EVENTS} is {numbers[row]}, expected at most {largest}, what int64 holds",
+        lambda row, _: f"{key} is {numbers[row]}, expected at most {largest}, what int64 holds",
     )
     return numbers.astype(np.int64)
-
-
-def _chunk_rows(objects: int) -> int:
-    """The largest power of two of jets that fit into a chunk."""
-    size = objects * len(PARTICLE_FEATURES) * DTYPES[PARTICLES].itemsize
-    return 1 << max(0, (CHUNK_BYTES // size).bit_length() - 1)

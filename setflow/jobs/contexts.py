@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_jets
+from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
-from setflow.data.jets import JetSample
+from setflow.data.sample import EventSample
 from setflow.files import file_sha256
 from setflow.model.encoding import require_names
 from setflow.model.model import SetFlow
@@ -93,7 +93,7 @@ def asked_for(
             f"asked for; ask for at most {most} (--events {most}), leave the number out to take "
             "all, raise --oversample, or give a larger file"
         )
-    lengths, rows_c = sample.particles.lengths, source.of(sample)
+    lengths, rows_c = sample.objects.lengths, source.of(sample)
     if oversample > 1:
         lengths = lengths.repeat_interleave(oversample)
         rows_c = None if rows_c is None else rows_c.repeat_interleave(oversample, dim=0)
@@ -251,14 +251,16 @@ def _number(feature: Feature, value: Any) -> float:
         ) from None
 
 
-def _rows(flow: SetFlow, path: Path, rows: int | None, conditions: Sequence[str]) -> JetSample:
+def _rows(flow: SetFlow, path: Path, rows: int | None, conditions: Sequence[str]) -> EventSample:
     """Return the first rows of a file, cut to the number of objects that the model knows."""
     header = read_header(path)
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    return read_jets(
+    return read_events(
         path,
+        flow.schema,
         stop=rows if rows is None else min(rows, header.n),
         max_objects=largest,
+        features=flow.features,
         conditions=conditions,
         keep_unphysical="weights_sha256" in header.attributes,  # made by a model
     )

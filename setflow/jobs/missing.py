@@ -18,7 +18,7 @@ import h5py
 import torch
 
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import screen_jets
+from setflow.data.hdf5 import screen_events
 from setflow.model.density import MissingMass, missing_mass, wide_angles, wrapped_share
 from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
@@ -38,7 +38,7 @@ def mass_of_rows(flow: SetFlow, source: ContextSource, rows: int, seed: int) -> 
 
     Arguments:
         flow: the model.
-        source: the file of jets, and where the contexts of its rows stand.
+        source: the file of events, and where the contexts of its rows stand.
         rows: how many rows of it are scored.
         seed: the seed of the sample.
 
@@ -61,7 +61,7 @@ def refuse_wrapped(flow: SetFlow, source: ContextSource, rows: int, seed: int) -
 
     Arguments:
         flow: the model.
-        source: the file of jets, which tells contexts and numbers of objects where they are needed.
+        source: the file of events, which tells contexts and numbers of objects where needed.
         rows: how many rows of it are to be scored.
         seed: the seed of the sample by which it is found out, where it is not plain.
 
@@ -94,8 +94,8 @@ def _like_rows(flow: SetFlow, source: ContextSource, rows: int, n: int) -> dict[
     if flow.cardinality is not None and not flow.conditions:
         return {}
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_jets(
-        source.path, stop=min(rows, n), max_objects=largest, features=flow.features,
+    sample, reasons = screen_events(
+        source.path, flow.schema, stop=min(rows, n), max_objects=largest, features=flow.features,
         conditions=source.columns,
     )  # fmt: skip
     good = torch.ones(len(sample), dtype=torch.bool)
@@ -107,7 +107,7 @@ def _like_rows(flow: SetFlow, source: ContextSource, rows: int, n: int) -> dict[
         return None
     turns = good.nonzero()[:, 0].repeat(-(-n // int(good.sum())))[:n]
     like = {} if context is None else {"c": context[turns]}
-    return like | ({"lengths": sample.particles.lengths[turns]} if flow.cardinality is None else {})
+    return like | ({"lengths": sample.objects.lengths[turns]} if flow.cardinality is None else {})
 
 
 def attributes_of(flow: SetFlow, mass: MissingMass) -> dict[str, float | int | str]:

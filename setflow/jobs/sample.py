@@ -4,23 +4,15 @@ is complete."""
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
-
-from setflow.data.jets import PARTICLE_NAMES
-from setflow.data.valid import counted
-from setflow.data.writing import JetWriter
 from setflow.files import check_hdf5_name, check_target
 from setflow.jobs.contexts import Conditions, asked_for
 from setflow.jobs.identity import described, identity_of
+from setflow.jobs.sampled import SampledFile, layout_for
 from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
-from setflow.physics.kinematics import jet_features
 from setflow.progress import counting_bar
-from setflow.schema import RELATIVE_JET_UNITS
-from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.solvers.fixed import FixedStepSolver, Midpoint
 
@@ -41,11 +33,12 @@ def sample_to_hdf5(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
+    layout: int | None = None,
 ) -> Path:
-    """Sample jets into a file of the JetNet layout.
+    """Sample events into a file.
 
     Arguments:
-        flow: the model; its features must be those of the layout, in any order.
+        flow: the model.
         out: the HDF5 file to write, named .h5 or .hdf5; its folder must exist.
         events: the number of jets; None takes as many as `like` or `context` tell.
         like: a file whose jets give cardinality and context, in order; None draws the cardinality
@@ -59,14 +52,16 @@ def sample_to_hdf5(
         seed: the seed of the sample.
         overwrite: replace a file that is there.
         progress: show a progress bar.
+        layout: 1 writes JetNet's layout, which holds etarel, phirel and ptrel, and 2 that of events
+            of any schema; None takes 1 if the model makes these features, and 2 otherwise.
 
     Returns:
         The path of the file. It keeps the context that each jet was made for
-        (`setflow.data.contexts`), so that it can be scored, or sampled like. Mass and pT stand in
-        units of the jet pT, as the file says. Its attributes hold the model and the hash of its
-        weights, the version of setflow, the seed, the solver, and for one of fixed steps how often
-        it evaluates the field for a jet. A sample is never lost: values that cannot be, such as a
-        ptrel below 0, are written as they are.
+        (`setflow.data.contexts`), so that it can be scored, or sampled like. In JetNet's layout
+        mass and pT stand in units of the jet pT, as the file says. Its attributes hold
+        the model and the hash of its weights, the version of setflow, the seed, the solver, and for
+        one of fixed steps how often it evaluates the field for an event. A sample is never lost:
+        values that cannot be, such as a ptrel below 0, are written as they are.
 
     Warns:
         UserWarning: if there are such values; the attribute `unphysical` says how many.
@@ -78,12 +73,7 @@ def sample_to_hdf5(
             few jets, or what is given does not say for which contexts how many jets are to be made.
     """
     out = check_target(check_hdf5_name(out), overwrite=overwrite)
-    if sorted(flow.features) != sorted(PARTICLE_NAMES):
-        raise ValueError(
-            f"the model makes {', '.join(flow.features)}; a file of the JetNet layout holds "
-            f"{', '.join(PARTICLE_NAMES)}: use SetFlow.sample in Python"
-        )
-    columns = [flow.features.index(name) for name in PARTICLE_NAMES]
+    layout = layout_for(flow, layout)
     flow.require_fitted()
     asked = asked_for(flow, events=events, like=like, context=context, oversample=oversample)
     if asked.lengths is not None:
@@ -101,15 +91,9 @@ def sample_to_hdf5(
         flow.context_encoder.warn_outside(asked.context)
     with (
         warnings.catch_warnings(),
-        JetWriter(
-            out,
-            objects=objects,
-            overwrite=overwrite,
-            jet_units=RELATIVE_JET_UNITS,
-            context=flow.context_features,
-            attributes=attributes,
-            keep_unphysical=True,
-        ) as writer,
+        SampledFile(
+            flow, out, layout=layout, objects=objects, overwrite=overwrite, attributes=attributes
+        ) as file,
         counting_bar(disable=not progress) as bar,
     ):
         warnings.simplefilter("ignore", OutsideTrainingWarning)  # told once, of all jets
@@ -125,24 +109,8 @@ def sample_to_hdf5(
                 first=first,
                 solver=solver,
             )
-            batch = batch.to("cpu")
-            rows = _padded(batch, columns, objects)
-            writer.write(rows, jet_features(rows.x, rows.mask), context=batch.c)
+            file.write(batch.to("cpu"))
             bar.advance(task, size)
-    if writer.unphysical:
-        warnings.warn(_unphysical(out, writer.unphysical), stacklevel=2)
+    if (warning := file.warning()) is not None:
+        warnings.warn(warning, stacklevel=2)
     return out
-
-
-def _unphysical(out: Path, counts: Mapping[str, int]) -> str:
-    return (
-        f"the model made particles that cannot be: {counted(counts)}. They stand in {out} as they "
-        "are; setflow evaluate counts them, and setflow score leaves out their jets"
-    )
-
-
-def _padded(batch: SetBatch, columns: Sequence[int], objects: int) -> SetBatch:
-    """Return events with these columns of their features and so many slots."""
-    missing = objects - batch.x.shape[1]
-    x = torch.nn.functional.pad(batch.x[..., columns], (0, 0, 0, missing))
-    return SetBatch(x, torch.nn.functional.pad(batch.mask, (0, missing)))

@@ -1,17 +1,17 @@
-"""Scoring a file: the log-density of every jet, row for row, in a file that survives a kill.
+"""Scoring a file: the log-density of every event, row for row, in a file that survives a kill.
 
-Notation. With the scaled features z of the physical features x, the log-density of a jet's set of N
-particles is a sum of terms in nats,
+Notation. With the scaled features z of the physical features x, the log-density of an event's set
+of N objects is a sum of terms in nats,
 
     log_prob = objects + scaling + ordering + cardinality
              = log p(z_1 .. z_N | N, c) + log|det dz/dx| + log N! + log p(N | c),
 
-per unit of every feature of every particle. Given N, its density integrates to 1 over the ordered
+per unit of every feature of every object. Given N, its density integrates to 1 over the ordered
 region x_1 < ... < x_N of the first feature; with p(N | c) it does so summed over N.
 
 Row k of the output is row k of the data. A row that cannot be scored holds NaN and a reason; the
 others are neither shifted nor changed, since the probes of an estimated divergence depend on
-(seed, row, rank among the real particles, feature) only.
+(seed, row, rank among the real objects, feature) only.
 
 Rows go block by block into a part that can be continued (`setflow.files`): the values first, then
 the number of rows that are done. Its datasets have their full size from the beginning, so that a
@@ -21,6 +21,7 @@ kill finds no structure half changed. The same call goes on behind the last bloc
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -36,7 +37,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_jets, screen_jets
+from setflow.data.hdf5 import read_events, screen_events
 from setflow.data.header import read_header
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
@@ -46,7 +47,7 @@ from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.model.model import LogDensity, SetFlow
 from setflow.progress import counting_bar
-from setflow.schema import PARTICLE_FEATURES
+from setflow.schema import Kind, kept_objects, words_of
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.shipped import JETS, find
@@ -62,8 +63,7 @@ _UNREACHED = (
     "the solver does not reach its tolerance; loosen it, allow more steps, or take a solver of "
     "fixed steps"
 )
-_POSITIVE = "expected a positive value, for the model transforms it"
-_NOT_FINITE = "the log-density is not finite: the jet lies too far from what the model knows"
+_NOT_FINITE = "the log-density is not finite: it lies too far from what the model knows"
 _ANEW = "begin anew with overwrite=True"
 
 
@@ -80,7 +80,7 @@ def score_to_hdf5(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Write the log-density of every jet of a file, row for row; see the top of the module.
+    """Write the log-density of every event of a file, row for row; see the top of the module.
 
     The datasets of the output have one entry for each row: `log_prob` and its terms by name,
     `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Jets
@@ -138,8 +138,9 @@ def score_to_hdf5(
     events = header.n if events is None else events
     if not 0 <= events <= header.n:
         raise ValueError(
-            f"{data} holds {header.n} jets, and {events} of them are to be scored; ask for at most "
-            f"{header.n} (--events {header.n}), or leave the number out to score all"
+            f"{data} holds {header.n} {words_of(header.features).events}, and {events} of them are "
+            f"to be scored; ask for at most {header.n} (--events {header.n}), or leave the number "
+            "out to score all"
         )
     refuse_wrapped(flow, source, events, seed)
     solver = RK4(steps=50) if solver is None else solver
@@ -152,9 +153,11 @@ def score_to_hdf5(
         "estimator": described(estimator),
         "solver": described(solver),
         "seed": seed,
+        "rows": words_of(flow.features).events,
     }
     if flow.cardinality is not None and flow.cardinality.max_objects < header.objects:
-        how["cut_to"] = flow.cardinality.max_objects  # particles, the hardest by ptrel
+        how["cut_to"] = flow.cardinality.max_objects
+        how["kept"] = kept_objects(flow.schema, flow.cardinality.max_objects)
     if condition:
         how["condition"] = in_words(condition)
     terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
@@ -184,9 +187,10 @@ def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextS
         ValueError: if the file does not have the features or conditions of the model.
     """
     source = ContextSource(data, flow.context_features, fixed_conditions(flow, condition))
-    read_jets(data, stop=0, features=flow.features)
+    read = functools.partial(read_events, data, flow.schema, stop=0, features=flow.features)
+    read()
     try:
-        source.of(read_jets(data, stop=0, features=flow.features, conditions=source.columns))
+        source.of(read(conditions=source.columns))
     except ValueError as error:
         lacking = next((name for name in source.columns if f"'{name}'" in str(error)), None)
         if lacking is None:
@@ -204,11 +208,11 @@ def _score(
     """Return the columns of rows of the data."""
     start, stop = rows.start, rows.stop
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_jets(
-        source.path, start=start, stop=stop, max_objects=largest, features=flow.features,
-        conditions=source.columns,
+    sample, reasons = screen_events(
+        source.path, flow.schema, start=start, stop=stop, max_objects=largest,
+        features=flow.features, conditions=source.columns,
     )  # fmt: skip
-    particles, context = sample.particles, source.of(sample, start)
+    particles, context = sample.objects, source.of(sample, start)
     n_objects = particles.lengths.numpy().astype(np.int32)
     n_objects[list(reasons)] = -1
     reasons = _outside(flow, particles, context) | reasons
@@ -259,17 +263,25 @@ def _solved(
 def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict[int, str]:
     """Return why rows hold values that the transforms of the model's scalers do not accept."""
     reasons: dict[int, str] = {}
+    words = words_of(flow.features)
     for row, slot, column in flow.scaler.outside(particles.x, particles.mask).nonzero().tolist():
-        value = particles.x[row, slot, column].item()
-        what = f"'{flow.features[column]}' of a particle is {value:g}"
-        reasons.setdefault(row, f"{what}, {_POSITIVE}")
+        name, value = flow.features[column], particles.x[row, slot, column].item()
+        what = f"'{name}' of {words.an_object} is {value:g}"
+        reasons.setdefault(row, f"{what}, {_expected(flow.scaler.kinds[column])}")
     if context is not None and flow.context_encoder is not None:
         unknown = flow.context_encoder.unknown(context, flow.context_scaler)
         for row, column in unknown.nonzero().tolist():
-            name = f"'{flow.conditions[column]}' of the jet"
+            name = f"'{flow.conditions[column]}' of the {words.event}"
             expected = flow.context_encoder.expected(column, flow.context_scaler)
             reasons.setdefault(row, f"{name} is {context[row, column].item():g}, {expected}")
     return reasons
+
+
+def _expected(kind: Kind) -> str:
+    low, high = kind.bounds
+    positive = (low, high) == (0, math.inf)
+    values = "a positive value" if positive else f"one between {low:g} and {high:g}"
+    return f"expected {values}, for the model transforms it"
 
 
 # --- how it is described ---
@@ -284,8 +296,8 @@ class _Column:
 
 
 def _columns(flow: SetFlow) -> dict[str, _Column]:
-    given = ", c" if flow.conditions else ""
-    units = {column.name: f" [{column.unit}]" for column in PARTICLE_FEATURES if column.unit}
+    given, words = ", c" if flow.conditions else "", words_of(flow.features)
+    units = {column.name: f" [{column.unit}]" for column in flow.schema.objects if column.unit}
     physical = ", ".join(name + units.get(name, "") for name in flow.features)
     if flow.cardinality is None:
         total = f"log p({{x_1 .. x_N}} | N{given}), the density of the set given its number"
@@ -293,8 +305,8 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
     else:
         total = f"log p(N, {{x_1 .. x_N}}{given.replace(',', ' |')}), the density of the set"
         number = f"log p(N{given.replace(',', ' |')}), -inf where N cannot occur"
-        cut = f", cut to the hardest {flow.cardinality.max_objects}"
-    total += f", per unit of {physical} of every particle: the sum of the terms"
+        cut = f", cut to {kept_objects(flow.schema, flow.cardinality.max_objects)}"
+    total += f", per unit of {physical} of every {words.object}: the sum of the terms"
     meanings = {
         "log_prob": total,
         "objects": f"log p(z_1 .. z_N | N{given}), the density of the ordered tuple of scaled "
@@ -307,7 +319,7 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
         "NaN for a single probe",
     }
     columns = {name: _Column(np.dtype("f8"), np.nan, "nat", meanings[name]) for name in _NATS}
-    meaning = f"the number N of particles{cut}; -1 where the row cannot be read"
+    meaning = f"the number N of {words.objects}{cut}; -1 where the row cannot be read"
     columns["n_objects"] = _Column(np.dtype("i4"), -1, "", meaning)
     meaning = "why the row has no score; empty where it has one"
     columns["reason"] = _Column(_REASON, None, "", meaning)

@@ -9,6 +9,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from setflow.schema import EVENT_WORDS, JET_WORDS, Words
+
 __all__ = ["ScoreSummary", "summarize_scores"]
 
 _BLOCK = 2**18  # rows that are in memory at a time
@@ -24,10 +26,12 @@ class ScoreSummary:
         mean: its mean over these rows, in nats; NaN if there is none.
         error: the standard error of that mean; NaN for fewer than two rows.
         impossible: the number of rows whose log-density is -inf: the model gives their number of
-            particles no probability.
+            objects no probability.
         reasons: how many rows have no score, by reason.
-        cut_to: the number of particles, the hardest by ptrel, to which jets with more are cut, as
-            the model knows no more; None if the file has no longer ones.
+        cut_to: the number of objects to which events with more are cut, as the model knows no more;
+            None if the file has no longer ones.
+        kept: which objects these are, in words; empty for the hardest particles.
+        words: what events and objects are called.
     """
 
     rows: int
@@ -37,6 +41,8 @@ class ScoreSummary:
     impossible: int
     reasons: dict[str, int]
     cut_to: int | None = None
+    kept: str = ""
+    words: Words = JET_WORDS
 
     def lines(self) -> list[str]:
         """Return the numbers as lines of text.
@@ -47,21 +53,21 @@ class ScoreSummary:
         1 row has log p = -inf: its number of particles cannot occur in the model
         1 row could not be scored: the mask is 7
         """
-        number = _with_error(self.mean, self.error)
+        number, words = _with_error(self.mean, self.error), self.words
         of = f"{self.scored:,} of {self.rows:,} rows"
-        lines = [f"log p of a jet: {number} nats, mean and standard error of {of}"]
+        lines = [f"log p of {words.an_event}: {number} nats, mean and standard error of {of}"]
         if not self.scored:
-            lines = [f"log p of a jet: none of {self.rows:,} rows has a finite one"]
+            lines = [f"log p of {words.an_event}: none of {self.rows:,} rows has a finite one"]
         if self.impossible:
             one = self.impossible == 1
             lines.append(
                 f"{_rows(self.impossible, 'has', 'have')} log p = -inf: "
-                f"{'its' if one else 'their'} number of particles cannot occur in the model"
+                f"{'its' if one else 'their'} number of {words.objects} cannot occur in the model"
             )
         if self.cut_to is not None:
             lines.append(
-                f"jets with more than {self.cut_to} particles are scored by their hardest "
-                f"{self.cut_to}, as the model knows no more"
+                f"{words.events} with more than {self.cut_to} {words.objects} are scored by "
+                f"{self.kept or f'their hardest {self.cut_to}'}, as the model knows no more"
             )
         failed = sum(self.reasons.values())
         if failed == 0:
@@ -105,7 +111,8 @@ def summarize_scores(path: str | Path) -> ScoreSummary:
             n += len(finite)
             total += float((finite - shift).sum())
             squares += float(((finite - shift) ** 2).sum())
-        cut_to = file.attrs.get("cut_to")
+        cut_to, kept = file.attrs.get("cut_to"), str(file.attrs.get("kept", ""))
+        words = EVENT_WORDS if file.attrs.get("rows") == EVENT_WORDS.events else JET_WORDS
     variance = max(0.0, squares - total**2 / n) / (n - 1) if n > 1 else float("nan")
     return ScoreSummary(
         rows=rows,
@@ -115,4 +122,6 @@ def summarize_scores(path: str | Path) -> ScoreSummary:
         impossible=impossible,
         reasons=dict(reasons),
         cut_to=None if cut_to is None else int(cut_to),
+        kept=kept,
+        words=words,
     )

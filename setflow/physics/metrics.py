@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -43,6 +43,7 @@ __all__ = [
     "METRICS",
     "PARTICLE_OBSERVABLES",
     "Floor",
+    "Measured",
     "Metric",
     "Observables",
     "distances",
@@ -124,6 +125,16 @@ class Observables:
 
     def __len__(self) -> int:
         return len(self.mass)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the observables."""
+        return JET_OBSERVABLES + PARTICLE_OBSERVABLES
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of these observables."""
+        return METRICS
 
     @property
     def effective(self) -> float:
@@ -266,14 +277,43 @@ def _require_values(n_a: int, n_b: int, what: str) -> None:
         )
 
 
-def distances(a: Observables, b: Observables) -> dict[str, float]:
-    """Return every metric between two samples, by name and in the order of `METRICS`.
+class Measured(Protocol):
+    """The observables of a sample: of jets, `Observables`, or of other sets."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the observables."""
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of these observables."""
+
+    @property
+    def weight(self) -> Tensor | None:
+        """How much each event counts, with shape `(n,)`; None means equally much."""
+
+    @property
+    def effective(self) -> float:
+        """The effective number of events."""
+
+    def __len__(self) -> int:
+        """Return the number of events."""
+
+    def column(self, name: str) -> tuple[Tensor, Tensor]:
+        """Return the values of one observable and the event of each."""
+
+    def select(self, events: Tensor, /) -> Self:
+        """Return the observables of some events."""
+
+
+def distances(a: Measured, b: Measured) -> dict[str, float]:
+    """Return every metric between two samples, by name and in the order of their `metrics`.
 
     Raises:
         ValueError: if a sample has no jet or no particle at all.
     """
     parts = {}
-    for name in JET_OBSERVABLES + PARTICLE_OBSERVABLES:
+    for name in a.names:
         (values_a, jet_a), (values_b, jet_b) = a.column(name), b.column(name)
         _require_values(len(values_a), len(values_b), f"W1 of {name}")
         weights = (
@@ -281,11 +321,11 @@ def distances(a: Observables, b: Observables) -> dict[str, float]:
             for side, jet in ((a, jet_a), (b, jet_b))
         )  # fmt: skip
         parts[name] = w1(values_a, values_b, *weights)
-    return _metrics_of(parts)
+    return _metrics_of(parts, a.metrics)
 
 
-def _metrics_of(parts: dict[str, float]) -> dict[str, float]:
-    return {m.name: sum(parts[name] for name in m.parts) / len(m.parts) for m in METRICS}
+def _metrics_of(parts: dict[str, float], metrics: tuple[Metric, ...]) -> dict[str, float]:
+    return {m.name: sum(parts[name] for name in m.parts) / len(m.parts) for m in metrics}
 
 
 @dataclass(frozen=True)
@@ -311,7 +351,7 @@ class Floor:
 
 
 def truth_floor(
-    reference: Observables,
+    reference: Measured,
     n_gen: float,
     n_ref: float,
     *,
@@ -357,7 +397,7 @@ def truth_floor(
         factor = math.sqrt((1 / n_gen + 1 / n_ref) / (2 / (worth * size_a)))
 
     columns = {}
-    for name in JET_OBSERVABLES + PARTICLE_OBSERVABLES:  # sorted once, and not once per pair
+    for name in reference.names:  # sorted once, and not once per pair
         values, jet = (side.cpu().numpy() for side in reference.column(name))
         order = values.argsort()
         jet = jet[order]
@@ -382,9 +422,9 @@ def truth_floor(
                     part = torch.from_numpy(weights[side == k])
                     total_weight(part, f"in a part of the floor of W1 of {name} the weights")
             parts[name] = _w1_of_sorted(values, side == 1, weights)
-        draws.append(list(_metrics_of(parts).values()))
+        draws.append(list(_metrics_of(parts, reference.metrics).values()))
     table = factor * np.array(draws)
-    names = [metric.name for metric in METRICS]
+    names = [metric.name for metric in reference.metrics]
     mean = dict(zip(names, table.mean(0).tolist(), strict=True))
     spread = dict(zip(names, table.std(0, ddof=1).tolist(), strict=True))
     return Floor(mean, spread, pairs, (size_a, size_b), scaled, factor)

@@ -20,6 +20,7 @@ mplhep and without the label of any experiment. Quantities are relative to the j
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
 
-from setflow.physics.metrics import METRICS, Floor, Observables
+from setflow.physics.metrics import METRICS, Floor, Measured, Metric
 from setflow.report.images import example_jets, jet_images
 from setflow.report.style import (
     BAND,
@@ -65,6 +66,8 @@ class Quantity:
         tail: the fraction of the reference that is left out on either side of the range.
         bound: the lowest possible value, from which to start if the spectrum comes near; or None.
         least: the smallest range to draw, however narrow the reference is.
+        events: what events are called.
+        entries: what those entries are of which an event has several.
     """
 
     name: str
@@ -76,6 +79,8 @@ class Quantity:
     tail: float = 1e-3
     bound: float | None = None
     least: float = 0.01
+    events: str = "jets"
+    entries: str = "particles"
 
 
 QUANTITIES = (
@@ -92,7 +97,7 @@ QUANTITIES = (
 
 
 def spectrum(
-    quantity: Quantity, generated: Observables, reference: Observables, *, note: str = ""
+    quantity: Quantity, generated: Measured, reference: Measured, *, note: str = ""
 ) -> Figure:
     """Draw the spectrum of one observable on both sides, and the ratio generated / reference.
 
@@ -113,8 +118,8 @@ def spectrum(
 def draw_spectrum(
     figure: Figure | SubFigure,
     quantity: Quantity,
-    generated: Observables,
-    reference: Observables,
+    generated: Measured,
+    reference: Measured,
     *,
     note: str = "",
 ) -> None:
@@ -187,7 +192,7 @@ class Histogram:
     centres: Array
 
     @classmethod
-    def of(cls, quantity: Quantity, sample: Observables, edges: Array) -> Histogram:
+    def of(cls, quantity: Quantity, sample: Measured, edges: Array) -> Histogram:
         """Fill it with the observable of all jets, or of all their particles.
 
         Arguments:
@@ -212,7 +217,7 @@ class Histogram:
         variance = (cells**2).sum(0) - 2 * fraction * (per_jet @ cells)
         variance = variance + fraction**2 * (per_jet**2).sum()
         width = np.diff(np.log10(edges) if quantity.log_x else edges)
-        size = f"{jets:,} jets"
+        size = f"{jets:,} {quantity.events}"
         if sample.weight is not None:
             size += f", worth {sample.effective:,.0f}"
         middle = (
@@ -225,11 +230,11 @@ class Histogram:
             below=float(entry[place < 0].sum() / total),
             above=float(entry[place >= bins].sum() / total),
             centres=middle,
-            size=size if len(values) == jets else f"{size}, {len(values):,} particles",
+            size=size if len(values) == jets else f"{size}, {len(values):,} {quantity.entries}",
         )
 
 
-def _edges(quantity: Quantity, reference: Observables, jets: float) -> Array:
+def _edges(quantity: Quantity, reference: Measured, jets: float) -> Array:
     """Return bin edges that fit the reference: its quantiles, and as many bins as jets can fill.
 
     Weighted jets count by the size of their weights, since those of either sign have to be seen.
@@ -330,8 +335,8 @@ def write_plots(
     folder: Path,
     generated: SetBatch,
     reference: SetBatch,
-    generated_observables: Observables,
-    reference_observables: Observables,
+    generated_observables: Measured,
+    reference_observables: Measured,
     values: dict[str, float],
     floor: Floor,
 ) -> list[str]:
@@ -354,7 +359,7 @@ def write_plots(
             quantity,
             generated_observables,
             reference_observables,
-            note=_note(quantity.name, values, floor),
+            note=note_of(quantity.name, METRICS, values, floor),
         )
         for quantity in QUANTITIES
     }
@@ -366,9 +371,9 @@ def write_plots(
     return [f"{name}.png" for name in figures]
 
 
-def _note(name: str, values: dict[str, float], floor: Floor) -> str:
+def note_of(name: str, metrics: Sequence[Metric], values: dict[str, float], floor: Floor) -> str:
     """Return the line that gives the W1 of an observable beside its floor."""
-    metric = next(metric for metric in METRICS if metric.parts == (name,))
+    metric = next(metric for metric in metrics if metric.parts == (name,))
     power = round(math.log10(metric.scale))
     times = rf" $\times\, 10^{{{power}}}$" if power else ""
     value, mean, spread = (

@@ -1,4 +1,4 @@
-"""What a comparison of jets gave: the numbers of a report, as a table and as what a file holds."""
+"""What a comparison gave: the numbers of a report, as a table and as what a file holds."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from setflow.physics.metrics import METRICS, Floor, Metric
+from setflow.physics.metrics import Floor, Metric
+from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number
 
@@ -24,8 +25,8 @@ class Result:
         value: generated against reference.
         floor: the mean between disjoint parts of the reference.
         floor_spread: its standard deviation: how far one value scatters.
-        shuffled: the reference with particles shuffled, against the reference.
-        swapped: the reference with ptrel lists swapped, against the reference.
+        shuffled: the reference with objects shuffled, against the reference.
+        swapped: the reference with lists of features swapped, against the reference.
         unit: the unit, empty if there is none.
     """
 
@@ -43,13 +44,13 @@ class Side:
 
     Arguments:
         name: the file, or what was given instead of one.
-        events: the number of jets that were compared.
-        available: the number of jets that there are.
+        events: the number of events that were compared.
+        available: the number of events that there are.
         columns: the number of slots before the cut.
-        effective: the effective number of the weighted jets that were compared, (sum w)^2 /
+        effective: the effective number of the weighted events that were compared, (sum w)^2 /
             sum w^2; None without weights.
         negative: how many of their weights are negative.
-        weights_sha256: the hash of the weights of the model that made the jets, as the file tells
+        weights_sha256: the hash of the weights of the model that made them, as the file tells
             it; None if it tells none.
     """
 
@@ -82,15 +83,16 @@ class Report:
     """The outcome of a comparison.
 
     Arguments:
-        metrics: the results by the name of the metric, in the order of `METRICS`.
+        metrics: the results by the name of the metric, in the order of the subject's.
         generated: the generated side.
         reference: the reference side.
         columns: the number of slots that both sides were cut to.
         seed: the seed of floor and controls.
         floor: the floor, with its sizes and whether it was scaled.
+        subject: what is compared: jets, or sets of other features.
         notes: what speaks against the comparison: that both sides are the same file, that they
-            share jets, that generated values cannot be, or that jets are few.
-        unphysical: how many values of the generated particles cannot be, by what is wrong; they are
+            share events, that generated values cannot be, or that events are few.
+        unphysical: how many values of the generated objects cannot be, by what is wrong; they are
             kept in the comparison.
         pictures: the names of the PNG files in the folder.
     """
@@ -101,6 +103,7 @@ class Report:
     columns: int
     seed: int
     floor: Floor
+    subject: Subject = field(compare=False)
     notes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     unphysical: dict[str, int] = field(default_factory=dict)
@@ -120,6 +123,8 @@ class Report:
                 "factor": self.floor.factor,
             },
             "cut": self._cut(),
+            "compared": self.subject.words.events,
+            "swapped": self.subject.swapped,
             "unphysical": self.unphysical,
             "notes": list(self.notes),
             "pictures": list(self.pictures),
@@ -142,7 +147,7 @@ class Report:
         table.add_column("unit", no_wrap=True)
         for heading in ("value", "floor ± spread", "shuffled", "swapped", "ratio"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for metric in METRICS:
+        for metric in self.subject.metrics:
             result = self.metrics[metric.name]
             digits = _digits(result.floor_spread / metric.scale)
             value, floor, spread, shuffled, swapped = (
@@ -164,8 +169,8 @@ class Report:
 
     def _caption(self) -> str:
         lines = [
-            f"{self.generated.events:,} generated and {self.reference.events:,} reference jets, "
-            f"seed {self.seed}",
+            f"{self.generated.events:,} generated and {self.reference.events:,} reference "
+            f"{self.subject.words.events}, seed {self.seed}",
             *self._weights(),
             *self._model(),
             self._cut(),
@@ -175,11 +180,12 @@ class Report:
         return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
     def _weights(self) -> list[str]:
-        """Return what weighted jets are worth."""
+        """Return what weighted events are worth."""
+        events = self.subject.words.events
         sides = {"generated": self.generated, "reference": self.reference}
         return [
-            f"the {side.events:,} {name} jets have weights, {side.negative:,} of them negative, "
-            f"and are worth {side.effective:,.0f} equal ones"
+            f"the {side.events:,} {name} {events} have weights, {side.negative:,} of them "
+            f"negative, and are worth {side.effective:,.0f} equal ones"
             for name, side in sides.items()
             if side.effective is not None
         ]
@@ -190,39 +196,40 @@ class Report:
         return [] if sha256 is None else [f"generated by the model with weights {sha256[:16]}"]
 
     def _cut(self) -> str:
-        """Return which particles are compared, and by what they were chosen."""
+        """Return which objects are compared, and by what they were chosen."""
+        words = self.subject.words
         slots = {"generated": self.generated.columns, "reference": self.reference.columns}
         cut = [f"{name} (of {n} slots)" for name, n in slots.items() if n > self.columns]
         if not cut:
-            return f"all rows compare all particles, up to {self.columns} of a jet"
+            return f"all rows compare all {words.objects}, up to {self.columns} of {words.an_event}"
         return (
-            f"all rows compare the {self.columns} hardest particles of a jet, those with the "
-            f"largest ptrel: {cut[0]} is cut to them, and every observable computed after the cut, "
-            "the multiplicity too"
+            f"all rows compare {self.subject.kept(self.columns)}: {cut[0]} is cut to "
+            "them, and every observable computed after the cut, the multiplicity too"
         )
 
     def _floor(self) -> str:
         """Return what the floor was measured with, and if that was not what is compared, why."""
         first, second = self.floor.sizes
+        events = self.subject.words.events
         parts = f"{self.floor.pairs} pairs of disjoint random parts of the reference"
         weighted = self.generated.effective is not None or self.reference.effective is not None
         if not self.floor.scaled:
             like = ", worth as much as in the comparison" if weighted else " as in the comparison"
-            return f"{parts}, {first:,} and {second:,} jets{like}"
+            return f"{parts}, {first:,} and {second:,} {events}{like}"
         n_gen, n_ref = round(self.generated.worth), round(self.reference.worth)
         if weighted:
             return (
-                f"{parts}, its halves of {first:,} jets each, which are worth less than what is "
-                f"compared; so mean and spread are scaled by {self.floor.factor:.3f}, to the worth "
-                f"of {n_gen:,} and {n_ref:,} equal jets, as distances fall with the root of the "
-                "number"
+                f"{parts}, its halves of {first:,} {events} each, which are worth less than what "
+                f"is compared; so mean and spread are scaled by {self.floor.factor:.3f}, to the "
+                f"worth of {n_gen:,} and {n_ref:,} equal {events}, as distances fall with the root "
+                "of the number"
             )
         return (
-            f"{parts}, its halves of {first:,} jets each: disjoint parts as large as what is "
-            f"compared would take {n_gen:,} + {n_ref:,} jets, and it has "
+            f"{parts}, its halves of {first:,} {events} each: disjoint parts as large as what is "
+            f"compared would take {n_gen:,} + {n_ref:,} {events}, and it has "
             f"{self.reference.available:,}; so mean and spread are scaled by "
-            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} jets, as distances fall with the "
-            "root of the number"
+            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} {events}, as distances fall with "
+            "the root of the number"
         )
 
 

@@ -1,16 +1,16 @@
-"""Compare generated jets with a reference: numbers beside their floor, controls, and pictures.
+"""Compare generated events with a reference: numbers beside their floor, controls, and pictures.
 
-Both sides are treated alike: cut to the same number of columns, the hardest particles first, and
-every observable recomputed from the particles. For each metric of `setflow.physics.metrics` the
-report holds
+Both sides are treated alike: cut to the same number of columns, of jets the hardest particles
+first, and every observable recomputed from the objects. For each metric, of jets those of
+`setflow.physics.metrics` and of other sets those of `setflow.physics.sets`, the report holds
 
     value      generated against reference,
     floor      reference against reference, disjoint random parts at the same sizes, and its spread,
-    shuffled   the reference with its particles shuffled between jets, against the reference,
-    swapped    the reference with its ptrel lists swapped between jets, against the reference.
+    shuffled   the reference with its objects shuffled between events, against the reference,
+    swapped    the reference with its lists of features, of jets ptrel, swapped between events.
 
 A good model comes down to the floor; what is at the floor cannot be told from the reference with
-so many jets. A metric whose controls are at the floor too is blind to what they destroy.
+so many events. A metric whose controls are at the floor too is blind to what they destroy.
 """
 
 from __future__ import annotations
@@ -22,19 +22,15 @@ from pathlib import Path
 
 import torch
 
-from setflow.data.hdf5 import read_jets
-from setflow.data.header import datasets_of, read_header
+from setflow.data.hdf5 import read_events
+from setflow.data.header import EventHeader, datasets_of, read_header
+from setflow.data.jets import PARTICLE_NAMES
 from setflow.files import NewFolder, check_target, same_file
-from setflow.physics.controls import shuffle_particles, swap_ptrel
-from setflow.physics.kinematics import hardest_first
-from setflow.physics.metrics import (
-    METRICS,
-    distances,
-    observables,
-    truth_floor,
-)
+from setflow.physics.metrics import distances, truth_floor
 from setflow.report.notes import notes_on, unphysical_of
 from setflow.report.outcome import Report, Result, Side
+from setflow.report.subjects import Jets, Sets
+from setflow.schema import JETNET, Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
@@ -55,14 +51,17 @@ def evaluate(
     overwrite: bool = False,
     weight: str | None = None,
 ) -> Report:
-    """Compare two files of jets and write the report, numbers and pictures, into a folder.
+    """Compare two files of events and write the report, numbers and pictures, into a folder.
+
+    Jets are compared as such; of files of other features, those that the generated events have are
+    looked up by name in the reference.
 
     Arguments:
-        generated_path: the HDF5 file of generated jets.
-        reference_path: that of the reference: jets that the model was not trained on.
+        generated_path: the HDF5 file of generated events.
+        reference_path: that of the reference: events that the model was not trained on.
         out: the folder to write; it appears when it is complete.
-        events: compare at most so many jets of each side, the first ones. The floor draws from all
-            jets of the reference: with twice as many as are compared it needs no scaling.
+        events: compare at most so many events of each side, the first ones. The floor draws from
+            all events of the reference: with twice as many as are compared it needs no scaling.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -73,14 +72,17 @@ def evaluate(
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
         FileNotFoundError: if a file does not exist.
-        ValueError: if a file does not have the layout, has no jet or no particle to compare, or a
-            malformed row. What cannot be, such as a ptrel below 0, is malformed in the reference;
-            in the generated file it is counted, told in a note and compared.
+        ValueError: if a file has no layout, no event or no object to compare, lacks a feature, or
+            has a malformed row. What cannot be, such as a ptrel below 0, is malformed in the
+            reference; in the generated file it is counted, told in a note and compared.
     """
     _checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
     same = same_file(generated, reference)
-    made = [read_header(path).attributes.get("weights_sha256") for path in (generated, reference)]
+    headers = [read_header(path) for path in (generated, reference)]
+    made = [header.attributes.get("weights_sha256") for header in headers]
+    schema = _schema_of(headers[0])
+    features = schema.generated
     weights = {path: weight for path in (generated, reference) if weight in datasets_of(path)}
     if weight is not None and not weights:
         raise ValueError(
@@ -88,8 +90,14 @@ def evaluate(
             "that is there, or leave the weights out"
         )
     return compare(
-        read_jets(generated, keep_unphysical=True, weight=weights.get(generated)).particles,
-        read_jets(reference, weight=weights.get(reference)).particles,
+        read_events(
+            generated,
+            schema,
+            features=features,
+            keep_unphysical=True,
+            weight=weights.get(generated),
+        ).objects,
+        read_events(reference, schema, features=features, weight=weights.get(reference)).objects,
         out,
         events=events,
         seed=seed,
@@ -98,7 +106,22 @@ def evaluate(
         names=(os.fspath(generated_path), os.fspath(reference_path)),
         same=same,
         weights_sha256=(made[0], made[1]),
+        schema=None if schema is JETNET else schema,
     )
+
+
+def _schema_of(generated: EventHeader) -> Schema:
+    """Return what is compared of generated events: JETNET of jets, else all that is generated."""
+    known = generated.schema
+    if generated.layout_version == 1 or sorted(known.generated) == sorted(PARTICLE_NAMES):
+        return JETNET
+    objects = [known.object(name) for name in known.generated]
+    if not objects:
+        raise ValueError(
+            f"the generated events have {', '.join(known.left_out)}, and none of it is a number on "
+            "a line that could be compared"
+        )
+    return Schema(objects, order_by=known.order_by)
 
 
 def compare(
@@ -113,15 +136,16 @@ def compare(
     names: tuple[str, str] = ("generated", "reference"),
     same: bool = False,
     weights_sha256: tuple[str | None, str | None] = (None, None),
+    schema: Schema | None = None,
 ) -> Report:
-    """Compare two samples of jets; `evaluate` without reading files.
+    """Compare two samples of events; `evaluate` without reading files.
 
     Arguments:
-        generated: the generated jets, with `x` of shape `(n, N, 3)`: etarel, phirel, ptrel; they
-            count by their weights if there are any.
-        reference: those of the reference, `(m, M, 3)`, likewise.
+        generated: the generated events, with `x` of shape `(n, N, D)`, of jets etarel, phirel and
+            ptrel; they count by their weights if there are any.
+        reference: those of the reference, `(m, M, D)`, likewise.
         out: the folder to write; None writes nothing and draws nothing.
-        events: compare at most so many jets of each side, the first ones.
+        events: compare at most so many events of each side, the first ones.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -129,44 +153,44 @@ def compare(
         same: whether both sides are known to be the same, which the report then says.
         weights_sha256: for each side the hash of the weights of the model that sampled it, or None;
             where a model has sampled the reference, the report says so.
+        schema: what the D features are, all of them numbers on a line; None takes jets.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
-    swapping before it, since the multiplicity that jets must share to be swapped is the full one.
-    A control keeps the weight of each jet (`setflow.physics.controls`).
+    swapping before it, since the multiplicity that events must share to be swapped is the full one.
+    A control keeps the weight of each event (`setflow.physics.controls`).
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
-        ValueError: if a side has no jet, no particle, a value that is not finite, or weights
+        ValueError: if a side has no event, no object, a value that is not finite, or weights
             without a positive sum.
     """
     target = None if out is None else _checked_target(out, overwrite)
     for side, name in zip((generated, reference), names, strict=True):
         if side.mask.ndim != 2:
             raise ValueError(
-                f"{name} has a mask of shape {tuple(side.mask.shape)}, expected jets (n, N)"
+                f"{name} has a mask of shape {tuple(side.mask.shape)}, expected (n, N)"
             )
     if events is not None and events < 1:
         raise ValueError(f"events is {events}, expected at least 1, or None for all")
     columns = min(generated.mask.shape[1], reference.mask.shape[1])
     n_gen, n_ref = (min(len(side), events or len(side)) for side in (generated, reference))
 
+    subject = Jets() if schema is None else Sets(schema, reference)
     model, truth, compared = (
-        SetBatch(*hardest_first(side.x, side.mask, columns), weight=side.weight)
-        for side in (generated[:n_gen], reference, reference[:n_ref])
+        subject.cut(side, columns) for side in (generated[:n_gen], reference, reference[:n_ref])
     )
-    of_model, of_all = (observables(side.x, side.mask, side.weight) for side in (model, truth))
+    of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
     values = distances(of_model, of_truth)
     worths = of_model.effective, of_truth.effective
-    floor = truth_floor(of_all, *worths, pairs=pairs, generator=_generator(seed))
-    shuffled = shuffle_particles(compared.x, compared.mask, _generator(seed))
-    swapped = swap_ptrel(reference.x[:n_ref], reference.mask[:n_ref], _generator(seed))
+    generator = torch.Generator().manual_seed(seed)
+    floor = truth_floor(of_all, *worths, pairs=pairs, generator=generator)
     controls = [
-        distances(observables(*control, compared.weight), of_truth)
-        for control in (shuffled, hardest_first(*swapped, columns))
+        distances(subject.measured(control), of_truth)
+        for control in subject.controls(reference[:n_ref], columns, seed)
     ]
-    unphysical = unphysical_of(generated[:n_gen])
+    unphysical = unphysical_of(generated[:n_gen], subject)
     made, truly = weights_sha256
     report = Report(
         metrics={
@@ -178,32 +202,35 @@ def compare(
                 swapped=controls[1][metric.name],
                 unit=metric.unit,
             )
-            for metric in METRICS
+            for metric in subject.metrics
         },
         generated=Side.of(names[0], generated, n_gen, made),
         reference=Side.of(names[1], reference, n_ref, truly),
         columns=columns,
         seed=seed,
         floor=floor,
+        subject=subject,
         notes=notes_on(
-            model, truth, n_ref, unphysical, same=same, sampled=truly is not None, worth=min(worths)
+            model,
+            truth,
+            n_ref,
+            unphysical,
+            subject,
+            same=same,
+            sampled=truly is not None,
+            worth=min(worths),
         ),
         unphysical=unphysical,
     )
     if target is None:
         return report
-    from setflow.report.figures import write_plots  # numbers alone need no mplhep
-
     with NewFolder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
-        pictures = write_plots(folder, model, compared, of_model, of_truth, values, floor)
+        batches, measured = (model, compared), (of_model, of_truth)
+        pictures = subject.draw(folder, batches, measured, values, floor)
         report = replace(report, pictures=tuple(pictures))
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
     return report
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:

@@ -30,12 +30,15 @@ from setflow.schema.kinds import (
     Real,
     kind_of,
 )
+from setflow.schema.words import EVENT_WORDS, JET_WORDS, Words, kept_objects, words_of
 
 __all__ = [
     "DATASETS",
+    "EVENT_WORDS",
     "JETNET",
     "JET_FEATURES",
     "JET_UNITS",
+    "JET_WORDS",
     "KINDS",
     "PARTICLE_FEATURES",
     "PARTICLE_TYPES",
@@ -52,8 +55,11 @@ __all__ = [
     "Positive",
     "Real",
     "Schema",
+    "Words",
     "axis_label",
+    "kept_objects",
     "kind_of",
     "names",
     "schema_of",
+    "words_of",
 ]

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from setflow.data.contexts import context_features
-from setflow.data.hdf5 import read_jets
+from setflow.data.hdf5 import read_events
 from setflow.schema import JETNET, Category, Feature, Schema, schema_of
 from setflow.training.files import CLASS, Files, classes_of, files_of
 
@@ -87,5 +87,4 @@ def _told(path: str, name: str) -> Feature:
     for feature in context_features(path):
         if feature.name == name:
             return feature
-    sample = read_jets(path, stop=0, conditions=[name])
-    return Feature(name, sample.jet_units[sample.jet_features.index(name)])
+    return read_events(path, stop=0, conditions=[name]).schema.of_event(name)

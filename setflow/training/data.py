@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_jets
+from setflow.data.hdf5 import read_events
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.random import derive
-from setflow.schema import Category, Feature, Schema, names
+from setflow.schema import Category, Feature, Schema, names, schema_of
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import features_of
@@ -75,7 +75,7 @@ class PlacedDataset(Dataset[PlacedBatch]):
 
 
 class SetDataModule(LightningDataModule):
-    """Jets from files of the JetNet layout, in memory, in random batches.
+    """Events from files, in memory, in random batches.
 
     Arguments:
         train: the training file, or a list of files, which are taken together; a name with `*` or
@@ -93,8 +93,9 @@ class SetDataModule(LightningDataModule):
         weight: the name of the dataset in the files that holds the weights of the jets, such as
             `weight`; None takes none. They are normalised once, to mean 1 over the training jets,
             and those of the validation jets by the same factor.
-        schema: what the conditions are; None takes what JetNet's layout says of their names, and a
-            `class` as the category of the classes of `train`.
+        schema: what features and conditions are; None takes the schema of each file, of the
+            conditions what JetNet's layout says of their names, and a `class` as the category of
+            the classes of `train`. One that lists the event alone is of conditions.
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
@@ -133,6 +134,8 @@ class SetDataModule(LightningDataModule):
                     "one of data.train and data.val has a class for each of its files and the "
                     "other has none; give both the same way"
                 )
+        whole = schema is not None and not (isinstance(schema, dict) and "objects" not in schema)
+        self._schema = schema_of(schema) if whole and schema is not None else None
         self.seed, self.weight = seed, weight
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
@@ -185,15 +188,16 @@ class SetDataModule(LightningDataModule):
         for path, label in files:
             fixed = {CLASS: float(self._codes[label])} if label is not None else {}
             source = ContextSource(path, self.context_features, fixed)
-            sample = read_jets(
+            sample = read_events(
                 path,
+                self._schema,
                 max_objects=self.max_objects,
                 features=self.features,
                 conditions=source.columns,
                 weight=self.weight,
             )
-            particles = sample.particles
-            x, mask, weight = particles.x, particles.mask, particles.weight
+            objects = sample.objects
+            x, mask, weight = objects.x, objects.mask, objects.weight
             batches.append(SetBatch(x, mask, source.of(sample), weight))
             number = sample.event_number
             if number is None:  # each jet by itself, apart from all that have numbers

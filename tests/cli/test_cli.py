@@ -198,8 +198,8 @@ def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
     run(*arguments[:3], "--out", "whole.h5", *arguments[5:])
     monkeypatch.setitem(score.BLOCK_ROWS, "cpu", 5)
     with monkeypatch.context() as patch:
-        blocks = iter([setflow.data.screen_jets])
-        patch.setattr(score, "screen_jets", lambda *a, **o: next(blocks)(*a, **o))
+        blocks = iter([setflow.data.screen_events])
+        patch.setattr(score, "screen_events", lambda *a, **o: next(blocks)(*a, **o))
         with pytest.raises(StopIteration):
             run(*arguments)
     assert "seed was 0, is 1" in fails(capsys, *arguments, "--seed", 1)

@@ -16,7 +16,7 @@ import setflow
 from cli.shell import CONFIG, UNPHYSICAL, fails, run, write_jets
 from each import each
 from setflow.data import JetWriter
-from setflow.data.contexts import describe_context
+from setflow.data.contexts import context_texts
 from setflow.schema import RELATIVE_JET_UNITS, Feature
 from setflow.sets.batch import SetBatch
 from setflow.training import SetDataModule
@@ -317,7 +317,8 @@ def test_a_training_takes_what_a_context_says_of_its_conditions(folder):
     write_jets(Path("jets.h5"))
     with h5py.File("jets.h5", "r+") as file:
         file["context"] = np.column_stack([np.arange(200) % 2, np.linspace(1000, 1100, 200)])
-        describe_context(file["context"], held)
+        for name, texts in context_texts(held).items():
+            file["context"].attrs[name] = np.array(texts, dtype=h5py.string_dtype())
     configuration("class", "pt", train="jets.h5")
     run("fit", "--config", "classes.yaml", "--trainer.max_epochs", "1")
     flow = setflow.SetFlow.load("runs/classes/model")

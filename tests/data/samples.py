@@ -9,6 +9,7 @@ import torch
 
 from setflow.data.jets import JetSample
 from setflow.data.writing import JetWriter
+from setflow.schema import JETNET
 from setflow.sets.batch import SetBatch
 
 
@@ -25,7 +26,7 @@ def make_sample(n: int, objects: int = 30, seed: int = 0) -> JetSample:
     types = torch.randint(1, 9, (n, objects), generator=generator).to(torch.int8)
     types[~mask] = 99
     events = torch.arange(n) // 2 + 2**40
-    return JetSample(SetBatch(x, mask), jets, types, events)
+    return JetSample(SetBatch(x, mask), jets, JETNET, types, events)
 
 
 def write_sample(

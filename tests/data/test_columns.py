@@ -15,20 +15,20 @@ import torch
 
 from data.layouts import JET, JETS, PARTICLE, SLOTS, permuted, truth, write, wrong
 from each import each
-from setflow.data import JetWriter, read_header, read_jets, screen_jets
-from setflow.data.jets import JetSample
-from setflow.data.summary import summarize_jets
-from setflow.schema import JET_UNITS, RELATIVE_JET_UNITS
+from setflow.data import JetWriter, read_header, read_jets, screen_events
+from setflow.data.sample import EventSample
+from setflow.data.summary import summarize_events
+from setflow.schema import JET_UNITS, JETNET, RELATIVE_JET_UNITS
 
 
-def assert_true(sample: JetSample, rtol: float = 0.0) -> None:
+def assert_true(sample: EventSample, rtol: float = 0.0) -> None:
     particles, jets = truth()
-    assert np.array_equal(sample.particles.mask.numpy(), particles[..., 3] == 1)
-    np.testing.assert_allclose(sample.particles.x.numpy(), particles[..., :3], rtol=rtol)
-    np.testing.assert_allclose(sample.jets.numpy(), jets, rtol=rtol)
+    assert np.array_equal(sample.objects.mask.numpy(), particles[..., 3] == 1)
+    np.testing.assert_allclose(sample.objects.x.numpy(), particles[..., :3], rtol=rtol)
+    np.testing.assert_allclose(sample.event.numpy(), jets, rtol=rtol)
     assert sample.features == PARTICLE[:3]
-    assert sample.jet_features == JET
-    assert sample.jet_units == JET_UNITS
+    assert sample.event_features == JET
+    assert sample.event_units == JET_UNITS
 
 
 # --- the law ---
@@ -80,8 +80,8 @@ def test_how_a_file_is_laid_out_changes_no_number(
     sample = read_jets(path)
     assert_true(sample)
     monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
-    assert_true(screen_jets(path, max_objects=SLOTS).sample)
-    assert read_header(path).jet_units == JET_UNITS
+    assert_true(screen_events(path, JETNET, max_objects=SLOTS).sample)
+    assert read_header(path).event_units == JET_UNITS
 
 
 def test_features_come_in_the_order_asked_for(tmp_path: Path) -> None:
@@ -141,8 +141,7 @@ def test_known_units_are_converted_and_told(unit: str, factor: float, tmp_path: 
     told = rf"a\.h5: jet_features: pt from {unit} to GeV, mass from {unit} to GeV: converted"
     with pytest.warns(UserWarning, match=told):
         assert_true(read_jets(path), rtol=2e-7)
-    with pytest.warns(UserWarning, match=told):
-        assert read_header(path).jet_units == JET_UNITS
+    assert read_header(path).event_units == JET_UNITS  # as they are read, which tells it
 
 
 def test_degrees_are_converted_and_told(tmp_path: Path) -> None:
@@ -161,7 +160,7 @@ def test_a_conversion_is_told_once_for_a_file(tmp_path: Path) -> None:
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("default")
         for start in range(5):
-            screen_jets(path, start=start)
+            screen_events(path, start=start)
     assert len(told) == 1
 
 
@@ -254,9 +253,9 @@ def test_files_with_something_wrong_are_refused_with_what_it_is(
     path = wrong(tmp_path / "a.h5", kind)
     with pytest.raises(ValueError, match=message):
         read_jets(path)
-    reasons = screen_jets(path).reasons
+    reasons = screen_events(path).reasons
     assert len(reasons) >= JETS / 2
-    assert sum(summarize_jets(path).reasons.values()) == len(reasons)
+    assert sum(summarize_events(path).reasons.values()) == len(reasons)
 
 
 def test_an_empty_jet_needs_no_momentum(tmp_path: Path) -> None:
@@ -264,7 +263,7 @@ def test_an_empty_jet_needs_no_momentum(tmp_path: Path) -> None:
     particles[3], jets[3] = 0, 0
     assert int(read_jets(write(tmp_path / "a.h5", particles, jets)).particles.lengths[3]) == 0
     jets[3, 0] = -1
-    assert list(screen_jets(write(tmp_path / "a.h5", particles, jets)).reasons) == [3]
+    assert list(screen_events(write(tmp_path / "a.h5", particles, jets)).reasons) == [3]
 
 
 # --- jets without features ---
@@ -279,7 +278,7 @@ def test_a_file_without_jet_features_can_be_read(tmp_path: Path) -> None:
     assert torch.equal(sample.context(["num_particles"]), sample.jets)
     with pytest.raises(ValueError, match="no dataset 'jet_features' that could hold pt, on which"):
         read_jets(path, conditions=["pt", "num_particles"])
-    assert set(summarize_jets(path).ranges) == {"etarel", "phirel", "ptrel"}
+    assert set(summarize_events(path).ranges) == {"etarel", "phirel", "ptrel"}
 
 
 def test_a_misspelt_dataset_of_jets_is_not_taken_for_none(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import torch
 
 import setflow.data
 from data.samples import make_sample, write_sample
-from setflow.data.hdf5 import read_jets, screen_jets
+from setflow.data.hdf5 import read_jets, screen_events
 from setflow.data.jets import JetSample
 from setflow.schema import JET_UNITS
 from setflow.sets.batch import SetBatch
@@ -109,7 +109,7 @@ def test_rows_are_selected(jetnet: Callable[..., Path]) -> None:
     assert torch.equal(part.particles.x, whole.particles.x[2:7])
     assert torch.equal(part.jets, whole.jets[2:7])
     assert len(read_jets(jetnet(n=9), start=4, stop=4)) == 0
-    with pytest.raises(ValueError, match=r"holds 9 jets, rows 3 to 12 were asked for"):
+    with pytest.raises(ValueError, match=r"holds 9 events, rows 3 to 12 were asked for"):
         read_jets(jetnet(n=9), start=3, stop=12)
     with pytest.raises(ValueError, match="expected 0 <= start <= stop <= 9"):
         read_jets(jetnet(n=9), start=-1)
@@ -181,16 +181,14 @@ def test_a_sample_is_indexed_by_events(tmp_path: Path) -> None:
 
 def test_a_sample_refuses_shapes_that_do_not_belong_together() -> None:
     particles = SetBatch(torch.zeros(2, 5, 3), torch.ones(2, 5))
-    with pytest.raises(ValueError, match=r"jets has shape \(3, 4\), expected \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"event has shape \(3, 4\), expected \(2, 4\)"):
         JetSample(particles, torch.zeros(3, 4))
     with pytest.raises(ValueError, match=r"particle_type has shape \(2, 4\), expected \(2, 5\)"):
-        JetSample(particles, torch.zeros(2, 4), torch.zeros(2, 4))
-    with pytest.raises(
-        ValueError, match=r"particles.x has shape \(2, 5, 2\), expected \(2, 5, 3\)"
-    ):
+        JetSample(particles, torch.zeros(2, 4), particle_type=torch.zeros(2, 4))
+    with pytest.raises(ValueError, match=r"target has shape \(3,\), expected \(2,\)"):
+        JetSample(particles, torch.zeros(2, 4), target=torch.zeros(3))
+    with pytest.raises(ValueError, match=r"objects.x has shape \(2, 5, 2\), expected \(2, 5, 3\)"):
         JetSample(SetBatch(torch.zeros(2, 5, 2), torch.ones(2, 5)), torch.zeros(2, 4))
-    with pytest.raises(ValueError, match="jet_units has 1 entries, expected one for each of pt"):
-        JetSample(particles, torch.zeros(2, 4), jet_units=("GeV",))
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:
@@ -357,8 +355,8 @@ def test_a_file_that_says_it_was_not_finished(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="was not finished: complete=True, 5 rows of 6"):
         read_jets(path)
     with h5py.File(path, "a") as file:
-        file.attrs["layout_version"] = 2
-    with pytest.raises(ValueError, match="has layout version 2, this release reads up to 1"):
+        file.attrs["layout_version"] = 3
+    with pytest.raises(ValueError, match="has layout version 3, this release reads up to 2"):
         read_jets(path)
 
 
@@ -392,32 +390,34 @@ def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
     x[:, :2] = 0.1
     sample.particle_type[:, :2] = 1
     sample.jets[:, 3] = sample.particles.mask.sum(-1)
-    write_sample(path, replace(sample, particles=SetBatch(x, sample.particles.mask)))
+    write_sample(path, replace(sample, objects=SetBatch(x, sample.particles.mask)))
     clean = read_jets(path, with_types=True)
     key, index, value = MALFORMED[kind]
     bad = [3, 255, 256, 1000, 2099]
     with h5py.File(path, "r+") as file:
         for row in bad:
             file[key][row, *index] = value
-    screened = screen_jets(path, start=2, with_types=True)
-    assert sorted(screened.reasons) == [row - 2 for row in bad]
     with pytest.raises(ValueError, match="row 3, ") as caught:
         read_jets(path, with_types=True)
+    if kind == "type":  # which only who asks for it reads
+        assert not screen_events(path).reasons
+        return
+    screened = screen_events(path, start=2)
+    assert sorted(screened.reasons) == [row - 2 for row in bad]
     assert str(caught.value) == f"{path}: row 3, {screened.reasons[1]}"
     good = torch.tensor([row for row in range(2, 2100) if row not in bad])
     empty = torch.tensor(bad)
     for start, got in (
         (2, screened.sample),
-        (999, screen_jets(path, start=999, with_types=True).sample),
+        (999, screen_events(path, start=999).sample),
     ):
         some = good[good >= start]
-        assert torch.equal(got.particles.x[some - start], clean.particles.x[some])
-        assert torch.equal(got.particles.mask[some - start], clean.particles.mask[some])
-        assert torch.equal(got.jets[some - start], clean.jets[some])
-        assert torch.equal(got.particle_type[some - start], clean.particle_type[some])
+        assert torch.equal(got.objects.x[some - start], clean.particles.x[some])
+        assert torch.equal(got.objects.mask[some - start], clean.particles.mask[some])
+        assert torch.equal(got.event[some - start], clean.jets[some])
         there = empty[empty >= start] - start
-        assert not got.particles.mask[there].any()
-        for values in (got.particles.x, got.jets, got.particle_type):
+        assert not got.objects.mask[there].any()
+        for values in (got.objects.x, got.event):
             assert (values[there] == 0).all()
         assert torch.equal(got.event_number, clean.event_number[start:])
 
@@ -425,20 +425,20 @@ def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
 def test_screening_a_clean_file_is_reading_it(tmp_path: Path) -> None:
     path = write_sample(tmp_path / "a.h5", make_sample(50, objects=12))
     for options in ({}, {"start": 3, "stop": 40}, {"max_objects": 5}):
-        screened, read = screen_jets(path, **options), read_jets(path, **options)
+        screened, read = screen_events(path, **options), read_jets(path, **options)
         assert screened.reasons == {}
-        assert torch.equal(screened.sample.particles.x, read.particles.x)
-        assert torch.equal(screened.sample.particles.mask, read.particles.mask)
-        assert torch.equal(screened.sample.jets, read.jets)
-    with pytest.raises(ValueError, match=r"holds 50 jets, rows 0 to 51 were asked for"):
-        screen_jets(path, stop=51)
+        assert torch.equal(screened.sample.objects.x, read.particles.x)
+        assert torch.equal(screened.sample.objects.mask, read.particles.mask)
+        assert torch.equal(screened.sample.event, read.jets)
+    with pytest.raises(ValueError, match=r"holds 50 events, rows 0 to 51 were asked for"):
+        screen_events(path, stop=51)
 
 
 def test_a_row_has_the_reason_that_is_found_first(jetnet: Callable[..., Path]) -> None:
     particles, jets = _contents(jetnet())
     particles[2, 0, 0], particles[2, 1, 3], jets[2, 0], jets[4, 1] = np.nan, 7, np.nan, np.nan
     path = jetnet(particle_features=particles, jet_features=jets)
-    reasons = screen_jets(path).reasons
+    reasons = screen_events(path).reasons
     assert list(reasons) == [2, 4]
     assert reasons[2] == "particle 1, column 'mask' holds 7.0, expected 1 (real) or 0 (padding)"
     assert reasons[4] == "column 'eta' of jet_features holds nan; expected a finite value"
@@ -446,7 +446,7 @@ def test_a_row_has_the_reason_that_is_found_first(jetnet: Callable[..., Path]) -
 
 def test_a_file_without_the_layout_is_not_screened(jetnet: Callable[..., Path]) -> None:
     with pytest.raises(ValueError, match="no dataset 'particle_features'"):
-        screen_jets(jetnet(particle_features=None))
+        screen_events(jetnet(particle_features=None))
 
 
 def test_importing_the_package_does_not_import_h5py() -> None:

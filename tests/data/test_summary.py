@@ -10,7 +10,7 @@ import pytest
 
 from cli.shell import write_jets
 from setflow.data import read_jets, summary
-from setflow.data.summary import summarize_jets
+from setflow.data.summary import summarize_events
 
 
 @pytest.mark.parametrize("block", [7, 4096])
@@ -22,7 +22,7 @@ def test_ranges_are_those_of_the_real_particles_whatever_the_blocks(tmp_path, mo
         particles = file["particle_features"][:]
         particles[particles[..., 3] == 0, :3] = 1e30  # what stands in the padding is not looked at
         file["particle_features"][:] = particles
-    found, jets = summarize_jets(path), read_jets(path)
+    found, jets = summarize_events(path), read_jets(path)
     x = jets.particles.x[jets.particles.mask]
     for column, name in enumerate(("etarel", "phirel", "ptrel")):
         unit, low, high = found.ranges[name]
@@ -44,7 +44,7 @@ def test_rows_that_cannot_be_read_are_counted_and_left_out(tmp_path):
         particles = file["particle_features"][:]
         particles[4, 0] = [np.nan, 0, 1e9, 1]
         file["particle_features"][:] = particles
-    found = summarize_jets(path)
+    found = summarize_events(path)
     ((reason, count),) = found.reasons.items()
     assert "etarel" in reason
     assert count == 1
@@ -57,7 +57,7 @@ def test_a_file_without_particles_has_no_ranges(tmp_path, jets):
     with h5py.File(path, "w") as file:
         file["particle_features"] = np.zeros((jets, 4, 4), np.float32)
         file["jet_features"] = np.float32([[1, 1, 1, 0]] * jets).reshape(jets, 4)
-    found = summarize_jets(path)
+    found = summarize_events(path)
     assert (found.least, found.most) == (0, 0)
     assert math.isnan(found.ranges["etarel"][1])
     assert math.isnan(found.ranges["pt"][1]) == (jets == 0)

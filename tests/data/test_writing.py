@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from data.samples import make_sample, write_sample
-from setflow.data.hdf5 import read_jets, screen_jets
+from setflow.data.hdf5 import read_jets, screen_events
 from setflow.data.header import read_header
 from setflow.data.writing import JetWriter
 from setflow.schema import RELATIVE_JET_UNITS
@@ -86,7 +86,7 @@ def test_attributes_say_names_units_and_completeness(tmp_path: Path) -> None:
         assert file.attrs["complete"]
         assert file.attrs["n"] == 10
     header = read_header(path)
-    assert (header.n, header.objects, header.jet_units) == (10, 30, RELATIVE_JET_UNITS)
+    assert (header.n, header.objects, header.event_units) == (10, 30, RELATIVE_JET_UNITS)
     assert header.attributes == {"model": "tops", "seed": 3}
     assert header.keys == ("particle_features", "jet_features", "particle_type", "event_number")
     assert read_jets(path).jet_units == RELATIVE_JET_UNITS
@@ -173,7 +173,7 @@ def test_slots_beyond_the_file_must_be_padding(tmp_path: Path) -> None:
 def test_what_the_writer_refuses(tmp_path: Path) -> None:
     particles, jets = SetBatch(torch.ones(2, 3, 3), torch.ones(2, 3)), torch.full((2, 4), 3.0)
     with JetWriter(tmp_path / "a.h5", objects=3) as writer:
-        with pytest.raises(ValueError, match=r"jets has shape \(1, 4\), expected \(2, 4\)"):
+        with pytest.raises(ValueError, match=r"event has shape \(1, 4\), expected \(2, 4\)"):
             writer.write(particles, jets[:1])
         with pytest.raises(ValueError, match=r"event_number is given, .*with_events=False"):
             writer.write(particles, jets, event_number=torch.zeros(2))
@@ -184,7 +184,7 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
                 writer.write(SetBatch(x, particles.mask), jets)
         with pytest.raises(ValueError, match="row 0, column 'eta' of jet_features holds inf"):
             writer.write(particles, torch.tensor([[1.0, torch.inf, 1.0, 1.0]] * 2))
-        with pytest.raises(ValueError, match=r"mask of shape \(3,\), expected \(b, M\)"):
+        with pytest.raises(ValueError, match=r"mask has shape \(3,\), expected \(b, M\)"):
             writer.write(particles[0], jets[0])
         assert writer.n == 0
     with (
@@ -294,7 +294,7 @@ def test_a_sample_is_written_whatever_it_holds_and_counted(tmp_path: Path) -> No
         assert np.array_equal(
             file["particle_features"][:, :, 2][mask == 1], x[..., 2][mask == 1], equal_nan=True
         )
-    assert sorted(screen_jets(tmp_path / "a.h5").reasons) == [0, 1, 2, 3]
+    assert sorted(screen_events(tmp_path / "a.h5").reasons) == [0, 1, 2, 3]
     kept = read_jets(tmp_path / "a.h5", stop=3, keep_unphysical=True)
     assert torch.equal(kept.particles.x[mask[:3] == 1], x[:3][mask[:3] == 1])
     with pytest.raises(ValueError, match="row 3, particle 2, column 'ptrel' holds nan"):

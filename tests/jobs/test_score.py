@@ -23,7 +23,7 @@ import yaml
 
 import setflow
 from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
-from setflow.data.hdf5 import screen_jets
+from setflow.data.hdf5 import screen_events
 from setflow.jobs import missing
 from setflow.jobs import score as scoring
 from setflow.jobs.identity import described
@@ -213,6 +213,8 @@ def test_attributes_say_what_it_is_and_how_it_came_about(tmp_path: Path, data: P
         "data_sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
         "events": 3,
         "cut_to": 5,
+        "kept": "the 5 particles of a jet with the largest ptrel",
+        "rows": "jets",
         "solver": "Euler(steps=2)",
         "seed": 7,
         "device": "cpu",
@@ -381,7 +383,7 @@ def test_a_density_that_is_not_finite_is_no_score(
     monkeypatch.setattr(flow, "log_prob_terms", broken)
     got = score(flow, data, tmp_path / "t.h5")
     for row in (3, 5):
-        assert got["reason"][row].startswith("the log-density is not finite: the jet lies")
+        assert got["reason"][row].startswith("the log-density is not finite: it lies")
     assert np.isnan(got["log_prob"][[3, 5]]).all()
     rest = np.setdiff1d(np.arange(ROWS), [3, 5])
     assert np.array_equal(got["log_prob"][rest], clean["log_prob"][rest])
@@ -423,7 +425,7 @@ def test_blocks_change_nothing(
 
 
 def interrupted(after: int, error: type[BaseException]) -> Callable[..., Any]:
-    """A `screen_jets` that raises in the block after so many."""
+    """A `screen_events` that raises in the block after so many."""
     blocks = 0
 
     def screen(*arguments: Any, **options: Any) -> Any:
@@ -431,7 +433,7 @@ def interrupted(after: int, error: type[BaseException]) -> Callable[..., Any]:
         if blocks == after:
             raise error("in the middle")
         blocks += 1
-        return setflow.data.screen_jets(*arguments, **options)
+        return setflow.data.screen_events(*arguments, **options)
 
     return screen
 
@@ -447,7 +449,7 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
     options = {"estimator": estimator, "seed": 4}
     score(flow, data, tmp_path / "whole.h5", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_jets", interrupted(after, error))
+        patch.setattr(scoring, "screen_events", interrupted(after, error))
         with pytest.raises(error, match="in the middle"):
             score(flow, data, tmp_path / "s.h5", **options)
     assert not (tmp_path / "s.h5").exists()
@@ -456,7 +458,9 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
         assert not file.attrs["complete"]
         assert np.isnan(file["log_prob"][5 * after :]).all()
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_jets", interrupted(5 - after, RuntimeError))  # so many left
+        patch.setattr(
+            scoring, "screen_events", interrupted(5 - after, RuntimeError)
+        )  # so many left
         score(flow, data, tmp_path / "s.h5", **options)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert names(tmp_path) == ["jets.h5", "s.h5", "whole.h5"]
@@ -469,7 +473,7 @@ def test_interrupted_after_each_block_it_still_gives_the_same_bits(
     expected = score(flow, data, tmp_path / "whole.h5", estimator=HUTCHINSON)
     for _ in range(5):
         with monkeypatch.context() as patch:
-            patch.setattr(scoring, "screen_jets", interrupted(1, InterruptedError))
+            patch.setattr(scoring, "screen_events", interrupted(1, InterruptedError))
             with suppress(InterruptedError):
                 score(flow, data, tmp_path / "s.h5", estimator=HUTCHINSON)
     assert_same_bits(read(tmp_path / "s.h5"), expected)
@@ -482,7 +486,7 @@ torch.set_default_dtype(torch.float64)
 from jobs import test_score as t
 from setflow.jobs import score as scoring
 scoring.BLOCK_ROWS["cpu"] = 1
-screen, blocks = scoring.screen_jets, 0
+screen, blocks = scoring.screen_events, 0
 def slow(*arguments, **options):
     global blocks
     blocks += 1
@@ -491,7 +495,7 @@ def slow(*arguments, **options):
     if blocks == 2:
         print("begun", flush=True)
     return screen(*arguments, **options)
-scoring.screen_jets = slow
+scoring.screen_events = slow
 t.score(t.make_flow(), {data!r}, t.Path({out!r}), estimator=t.HUTCHINSON)
 """
 
@@ -513,7 +517,7 @@ def test_a_kill_loses_a_block_at_most(
         assert file.attrs["n"] == 8
     monkeypatch.setitem(scoring.BLOCK_ROWS, "cpu", 1)
     expected = score(make_flow(), data, tmp_path / "whole.h5", estimator=HUTCHINSON)
-    monkeypatch.setattr(scoring, "screen_jets", interrupted(ROWS - 8, RuntimeError))
+    monkeypatch.setattr(scoring, "screen_events", interrupted(ROWS - 8, RuntimeError))
     assert_same_bits(score(make_flow(), data, out, estimator=HUTCHINSON), expected)
 
 
@@ -540,7 +544,7 @@ def test_kills_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def begun(tmp_path: Path, data: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A call that was interrupted after ten rows; returns what it left."""
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_jets", interrupted(2, RuntimeError))
+        patch.setattr(scoring, "screen_events", interrupted(2, RuntimeError))
         with pytest.raises(RuntimeError, match="in the middle"):
             score(make_flow(), data, tmp_path / "s.h5")
     return tmp_path / "s.h5.part"
@@ -638,9 +642,9 @@ def test_nothing_of_a_beginning_changes_but_its_values(
 
     def looked_at(*arguments: Any, **options: Any) -> Any:
         contents.append((tmp_path / "s.h5.part").read_bytes())
-        return setflow.data.screen_jets(*arguments, **options)
+        return setflow.data.screen_events(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "screen_jets", looked_at)
+    monkeypatch.setattr(scoring, "screen_events", looked_at)
     score(make_flow(), data, tmp_path / "s.h5")
     before, after = contents[0], (tmp_path / "s.h5").read_bytes()
     with h5py.File(tmp_path / "s.h5") as file:
@@ -673,9 +677,9 @@ def test_what_another_process_has_begun_is_not_published(
         other = tmp_path / "other"
         other.write_text("of another process")
         os.replace(other, tmp_path / "s.h5.part")
-        return setflow.data.screen_jets(*arguments, **options)
+        return setflow.data.screen_events(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "screen_jets", replaced)
+    monkeypatch.setattr(scoring, "screen_events", replaced)
     with pytest.raises(OSError, match="in use by another process"):
         score(make_flow(), data, tmp_path / "s.h5")
     assert names(tmp_path) == ["jets.h5", "s.h5.part"]
@@ -685,7 +689,7 @@ def test_what_another_process_has_begun_is_not_published(
 def test_an_error_in_the_first_block_leaves_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "screen_jets", interrupted(0, RuntimeError))
+    monkeypatch.setattr(scoring, "screen_events", interrupted(0, RuntimeError))
     with pytest.raises(RuntimeError, match="in the middle"):
         score(make_flow(), data, tmp_path / "s.h5")
     assert names(tmp_path) == ["jets.h5"]
@@ -762,9 +766,9 @@ def test_data_and_model_that_do_not_fit(tmp_path: Path, data: Path) -> None:
     refused(make_flow(), tmp_path / "no.h5", out, FileNotFoundError, "no.h5 does not exist")
     refused(make_flow(("charge",)), data, out, ValueError, "jet_features has no column 'charge'")
     other = setflow.SetFlow(make_flow().field, features=("px", "py", "pz"))
-    refused(other, data, out, ValueError, "no column 'px', .* of JetNet: etarel, phirel, ptrel")
-    refused(make_flow(), data, out, ValueError, "holds 23 jets, events=24", events=24)
-    refused(make_flow(), data, out, ValueError, "holds 23 jets, events=-1", events=-1)
+    refused(other, data, out, ValueError, "no column 'px', .* of its layout: etarel, phirel, ptrel")
+    refused(make_flow(), data, out, ValueError, "holds 23 jets, and 24 of them", events=24)
+    refused(make_flow(), data, out, ValueError, "holds 23 jets, and -1 of them", events=-1)
     sample = read_jets(data)
     relative = tmp_path / "relative.h5"
     with JetWriter(relative, objects=SLOTS, jet_units=RELATIVE_JET_UNITS) as writer:
@@ -811,11 +815,11 @@ def test_the_missing_mass_is_told(tmp_path, data, conditions, numbers, monkeypat
     assert told["missing_mass_events"] == 60
     assert 0.01 < told["missing_mass_standard_error"] < 0.1
     assert "smallest training value of ptrel" in told["missing_mass_meaning"]
-    jets = screen_jets(data, max_objects=LARGEST if numbers else None)
+    jets = screen_events(data, max_objects=LARGEST if numbers else None)
     good = [row for row in range(len(jets.sample)) if row not in jets.reasons]
     rows = torch.tensor(good).repeat(60)[:60]
     c = jets.sample.context(conditions)[rows] if conditions else None
-    lengths = None if numbers else jets.sample.particles.lengths[rows]
+    lengths = None if numbers else jets.sample.objects.lengths[rows]
     expected = missing_mass(flow, 60, c, lengths=lengths, seed=0)
     assert told["missing_mass"] == expected.mass
     note = missing.missing_note(tmp_path / "s.h5")

@@ -198,10 +198,10 @@ def test_the_note_gives_two_digits_of_the_spread():
     _, (_, reference) = both()
     floor = truth_floor(reference, 100, 100, pairs=2, generator=torch.Generator().manual_seed(0))
     floor.mean["w1m"], floor.spread["w1m"] = 1.234e-3, 0.234e-3
-    note = figures._note("mass", {"w1m": 2.347e-3}, floor)
+    note = figures.note_of("mass", METRICS, {"w1m": 2.347e-3}, floor)
     assert note.startswith(r"$W_1$ = 2.35 $\times\, 10^{-3}$, floor (1.23 $\pm$ 0.23)")
     floor.spread["w1m"] = 0.0
-    assert "2.347" in figures._note("mass", {"w1m": 2.347e-3}, floor)
+    assert "2.347" in figures.note_of("mass", METRICS, {"w1m": 2.347e-3}, floor)
 
 
 def odd_samples():

@@ -344,7 +344,7 @@ def test_samples_that_cannot_be_compared_are_refused():
         ((usual, empty), "W1 of etarel"),
         ((usual[:0], usual), "no jet"),
         ((broken, usual), "etarel is not finite in 1 of 10 jets"),
-        ((SetBatch(usual.x[0], usual.mask[0]), usual), r"expected jets \(n, N\)"),
+        ((SetBatch(usual.x[0], usual.mask[0]), usual), r"expected \(n, N\)"),
         ((usual, usual[:1]), "has 1 jets"),
     ):
         with pytest.raises(ValueError, match=match):

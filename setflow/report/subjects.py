@@ -1,0 +1,158 @@
+"""What a comparison is of, jets or other sets: their names, what is measured, and the controls.
+
+`setflow.report.page` compares whatever it gets by one procedure; what differs between jets and sets
+of other features is here.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from setflow.physics.controls import shuffle_particles, swap_ptrel
+from setflow.physics.kinematics import hardest_first
+from setflow.physics.metrics import METRICS, Floor, Measured, Metric, observables
+from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
+from setflow.schema import EVENT_WORDS, JET_WORDS, JETNET, Feature, Schema, Words, kept_objects
+from setflow.sets.batch import SetBatch
+
+__all__ = ["Jets", "Sets", "Subject"]
+
+
+class Subject(ABC):
+    """What a comparison is of.
+
+    Attributes:
+        words: what events and objects are called.
+        features: the features of an object.
+        metrics: the metrics, in the order of the report.
+        swapped: what the second control swaps, in words.
+    """
+
+    words: ClassVar[Words]
+    features: Sequence[Feature]
+    metrics: tuple[Metric, ...]
+    swapped: str
+
+    @abstractmethod
+    def kept(self, columns: int) -> str:
+        """Return which objects are compared where events are cut, in words."""
+
+    @abstractmethod
+    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
+        """Return events with so many slots, their real objects first."""
+
+    @abstractmethod
+    def measured(self, batch: SetBatch) -> Measured:
+        """Return the observables of events that are cut."""
+
+    @abstractmethod
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
+        """Return the reference shuffled and swapped, cut to so many slots."""
+
+    @abstractmethod
+    def draw(
+        self,
+        folder: Path,
+        batches: tuple[SetBatch, SetBatch],
+        measured: tuple[Measured, Measured],
+        values: dict[str, float],
+        floor: Floor,
+    ) -> list[str]:
+        """Write the pictures of generated and reference events; return the names of the files."""
+
+
+class Jets(Subject):
+    """Jets of particles (etarel, phirel, ptrel)."""
+
+    words = JET_WORDS
+    features = JETNET.objects
+    metrics = METRICS
+    swapped = "ptrel"
+
+    def kept(self, columns: int) -> str:
+        return f"the {columns} hardest particles of a jet, those with the largest ptrel"
+
+    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
+        return SetBatch(*hardest_first(batch.x, batch.mask, columns), weight=batch.weight)
+
+    def measured(self, batch: SetBatch) -> Measured:
+        return observables(batch.x, batch.mask, batch.weight)
+
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
+        cut = self.cut(reference, columns)
+        shuffled = shuffle_particles(cut.x, cut.mask, _generator(seed))
+        swapped = swap_ptrel(reference.x, reference.mask, _generator(seed))
+        weight = reference.weight
+        swapped_too = self.cut(SetBatch(*swapped, weight=weight), columns)
+        return SetBatch(*shuffled, weight=weight), swapped_too
+
+    def draw(
+        self,
+        folder: Path,
+        batches: tuple[SetBatch, SetBatch],
+        measured: tuple[Measured, Measured],
+        values: dict[str, float],
+        floor: Floor,
+    ) -> list[str]:
+        from setflow.report.figures import write_plots  # numbers alone need no mplhep
+
+        return write_plots(folder, *batches, *measured, values, floor)
+
+
+class Sets(Subject):
+    """Sets of any features.
+
+    Arguments:
+        schema: the features of an object, numbers on a line, and the feature by which the largest
+            are kept where events are cut.
+        reference: all events of the reference, which give the scales.
+    """
+
+    words = EVENT_WORDS
+    swapped = "each feature but the first"
+
+    def __init__(self, schema: Schema, reference: SetBatch) -> None:
+        self.features, self._schema = tuple(schema.objects), schema
+        self._measure = SetMeasure.of(self.features, reference)
+        self.metrics = self._measure.metrics
+
+    def kept(self, columns: int) -> str:
+        return kept_objects(self._schema, columns)
+
+    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
+        by = torch.zeros(batch.mask.shape, device=batch.x.device)
+        if self._schema.order_by is not None:
+            by = -batch.x[..., self._schema.generated.index(self._schema.order_by)]
+        by = torch.where(batch.mask, by, torch.inf)
+        order = by.argsort(dim=1, stable=True)[:, :columns]
+        x = batch.x.gather(1, order[..., None].expand(*order.shape, batch.x.shape[-1]))
+        return SetBatch(x, batch.mask.gather(1, order), weight=batch.weight)
+
+    def measured(self, batch: SetBatch) -> Measured:
+        return self._measure(batch)
+
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
+        shuffled = shuffle_objects(self.cut(reference, columns), _generator(seed))
+        swapped = swap_features(reference, _generator(seed))
+        return shuffled, self.cut(swapped, columns)
+
+    def draw(
+        self,
+        folder: Path,
+        batches: tuple[SetBatch, SetBatch],
+        measured: tuple[Measured, Measured],
+        values: dict[str, float],
+        floor: Floor,
+    ) -> list[str]:
+        from setflow.report.set_figures import write_set_plots
+
+        return write_set_plots(folder, self._schema, batches, measured, values, floor)
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
