@@ -37,7 +37,7 @@ def flow() -> setflow.SetFlow:
     torch.manual_seed(0)
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
     scaler, cardinality = (
-        Standardizer(3, mean=[0, 0, 0.5], std=[1, 1, 0.05]),
+        Standardizer(3, mean=[0, 0, 0.5], std=[1, 0.3, 0.05]),
         setflow.EmpiricalCardinality(counts=[1] * 5),
     )
     return setflow.SetFlow(field, scaler=scaler, cardinality=cardinality)
