@@ -22,6 +22,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from yaml import YAMLError, safe_dump, safe_load
 
+from setflow.cli.endings import warn
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
 from setflow.data.header import read_header
@@ -32,7 +33,7 @@ from setflow.model.compiled import compile_field
 from setflow.model.encoding import context_columns
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
-from setflow.schema import Positive, words_of
+from setflow.schema import Positive, left_out_of, words_of
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 from setflow.training.conditions import described, features_of
@@ -131,6 +132,8 @@ def _fit(argv: Sequence[str], command: str) -> FitResult:
     if checkpoint is not None:
         _require_same_model(checkpoint, cli.model)  # it also holds the statistics
     _require_room(cli.model.flow, cli.datamodule)
+    if (told := left_out_of(cli.model.flow.schema)) is not None:
+        warn(told)
     if checkpoint is None and cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
         _widen_range(cli.model.flow, cli.datamodule.train_events)

@@ -94,7 +94,7 @@ def _several(given: str, inside: Sequence[Path]) -> Iterator[Line]:
 def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.jobs.contexts import context_options
     from setflow.model.model import SetFlow
-    from setflow.schema import Category
+    from setflow.schema import Category, words_of
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
@@ -129,15 +129,15 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     for number, line in enumerate(lines or ["not told, neither by the manifest nor by the card"]):
         yield "" if number else "training", line
     yield "sampling", "50 steps of midpoint, 100 evaluations of the field, unless --steps is given"
-    name = shlex.quote(given)
+    name, made = shlex.quote(given), f"{words_of(flow.features).events}.h5"
     if flow.conditions or flow.cardinality is None:
         train = (training or {}).get("train", {}).get("file", "JETS.h5")
         told = shlex.join(context_options(flow, train) or ("--like", train))
-        yield "next", f"setflow sample {name} {told} --out jets.h5"
+        yield "next", f"setflow sample {name} {told} --out {made}"
     else:
-        yield "next", f"setflow sample {name} --events 10000 --out jets.h5"
+        yield "next", f"setflow sample {name} --events 10000 --out {made}"
     if (reference := held_out(path)) is not None:
-        yield "next", f"setflow evaluate jets.h5 {reference} --out report"
+        yield "next", f"setflow evaluate {made} {reference} --out report"
 
 
 def _of_card(path: Path) -> list[str]:

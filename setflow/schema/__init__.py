@@ -30,7 +30,14 @@ from setflow.schema.kinds import (
     Real,
     kind_of,
 )
-from setflow.schema.words import EVENT_WORDS, JET_WORDS, Words, kept_objects, words_of
+from setflow.schema.words import (
+    EVENT_WORDS,
+    JET_WORDS,
+    Words,
+    kept_objects,
+    left_out_of,
+    words_of,
+)
 
 __all__ = [
     "DATASETS",
@@ -59,6 +66,7 @@ __all__ = [
     "axis_label",
     "kept_objects",
     "kind_of",
+    "left_out_of",
     "names",
     "schema_of",
     "words_of",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from setflow.schema.features import Schema
 from setflow.schema.jets import JETNET
 
-__all__ = ["EVENT_WORDS", "JET_WORDS", "Words", "kept_objects", "words_of"]
+__all__ = ["EVENT_WORDS", "JET_WORDS", "Words", "kept_objects", "left_out_of", "words_of"]
 
 
 class Words(NamedTuple):
@@ -54,3 +54,15 @@ def kept_objects(schema: Schema, n: int) -> str:
     if by is None:
         return f"the first {n} {words.objects} of {words.an_event} in the file"
     return f"the {n} {words.objects} of {words.an_event} with the largest {by}"
+
+
+def left_out_of(schema: Schema) -> str | None:
+    """Return the line that says what a model leaves out, or None if it is nothing.
+
+    >>> left_out_of(Schema.from_node({"objects": ["x", {"name": "phi", "kind": "angle"}]}))
+    'a model leaves out what it does not generate yet: phi (angle)'
+    """
+    if not schema.left_out:
+        return None
+    told = ", ".join(f"{name} ({schema.object(name).kind})" for name in schema.left_out)
+    return f"a model leaves out what it does not generate yet: {told}"

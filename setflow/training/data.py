@@ -16,7 +16,7 @@ from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.random import derive
-from setflow.schema import Category, Feature, Schema, names, schema_of
+from setflow.schema import Category, Feature, Schema, names, schema_of, words_of
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import features_of
@@ -218,9 +218,10 @@ class SetDataModule(LightningDataModule):
         assert self._train is not None
         assert self._val is not None
         val = {} if self.val_files is None else files_facts(self.val_files)
+        what = words_of(self.features).events
         facts: dict[str, Any] = {
-            "train": {**files_facts(self.train_files), "jets": len(self._train)},
-            "validation": {**val, "jets": len(self._val)},
+            "train": {**files_facts(self.train_files), what: len(self._train)},
+            "validation": {**val, what: len(self._val)},
             "batch_size": self.batch_size,
             "max_objects": self.max_objects,
         }

@@ -25,7 +25,7 @@ from setflow.fields.transformer import TransformerField
 from setflow.model.encoding import context_columns
 from setflow.model.model import SetFlow
 from setflow.random import derive
-from setflow.schema import Feature, Schema, names, schema_of
+from setflow.schema import Feature, Schema, left_out_of, names, schema_of
 from setflow.sets.batch import SetBatch, listed
 from setflow.training.data import PlacedBatch, event_loader, held_out, normalised
 from setflow.training.export import BestModel
@@ -174,11 +174,10 @@ def _schema(given: GivenSchema, data: SetBatch, conditions: Sequence[str]) -> Sc
 
 def _generated(data: SetBatch, schema: Schema) -> SetBatch:
     """Return events with those features alone that a model can generate."""
-    left_out = schema.left_out
-    if not left_out:
+    told = left_out_of(schema)
+    if told is None:
         return data
-    kinds = ", ".join(f"{name} ({schema.object(name).kind})" for name in left_out)
-    warnings.warn(f"left out, since a model does not generate them: {kinds}", stacklevel=3)
+    warnings.warn(told, stacklevel=3)
     listed_there = names(schema.objects)
     x = data.x[..., [listed_there.index(name) for name in schema.generated]]
     return SetBatch(x, data.mask, data.c, data.weight)

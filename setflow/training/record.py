@@ -139,7 +139,8 @@ def _count(number: float, what: str, plural: str = "s") -> str:
 
 
 def _data_lines(facts: Mapping[str, Any], use: str, held_out_of: str) -> list[str]:
-    number = f"{facts['jets']:,} jets for {use}"
+    what = "events" if "events" in facts else "jets"
+    number = f"{facts[what]:,} {what} for {use}"
     if "files" in facts:
         listed = "; ".join(map(_file_line, facts["files"]))
         return [f"{number}, of {_count(len(facts['files']), 'file')}: {listed}"]

@@ -50,6 +50,9 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     assert "next: setflow fit --config CONFIG.yaml --data.train rings.h5 --name NAME" in out
 
     run("fit", "--config", "config.yaml")
+    out, err = capsys.readouterr()
+    told = " ".join(err.split())
+    assert told.count("does not generate yet: phi (angle), side (category(left, right))") == 1
     model = "runs/tiny/model"
     flow = setflow.SetFlow.load(model)
     assert flow.features == FIVE
@@ -59,8 +62,11 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     ]  # fmt: skip
     x, mask, _ = make_rings(200)
     assert flow.scaler.mean[0].item() == pytest.approx(x[mask][:, 0].mean(), abs=1.0)
-    out = capsys.readouterr().out
     assert "--out runs/tiny/events.h5" in out
+    run("info", model)
+    out = " ".join(capsys.readouterr().out.split())
+    assert " events for training: `rings.h5`" in out
+    assert "next: setflow sample runs/tiny/model --events 10000 --out events.h5" in out
 
     run("sample", model, "--events", 150, "--steps", 2, "--out", "new.h5")
     assert "150 events" in capsys.readouterr().out
