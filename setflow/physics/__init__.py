@@ -5,6 +5,13 @@ module of the substructure.
 """
 
 from setflow.physics.controls import shuffle_particles, swap_ptrel
+from setflow.physics.efps import (
+    EFP_GRAPHS,
+    W1EFP_GRAPHS,
+    d2,
+    d2_of_efps,
+    energy_flow_polynomials,
+)
 from setflow.physics.kinematics import (
     delta_phi,
     hardest_first,
@@ -25,18 +32,23 @@ from setflow.physics.metrics import (
     truth_floor,
     w1,
 )
-from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21
+from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21, tau32
 
 __all__ = [
+    "EFP_GRAPHS",
     "JET_OBSERVABLES",
     "METRICS",
     "PARTICLE_OBSERVABLES",
+    "W1EFP_GRAPHS",
     "Floor",
     "Metric",
     "Observables",
+    "d2",
+    "d2_of_efps",
     "delta_phi",
     "distances",
     "energy_flow_polynomial",
+    "energy_flow_polynomials",
     "hardest_first",
     "jet_eta",
     "jet_features",
@@ -47,6 +59,7 @@ __all__ = [
     "shuffle_particles",
     "swap_ptrel",
     "tau21",
+    "tau32",
     "truth_floor",
     "w1",
 ]
