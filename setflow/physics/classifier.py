@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setflow.physics.protocols import Estimate
-from setflow.physics.samples import Sample
+from setflow.physics.samples import Sample, require_equal_jets
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real
 
@@ -111,11 +111,7 @@ def auc(real: Array, generated: Array) -> Estimate:
 
 def _parts(real: Sample, generated: Sample, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Return, to train, to stop and to judge, which real and which generated jets are taken."""
-    if real.observables.weight is not None or generated.observables.weight is not None:
-        raise ValueError(
-            "the jets have weights, expected jets that count equally; draw jets in proportion to "
-            "their weights first"
-        )
+    require_equal_jets(real, generated)
     split = Split.of(min(len(real), len(generated)))
     rng = np.random.default_rng(seed)
     orders = [torch.from_numpy(rng.permutation(len(side))) for side in (real, generated)]

@@ -47,7 +47,8 @@ def kpd(
         size: the number of jets of each.
         seed: the seed of the first; each next one has 1000 more, as in the package.
 
-    `"whole"` takes all pairs, n^2 + n m + m^2 of them, in tables of bounded memory. Its error is
+    `"whole"` takes all pairs, n^2 + n m + m^2 of them, in tables of bounded memory: a second of one
+    core for 5,000 jets on each side, a hundred times that for 50,000. Its error is
     that of the jackknife, from the mean kernel of each jet with all others; between samples of one
     truth, where the variance is all of second order, it is too large by a factor of about 1.4.
 
@@ -76,9 +77,14 @@ def kpd(
     return Estimate(float(np.median(values)), float(high - low) / 2)
 
 
-def _kernel_sums(x: Tensor, y: Tensor) -> Tensor:
-    """Return the sum of k(x_i, y_j) over j, with shape `(n,)`."""
-    return torch.cat([_kernel(rows @ y.T, x.shape[1]).sum(-1) for rows in torch.split(x, _ROWS)])
+def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the sums of k(x_i, y_j) over j, with shape `(n,)`, and over i, with shape `(m,)`."""
+    over_y, over_x = [], y.new_zeros(len(y))
+    for rows in torch.split(x, _ROWS):
+        table = _kernel(rows @ y.T, x.shape[1])
+        over_y.append(table.sum(-1))
+        over_x += table.sum(0)
+    return torch.cat(over_y), over_x
 
 
 def _kernel(products: Tensor, features: int) -> Tensor:
@@ -87,9 +93,10 @@ def _kernel(products: Tensor, features: int) -> Tensor:
 
 def _discrepancy(x: Tensor, y: Tensor) -> Estimate:
     n, m, features = len(x), len(y), x.shape[1]
-    own_x = (_kernel_sums(x, x) - _kernel((x * x).sum(-1), features)) / (n - 1)
-    own_y = (_kernel_sums(y, y) - _kernel((y * y).sum(-1), features)) / (m - 1)
-    cross_x, cross_y = _kernel_sums(x, y) / m, _kernel_sums(y, x) / n
+    own_x = (_kernel_sums(x, x)[0] - _kernel((x * x).sum(-1), features)) / (n - 1)
+    own_y = (_kernel_sums(y, y)[0] - _kernel((y * y).sum(-1), features)) / (m - 1)
+    over_y, over_x = _kernel_sums(x, y)
+    cross_x, cross_y = over_y / m, over_x / n
     value = own_x.mean() + own_y.mean() - 2 * cross_x.mean()
     variance = 4 * (own_x - cross_x).var() / n + 4 * (own_y - cross_y).var() / m
     return Estimate(float(value), float(variance.sqrt()))

@@ -19,7 +19,7 @@ from setflow.physics.classifier import transformer_auc, trees_auc
 from setflow.physics.frechet import fpd
 from setflow.physics.kernel import kpd
 from setflow.physics.protocols import Estimate, check_protocol
-from setflow.physics.samples import Sample, w1_estimates
+from setflow.physics.samples import Sample, require_equal_jets, w1_estimates
 from setflow.physics.transport import coverage_and_mmd
 
 __all__ = ["FAST_MEASURES", "MEASURES", "fidelity", "fidelity_floor"]
@@ -41,7 +41,9 @@ _MEASURES: dict[str, _Measure] = {
         real, generated, protocol, seed=seed
     ),
     "transformer": lambda real, generated, _, seed: {
-        "auc_transformer": transformer_auc(real, generated, seeds=(seed, seed + 1))
+        "auc_transformer": transformer_auc(
+            real, generated, seeds=(seed, seed + 1), device=real.x.device
+        )
     },
 }
 
@@ -69,12 +71,13 @@ def fidelity(
         generated: what is compared with it.
         protocol: `"whole"`, or `"jetnet"` for numbers that compare with published ones; see
             `setflow.physics.protocols`. The classifiers have no published one and take `"whole"`.
-        measures: which of `MEASURES`.
+        measures: which of `MEASURES`; the transformer trains on the device of the jets.
         seed: the seed of draws, splits and trainings.
 
     Raises:
         ImportError: if a package of the extra `metrics` is missing.
-        ValueError: if there is no such protocol or measure, or there are too few jets for one.
+        ValueError: if there is no such protocol or measure, there are too few jets for one, or
+            jets have weights and something else than `"w1"` is asked for.
 
     >>> generator = torch.Generator().manual_seed(0)
     >>> a, b = (Sample.of(torch.rand(300, 8, 3, generator=generator)) for _ in range(2))
@@ -85,6 +88,8 @@ def fidelity(
     unknown = [name for name in measures if name not in MEASURES]
     if unknown:
         raise ValueError(f"there is no measure {unknown[0]!r}, expected of: {', '.join(MEASURES)}")
+    if set(measures) - {"w1"}:
+        require_equal_jets(real, generated)
     found = {}
     for name in MEASURES:
         if name in measures:

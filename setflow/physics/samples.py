@@ -26,7 +26,7 @@ from setflow.physics.protocols import Counts, Estimate, measured
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.weights import total_weight
 
-__all__ = ["W1_METRICS", "Sample", "w1_estimates"]
+__all__ = ["W1_METRICS", "Sample", "require_equal_jets", "w1_estimates"]
 
 _EFPS = tuple(f"efp_{graph}" for graph in W1EFP_GRAPHS)
 
@@ -123,6 +123,19 @@ class Sample:
         else:
             return self.observables.column(name)
         return values, torch.arange(len(self), device=values.device)
+
+
+def require_equal_jets(*samples: Sample) -> None:
+    """Check that jets count equally, where a metric knows no weights.
+
+    Raises:
+        ValueError: if a sample has weights.
+    """
+    if any(sample.observables.weight is not None for sample in samples):
+        raise ValueError(
+            "the jets have weights, expected jets that count equally: of the metrics only the W1 "
+            "take weights; draw jets in proportion to their weights first"
+        )
 
 
 def w1_estimates(

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from setflow.physics.protocols import Estimate, check_protocol
-from setflow.physics.samples import Sample
+from setflow.physics.samples import Sample, require_equal_jets
 from setflow.physics.tables import packed
 from setflow.sets.arrays import Array, as_tensor
 
@@ -123,14 +123,16 @@ def coverage_and_mmd(
         size: the number of jets on each side of a batch.
         seed: the seed of the draws.
 
-    Jets count equally, whatever weights they have. Both depend on `size`, and neither has a limit
-    that were the truth: compare with the truth at the same size.
+    Both depend on `size`, and neither has a limit that were the truth: compare with the truth at
+    the same size. A batch of 100 and 100 jets of 30 particles takes about 3 seconds.
 
     Raises:
         ImportError: if POT is missing.
-        ValueError: if there is no such protocol, or jets are fewer than two batches.
+        ValueError: if there is no such protocol, jets have weights, or are fewer than two
+            batches.
     """
     check_protocol(protocol)
+    require_equal_jets(real, generated)
     whole = protocol == "whole"
     most = min(len(real), len(generated)) // size if whole and size > 0 else draws
     if size < 1 or min(draws, most) < 2:

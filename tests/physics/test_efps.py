@@ -211,3 +211,36 @@ def test_polynomials_keep_the_law(name, law):
     for lead, case in cases():
         if law != "emptiness" or lead != "lead0":  # the one jet of lead0 has particles
             LAWS[law](subject, case)
+
+
+def multiplies(x, mask):
+    return energy_flow_polynomials(x if mask is None else x * mask[..., None], None)
+
+
+def reads_first_slots(x, mask):
+    if mask is not None:
+        mask = torch.arange(mask.shape[-1]) < mask.sum(-1, keepdim=True)
+    return energy_flow_polynomials(x, mask)
+
+
+def of_the_batch(x, mask):
+    efps = energy_flow_polynomials(x, mask)
+    return efps / efps.abs().flatten(0, -2).amax(0).clamp(min=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("law", "saboteur"),
+    [
+        ("content", multiplies),
+        ("content", reads_first_slots),
+        ("order", reads_first_slots),
+        ("company", of_the_batch),
+    ],
+)
+def test_a_saboteur_is_caught(law, saboteur):
+    def subject(case: Case) -> Outcome:
+        values = saboteur(case.x.double().abs(), case.mask).unbind(-1)
+        return Outcome(per_event={str(k): value for k, value in enumerate(values)})
+
+    with pytest.raises(AssertionError):
+        LAWS[law](subject, dict(cases())["lead1"])

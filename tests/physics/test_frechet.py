@@ -75,8 +75,8 @@ def test_the_published_protocol_gives_the_published_values(published):
         efps = getattr(published, name).efps
         if name == "wide":
             found = fpd(published.real.efps, efps, "jetnet")
-            assert found.value == pytest.approx(value, rel=1e-5)
-            assert found.error == pytest.approx(error, rel=1e-4)
+            assert found.value == pytest.approx(value, rel=1e-6)
+            assert found.error == pytest.approx(error, rel=1e-5)
         whole = fpd(published.real.efps, efps)
         assert abs(whole.value - value) < 3 * math.hypot(whole.error, error)
 

@@ -22,7 +22,7 @@ def test_every_measure_gives_values_by_name(published, monkeypatch):
     for package in ("sklearn", "ot"):
         pytest.importorskip(package, reason="measures need `pip install 'setflow[metrics]'`")
     monkeypatch.setattr(
-        "setflow.physics.measures.transformer_auc", lambda real, generated, seeds: seeds
+        "setflow.physics.measures.transformer_auc", lambda real, generated, seeds, device: seeds
     )
     some = torch.arange(250)
     real, generated = published.real.select(some), published.same.select(some)
@@ -61,6 +61,15 @@ def test_the_floor_has_the_sizes_that_it_is_given(published, monkeypatch):
     assert seen == [(2500, 2500)] * 2 + [(100, 300)] * 2
     with pytest.raises(ValueError, match="got 5000 jets, parts of 3000 and 2001"):
         fidelity_floor(published.real, sizes=(3000, 2001))
+
+
+def test_weights_are_taken_or_refused(published):
+    x, mask = published.real.x[:300], published.real.mask[:300]
+    weighted = Sample.of(x, mask, torch.linspace(1.0, 2.0, 300))
+    assert fidelity(weighted, weighted, measures=["w1"])["w1m"].value == 0.0
+    for name in set(MEASURES) - {"w1"}:
+        with pytest.raises(ValueError, match=r"the jets have weights, .* draw jets in proportion"):
+            fidelity(published.real, weighted, measures=[name])
 
 
 def test_what_is_not_there_is_refused(published):
