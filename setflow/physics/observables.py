@@ -9,30 +9,24 @@ the distance between two of them. Each observable is one number per jet, of shap
 dtype of the input, computed in float64 over the real particles alone, and 0 for a jet without any.
 They are values and not losses: no gradient passes through them.
 
-Both substructure observables hold a table of N x N distances per jet, so they go through the jets
-in chunks of bounded memory, ordered by multiplicity, and a chunk has only the slots that it needs.
+Observables of the substructure hold a table of N x N distances per jet, so they go through the jets
+in chunks of bounded memory (`setflow.physics.tables`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from setflow.physics.kinematics import checked_particles, delta_phi, hardest_first
+from setflow.physics.kinematics import checked_particles
+from setflow.physics.tables import canonical, chunks, packed, squared_distances
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real
 from setflow.sets.shapes import floating_dtype
 
-__all__ = ["energy_flow_polynomial", "multiplicity", "tau21"]
-
-_TABLE = 2**21
-"""Distances in a chunk at most: 16 MiB in float64, about what a cache holds."""
-
-_SLOTS = 2**14
-"""Slots in a chunk at most: what one thread works through faster than two can agree to share it."""
+__all__ = ["energy_flow_polynomial", "multiplicity", "tau21", "tau32"]
 
 
 def multiplicity(x: Array, mask: Array | None = None) -> Tensor:
@@ -72,10 +66,35 @@ def tau21(x: Array, mask: Array | None = None) -> Tensor:
     tensor(0.0857)
     """
     x = as_tensor(x, "particles")
-    real, mask = _canonical(x, mask)
+    real, mask = canonical(x, mask)
     result = real.new_zeros(mask.shape[0])
-    for jets, eta, phi, pt, count in _chunks(real, mask, at_least=3):
+    for jets, eta, phi, pt, count in chunks(real, mask, at_least=3):
         result[jets] = _tau21_of_chunk(eta, phi, pt, count)
+    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
+
+
+def tau32(x: Array, mask: Array | None = None) -> Tensor:
+    """Return the N-subjettiness ratio tau3 / tau2 of each jet, with shape `batch`, at least 0.
+
+    Arguments:
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+
+    It is small for a jet of three prongs, as those of a top quark are. tau_M and its axes are those
+    of `tau21`. Since the axes are not minimised, it may exceed 1 by little. A jet with fewer than 4
+    real particles has 0 (with three of them each is its own axis), and so has one with tau2 = 0.
+
+    "Identifying boosted objects with N-subjettiness" (arXiv:1011.2268).
+
+    >>> prongs = [[0.0, 0.0, 0.4], [0.0, 0.1, 0.2], [0.8, 0.0, 0.3], [0.0, 0.9, 0.3]]
+    >>> tau32(torch.tensor(prongs))  # 0.2 * 0.1 / (0.2 * 0.1 + 0.3 * 0.8)
+    tensor(0.0769)
+    """
+    x = as_tensor(x, "particles")
+    real, mask = canonical(x, mask)
+    result = real.new_zeros(mask.shape[0])
+    for jets, eta, phi, pt, count in chunks(real, mask, at_least=4):
+        result[jets] = _tau32_of_chunk(eta, phi, pt, count)
     return result.reshape(x.shape[:-2]).to(floating_dtype(x))
 
 
@@ -101,94 +120,49 @@ def energy_flow_polynomial(x: Array, mask: Array | None = None) -> Tensor:
     tensor(0.0002, dtype=torch.float64)
     """
     x = as_tensor(x, "particles")
-    real, mask = _packed(x, mask)
+    real, mask = packed(x, mask)
     result = real.new_zeros(mask.shape[0])
-    for jets, eta, phi, pt, _ in _chunks(real, mask, at_least=2):
-        theta = _squared_distances(eta, phi).sqrt_()
+    for jets, eta, phi, pt, _ in chunks(real, mask, at_least=2):
+        theta = squared_distances(eta, phi).sqrt_()
         two_steps = torch.bmm(theta * pt[:, None, :], theta)
         result[jets] = torch.einsum("bi,bik,bk->b", pt, two_steps.square_(), pt)
     return result.reshape(x.shape[:-2]).to(floating_dtype(x))
 
 
-def _packed(x: Tensor, mask: Array | None) -> tuple[Tensor, Tensor]:
-    """Return one list of jets `(n, N, 3)` in float64, hardest first, and its mask; no graph."""
-    real, mask = checked_particles(x, mask)
-    jets = math.prod(x.shape[:-2])
-    return hardest_first(
-        real.detach().double().reshape(jets, *x.shape[-2:]), mask.reshape(jets, x.shape[-2])
-    )
+def _to_axes(table: Tensor, alive: Tensor, momentum: Tensor, axes: int) -> tuple[Tensor, Tensor]:
+    """Return the distances to the slots that are left, with shape `(axes, c, n)`, and their pT."""
+    slots = alive.to(torch.uint8).topk(axes, dim=-1).indices.sort(-1).values
+    distances = [table[torch.arange(len(table), device=table.device), slot] for slot in slots.T]
+    return torch.stack(distances).sqrt_(), momentum.gather(-1, slots).T
 
 
-def _canonical(x: Tensor, mask: Array | None) -> tuple[Tensor, Tensor]:
-    """Return what `_packed` does, with ties in ptrel broken by eta and phi and not by their order.
-
-    A clustering that meets a tie must decide; so it decides alike however the set is written down.
-    """
-    real, mask = _packed(x, mask)
-    for feature in (1, 0):
-        order = real[..., feature].argsort(dim=-1, stable=True)
-        real = real.gather(-2, order[..., None].expand_as(real))
-        mask = mask.gather(-1, order)
-    real[..., 2].clamp_(min=0.0)
-    return hardest_first(real, mask)
-
-
-def _chunks(
-    real: Tensor, mask: Tensor, *, at_least: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor, Tensor]]:
-    """Go through packed jets with at least so many particles, by rising multiplicity.
-
-    Yields:
-        The indices of the jets `(c,)`, their eta, phi and pT `(c, n)` with n the largest
-        multiplicity among them, and their multiplicities `(c,)`.
-    """
-    counts, jets = count_real(mask).sort(stable=True)
-    jets, counts = jets[counts >= at_least], counts[counts >= at_least]
-    sizes = counts.tolist()
-    start = 0
-    while start < len(sizes):
-        stop = start + 1
-        while stop < len(sizes):
-            slots = (stop + 1 - start) * sizes[stop]
-            if slots > _SLOTS or slots * sizes[stop] > _TABLE:
-                break
-            stop += 1
-        rows = jets[start:stop]
-        eta, phi, pt = (real[rows, : sizes[stop - 1], k] for k in range(3))
-        yield rows, eta, phi, pt, counts[start:stop]
-        start = stop
-
-
-def _squared_distances(eta: Tensor, phi: Tensor) -> Tensor:
-    """Return the table of R_ij^2, with shape `(c, n, n)`, of eta and phi with shape `(c, n)`."""
-    table = (eta[:, :, None] - eta[:, None, :]).square_()
-    phi = delta_phi(phi, phi.new_zeros(()))
-    apart = (phi[:, :, None] - phi[:, None, :]).abs_()
-    if bool((phi.abs() > math.pi / 2).any()):  # else no two are further apart than pi
-        apart = torch.minimum(apart, 2 * math.pi - apart)
-    return table.add_(apart.square_())
+def _ratio(above: Tensor, below: Tensor) -> Tensor:
+    return torch.where(below == 0, 0.0, above / torch.where(below == 0, 1.0, below))
 
 
 def _tau21_of_chunk(eta: Tensor, phi: Tensor, pt: Tensor, count: Tensor) -> Tensor:
     """Return tau21 of jets with at least 3 particles, real ones first, by rising multiplicity."""
-    table = _squared_distances(eta, phi)
-    table.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
-    real = torch.arange(pt.shape[-1], device=pt.device) < count[:, None]
-    alive, momentum = _two_subjets(table, pt, real, count)
-    table.diagonal(dim1=-2, dim2=-1).zero_()
-
-    first, second = alive.to(torch.uint8).topk(2, dim=-1).indices.sort(-1).values.unbind(-1)
-    jet = torch.arange(len(pt), device=pt.device)
-    to_first, to_second = table[jet, first].sqrt_(), table[jet, second].sqrt_()
-    first_wins = momentum[jet, first] >= momentum[jet, second]
-    to_winner = torch.where(first_wins[:, None], to_first, to_second)
+    table = squared_distances(eta, phi)
+    ((alive, momentum),) = _subjets(table, pt, count, most=2)
+    (to_first, to_second), (first, second) = _to_axes(table, alive, momentum, 2)
+    to_winner = torch.where((first >= second)[:, None], to_first, to_second)
     tau1 = (pt * to_winner).sum(-1)
     tau2 = (pt * torch.minimum(to_first, to_second)).sum(-1)
-    return torch.where(tau1 == 0, 0.0, tau2 / torch.where(tau1 == 0, 1.0, tau1))
+    return _ratio(tau2, tau1)
 
 
-def _two_subjets(table: Tensor, pt: Tensor, real: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
-    """Cluster each jet into its two exclusive kT subjets, by winner-take-all, all jets in step.
+def _tau32_of_chunk(eta: Tensor, phi: Tensor, pt: Tensor, count: Tensor) -> Tensor:
+    """Return tau32 of jets with at least 4 particles, real ones first, by rising multiplicity."""
+    table = squared_distances(eta, phi)
+    taus = []
+    for axes, (alive, momentum) in zip((3, 2), _subjets(table, pt, count, most=3), strict=True):
+        nearest = _to_axes(table, alive, momentum, axes)[0].amin(0)
+        taus.append((pt * nearest).sum(-1))
+    return _ratio(*taus)
+
+
+def _subjets(table: Tensor, pt: Tensor, count: Tensor, *, most: int) -> list[tuple[Tensor, Tensor]]:
+    """Cluster each jet into exclusive kT subjets, by winner-take-all, all jets in step.
 
     The kT distance is d_ij = min(pT_i, pT_j)^2 R_ij^2, and there is no beam. Since the winner keeps
     its place, the table of R_ij^2 never changes, only momenta do. The smallest of all d_ij is the
@@ -197,23 +171,25 @@ def _two_subjets(table: Tensor, pt: Tensor, real: Tensor, count: Tensor) -> tupl
     What must be looked up again are the neighbours of those whose neighbour it was.
 
     Arguments:
-        table: squared distances, with shape `(c, n, n)`, infinite on the diagonal.
-        pt: momenta, with shape `(c, n)`, not negative.
-        real: which slots hold a particle, with shape `(c, n)`.
-        count: how many do, with shape `(c,)`, at least 2 and rising.
+        table: squared distances, with shape `(c, n, n)`, zero on the diagonal.
+        pt: momenta of the particles, which stand first, with shape `(c, n)`, not negative.
+        count: how many there are, with shape `(c,)`, at least `most` and rising.
+        most: the number of subjets to stop at first.
 
     Returns:
-        Which two slots are left, with shape `(c, n)`, and the momenta there.
+        For `most` subjets, then for one less, down to 2: which slots are left, with shape `(c, n)`,
+        and the momenta there.
     """
+    real = torch.arange(pt.shape[-1], device=pt.device) < count[:, None]
+    apart = table.clone()
+    apart.diagonal(dim1=-2, dim2=-1).fill_(math.inf)
     alive = real.clone()
     momentum = torch.where(real, pt, 1.0)
-    nearest, neighbour = table.masked_fill(~real[:, None, :], math.inf).min(-1)
+    nearest, neighbour = apart.masked_fill(~real[:, None, :], math.inf).min(-1)
     nearest.masked_fill_(~real, math.inf)
-    by_slot, slots = table.flatten(0, 1), table.shape[-1]
-    start, sizes = 0, count.tolist()
-    for done in range(2, sizes[-1]):  # jets of this many particles and fewer have 2 left
-        while sizes[start] <= done:
-            start += 1
+
+    def merge(start: int) -> None:
+        """Merge two subjets of each jet from the one called `start` on."""
         here, at, near, of = alive[start:], momentum[start:], nearest[start:], neighbour[start:]
         loser = (at.square() * near).argmin(-1, keepdim=True)
         winner = of.gather(-1, loser)
@@ -222,9 +198,19 @@ def _two_subjets(table: Tensor, pt: Tensor, real: Tensor, count: Tensor) -> tupl
         near.scatter_(-1, loser, math.inf)
         here.scatter_(-1, loser, False)
         jet, slot = ((of == loser) & here).nonzero(as_tuple=True)
-        rows = by_slot.index_select(0, (jet + start) * slots + slot)
+        rows = apart.flatten(0, 1).index_select(0, (jet + start) * pt.shape[-1] + slot)
         rows.masked_fill_(~here.index_select(0, jet), math.inf)
         closest = rows.argmin(-1, keepdim=True)
         of[jet, slot] = closest[:, 0]
         near[jet, slot] = rows.gather(-1, closest)[:, 0]
-    return alive, momentum
+
+    start, sizes = 0, count.tolist()
+    for done in range(most, sizes[-1]):  # jets of this many particles and fewer are there already
+        while sizes[start] <= done:
+            start += 1
+        merge(start)
+    found = [(alive.clone(), momentum.clone())]
+    for _ in range(most, 2, -1):
+        merge(0)
+        found.append((alive.clone(), momentum.clone()))
+    return found

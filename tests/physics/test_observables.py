@@ -22,6 +22,7 @@ from setflow.physics import (
     jet_pt,
     multiplicity,
     tau21,
+    tau32,
 )
 
 F64 = torch.float64
@@ -73,6 +74,13 @@ def tau21_by_loops(particles):
     return tau(particles, two) / tau(particles, one)
 
 
+def tau32_by_loops(particles):
+    if len(particles) < 4:
+        return 0.0
+    two, three = (exclusive_subjets(particles, n) for n in (2, 3))
+    return tau(particles, three) / tau(particles, two)
+
+
 def efp_by_loops(particles):
     total = 0.0
     for i, j, k, m in itertools.product(particles, repeat=4):
@@ -83,12 +91,14 @@ def efp_by_loops(particles):
 
 @pytest.mark.parametrize("phi", [0.0, math.pi], ids=["centred", "wrapping"])
 @pytest.mark.parametrize("spread", [0.1, 0.4, 2.0])
-def test_tau21_is_that_of_loops(phi, spread):
+def test_ratios_of_subjettiness_are_those_of_loops(phi, spread):
     x, mask = jets(slots=12, phi=phi, spread=spread)
-    got = tau21(x, mask)
-    for jet in range(len(x)):
-        expected = tau21_by_loops(x[jet][mask[jet]].tolist())
-        assert math.isclose(got[jet], expected, rel_tol=1e-10, abs_tol=1e-12)
+    mask[3] = torch.arange(12) < 3
+    for ratio, by_loops in ((tau21, tau21_by_loops), (tau32, tau32_by_loops)):
+        got = ratio(x, mask)
+        for jet in range(len(x)):
+            expected = by_loops(x[jet][mask[jet]].tolist())
+            assert math.isclose(got[jet], expected, rel_tol=1e-10, abs_tol=1e-12)
 
 
 @pytest.mark.parametrize("phi", [0.0, math.pi], ids=["centred", "wrapping"])
@@ -143,11 +153,27 @@ def test_prongs_are_seen():
     assert max(medians) < 1
 
 
+def test_tau32_sees_three_prongs():
+    """Sprays around 2, 3 and 4 directions: only three axes describe three of them so well."""
+    generator = torch.Generator().manual_seed(1)
+    n, slots = 200, 30
+    centres = torch.tensor([[-0.3, 0.0], [0.3, 0.1], [0.0, 0.4], [0.1, -0.4]], dtype=F64)
+    medians = []
+    for prongs in (2, 3, 4):
+        spray = 0.02 * torch.randn(n, slots, 2, generator=generator, dtype=F64)
+        angles = spray + centres[torch.arange(slots) % prongs]
+        pt = torch.rand(n, slots, 1, generator=generator, dtype=F64)
+        medians.append(tau32(torch.cat([angles, pt], -1)).median().item())
+    two, three, four = medians
+    assert three < 0.2 < min(two, four)
+
+
 @pytest.mark.parametrize("real", [0, 1, 2])
 def test_few_particles_have_no_subjettiness(real):
     x, _ = jets(n=4)
     mask = torch.arange(10) < real
     assert tau21(x, mask.expand(4, 10)).tolist() == [0.0] * 4
+    assert tau32(x, mask.expand(4, 10)).tolist() == [0.0] * 4
 
 
 def test_degenerate_jets_are_zero_and_not_nan():
@@ -157,6 +183,7 @@ def test_degenerate_jets_are_zero_and_not_nan():
     one_with[2, 2] = 0.5
     for jet in (on_one_spot, without_momentum, one_with):
         assert tau21(jet).item() == 0
+        assert tau32(jet).item() == 0
         assert energy_flow_polynomial(jet).item() == 0
 
 
@@ -184,7 +211,7 @@ def test_a_nan_stays_in_its_jet():
     for k, value in enumerate((float("nan"), float("inf"))):
         broken = x.clone()
         broken[4, 2, k] = value
-        for f in (tau21, energy_flow_polynomial, jet_mass):
+        for f in (tau21, tau32, energy_flow_polynomial, jet_mass):
             got, expected = f(broken, mask), f(x, mask)
             others = torch.arange(len(x)) != 4
             assert not got[4].isfinite()
@@ -193,17 +220,18 @@ def test_a_nan_stays_in_its_jet():
 
 def test_many_chunks_give_what_one_gives(monkeypatch):
     x, mask = jets(n=60, slots=15)
-    expected = [f(x, mask) for f in (tau21, energy_flow_polynomial)]
-    module = sys.modules["setflow.physics.observables"]
+    observables = (tau21, tau32, energy_flow_polynomial)
+    expected = [f(x, mask) for f in observables]
+    module = sys.modules["setflow.physics.tables"]
     monkeypatch.setattr(module, "_TABLE", 300)
-    for f, value in zip((tau21, energy_flow_polynomial), expected, strict=True):
+    for f, value in zip(observables, expected, strict=True):
         torch.testing.assert_close(f(x, mask), value, rtol=1e-12, atol=1e-14)
 
 
 def test_float32_is_computed_in_float64():
     x, mask = jets()
     x = x.float()
-    for f in (multiplicity, tau21, energy_flow_polynomial):
+    for f in (multiplicity, tau21, tau32, energy_flow_polynomial):
         assert f(x, mask).dtype == torch.float32
         assert torch.equal(f(x, mask), f(x.double(), mask).float())
 
@@ -224,6 +252,7 @@ PER_JET = {
     "features": jet_features,
     "multiplicity": multiplicity,
     "tau21": tau21,
+    "tau32": tau32,
     "efp": energy_flow_polynomial,
     "hardest first": lambda x, mask: hardest_first(x, mask, SLOTS)[0],
     "hardest first, mask": lambda x, mask: hardest_first(x, mask, SLOTS)[1].double(),

@@ -1,8 +1,8 @@
 """Values of energyflow, in a process and an environment of its own, for jets in a file.
 
 `python energyflow_values.py jets.npz WHAT` reads `x` with shape `(n, N, 3)`, particles (etarel,
-phirel, ptrel), and `mask` with shape `(n, N)`; it prints, as JSON, one value per jet and the CPU
-seconds that they took. Neither reading nor importing counts.
+phirel, ptrel), and `mask` with shape `(n, N)`; it prints, as JSON, one value per jet, of
+`efps` 36, and the CPU seconds that they took. Neither reading nor importing counts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-Values = Callable[[list[np.ndarray]], list[float]]
+Values = Callable[[list[np.ndarray]], list[float] | list[list[float]]]
 
 SQUARE = [(0, 1), (1, 2), (2, 3), (3, 0)]
 
@@ -25,6 +25,16 @@ def efp() -> Values:
 
     polynomial = energyflow.EFP(SQUARE, measure="hadr", beta=1, normed=False, coords="ptyphim")
     return lambda jets: [float(polynomial.compute(jet)) for jet in jets]
+
+
+def efps() -> Values:
+    """Return the 36 energy flow polynomials up to degree 4, as the metrics of jetnet take them."""
+    import energyflow
+
+    polynomials = energyflow.EFPSet(
+        ("d<=", 4), measure="hadr", beta=1, normed=None, coords="ptyphim"
+    )
+    return lambda jets: [polynomials.compute(jet).tolist() for jet in jets]
 
 
 def mass() -> Values:
@@ -40,7 +50,7 @@ def main() -> None:
         x, mask = file["x"], file["mask"]
     events = zip(x, mask, strict=True)
     jets = [np.ascontiguousarray(rows[real][:, [2, 0, 1]]) for rows, real in events]
-    function = {"efp": efp, "mass": mass}[sys.argv[2]]()
+    function = {"efp": efp, "efps": efps, "mass": mass}[sys.argv[2]]()
     function(jets[:2])
     start = time.process_time()
     values = function(jets)

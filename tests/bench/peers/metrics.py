@@ -22,7 +22,14 @@ from torch import Tensor
 from bench.machine import REPOSITORY
 from bench.peers.table import Comparison, Spent, agree
 from setflow.data import read_jets
-from setflow.physics import energy_flow_polynomial, jet_mass, tau21, w1
+from setflow.physics import (
+    energy_flow_polynomial,
+    energy_flow_polynomials,
+    hardest_first,
+    jet_mass,
+    tau21,
+    w1,
+)
 
 __all__ = ["ENERGYFLOW", "comparisons"]
 
@@ -48,6 +55,16 @@ def comparisons(*, trial: bool) -> Iterator[Comparison]:
             ("mass", jet_mass, "jet mass"),
         ):
             yield _by_energyflow(f"{label}: {sizes}", what, function, x, mask, file)
+        hardest = hardest_first(x, mask, 30)
+        np.savez(file, x=hardest[0].numpy(), mask=hardest[1].numpy())
+        yield _by_energyflow(
+            f"36 energy flow polynomials: the 30 hardest particles of {len(jets)} top jets",
+            "efps",
+            energy_flow_polynomials,
+            *hardest,
+            file,
+            aim=10.0,
+        )
     yield Comparison(
         f"tau21: {sizes}",
         "fastjet, jet by jet",
@@ -79,6 +96,7 @@ def _by_energyflow(
     x: Tensor,
     mask: Tensor,
     file: Path,
+    aim: float = 1.0,
 ) -> Comparison:
     def asked() -> dict[str, Any]:
         command = [os.environ[ENERGYFLOW], str(_SCRIPT), str(file), what]
@@ -91,7 +109,7 @@ def _by_energyflow(
         "energyflow, jet by jet",
         lambda: Spent(float(asked()["seconds"])),
         lambda: function(x, mask),
-        1.0,
+        aim,
         lambda: agree(
             function(x, mask), torch.tensor(asked()["values"], dtype=torch.float64), _EXACT
         ),
