@@ -285,6 +285,8 @@ def _of_several(kinds: str, errors: str, value: str) -> str:
         words.append("a class, by class_path and init_args")
     if "Mapping[" in kinds:
         words.insert(0, "a mapping")
+    if "Sequence[" in kinds:
+        words.insert(0, "a list")
     return f"expected {' or '.join(words)}, got {value}" if words else f"{value} does not fit"
 
 

@@ -100,7 +100,7 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--seed_everything", -1), "--seed_everything: -1 is not in bounds"),
         (
             ("--model.flow.init_args.cardinality.init_args.max_objects", 4),
-            "jets have up to 8 particles, but the cardinality model knows up to 4: cut the jets "
+            "jets have up to 8 particles, but the cardinality model knows up to 4: cut them "
             "with --data.max_objects=4, or raise --model.flow.init_args.cardinality.init_args.max",
         ),
         (
@@ -116,8 +116,8 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--model.optimizer", "Adm"), "model.optimizer: there is no class Adm, expected one such"),
         ((HIDDEN.replace("hidden", "heads"), "x"), "heads: expected a whole number or null, got x"),
         (
-            ("--model.flow.init_args.scaler.init_args.boxcox", "abc"),
-            "model.flow: scaler: boxcox: expected a mapping or null, got abc; ",
+            ("--model.flow.init_args.scaler.init_args.kinds", "abc"),
+            "model.flow: scaler: kinds: expected a list or null, got abc; ",
         ),
         (
             ("--model.flow.init_args.cardinality.init_args.max_object", 3),
