@@ -159,6 +159,7 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
 
     from setflow.model.model import SetFlow
     from setflow.training.conditions import complete
+    from setflow.training.files import is_there
 
     path = path / "config.yaml" if path.is_dir() else path
     try:
@@ -173,10 +174,18 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
         require_single_keys(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {error}") from error
-    if data.get("train") and isinstance(node, dict):
+    train = data.get("train")
+    if train and isinstance(node, dict):
         with suppress(FileNotFoundError):  # then the configuration alone is told
-            complete(node.setdefault("init_args", {}), data["train"])
-    flow = SetFlow.from_node(node, where=f"{path}: model.flow")
+            complete(node.setdefault("init_args", {}), train)
+    try:
+        flow = SetFlow.from_node(node, where=f"{path}: model.flow")
+    except ValueError as error:
+        if not train or is_there(train):
+            raise
+        raise FileNotFoundError(
+            f"{error}; the training file {train}, which may tell what is missing, does not exist"
+        ) from error
     parameters = sum(p.numel() for p in flow.field.parameters())
     yield "configuration", f"{given}, for setflow fit; it has no weights"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"

@@ -119,7 +119,8 @@ class ContextEncoder(nn.Module):
                 one_hot = torch.where(known[:, None], chosen.to(c.dtype), torch.nan)
                 columns += one_hot.unbind(-1)
             elif isinstance(feature.kind, Angle):
-                columns += [column.cos(), column.sin()]
+                wide = column.double()  # so that a file of either precision gives the same columns
+                columns += [wide.cos().to(c.dtype), wide.sin().to(c.dtype)]
             else:
                 columns.append(numbers.pop(0))
         return torch.stack(columns, -1)

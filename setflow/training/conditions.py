@@ -14,8 +14,7 @@ from setflow.data.header import read_header
 from setflow.model.encoding import context_columns
 from setflow.model.folder import takes
 from setflow.schema import JETNET, Category, Feature, Schema, schema_of
-from setflow.shipped import JETS, find
-from setflow.training.files import CLASS, Files, classes_of, files_of
+from setflow.training.files import CLASS, Files, classes_of, files_of, is_there
 
 __all__ = ["complete", "described", "features_of"]
 
@@ -63,7 +62,7 @@ def _of_file(given: GivenSchema, features: Sequence[str], path: str) -> GivenSch
     Raises:
         ValueError: if the file lacks features that the model names.
     """
-    if not find(JETS, path).is_file():  # reading it says what is wrong
+    if not is_there(path):  # reading it says what is wrong
         return given
     header = read_header(path)
     if header.layout_version == 1:

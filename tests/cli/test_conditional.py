@@ -184,7 +184,7 @@ def test_context_from_and_oversample(trained):
     [
         ("--events 3", "conditioned on pt, class; say for which values .* --condition pt=900.* "
          "--like FILE.* --context-from FILE"),
-        ("--condition pt=1020,class=top", "one context for all jets; say how many by --events"),
+        ("--condition pt=1020,class=top", "one context for all events; say how many by --events"),
         ("--condition pt=1020,class=top --like quark.h5", "--condition and --like tell"),
         ("--like quark.h5 --context-from quark.h5", "--like and --context-from tell the context"),
         ("--condition pt=1020,class=top:5,gluon:5 --events 11", "are 10 jets, and events is 11"),

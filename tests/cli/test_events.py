@@ -197,7 +197,9 @@ def test_a_configuration_is_told_as_it_is_trained(rings, capsys):
     flow = setflow.SetFlow.load("runs/tiny/model")
     assert flow.cardinality.condition_dim == len(flow.context_columns) == 3
     Path("rings.h5").rename("gone.h5")
-    assert "field has dim=5, but there are 3 names" in fails(capsys, "info", "config.yaml")
+    told = fails(capsys, "info", "config.yaml")
+    assert "the training file rings.h5, which may tell what is missing, does not exist" in told
+    Path("gone.h5").rename("rings.h5")
     config = configuration(schema=RINGS.node(), cardinality=cardinality)
     Path("config.yaml").write_text(yaml.safe_dump(config))
     assert "without conditions takes setflow.EmpiricalC" in fails(capsys, "info", "config.yaml")

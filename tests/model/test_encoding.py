@@ -77,6 +77,13 @@ def test_each_kind_is_encoded_as_its_definition():
     assert flow.context_scaler.dim == 2
 
 
+def test_the_precision_of_a_file_changes_no_column():
+    """The same values as float32 and as float64, of every kind, reach a field in float32 alike."""
+    flow, c = make(), events(200, seed=3).c.float()
+    narrow, wide = (flow.scaled_context(values, len(c)) for values in (c, c.double()))
+    assert torch.equal(narrow, wide.to(narrow))
+
+
 def test_an_angle_is_the_same_after_a_turn():
     flow, batch = make(), events(7, seed=3)
     turned = batch.c.double() + torch.tensor([0, 0, 2 * math.pi, 0])
