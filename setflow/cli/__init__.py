@@ -134,15 +134,15 @@ def _check_context(config: Namespace) -> None:
     rows = given in (["--like"], ["--context-from"])
     if config.oversample is not None and not rows:
         raise ValueError(
-            f"--oversample {config.oversample} makes so many jets for each jet of a file; add "
+            f"--oversample {config.oversample} makes so many events for each of a file; add "
             "--like or --context-from, or say --events"
         )
     counted = any(isinstance(value, dict) for value in (config.condition or {}).values())
     if config.events is None and not rows and not counted:
         raise ValueError(
-            "say how many jets to sample, with --events or with --like"
+            "say how many events to sample, with --events or with --like"
             if config.condition is None
-            else "--condition gives one context for all jets; say how many by --events"
+            else "--condition gives one context for all events; say how many by --events"
         )
 
 
@@ -251,7 +251,7 @@ def _score(config: Namespace, ending: Ending) -> None:
     _check_output(config.out, force=config.force)
     if Path(config.model).is_file() and find(MODELS, config.data).is_dir():
         raise ValueError(
-            f"the model comes before the jets: setflow score {config.data} {config.model}"
+            f"the model comes before the events: setflow score {config.data} {config.model}"
         )
     data, model = _jets(config.data), _model(config.model)
     from setflow.jobs.missing import missing_note

@@ -25,21 +25,17 @@ from yaml import YAMLError, safe_dump, safe_load
 from setflow.cli.endings import warn
 from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
 from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
-from setflow.data.header import read_header
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.files import check_target, require_single_keys, write_text
 from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
-from setflow.model.encoding import context_columns
 from setflow.model.folder import CLASSES, architecture, describe_model, require_same
 from setflow.model.model import SetFlow
 from setflow.schema import Positive, left_out_of, words_of
 from setflow.sets.batch import SetBatch
-from setflow.shipped import JETS, find
-from setflow.training.conditions import described, features_of
+from setflow.training.conditions import complete
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
-from setflow.training.files import files_of
 from setflow.training.module import FlowMatchingModule
 from setflow.training.progress import StepProgress
 from setflow.training.record import command_line
@@ -315,35 +311,6 @@ class _FitParser(OneLineErrors, LightningArgumentParser):
         super().error(message, ex)
 
 
-def _take_schema(config: Any) -> None:
-    """Let the schema of the training file be that of a model whose configuration names none."""
-    arguments = config.model.flow.init_args
-    if arguments.get("schema") is not None:
-        return
-    path = find(JETS, files_of(config.data.train)[0].path)
-    if not path.is_file():
-        return  # reading it says what is wrong
-    header = read_header(path)
-    if header.layout_version > 1:
-        arguments["schema"] = header.schema.node()
-
-
-def _describe_conditions(config: Any) -> None:
-    """Complete a configuration by what the data say of the conditions of its model.
-
-    A field that leaves its `condition_dim` open gets as many columns as the conditions make.
-    """
-    arguments = config.model.flow.init_args
-    conditions = tuple(arguments.conditions)
-    if not conditions:
-        return
-    arguments.schema = described(arguments.schema, conditions, config.data.train)
-    field = arguments.field.init_args
-    if field.get("condition_dim") == 0:
-        features = features_of(arguments.schema, conditions)
-        field.condition_dim = len(context_columns(features))
-
-
 class _FitCLI(LightningCLI):
     exporter: ExportBestModel
 
@@ -369,8 +336,7 @@ class _FitCLI(LightningCLI):
         return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
 
     def before_instantiate_classes(self) -> None:
-        _take_schema(self.config)
-        _describe_conditions(self.config)
+        complete(self.config.model.flow.init_args, self.config.data.train)
         name, checkpoint = str(self.config.name), self.last_checkpoint
         if not re.fullmatch(r"\w[\w.+-]*", name):
             raise ValueError(

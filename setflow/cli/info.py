@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,8 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
     import yaml
 
     from setflow.model.model import SetFlow
+    from setflow.training.conditions import complete
+    from setflow.training.files import is_there
 
     path = path / "config.yaml" if path.is_dir() else path
     try:
@@ -171,7 +174,18 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
         require_single_keys(text)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {error}") from error
-    flow = SetFlow.from_node(node, where=f"{path}: model.flow")
+    train = data.get("train")
+    if train and isinstance(node, dict):
+        with suppress(FileNotFoundError):  # then the configuration alone is told
+            complete(node.setdefault("init_args", {}), train)
+    try:
+        flow = SetFlow.from_node(node, where=f"{path}: model.flow")
+    except ValueError as error:
+        if not train or is_there(train):
+            raise
+        raise FileNotFoundError(
+            f"{error}; the training file {train}, which may tell what is missing, does not exist"
+        ) from error
     parameters = sum(p.numel() for p in flow.field.parameters())
     yield "configuration", f"{given}, for setflow fit; it has no weights"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"

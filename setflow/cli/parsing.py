@@ -308,6 +308,8 @@ def _missing(source: Any, keys: Sequence[str]) -> str:
         for action in source._actions
         if action.dest in wanted
     ]
+    if not shown:  # of a part of a configuration
+        return f"{', '.join(keys)} {'is' if len(keys) == 1 else 'are'} missing"
     return f"{' '.join(['setflow', *path])} needs {' and '.join(shown)}; usage: {source.usage}"
 
 

@@ -20,9 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.sample import RELATIVE
-from setflow.schema import Feature, names
+from setflow.schema import Category, Feature, names
 
-__all__ = ["Columns", "names_of", "select_columns", "texts_of", "wide_dtype"]
+__all__ = [
+    "Columns",
+    "names_of",
+    "recoded",
+    "require_kind",
+    "select_columns",
+    "texts_of",
+    "wide_dtype",
+]
 
 NONE = ("", "1")
 UNITS: tuple[dict[str, float], ...] = (
@@ -169,6 +177,52 @@ def select_columns(
     told = f"{where}: {', '.join(converted)}: converted in reading" if converted else ""
     places = tuple(held.index(entry.name) for entry in found)
     return Columns(tuple(found), places, tuple(factors), told)
+
+
+def require_kind(held: Feature, wanted: Feature, where: str) -> None:
+    """Refuse a feature that is a category in the file alone, or as it is asked for alone.
+
+    Arguments:
+        held: what the file says that it is.
+        wanted: what is asked for.
+        where: what the dataset is called in errors.
+
+    Raises:
+        ValueError: if only one of them is a category.
+    """
+    if isinstance(held.kind, Category) != isinstance(wanted.kind, Category):
+        raise ValueError(
+            f"{where}: {held.name} is of kind {held.kind}, expected {wanted.kind}: give a "
+            "file that holds that, or let the schema say what the file says"
+        )
+
+
+def recoded(codes: NDArray[Any], held: Feature, wanted: Feature, where: str) -> NDArray[Any]:
+    """Return a column with the codes of the category that is asked for; numbers stay.
+
+    Arguments:
+        codes: the column as it stands in a file, with shape `(n,)`.
+        held: what the file says that it is.
+        wanted: what is asked for.
+        where: what the dataset is called in errors.
+
+    Returns:
+        The column, with shape `(n,)`; what is no code in the file is NaN.
+
+    Raises:
+        ValueError: if a row holds a name that the one asked for lacks; it tells the nearest.
+    """
+    there, here = held.kind, wanted.kind
+    if not isinstance(there, Category) or not isinstance(here, Category):
+        return codes
+    result = np.full_like(codes, np.nan)
+    for code, name in enumerate(there.names):
+        if bool((codes == code).any()):
+            try:
+                result[codes == code] = here.code(name)
+            except ValueError as error:
+                raise ValueError(f"{where}: {held.name}: {error}") from None
+    return result
 
 
 def texts_of(dataset: Any, attribute: str, where: str) -> tuple[str, ...] | None:

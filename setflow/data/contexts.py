@@ -9,6 +9,7 @@ that nobody knows, still tells the pT that they were made for.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,11 +20,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.data.columns import alike, names_of, select_columns, texts_of
+from setflow.data.columns import names_of, recoded, require_kind, select_columns, texts_of
 from setflow.data.header import open_events
 from setflow.data.layouts import CONTEXT, EventLayout, layout_of
 from setflow.data.sample import EventSample
-from setflow.schema import Category, Feature, names
+from setflow.schema import Feature, Real, kind_of, names
 from setflow.shipped import JETS, find
 
 __all__ = ["CONTEXT", "ContextSource", "context_features", "context_texts", "read_context"]
@@ -85,7 +86,10 @@ def context_texts(features: Sequence[Feature]) -> dict[str, Sequence[str]]:
 
 
 def context_features(path: str | os.PathLike[str]) -> tuple[Feature, ...]:
-    """Return what the dataset `context` of a file holds, or nothing if there is none.
+    """Return what the dataset `context` beside jets holds, or nothing if there is none.
+
+    In a file of events of any schema the dataset holds the features of the events themselves, which
+    `read_events` reads.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -115,6 +119,9 @@ def read_context(
     Returns:
         The values, with shape `(stop - start, len(wanted))`.
 
+    Warns:
+        UserWarning: if a unit was converted.
+
     Raises:
         ValueError: if a unit cannot be converted, or the file has a category that is not known.
     """
@@ -122,20 +129,22 @@ def read_context(
     where = f"{path}: {CONTEXT}"
     with open_events(path) as file:
         held = {feature.name: feature for feature in _features(file, path)}
-        asked = [entry if len(alike(entry.unit)) > 1 else entry.name for entry in wanted]
-        columns = select_columns(file[CONTEXT], tuple(held.values()), asked, where)
+        for feature in wanted:
+            require_kind(held[feature.name], feature, where)
+        columns = select_columns(file[CONTEXT], (), wanted, where)
         values = columns.of(file[CONTEXT][start:stop].astype(np.float64))
+    if columns.converted:  # at one place, so that Python tells it once for a file
+        warnings.warn(columns.converted, stacklevel=1)
     for k, feature in enumerate(wanted):
-        values[:, k] = _recoded(values[:, k], held[feature.name], feature, where)
+        values[:, k] = recoded(values[:, k], held[feature.name], feature, where)
     return values
 
 
 def _features(file: Any, path: Path) -> tuple[Feature, ...]:
     where = f"{path}: {CONTEXT}"
     layout = layout_of(file, path)
-    if isinstance(layout, EventLayout):  # its schema tells them
-        there = names_of(file[CONTEXT], layout.usual[1], where) if CONTEXT in file else ()
-        return tuple(entry for entry in layout.schema.event if entry.name in there)
+    if isinstance(layout, EventLayout):  # there they are the features of the events themselves
+        return ()
     dataset = file.get(CONTEXT)
     if not isinstance(dataset, h5py.Dataset) or "features" not in dataset.attrs:
         return ()
@@ -146,33 +155,10 @@ def _features(file: Any, path: Path) -> tuple[Feature, ...]:
     held = names_of(dataset, (), where)
     units, kinds = texts_of(dataset, "units", where), texts_of(dataset, "kinds", where)
     try:
-        return tuple(
-            Feature(name, units[k] if units else "", kinds[k] if kinds else "real")
-            for k, name in enumerate(held)
+        told = [(kind_of(kinds[k]) if kinds else Real()) for k in range(len(held))]
+        return tuple(  # an angle is read in radians, whatever it stands in
+            Feature(name, "rad" if kind.is_angle else units[k] if units else "", kind)
+            for k, (name, kind) in enumerate(zip(held, told, strict=True))
         )
     except (IndexError, ValueError) as error:
         raise ValueError(f"{where}: its attributes do not describe its columns: {error}") from None
-
-
-def _recoded(
-    codes: NDArray[np.float64], held: Feature, wanted: Feature, where: str
-) -> NDArray[np.float64]:
-    """Return a column with the codes of the category that is asked for; numbers stay.
-
-    What is no code is NaN.
-    """
-    there, here = held.kind, wanted.kind
-    if not isinstance(there, Category) and not isinstance(here, Category):
-        return codes
-    if not isinstance(there, Category) or not isinstance(here, Category):
-        raise ValueError(
-            f"{where}: {held.name} is of kind {there}, expected {here}: give a file that holds that"
-        )
-    recoded = np.full_like(codes, np.nan)
-    for code, name in enumerate(there.names):
-        if bool((codes == code).any()):
-            try:
-                recoded[codes == code] = here.code(name)
-            except ValueError as error:
-                raise ValueError(f"{where}: {held.name}: {error}") from None
-    return recoded

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from setflow.data.columns import Columns, wide_dtype
+from setflow.data.columns import Columns, recoded, wide_dtype
 from setflow.data.filters import MENDED_BY, missing_filters
 from setflow.data.header import open_events
 from setflow.data.jets import EVENTS, NUM, PARTICLE_NAMES, TYPES, JetSample
@@ -38,12 +38,11 @@ from setflow.data.valid import (
     check_physical_events,
     checked_mask,
     checked_types,
-    is_angle,
     note,
     refuse,
     turned,
 )
-from setflow.schema import JETNET, Feature, Schema
+from setflow.schema import JETNET, Category, Feature, Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find
@@ -382,15 +381,53 @@ def _check(
         )
     for values, held in ((block.x, features), (block.event, of_event.features)):
         for column, feature in enumerate(held):
-            if is_angle(feature):
+            if feature.of_kind.is_angle:
                 values[..., column] = turned(values[..., column])
     if not wanted.keep_unphysical:
         check_physical(block.x, block.real, features, defects, words)
-        check_physical_events(block.event, of_event.features, block.real, defects, words)
+        told = [_as_told(layout, feature) for feature in of_event.features]
+        check_physical_events(block.event, told, block.real, defects, words)
         at = of_event.names.index(NUM) if NUM in of_event.names else -1
         if at >= 0 and there[at]:
             check_counts(block.event[:, at], block.real, defects, words)
+    _recode(block.event, of_event.features, layout, defects)
     return defects
+
+
+def _as_told(layout: Layout, feature: Feature) -> Feature:
+    """Return a feature of events with the names that the file has if it is a category."""
+    told = layout.told_of_event(feature)
+    return replace(feature, kind=told.kind) if isinstance(told.kind, Category) else feature
+
+
+def _recode(
+    event: NDArray[Any], features: Sequence[Feature], layout: Layout, defects: Defects
+) -> None:
+    """Give categories of events `(b, C)` the codes that are asked for; unknown names are noted."""
+    where = f"{layout.path}: {layout.words.event}"
+    for k, feature in enumerate(features):
+        told, wanted = layout.told_of_event(feature), feature.kind
+        if isinstance(told.kind, Category) and isinstance(wanted, Category):
+            known = _known_names(event[:, k], told, wanted, layout, defects)
+            event[:, k] = recoded(known, told, feature, where)
+
+
+def _known_names(
+    codes: NDArray[Any], told: Feature, wanted: Category, layout: Layout, defects: Defects
+) -> NDArray[Any]:
+    """Return a column `(b,)` of the codes of a file with NaN for names that are not asked for."""
+    assert isinstance(told.kind, Category)
+    held = told.kind.names
+    foreign = np.isin(codes, [code for code, name in enumerate(held) if name not in wanted.names])
+    note(
+        defects,
+        foreign[:, None],
+        lambda row, _: (
+            f"column '{told.name}' of {layout.words.event} is '{held[int(codes[row])]}', expected "
+            f"one of {', '.join(wanted.names)}"
+        ),
+    )
+    return np.where(foreign, np.nan, codes)
 
 
 def _empty_rows(block: _Block, rows: list[int]) -> None:

@@ -24,7 +24,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from setflow.data.columns import Columns, names_of, select_columns, texts_of
+from setflow.data.columns import Columns, names_of, require_kind, select_columns, texts_of
 from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLES, TYPES, WEIGHTS
 from setflow.data.valid import OF_EVENTS, OF_JETS, Words
 from setflow.schema import (
@@ -52,6 +52,7 @@ class Layout(ABC):
     """What a file holds and where, checked but for its rows.
 
     Attributes:
+        own: the names of its datasets.
         n: the number of events.
         objects: the number of slots `N`, or of the objects of the longest event.
         keys: the datasets of the layout that the file holds.
@@ -64,6 +65,7 @@ class Layout(ABC):
 
     version: ClassVar[int]
     words: ClassVar[Words]
+    own: ClassVar[tuple[str, ...]]
     n: int
     objects: int
     keys: tuple[str, ...]
@@ -119,17 +121,17 @@ class Layout(ABC):
         """Return where features of objects stand.
 
         Raises:
-            ValueError: if one is not there, its unit cannot be converted, or it is a category of
-                other names than in the file.
+            ValueError: if one is not there, its unit cannot be converted, or it is a category in
+                the file or as it is asked for, and not the same one in both.
         """
         where, held = f"{self.path}: {self.table}", {f.name: f.kind for f in self.usual[0]}
         for entry in wanted:
-            if isinstance(entry, Feature) and isinstance(entry.kind, Category):
-                there = held.get(entry.name, entry.kind)
-                if there != entry.kind:
+            if isinstance(entry, Feature):
+                there = held.get(entry.name, entry.of_kind)
+                if there != entry.kind and Category in (type(there), type(entry.kind)):
                     raise ValueError(
                         f"{where}: {entry.name} is of kind {there} in the file, expected "
-                        f"{entry.kind}; give the names as the file has them"
+                        f"{entry.kind}; let the schema say what the file says"
                     )
         return select_columns(self.file[self.table], self.usual[0], wanted, where)
 
@@ -141,7 +143,8 @@ class Layout(ABC):
         not hold it; its place is -1.
 
         Raises:
-            ValueError: if a condition is not there, or a unit cannot be converted.
+            ValueError: if a condition is not there, a unit cannot be converted, or a feature is a
+                category in the file alone or as it is asked for alone.
         """
         key, listed = self.words.event, names(schema.event)
         behind = [feature for feature in self.known.event if feature.name not in listed]
@@ -163,6 +166,8 @@ class Layout(ABC):
             found = select_columns(self.file[key], self.usual[1], asked, where)
         at = {name: k for k, name in enumerate(found.names)}
         at |= {} if NUM in at else {NUM: len(at)}
+        for entry in found.features:
+            require_kind(self.told_of_event(entry), entry, where)
         features = (*found.features, known.get(NUM, Feature(NUM)))
         places, factors = (*found.places, -1), (*found.factors, 1.0)
         order = [at[name] for name in wanted]
@@ -172,6 +177,13 @@ class Layout(ABC):
             tuple(factors[k] for k in order),
             found.converted,
         )
+
+    def told_of_event(self, feature: Feature) -> Feature:
+        """Return what the file itself says of a feature of events; the feature where it says none.
+
+        Of a category it may have other names, or the same ones in another order.
+        """
+        return next((told for told in self.usual[1] if told.name == feature.name), feature)
 
     def _file_schema(self) -> Schema:
         """Return what the file holds: what is known of it, and named columns beside."""
@@ -191,7 +203,8 @@ class Layout(ABC):
         for key in keys:
             if key in held:
                 continue
-            near = difflib.get_close_matches(key, held, n=1, cutoff=0.5)
+            others = [name for name in held if name not in self.own]
+            near = difflib.get_close_matches(key, others, n=1, cutoff=0.5)
             raise ValueError(
                 f"{self.path} has no dataset '{key}'; it holds {list(held) or 'nothing'}"
                 + (f"; did whoever wrote it mean it by '{near[0]}'? Rename it" if near else "")
@@ -207,6 +220,7 @@ class JetLayout(Layout):
     """JetNet's layout; `setflow.schema.DATASETS` is its table."""
 
     version, words, table = 1, OF_JETS, PARTICLES
+    own = tuple(spec.key for spec in DATASETS)
     usual, known = (PARTICLE_FEATURES, JET_FEATURES), JETNET
 
     def __init__(self, file: Any, path: Path) -> None:
@@ -274,7 +288,7 @@ class JetLayout(Layout):
 class EventLayout(Layout):
     """The layout of events of any schema, padded or one event behind the other."""
 
-    version, words = VERSION, OF_EVENTS
+    version, words, own = VERSION, OF_EVENTS, tuple(KINDS)
 
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, path)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.jets import JETS, NUM, TYPES
-from setflow.schema import PARTICLE_TYPES, Angle, Bounded, Category, Feature, Real
+from setflow.schema import PARTICLE_TYPES, Bounded, Category, Feature
 
 PI32 = float(np.float32(math.pi))  # above pi
 HINTS = {"ptrel": "; is it in units of the jet pT?"}
@@ -148,12 +148,6 @@ def turned(phi: NDArray[Any]) -> NDArray[Any]:
     return np.where(ends, -pi, phi)
 
 
-def is_angle(feature: Feature) -> bool:
-    """Return whether files hold a feature in [-pi, pi)."""
-    kind = feature.kind
-    return isinstance(kind, Angle) or (isinstance(kind, Real) and kind.wrapped)
-
-
 def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
     """Return which values, with the features as the last dimension, cannot be; NaN can."""
     wrong = np.zeros(values.shape, np.bool_)
@@ -167,7 +161,7 @@ def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.
                 wrong[..., column] |= value <= kind.bounds[0]
             if isinstance(kind, Bounded):
                 wrong[..., column] |= value >= kind.high
-            if is_angle(feature):
+            if feature.of_kind.is_angle:
                 pi = value.dtype.type(math.pi)
                 wrong[..., column] |= (value < -pi) | (value >= pi)
             if isinstance(kind, Category):
@@ -179,7 +173,7 @@ def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.
 def _in_words(feature: Feature) -> str:
     """Return what values a feature can have, in words."""
     kind = feature.kind
-    if is_angle(feature):
+    if feature.of_kind.is_angle:
         return "radians in [-pi, pi)"
     if isinstance(kind, Category):
         return f"a whole number from 0 to {len(kind.names) - 1}, one of {', '.join(kind.names)}"
@@ -199,7 +193,7 @@ def check_physical(
 
     def describe(row: int, slot: int, column: int) -> str:
         feature, value = features[column], values[row, slot, column]
-        hint = "; wrap the angles" if is_angle(feature) else HINTS.get(feature.name, "")
+        hint = "; wrap the angles" if feature.of_kind.is_angle else HINTS.get(feature.name, "")
         if not values[row, slot].any():
             hint = "; it is all 0: is it padding?"
         return (

@@ -46,7 +46,6 @@ from setflow.data.valid import (
     checked_types,
     count_impossible,
     counted,
-    is_angle,
     note,
     refuse,
 )
@@ -146,7 +145,7 @@ class Writer:
         """Return the features as they are written: padding zero, angles wrapped."""
         x = zero_padding(batch.x.detach(), batch.mask).cpu().to(dtype, copy=True)
         for column, feature in enumerate(self._schema.objects):
-            if is_angle(feature):
+            if feature.of_kind.is_angle:
                 x[..., column] = delta_phi(x[..., column], x.new_zeros(()))
         written: NDArray[Any] = x.numpy()
         return written

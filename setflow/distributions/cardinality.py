@@ -213,7 +213,8 @@ class ConditionalCardinality(CardinalityModel):
 
     Arguments:
         max_objects: the largest cardinality that can occur.
-        condition_dim: the number of context features.
+        condition_dim: the number of columns of the context. A configuration of `setflow fit` may
+            leave it out: the conditions of the model tell it.
         hidden: the width.
         layers: the number of hidden layers.
 
@@ -229,10 +230,15 @@ class ConditionalCardinality(CardinalityModel):
     basis: Tensor
 
     def __init__(
-        self, max_objects: int, condition_dim: int, *, hidden: int = 64, layers: int = 2
+        self, max_objects: int, condition_dim: int = 0, *, hidden: int = 64, layers: int = 2
     ) -> None:
         super().__init__()
         self.max_objects = positive_integer(max_objects, "max_objects")
+        if condition_dim == 0:
+            raise ValueError(
+                "condition_dim is 0, expected the number of columns of the context; a model "
+                "without conditions takes setflow.EmpiricalCardinality"
+            )
         self.condition_dim = positive_integer(condition_dim, "condition_dim")
         self.hidden = positive_integer(hidden, "hidden")
         self.layers = positive_integer(layers, "layers")

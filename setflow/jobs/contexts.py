@@ -14,10 +14,11 @@ from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
 from setflow.data.sample import EventSample
+from setflow.data.valid import impossible
 from setflow.files import file_sha256
 from setflow.model.encoding import require_names
 from setflow.model.model import SetFlow
-from setflow.schema import Category, Feature
+from setflow.schema import Angle, Category, Feature, words_of
 from setflow.shipped import JETS, find
 
 __all__ = ["Asked", "Conditions", "asked_for", "context_options", "fixed_conditions", "in_words"]
@@ -75,7 +76,8 @@ def asked_for(
         )
     if like is None and context is None:
         if events is None:
-            raise ValueError("say how many jets to sample, with events or with like")
+            what = words_of(flow.features).events
+            raise ValueError(f"say how many {what} to sample, with events or with like")
         return Asked(events, None, None, {})
     if isinstance(context, Mapping):
         return _by_name(flow, events, context)
@@ -89,11 +91,12 @@ def asked_for(
         times = f", of which {oversample} each make {len(sample) * oversample}"
         most = len(sample) * oversample
         raise ValueError(
-            f"{path} holds {len(sample)} jets{times if oversample > 1 else ''}, and {events} are "
-            f"asked for; ask for at most {most} (--events {most}), leave the number out to take "
-            "all, raise --oversample, or give a larger file"
+            f"{path} holds {len(sample)} {words_of(flow.features).events}"
+            f"{times if oversample > 1 else ''}, and {events} are asked for; ask for at most "
+            f"{most} (--events {most}), leave the number out to take all, raise --oversample, or "
+            "give a larger file"
         )
-    lengths, rows_c = sample.objects.lengths, source.of(sample)
+    lengths, rows_c = sample.objects.lengths, _possible(flow, source.of(sample), path)
     if oversample > 1:
         lengths = lengths.repeat_interleave(oversample)
         rows_c = None if rows_c is None else rows_c.repeat_interleave(oversample, dim=0)
@@ -105,6 +108,25 @@ def asked_for(
         None if rows_c is None else rows_c[:events],
         told,
     )
+
+
+def _possible(flow: SetFlow, rows: Tensor | None, path: Path) -> Tensor | None:
+    """Return contexts of a file, with shape `(n, C)`.
+
+    Raises:
+        ValueError: if one is none that the model can be asked for.
+    """
+    encoder = flow.context_encoder
+    if rows is None or encoder is None:
+        return rows
+    unknown = encoder.unknown(rows, flow.context_scaler)
+    if bool(unknown.any()):
+        row, k = unknown.nonzero()[0].tolist()
+        raise ValueError(
+            f"{path}: row {row}, condition '{flow.conditions[k]}' is {rows[row, k].item():g}, "
+            f"{encoder.expected(k, flow.context_scaler)}"
+        )
+    return rows
 
 
 def fixed_conditions(flow: SetFlow, given: Conditions | None) -> dict[str, float]:
@@ -122,7 +144,7 @@ def fixed_conditions(flow: SetFlow, given: Conditions | None) -> dict[str, float
             raise ValueError(
                 f"condition '{name}' is {in_words({name: value})}, expected one value for all rows"
             )
-        fixed[name] = _number(known[name], value)
+        fixed[name] = _number(flow, known[name], value)
     return fixed
 
 
@@ -174,18 +196,20 @@ def _require_one_source(flow: SetFlow, like: object, context: object) -> None:
     if like is not None and context is not None:
         raise ValueError(
             "like and context both tell the context of the sample; give one of them: like, a file "
-            "of which each row gives number of particles and context, or context"
+            f"of which each row gives number of {words_of(flow.features).objects} and context, or "
+            "context"
         )
     if context is not None and not flow.conditions:
         raise ValueError("the model has no conditions, so it takes no context; leave it out")
     if flow.conditions and like is None and context is None:
-        first = flow.context_features[0]
+        first, words = flow.context_features[0], words_of(flow.features)
         kind = first.kind
         value = kind.names[0] if isinstance(kind, Category) else "900"
         raise ValueError(
             f"the model is conditioned on {', '.join(flow.conditions)}; say for which values to "
-            f"sample: --condition {first.name}={value}, one value for all jets or a number of jets "
-            "for each; --like FILE, as many particles and the context of its jets; or "
+            f"sample: --condition {first.name}={value}, one value for all {words.events} or a "
+            f"number of {words.events} for each; --like FILE, as many {words.objects} and the "
+            f"context of its {words.events}; or "
             "--context-from FILE, their context alone (in Python context= or like=)"
         )
 
@@ -200,7 +224,10 @@ def _by_name(flow: SetFlow, events: int | None, given: Conditions) -> Asked:
             "of them, and one value for all events for the others"
         )
     if not counted and events is None:
-        raise ValueError("one context for all jets does not say how many: give events (--events)")
+        raise ValueError(
+            f"one context for all {words_of(flow.features).events} does not say how many: give "
+            "events (--events)"
+        )
     counts = list(given[counted[0]].items()) if counted else []
     for value, count in counts:
         if not isinstance(count, int) or count < 1:
@@ -212,43 +239,56 @@ def _by_name(flow: SetFlow, events: int | None, given: Conditions) -> Asked:
     assert total is not None
     if events is not None and events != total:
         raise ValueError(
-            f"{in_words({counted[0]: given[counted[0]]})} are {total} jets, and events is "
-            f"{events}; leave events (--events) out"
+            f"{in_words({counted[0]: given[counted[0]]})} are {total} "
+            f"{words_of(flow.features).events}, and events is {events}; leave events (--events) out"
         )
     columns: dict[str, Tensor | float] = {}
     for feature in flow.context_features:
         name, value = feature.name, given[feature.name]
         if name in counted:
             columns[name] = torch.cat(
-                [torch.full((count,), _number(feature, each)) for each, count in counts]
+                [torch.full((count,), _number(flow, feature, each)) for each, count in counts]
             )
         else:
-            columns[name] = _number(feature, value)
+            columns[name] = _number(flow, feature, value)
     assert flow.context_encoder is not None
     rows = flow.context_encoder.rows(columns, total)
     return Asked(total, None, rows, {"condition": in_words(given)})
 
 
-def _number(feature: Feature, value: Any) -> float:
+def _number(flow: SetFlow, feature: Feature, value: Any) -> float:
     """Return a value of a condition, given as a number or a text; of a category, its code.
+
+    An angle comes in [-pi, pi).
 
     Raises:
         ValueError: if it is none that the condition can have.
     """
+    if isinstance(feature.kind, Category) and isinstance(value, str):
+        try:
+            return float(feature.kind.code(value))
+        except ValueError as error:
+            raise ValueError(f"condition '{feature.name}': {error}") from None
     unit = f" of {feature.unit}" if feature.unit else ""
-    if isinstance(feature.kind, Category):
-        if isinstance(value, str):
-            try:
-                return float(feature.kind.code(value))
-            except ValueError as error:
-                raise ValueError(f"condition '{feature.name}': {error}") from None
-        return float(value)  # the encoder knows the codes
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         raise ValueError(
             f"condition '{feature.name}' is {value!r}, expected a number{unit}"
         ) from None
+    if isinstance(feature.kind, Angle) and math.isfinite(number):
+        return (number + math.pi) % (2 * math.pi) - math.pi
+    encoder, k = flow.context_encoder, flow.conditions.index(feature.name)
+    assert encoder is not None
+    row = torch.full((1, len(flow.conditions)), math.nan, dtype=torch.float64)
+    row[0, k] = number
+    if bool(encoder.unknown(row, flow.context_scaler)[0, k]):
+        expected = encoder.expected(k, flow.context_scaler)
+        raise ValueError(f"condition '{feature.name}' is {value}, {expected}")
+    if bool(impossible(row[:, k : k + 1].numpy(), [feature]).any()):
+        expected = f"expected a number{unit} {feature.bounds}"
+        raise ValueError(f"condition '{feature.name}' is {value}, {expected}")
+    return number
 
 
 def _rows(flow: SetFlow, path: Path, rows: int | None, conditions: Sequence[str]) -> EventSample:

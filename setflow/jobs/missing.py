@@ -19,6 +19,7 @@ import torch
 
 from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import screen_events
+from setflow.data.header import read_header
 from setflow.model.density import MissingMass, missing_mass, wide_angles, wrapped_share
 from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
@@ -68,13 +69,15 @@ def refuse_wrapped(flow: SetFlow, source: ContextSource, rows: int, seed: int) -
     Raises:
         ValueError: if this happens to more than one in 10,000 of the objects that it makes.
     """
-    if not wide_angles(flow):
+    held = read_header(source.path).schema.objects
+    wrapped = [feature.name for feature in held if feature.of_kind.is_angle]
+    if not wide_angles(flow, wrapped):
         return
     like = _like_rows(flow, source, rows, MOST)
     if like is None:
         return
     with warnings.catch_warnings(action="ignore", category=OutsideTrainingWarning):
-        shares = wrapped_share(flow, MOST, **like, seed=seed)
+        shares = wrapped_share(flow, MOST, **like, seed=seed, wrapped=wrapped)
     for name, share in shares.items():
         if share > WRAPPED:
             raise ValueError(

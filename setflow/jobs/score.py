@@ -106,6 +106,9 @@ def score_to_hdf5(
     Returns:
         The path of the file.
 
+    Warns:
+        OutsideTrainingWarning: if contexts lie outside the range of the training.
+
     Raises:
         FileExistsError: if the file exists and may not be replaced.
         OSError: if `data` cannot be read, `out` cannot be written, or what an interrupted call left
@@ -169,11 +172,17 @@ def score_to_hdf5(
         torch.no_grad(),
     ):
         task = bar.add_task("scoring", total=events, completed=scores.done)
+        begun, contexts = scores.done, list[Tensor]()
         for start in range(scores.done, events, block):
             stop = min(start + block, events)
-            scores.append(_score(flow, terms, source, slice(start, stop)))
+            columns, context = _score(flow, terms, source, slice(start, stop))
+            scores.append(columns)
+            if context is not None:
+                contexts.append(context)
             bar.advance(task, stop - start)
         scores.tell(attributes_of(flow, mass_of_rows(flow, source, events, seed)))
+    if contexts and flow.context_encoder is not None:
+        flow.context_encoder.warn_outside(torch.cat(contexts), first=begun)
     return out
 
 
@@ -204,8 +213,8 @@ def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextS
 
 def _score(
     flow: SetFlow, terms: Callable[..., LogDensity], source: ContextSource, rows: slice
-) -> dict[str, NDArray[Any]]:
-    """Return the columns of rows of the data."""
+) -> tuple[dict[str, NDArray[Any]], Tensor | None]:
+    """Return the columns of rows of the data, and their contexts, NaN where there is no score."""
     start, stop = rows.start, rows.stop
     largest = None if flow.cardinality is None else flow.cardinality.max_objects
     sample, reasons = screen_events(
@@ -235,7 +244,9 @@ def _score(
     for column in columns.values():
         column[list(reasons)] = np.nan
     reason = np.array([reasons.get(k, "").encode() for k in range(stop - start)], dtype=_REASON)
-    return columns | {"n_objects": n_objects, "reason": reason}
+    if context is not None:
+        context[list(reasons)] = torch.nan
+    return columns | {"n_objects": n_objects, "reason": reason}, context
 
 
 def _solved(

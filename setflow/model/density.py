@@ -8,11 +8,12 @@ integral of the density falls short of 1 by the probability of an event with suc
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
-from setflow.schema import Real
+from setflow.schema import Feature
 
 if TYPE_CHECKING:
     from setflow.model.model import SetFlow
@@ -104,18 +105,29 @@ def missing_mass(
     return MissingMass(hit / n, math.sqrt(centre * (1 - centre) / (n + 3)), n)
 
 
-def wide_angles(flow: SetFlow) -> dict[int, str]:
+def wide_angles(flow: SetFlow, wrapped: Collection[str] = ()) -> dict[int, str]:
     """Return the features that a file wraps and whose training sample comes near the ends.
 
-    They are the names of those of kind `real(wrapped=True)` with less than six standard deviations
-    from their mean to -pi or pi, by their places among the features.
+    They are those of kind `real(wrapped=True)`, and the ones that are named, with less than six
+    standard deviations from their mean to -pi or pi: their names by their places.
+
+    Arguments:
+        flow: the model.
+        wrapped: the names of features that a file holds in [-pi, pi), whatever the model says.
     """
     wide = {}
     for k, name in enumerate(flow.features):
-        kind, mean, std = flow.schema.object(name).kind, flow.scaler.mean[k], flow.scaler.std[k]
-        if kind == Real(wrapped=True) and math.pi - abs(float(mean)) < FAR * float(std):
+        feature, mean, std = flow.schema.object(name), flow.scaler.mean[k], flow.scaler.std[k]
+        if not feature.of_kind.is_identity or not (feature.of_kind.is_angle or name in wrapped):
+            continue
+        if half_turn(feature) - abs(float(mean)) < FAR * float(std):
             wide[k] = name
     return wide
+
+
+def half_turn(feature: Feature) -> float:
+    """Return pi in the unit of an angle."""
+    return 180.0 if feature.unit == "deg" else math.pi
 
 
 def wrapped_share(
@@ -126,6 +138,7 @@ def wrapped_share(
     lengths: Array | None = None,
     seed: int = 0,
     solver: Solver | None = None,
+    wrapped: Collection[str] = (),
 ) -> dict[str, float]:
     """Estimate for which share of its objects a model makes an angle that a file has to wrap.
 
@@ -141,6 +154,7 @@ def wrapped_share(
         lengths: their numbers of objects, with shape `(n,)`; None draws them from p(N | c).
         seed: the seed of the sample.
         solver: the ODE solver; None as `SetFlow.sample`.
+        wrapped: the names of further features that a file wraps.
 
     Returns:
         The share by the names of the features that are not narrow.
@@ -152,10 +166,11 @@ def wrapped_share(
     >>> wrapped_share(flow, 1000, lengths=[10] * 1000)
     {'phi': 0.1188}
     """
-    wide = wide_angles(flow)
+    wide = wide_angles(flow, wrapped)
     if not wide:
         return {}
     batch = flow.sample(n, c, seed, lengths=lengths, solver=solver)
     x = batch.x[batch.mask][:, list(wide)]
-    outside = ((x < -math.pi) | (x >= math.pi)).double().mean(0)
+    ends = x.new_tensor([half_turn(flow.schema.object(name)) for name in wide.values()])
+    outside = ((x < -ends) | (x >= ends)).double().mean(0)
     return dict(zip(wide.values(), outside.tolist(), strict=True))

@@ -26,6 +26,9 @@ from setflow.sets.masks import current_transform, is_at_hand, is_readable
 
 __all__ = ["ContextEncoder", "NamedContext", "OutsideTrainingWarning", "context_columns"]
 
+FEW, NEAR = 100, 10
+"""What at most one event in `FEW` does, by less than the `NEAR`th part of the range, is chance."""
+
 NamedContext = Array | Mapping[str, Any]  # rows in the order of the conditions, or by their names
 
 
@@ -116,7 +119,8 @@ class ContextEncoder(nn.Module):
                 one_hot = torch.where(known[:, None], chosen.to(c.dtype), torch.nan)
                 columns += one_hot.unbind(-1)
             elif isinstance(feature.kind, Angle):
-                columns += [column.cos(), column.sin()]
+                wide = column.double()  # so that a file of either precision gives the same columns
+                columns += [wide.cos().to(c.dtype), wide.sin().to(c.dtype)]
             else:
                 columns.append(numbers.pop(0))
         return torch.stack(columns, -1)
@@ -157,6 +161,8 @@ class ContextEncoder(nn.Module):
         low, high = kinds.get(k, self.features[k].of_kind).bounds
         if (low, high) == (0, math.inf):
             return "expected a positive value, for the model transforms it"
+        if math.isinf(low) and math.isinf(high):
+            return "expected a finite number"
         return f"expected a finite value between {low:g} and {high:g}"
 
     # --- the range of the training ---
@@ -182,27 +188,43 @@ class ContextEncoder(nn.Module):
         self.low.copy_(low)
         self.high.copy_(high)
 
-    def warn_outside(self, c: Tensor, stacklevel: int = 2) -> None:
-        """Warn of contexts with shape `(n, C)` that lie outside the range of the training.
+    def warn_outside(self, c: Tensor, stacklevel: int = 2, *, first: int = 0) -> None:
+        """Warn of contexts that lie outside the range of the training.
+
+        Of two samples of one law the second leaves the range of the first now and then: of n values
+        at both ends together the next one by a chance of 2 / (n + 1), and not by far. So what at
+        most one event in `FEW` does, by less than the `NEAR`th part of the range, is not told.
+
+        Arguments:
+            c: the contexts, with shape `(n, C)`; one that is not finite, or no code of a category,
+                is not looked at.
+            stacklevel: whom the warning names.
+            first: the number of the first event.
 
         Warns:
-            OutsideTrainingWarning: for each condition with such values: how many, and the range.
+            OutsideTrainingWarning: for each condition with such values: how many, the range, and
+                the value that is farthest from it.
         """
         turned = self._turned(c).float()  # as coarse as files are
-        outside = (turned < self.low.float()) | (turned > self.high.float())
-        if not bool(outside.any()):
-            return
-        for k in outside.any(0).nonzero()[:, 0].tolist():
-            feature, rows = self.features[k], outside[:, k].nonzero()[:, 0]
-            told = [
-                _told(feature, value)
-                for value in (c[rows[0], k].item(), self.low[k].item(), self.high[k].item())
-            ]
+        low, high = self.low.float(), self.high.float()
+        beyond = torch.maximum(low - turned, turned - high).nan_to_num(-1)
+        beyond = torch.where(self.unknown(turned, None), -1, beyond)
+        for k in (beyond > 0).any(0).nonzero()[:, 0].tolist():
+            feature, rows = self.features[k], int((beyond[:, k] > 0).sum())
+            farthest = int(beyond[:, k].argmax())
+            value = c[farthest, k].item()
+            by, width = beyond[farthest, k].item(), (high[k] - low[k]).item()
+            near = not isinstance(feature.kind, Category) and NEAR * by < width
+            if near and FEW * rows <= len(c):
+                continue
+            where = f"by up to {100 * by / width:.2g} % of it" if near else "where the model has"
+            where += "" if near else " learnt nothing"
+            told = [_told(feature, at) for at in (value, self.low[k].item(), self.high[k].item())]
             unit = f" {feature.unit}" if feature.unit else ""
             warnings.warn(
-                f"condition '{feature.name}' of {len(rows):,} of {len(c):,} events lies outside "
-                f"the range of the training, {told[1]} to {told[2]}{unit}, where the model has "
-                f"learnt nothing: it is {told[0]} in event {int(rows[0])}",
+                f"condition '{feature.name}' of {rows:,} of {len(c):,} events lies outside the "
+                f"range of the training, {told[1]} to {told[2]}{unit}, {where}: it is {told[0]} in "
+                f"event {first + farthest}",
                 OutsideTrainingWarning,
                 stacklevel=stacklevel + 1,
             )

@@ -54,6 +54,7 @@ __all__ = [
     "read_folder",
     "require_same",
     "short_card",
+    "takes",
     "write_folder",
 ]
 
@@ -212,6 +213,16 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
                 arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
     return {"class_path": _MODEL, "init_args": arguments | {"schema": flow.schema.node()}}
+
+
+def takes(class_path: str, argument: str) -> bool:
+    """Return whether a class that a model file may name has an argument.
+
+    >>> takes("setflow.TransformerField", "condition_dim"), takes("setflow.LinearPath", "dim")
+    (True, False)
+    """
+    cls = CLASSES.get(_canonical(class_path))
+    return cls is not None and argument in _parameters(cls)
 
 
 def architecture(flow: Any) -> dict[str, Any]:

@@ -54,7 +54,8 @@ class Feature:
         limits: what it can be; None takes what follows from its kind.
 
     Raises:
-        ValueError: if the name is empty or holds a comma, or the kind does not exist.
+        ValueError: if the name is empty or holds a comma, the kind does not exist, or an angle has
+            another unit than rad.
 
     >>> Feature("energy", "GeV", "positive").limits
     Limits(low=0.0, high=inf, strict=True)
@@ -76,6 +77,12 @@ class Feature:
             kind = kind_of(self.kind)
         except (TypeError, ValueError) as error:
             raise type(error)(f"feature '{self.name}': {error}") from None
+        if kind.is_angle and self.unit not in ("rad", ""):
+            raise ValueError(
+                f"feature '{self.name}' is of kind {kind} in units of '{self.unit}', expected rad; "
+                "a file whose columns stand in degrees says so by the attribute units of its "
+                "dataset, and is converted in reading"
+            )
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
         if self.limits is None:

@@ -50,6 +50,11 @@ class Kind:
         return True
 
     @property
+    def is_angle(self) -> bool:
+        """Whether it is an angle in radians, which files hold in [-pi, pi)."""
+        return False
+
+    @property
     def bounds(self) -> tuple[float, float]:
         """The values between which it lies, themselves left out."""
         return -math.inf, math.inf
@@ -78,6 +83,10 @@ class Real(Kind):
 
     name = "real"
     wrapped: bool = False
+
+    @property
+    def is_angle(self) -> bool:
+        return self.wrapped
 
 
 @dataclass(frozen=True)
@@ -179,6 +188,10 @@ class Angle(Kind):
 
     name = "angle"
     on_a_line = False
+
+    @property
+    def is_angle(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

@@ -2,18 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from yaml import safe_dump
+
 from setflow.data.contexts import context_features
 from setflow.data.hdf5 import read_events
+from setflow.data.header import read_header
+from setflow.model.encoding import context_columns
+from setflow.model.folder import takes
 from setflow.schema import JETNET, Category, Feature, Schema, schema_of
-from setflow.training.files import CLASS, Files, classes_of, files_of
+from setflow.training.files import CLASS, Files, classes_of, files_of, is_there
 
-__all__ = ["described", "features_of"]
+__all__ = ["complete", "described", "features_of"]
+
+PARTS = ("field", "cardinality")
+"""The parts of a model that are built for the columns of its context."""
 
 GivenSchema = Schema | Mapping[str, Any] | str | None
+
+
+def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
+    """Complete the arguments of a model in a configuration by what its training files say.
+
+    The schema is that of the first file where the configuration names none; conditions are what the
+    files say of them; and a field or p(N | c) that leaves its `condition_dim` open gets as many
+    columns as the conditions make.
+
+    Arguments:
+        arguments: those of the model, with its parts as `class_path` and `init_args`; changed.
+        train: the training files.
+
+    Raises:
+        FileNotFoundError: if the first file is asked for a condition and is not there.
+        ValueError: if it lacks features that the schema names; it prints the schema of the file.
+    """
+    features, conditions = (tuple(arguments.get(key) or ()) for key in ("features", "conditions"))
+    schema = _of_file(arguments.get("schema"), features, files_of(train)[0].path)
+    if conditions:
+        schema = described(schema, conditions, train)
+        width = len(context_columns(features_of(schema, conditions)))
+        for part in PARTS:
+            node = arguments.get(part)
+            if not node or not takes(str(node["class_path"]), "condition_dim"):
+                continue
+            if node.get("init_args") is None:
+                node["init_args"] = {}
+            if not node["init_args"].get("condition_dim"):
+                node["init_args"]["condition_dim"] = width
+    if schema is not None:
+        arguments["schema"] = schema
+
+
+def _of_file(given: GivenSchema, features: Sequence[str], path: str) -> GivenSchema:
+    """Return the schema of a model: that of a file of version 2 where the model names no objects.
+
+    Raises:
+        ValueError: if the file lacks features that the model names.
+    """
+    if not is_there(path):  # reading it says what is wrong
+        return given
+    header = read_header(path)
+    if header.layout_version == 1:
+        return given
+    if given is None or (isinstance(given, Mapping) and "objects" not in given):
+        held, event = header.schema, {entry.name: entry for entry in header.schema.event}
+        event |= {entry.name: entry for entry in _event(given)}
+        return replace(held, event=tuple(event.values())).node()
+    asked = features or schema_of(given).generated
+    if missing := [name for name in asked if name not in header.features]:
+        node = safe_dump(header.schema.node(), default_flow_style=True, sort_keys=False, width=1e9)
+        raise ValueError(
+            f"{path} has no feature '{missing[0]}', which the schema of the model names; leave "
+            f"schema out, and that of the file is taken, or write schema: {node.strip()}"
+        )
+    return given
 
 
 def described(schema: GivenSchema, conditions: Sequence[str], train: Files) -> GivenSchema:

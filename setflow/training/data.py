@@ -16,10 +16,10 @@ from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.random import derive
-from setflow.schema import Category, Feature, Schema, names, schema_of, words_of
+from setflow.schema import Category, Feature, Schema, Words, names, schema_of, words_of
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import count_negative, effective_number, total_weight
-from setflow.training.conditions import features_of
+from setflow.training.conditions import described, features_of
 from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
 from setflow.training.record import files_facts
 
@@ -93,9 +93,9 @@ class SetDataModule(LightningDataModule):
         weight: the name of the dataset in the files that holds the weights of the jets, such as
             `weight`; None takes none. They are normalised once, to mean 1 over the training jets,
             and those of the validation jets by the same factor.
-        schema: what features and conditions are; None takes the schema of each file, of the
-            conditions what JetNet's layout says of their names, and a `class` as the category of
-            the classes of `train`. One that lists the event alone is of conditions.
+        schema: what features and conditions are; None takes what the first training file says of
+            them, in whose units all others are read, and a `class` as the category of the classes
+            of `train`. One that lists the event alone is of conditions.
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
@@ -125,7 +125,8 @@ class SetDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.features, self.conditions = tuple(features), tuple(conditions)
-        self.context_features = features_of(schema, self.conditions, classes_of(train))
+        self._classes, self._given = classes_of(train), (schema, train)
+        self.context_features = features_of(schema, self.conditions, self._classes)
         _check_classes("data.train", self.train_files, self.context_features)
         if self.val_files is not None:
             _check_classes("data.val", self.val_files, self.context_features)
@@ -137,6 +138,7 @@ class SetDataModule(LightningDataModule):
         whole = schema is not None and not (isinstance(schema, dict) and "objects" not in schema)
         self._schema = schema_of(schema) if whole and schema is not None else None
         self.seed, self.weight = seed, weight
+        self._told: Schema | None = None
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
 
@@ -150,13 +152,18 @@ class SetDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         if self._train is not None:
             return
+        if self._schema is None:  # the first file tells of conditions that nobody knows
+            schema, files = self._given
+            told = described(schema, self.conditions, files)
+            self.context_features = features_of(told, self.conditions, self._classes)
         train, numbers = self._read(self.train_files)
         if self.val_files is not None:
             if common := in_both(self.val_files, self.train_files):
                 raise ValueError(
                     f"the validation file {common} is the training file, so the weights "
                     "would be chosen by how well they know it by heart; leave --data.val out, and "
-                    "--data.val_fraction of the training jets is held out, or give other jets"
+                    f"--data.val_fraction of the training {self._words.events} is held out, or "
+                    f"give other {self._words.events}"
                 )
             val, _ = self._read(self.val_files)
         else:
@@ -165,37 +172,46 @@ class SetDataModule(LightningDataModule):
         for name, sample in (("training", train), ("validation", val)):
             if len(sample) == 0:
                 raise ValueError(self._why_empty(name, len(train) + len(val)))
-        self._train, self._val = normalised(train, val)
+        self._train, self._val = normalised(train, val, self._words)
 
-    def _why_empty(self, name: str, jets: int) -> str:
-        """Return why a sample is empty; `jets` is the number of those that were shared out."""
+    @property
+    def _words(self) -> Words:
+        return words_of(self.features)
+
+    def _why_empty(self, name: str, events: int) -> str:
+        """Return why a sample is empty; `events` is the number of those that were shared out."""
+        what = self._words.events
         files = self.train_files if name == "training" or not self.val_files else self.val_files
         paths = ", ".join(str(path) for path, _ in files)
         if self.val_files is not None:
-            return f"the {name} sample is empty: {paths} holds no jets; give a file that has some"
-        if not jets:
-            return f"{paths} holds no jets, so there is nothing to train on"
+            return f"the {name} sample is empty: {paths} holds no {what}; give a file that has some"
+        if not events:
+            return f"{paths} holds no {what}, so there is nothing to train on"
         return (
-            f"the {name} sample is empty: of the {jets} jets in {paths} a fraction of "
-            f"{self.val_fraction:g} is held out, whole events together; give a larger file, "
-            "another val_fraction, or jets to validate on, --data.val"
+            f"the {name} sample is empty: of the {events} {what} in {paths} a fraction of "
+            f"{self.val_fraction:g} is held out, those of one collision together; give a larger "
+            "file, "
+            f"another val_fraction, or {what} to validate on, --data.val"
         )
 
     def _read(self, files: Sequence[DataFile]) -> tuple[SetBatch, Tensor]:
         """Return the events of files, and numbers that are the same for those of one collision."""
         batches: list[SetBatch] = []
         numbers: list[Tensor] = []
+        schema = self._told if self._schema is None else self._schema
         for path, label in files:
             fixed = {CLASS: float(self._codes[label])} if label is not None else {}
             source = ContextSource(path, self.context_features, fixed)
             sample = read_events(
                 path,
-                self._schema,
+                schema,
                 max_objects=self.max_objects,
                 features=self.features,
                 conditions=source.columns,
                 weight=self.weight,
             )
+            if schema is None:  # what the first file says holds of all
+                schema = self._told = self._of_all(sample.schema)
             objects = sample.objects
             x, mask, weight = objects.x, objects.mask, objects.weight
             batches.append(SetBatch(x, mask, source.of(sample), weight))
@@ -205,6 +221,12 @@ class SetDataModule(LightningDataModule):
                 number = torch.arange(start, start + len(sample)) - 2**62
             numbers.append(number.view(torch.int64))
         return _together(batches), torch.cat(numbers)
+
+    def _of_all(self, first: Schema) -> Schema:
+        """Return what all files are read by, given what the first one holds."""
+        known = {entry.name: entry for entry in self.context_features}
+        event = [known[entry.name] for entry in first.event if entry.name in known]
+        return Schema(first.objects, event, first.order_by)
 
     @property
     def _codes(self) -> dict[str | None, int]:
@@ -218,7 +240,7 @@ class SetDataModule(LightningDataModule):
         assert self._train is not None
         assert self._val is not None
         val = {} if self.val_files is None else files_facts(self.val_files)
-        what = words_of(self.features).events
+        what = self._words.events
         facts: dict[str, Any] = {
             "train": {**files_facts(self.train_files), what: len(self._train)},
             "validation": {**val, what: len(self._val)},
@@ -297,8 +319,13 @@ def _together(batches: Sequence[SetBatch]) -> SetBatch:
     return SetBatch(torch.cat(x), torch.cat(mask), context, torch.cat(weights) if weights else None)
 
 
-def normalised(train: SetBatch, val: SetBatch) -> tuple[SetBatch, SetBatch]:
+def normalised(train: SetBatch, val: SetBatch, words: Words) -> tuple[SetBatch, SetBatch]:
     """Return both sides with weights of mean 1 over the training events, if they have some.
+
+    Arguments:
+        train: the training events.
+        val: those that are held out.
+        words: what events are called.
 
     Raises:
         ValueError: if those of a side do not sum to a positive number.
@@ -306,7 +333,7 @@ def normalised(train: SetBatch, val: SetBatch) -> tuple[SetBatch, SetBatch]:
     factor = 1.0
     for name, sample in (("validation", val), ("training", train)):  # the last one tells it
         if sample.weight is not None:
-            total = total_weight(sample.weight, f"{name} jets: their weights")
+            total = total_weight(sample.weight, f"{name} {words.events}: their weights")
             factor = len(sample) / float(total)
     return _weighed(train, factor), _weighed(val, factor)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from setflow.files import same_file
 from setflow.shipped import JETS, find, known
 
-__all__ = ["CLASS", "DataFile", "Files", "classes_of", "files_of", "in_both"]
+__all__ = ["CLASS", "DataFile", "Files", "classes_of", "files_of", "in_both", "is_there"]
 
 CLASS = "class"
 """The name of the condition that tells of which class an event is."""
@@ -60,6 +60,14 @@ def files_of(given: Files, what: str = "data.train") -> tuple[DataFile, ...]:
             where = f", for {other.label} and {entry.label}" if other.label != entry.label else ""
             raise ValueError(f"{what} has the file {entry.path} twice{where}; give it once")
     return tuple(found)
+
+
+def is_there(given: Files) -> bool:
+    """Return whether the first of the files that are meant exists."""
+    try:
+        return find(JETS, files_of(given)[0].path).is_file()
+    except FileNotFoundError:
+        return False
 
 
 def classes_of(given: Files) -> tuple[str, ...]:

@@ -13,8 +13,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from setflow.data.sample import EventSample
+from setflow.data.valid import OF_EVENTS, Defects, check_finite, check_physical, refuse, turned
 from setflow.distributions.cardinality import (
     CardinalityModel,
     ConditionalCardinality,
@@ -25,8 +28,9 @@ from setflow.fields.transformer import TransformerField
 from setflow.model.encoding import context_columns
 from setflow.model.model import SetFlow
 from setflow.random import derive
-from setflow.schema import Feature, Schema, left_out_of, names, schema_of
+from setflow.schema import Feature, Schema, left_out_of, names, schema_of, words_of
 from setflow.sets.batch import SetBatch, listed
+from setflow.sets.masks import zero_padding
 from setflow.training.data import PlacedBatch, event_loader, held_out, normalised
 from setflow.training.export import BestModel
 from setflow.training.module import FlowMatchingModule
@@ -45,12 +49,12 @@ GivenSchema = Schema | Mapping[str, Any] | str | None
 
 
 def fit(
-    data: SetBatch,
+    data: SetBatch | EventSample,
     *,
     schema: GivenSchema = None,
     conditions: Sequence[str] = (),
     field: VectorField | None = None,
-    validation: SetBatch | None = None,
+    validation: SetBatch | EventSample | None = None,
     steps: int = 3000,
     seed: int = 0,
     progress: bool = True,
@@ -63,22 +67,26 @@ def fit(
 
     Arguments:
         data: the events, their features in the order of the objects of the schema; with the
-            conditions as context `c`, and weights if they have some.
-        schema: what the features are: a `setflow.schema.Schema`, its node, or `jetnet`. None names
-            them x1, x2, ... and takes them as real numbers. Angles and categories are left out.
-        conditions: the names of the columns of the context; those that the schema does not list are
-            real numbers.
+            conditions as context `c`, and weights if they have some. Or a sample that
+            `setflow.data.read_events` or `read_jets` has read, which brings its schema, and whose
+            event features are looked up by the names of the conditions.
+        schema: what the features are: a `setflow.schema.Schema`, its node, or `jetnet`. None takes
+            that of a sample, and of a `SetBatch` names them x1, x2, ... and takes them as real
+            numbers. Angles and categories are left out.
+        conditions: the names of the columns of the context. Where the schema lists no features of
+            the event, they are real numbers.
         field: the velocity field; None takes a `TransformerField`.
-        validation: held out events; None sets a twentieth of the events aside.
+        validation: held out events, of the same kind; None sets a twentieth of the events aside,
+            those of a sample with the same event number together.
         steps: the number of steps, of 128 events each.
         seed: the seed of the first weights, the events held out and their order.
         progress: show a progress bar.
 
     Raises:
         ImportError: if Lightning is not installed.
-        TypeError: if the data are no `SetBatch`.
-        ValueError: if `steps` is not positive, data and schema do not fit, or the loss is not
-            finite.
+        TypeError: if the data are neither a `SetBatch` nor a sample.
+        ValueError: if `steps` is not positive, data and schema do not fit, a value is none that its
+            feature can have, a condition is unknown, or the loss is not finite.
 
     >>> rings = setflow.SetBatch(torch.randn(200, 5, 2))
     >>> field = setflow.TransformerField(2, hidden=16, layers=1)
@@ -88,26 +96,33 @@ def fit(
     """
     if steps < 1:
         raise ValueError(f"steps is {steps}, expected at least 1")
-    data = listed(data, "setflow.fit")
-    known = _schema(schema, data, conditions)
-    data = _generated(data, known)
+    if isinstance(data, EventSample):
+        if schema is not None:
+            raise ValueError("the events bring their schema; leave schema out")
+        schema = _of_sample(data, conditions)
+    events, numbers = _events(data, conditions, schema, "setflow.fit")
+    known = _schema(schema, events, conditions)
+    events = _generated(events, known, "the data")
+    if (told := left_out_of(known)) is not None:
+        warnings.warn(told, stacklevel=2)
     if validation is None:
-        held = held_out(torch.arange(len(data)), _HELD_OUT, seed)
-        data, validation = data[~held], data[held]
+        held = held_out(numbers, _HELD_OUT, seed)
+        train_events, val_events = events[~held], events[held]
     else:
-        validation = _generated(listed(validation, "setflow.fit(validation=...)"), known)
-    for what, events in (("training", data), ("validation", validation)):
-        if not len(events):
+        given, _ = _events(validation, conditions, schema, "setflow.fit(validation=...)")
+        train_events, val_events = events, _generated(given, known, "the validation")
+    for what, side in (("training", train_events), ("validation", val_events)):
+        if not len(side):
             raise ValueError(f"there is no event for the {what}, give more data")
-    data, validation = normalised(data, validation)
-    longest = max(int(events.lengths.max()) for events in (data, validation))
+    sides = normalised(train_events, val_events, words_of(known.generated))
+    longest = max(int(side.lengths.max()) for side in sides)
     with torch.random.fork_rng():  # neither first weights nor loaders change another draw
         torch.manual_seed(derive(seed, "first weights"))
-        flow = _model(known, conditions, field, longest).fit_statistics(data)
-        train = event_loader(data, _BATCH, seed=seed, shuffle=True)
-        held_out_events = event_loader(validation, _BATCH, seed=seed, shuffle=False)
+        flow = _model(known, conditions, field, longest).fit_statistics(sides[0])
+        train = event_loader(sides[0], _BATCH, seed=seed, shuffle=True)
+        held_out_events = event_loader(sides[1], _BATCH, seed=seed, shuffle=False)
         flow = _trained(flow, train, held_out_events, steps, progress=progress)
-    return flow.to(data.x.device).eval()
+    return flow.to(events.x.device).eval()
 
 
 def _trained(
@@ -145,6 +160,40 @@ def _trained(
         return best.best(module)[0] if best.best_model_path else module.flow
 
 
+def _of_sample(sample: EventSample, conditions: Sequence[str]) -> Schema:
+    """Return the schema of a sample, of its event features the conditions alone."""
+    event = [sample.schema.of_event(name) for name in conditions]
+    return replace(sample.schema, event=tuple(event))
+
+
+def _events(
+    data: SetBatch | EventSample, conditions: Sequence[str], schema: GivenSchema, what: str
+) -> tuple[SetBatch, Tensor]:
+    """Return events as a batch, and numbers that are the same for those of one collision.
+
+    Raises:
+        TypeError: if they are neither a batch nor a sample.
+        ValueError: if a sample does not have the features of the schema, in its units.
+    """
+    if not isinstance(data, EventSample):
+        batch = listed(data, what)
+        return batch, torch.arange(len(batch))
+    wanted = [] if schema is None else schema_of(schema).objects
+    for feature in wanted:
+        if data.schema.object(feature.name).unit != feature.unit:
+            raise ValueError(
+                f"{what}: {feature.name} is in units of "
+                f"'{data.schema.object(feature.name).unit}', expected '{feature.unit}'; read both "
+                "with one schema"
+            )
+    batch, places = data.objects, [data.features.index(feature.name) for feature in wanted]
+    x = batch.x if places == list(range(batch.x.shape[-1])) else batch.x[..., places]
+    c = data.context(conditions) if conditions else None
+    numbers = data.event_number
+    numbers = torch.arange(len(batch)) if numbers is None else numbers.view(torch.int64)
+    return SetBatch(x, batch.mask, c, batch.weight), numbers
+
+
 def _schema(given: GivenSchema, data: SetBatch, conditions: Sequence[str]) -> Schema:
     """Return the schema of the data, the conditions among its features of an event."""
     if data.x.ndim != 3:
@@ -167,17 +216,31 @@ def _schema(given: GivenSchema, data: SetBatch, conditions: Sequence[str]) -> Sc
             f"the data have a context of {columns} columns, and conditions names "
             f"{len(conditions)}: {', '.join(conditions) or 'none'}; name each, in order"
         )
-    listed_there = names(schema.event)
-    more = [Feature(name) for name in conditions if name not in listed_there]
-    return replace(schema, event=(*schema.event, *more))
+    if schema.event:
+        for name in conditions:
+            schema.of_event(name)  # raises if there is none
+        return schema
+    return replace(schema, event=tuple(Feature(name) for name in conditions))
 
 
-def _generated(data: SetBatch, schema: Schema) -> SetBatch:
-    """Return events with those features alone that a model can generate."""
-    told = left_out_of(schema)
-    if told is None:
+def _generated(data: SetBatch, schema: Schema, what: str) -> SetBatch:
+    """Return events with those features alone that a model can generate.
+
+    Raises:
+        ValueError: if a value of a real object is none that its feature can have.
+    """
+    defects: Defects = {}
+    mask = data.mask.cpu().numpy()
+    values = zero_padding(data.x, data.mask).detach().double().cpu().numpy()
+    for column, feature in enumerate(schema.objects):
+        if feature.of_kind.is_angle:
+            values[..., column] = turned(values[..., column])
+    check_finite(values, mask, schema.objects, defects, OF_EVENTS)
+    check_physical(values, mask, schema.objects, defects, OF_EVENTS)
+    if defects:
+        refuse(defects, what, 0)
+    if not schema.left_out:
         return data
-    warnings.warn(told, stacklevel=3)
     listed_there = names(schema.objects)
     x = data.x[..., [listed_there.index(name) for name in schema.generated]]
     return SetBatch(x, data.mask, data.c, data.weight)

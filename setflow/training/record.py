@@ -110,7 +110,8 @@ def lines_of(facts: Mapping[str, Any]) -> list[str]:
             several = "files" in facts.get("train", {})
             lines += _data_lines(facts[name], use, "files" if several else "file")
     if "weights" in facts:
-        lines.append(f"weights of the training jets: {facts['weights']}")
+        what = _events_of(facts.get("train", {}))
+        lines.append(f"weights of the training {what}: {facts['weights']}")
     batch = f" of {facts['batch_size']} sets" if "batch_size" in facts else ""
     length = f"{_count(facts['steps'], 'step')}{batch} ({_count(facts['epochs'], 'epoch')}), in "
     length += clock(facts["seconds"])
@@ -138,8 +139,13 @@ def _count(number: float, what: str, plural: str = "s") -> str:
     return f"{number:,.10g} {what}{'' if number == 1 else plural}"
 
 
+def _events_of(facts: Mapping[str, Any]) -> str:
+    """Return what the events of a side are called."""
+    return "events" if "events" in facts else "jets"
+
+
 def _data_lines(facts: Mapping[str, Any], use: str, held_out_of: str) -> list[str]:
-    what = "events" if "events" in facts else "jets"
+    what = _events_of(facts)
     number = f"{facts[what]:,} {what} for {use}"
     if "files" in facts:
         listed = "; ".join(map(_file_line, facts["files"]))

@@ -66,7 +66,7 @@ def trained(folder):
     write_classes()
     cardinality = {
         "class_path": "setflow.ConditionalCardinality",
-        "init_args": {"max_objects": 8, "condition_dim": 4},
+        "init_args": {"max_objects": 8},
     }
     configuration("pt", "class", train=TRAIN, cardinality=cardinality)
     run("fit", "--config", "classes.yaml")
@@ -184,7 +184,7 @@ def test_context_from_and_oversample(trained):
     [
         ("--events 3", "conditioned on pt, class; say for which values .* --condition pt=900.* "
          "--like FILE.* --context-from FILE"),
-        ("--condition pt=1020,class=top", "one context for all jets; say how many by --events"),
+        ("--condition pt=1020,class=top", "one context for all events; say how many by --events"),
         ("--condition pt=1020,class=top --like quark.h5", "--condition and --like tell"),
         ("--like quark.h5 --context-from quark.h5", "--like and --context-from tell the context"),
         ("--condition pt=1020,class=top:5,gluon:5 --events 11", "are 10 jets, and events is 11"),
@@ -200,6 +200,9 @@ def test_context_from_and_oversample(trained):
         ("--condition pt=1020,class=top --events 4 --oversample 2", "--oversample 2 makes so many"),
         ("--events 4 --oversample 2", "--oversample 2 makes so many"),
         ("--context-from quark.h5", "no column 'class'"),
+        ("--condition pt=-5,class=top --events 2", "'pt' is -5, expected a number of GeV above 0"),
+        ("--condition pt=nan,class=top --events 2", "'pt' is nan, expected a finite number"),
+        ("--condition pt=900:2,0:2,class=top", "'pt' is 0, expected a number of GeV above 0"),
     ],
 )  # fmt: skip
 def check_refusals(options, message, trained, capsys):
@@ -221,6 +224,18 @@ def test_a_context_outside_the_training_is_told_once(trained, capsys):
     assert "'pt' of 2,050 of 2,050 events" in err
     assert "1000.06 to 1049.9 GeV, where the model has learnt nothing: it is 5000 in event 0" in err
     run("sample", trained, "--out", "in.h5", "--condition", "pt=1020,class=top", "--events", "1")
+    assert "outside" not in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("always::setflow.model.OutsideTrainingWarning")
+def test_scores_tell_of_contexts_outside_the_training_too(trained, capsys):
+    score = ("score", trained, "quark.h5", *SHORT, "--events", 5, "--out", "a.h5")
+    run(*score, "--condition", "pt=5000,class=top")
+    err = capsys.readouterr().err
+    assert err.count("'pt' of 5 of 5 events lies outside the range of the training") == 1
+    said = fails(capsys, *score, "--force", "--condition", "pt=-1,class=top")
+    assert "condition 'pt' is -1, expected a number of GeV above 0" in said
+    run(*score, "--force", "--condition", "class=quark")
     assert "outside" not in capsys.readouterr().err
 
 

@@ -199,7 +199,7 @@ def test_files_and_folders_in_the_wrong_place_are_named(folder, capsys):
     ):
         assert said in fails(capsys, *command)
     swapped = fails(capsys, "score", "jets.h5", "top30", "--out", "new.h5")
-    assert "the model comes before the jets: setflow score top30 jets.h5" in swapped
+    assert "the model comes before the events: setflow score top30 jets.h5" in swapped
     few = fails(capsys, "sample", "top30", "--like", "jets.h5", "--events", 500, "--out", "new.h5")
     assert (
         "jets.h5 holds 200 jets, and 500 are to be sampled like them; ask for at most 200 (--e"

@@ -171,14 +171,38 @@ def test_a_file_without_a_schema_is_read_by_that_of_the_configuration(rings, cap
     schema["objects"][1]["name"] = "z"
     Path("config.yaml").write_text(yaml.safe_dump(configuration(schema=schema)))
     again = ("fit", "--config", "config.yaml", "--name", "never", "--data.train", "plain.h5")
-    assert "no column 'z', which is asked for; it holds x, y, energy" in fails(capsys, *again)
+    assert "no feature 'z', which the schema of the model names" in fails(capsys, *again)
     assert not Path("runs/never").exists()
 
 
 def test_a_model_of_jets_told_to_train_on_rings_says_what_to_do(rings, capsys):
     Path("config.yaml").write_text(yaml.safe_dump(configuration(schema="jetnet")))
     told = fails(capsys, "fit", "--config", "config.yaml")
-    assert "etarel" in told
+    assert "rings.h5 has no feature 'etarel', which the schema of the model names" in told
+    node = yaml.safe_load(told.partition("or write ")[2])["schema"]  # which can be copied
+    assert Schema.from_node(node) == RINGS
+    assert told == fails(capsys, "info", "config.yaml")
+
+
+def test_a_configuration_is_told_as_it_is_trained(rings, capsys):
+    """What the file says of a model that names no schema, and of the columns of its context."""
+    cardinality = {"class_path": "setflow.ConditionalCardinality", "init_args": {"max_objects": 8}}
+    conditions = ["radius", "noise"]
+    config = configuration(conditions=conditions, cardinality=cardinality)
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    run("info", "config.yaml")
+    out = " ".join(capsys.readouterr().out.split())
+    assert "features x, y, energy, share, time conditions radius, noise" in out
+    run("fit", "--config", "config.yaml")
+    flow = setflow.SetFlow.load("runs/tiny/model")
+    assert flow.cardinality.condition_dim == len(flow.context_columns) == 3
+    Path("rings.h5").rename("gone.h5")
+    told = fails(capsys, "info", "config.yaml")
+    assert "the training file rings.h5, which may tell what is missing, does not exist" in told
+    Path("gone.h5").rename("rings.h5")
+    config = configuration(schema=RINGS.node(), cardinality=cardinality)
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    assert "without conditions takes setflow.EmpiricalC" in fails(capsys, "info", "config.yaml")
 
 
 def test_the_layout_is_chosen(rings, capsys):

@@ -65,6 +65,28 @@ def test_another_meaning_is_refused(path, wanted, message):
         read_context(path, [wanted])
 
 
+def test_units_are_compared_whatever_they_are(path):
+    """Also those that nothing is known of; where the dataset has none, they are taken as right."""
+    with h5py.File(path, "r+") as file:
+        file["context"].attrs["units"] = ["", "hits"]
+    with pytest.raises(ValueError, match="mass stands in units of 'hits', expected 'pe'"):
+        read_context(path, [Feature("mass", "pe")])
+    with h5py.File(path, "r+") as file:
+        del file["context"].attrs["units"]
+    assert np.array_equal(read_context(path, [MASS])[:, 0], values()[:, 1].numpy())
+
+
+def test_angles_of_a_context_come_in_radians(path):
+    with h5py.File(path, "r+") as file:
+        file["context"].attrs["units"] = ["", "deg"]
+        file["context"].attrs["kinds"] = [str(CLASS.kind), "angle"]
+    angle = Feature("mass", "rad", "angle")
+    assert context_features(path)[1] == angle
+    with pytest.warns(UserWarning, match="mass from deg to rad"):
+        got = read_context(path, [angle])[:, 0]
+    np.testing.assert_allclose(got, np.deg2rad(values()[:, 1].numpy()), rtol=1e-15)
+
+
 def test_a_name_that_no_row_has_is_no_error(path):
     """Only what stands in the rows must be known."""
     with h5py.File(path, "r+") as file:

@@ -271,6 +271,48 @@ def test_a_category_of_other_names_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"side is of kind category\(left, right\) in the file"):
         read_events(path, other, features=["side"])
 
+    plain = Schema([Feature("side")])
+    with pytest.raises(
+        ValueError, match=r"side is of kind category\(left, right\) in the file, ex"
+    ):
+        read_events(path, plain, features=["side"])
+
+
+def test_categories_of_events_are_found_by_their_names(tmp_path: Path) -> None:
+    """The codes of the file are checked by its own names, and come as those asked for."""
+    path, held = padded(tmp_path / "a.h5"), truth()[2]
+    swapped = Schema(RINGS.objects, [Feature("noise", kind="category(loud, other, quiet)")])
+    sample = read_events(path, swapped)
+    assert sample.event_features == ("noise", "radius")
+    np.testing.assert_array_equal(sample.event[:, 0].numpy(), 2 - 2 * held[:, 1])
+    assert sample.context(["noise"]).dtype == torch.float32
+
+    fewer = Schema(RINGS.objects, [Feature("noise", kind="category(quiet)")])
+    first = int(held[:, 1].argmax())
+    told = f"row {first}, column 'noise' of context is 'loud', expected one of quiet"
+    with pytest.raises(ValueError, match=told):
+        read_events(path, fewer)
+    reasons = screen_events(path, fewer).reasons
+    assert set(reasons) == set(np.flatnonzero(held[:, 1]).tolist())
+    with h5py.File(path, "r+") as file:
+        file["context"][3, 1] = 2
+    with pytest.raises(ValueError, match=r"row 3, .*holds 2, .*from 0 to 1, one of quiet, loud"):
+        read_events(path, swapped)
+
+
+def test_a_category_of_events_is_none_where_numbers_are_asked_for(tmp_path: Path) -> None:
+    path = padded(tmp_path / "a.h5")
+    for wanted in (Feature("noise"), Feature("radius", "mm", "category(small, large)")):
+        with pytest.raises(ValueError, match=f"{wanted.name} is of kind .*, expected {wanted.kind}"
+                           .replace("(", r"\(").replace(")", r"\)")):  # fmt: skip
+            read_events(path, Schema(RINGS.objects, [wanted]))
+
+
+def test_the_name_of_a_dataset_is_not_guessed_from_another_of_the_layout(tmp_path: Path) -> None:
+    path = store(tmp_path / "a.h5", {"jet_features": np.ones((3, 4), "f4")}, {})
+    with pytest.raises(ValueError, match=r"no dataset 'particle_features'; it holds \[.*\]$"):
+        read_events(path)
+
 
 def test_without_an_order_the_first_objects_are_kept(tmp_path: Path) -> None:
     x, mask, _ = truth()

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from pathlib import Path
+from typing import Any
 
 import h5py
 import pytest
+import torch
 import yaml
 
 import setflow
 from cli.shell import write_jets
 from each import each
-from setflow.data import Standardizer
+from setflow.data import EventWriter, Standardizer, read_events
 from setflow.jobs.sample import sample_to_hdf5
 from setflow.report.page import evaluate
+from setflow.schema import Feature, Schema
 
 
 @pytest.fixture
@@ -86,3 +91,39 @@ def test_a_report_says_which_model_made_the_jets(flow, tmp_path):
     assert told["generated"]["weights_sha256"] == sha256
     assert told["reference"]["weights_sha256"] is None
     assert sha256[:16] in report.table().caption
+
+
+def test_values_that_no_condition_can_have_are_refused_before_work(tmp_path: Path) -> None:
+    schema = Schema(
+        [Feature("x")],
+        [
+            Feature("kind", kind="category(a, b)"),
+            Feature("phi", "rad", "angle"),
+            Feature("share", kind="bounded(0, 1)"),
+        ],
+    )
+    names = ["kind", "phi", "share"]
+    field = setflow.TransformerField(1, condition_dim=5, hidden=8, layers=1, heads=1)
+    cardinality = setflow.EmpiricalCardinality(3)
+    flow = setflow.SetFlow(field, schema=schema, conditions=names, cardinality=cardinality)
+    c = torch.stack([torch.arange(30) % 2, torch.linspace(-3, 3, 30), torch.rand(30)], -1)
+    flow.fit_statistics(setflow.SetBatch(torch.randn(30, 3, 1), c=c)).eval()
+    given: dict[str, Any] = {"kind": "a", "phi": 0.0, "share": 0.5}
+    out, options = tmp_path / "a.h5", {"solver": setflow.Euler(1), "progress": False, "events": 2}
+    for name, value, message in (
+        ("kind", 7, "'kind' is 7, expected the code of a category: 0 for a, 1 for b"),
+        ("share", 1.5, "'share' is 1.5, expected a finite value between 0 and 1"),
+        ("phi", float("inf"), "'phi' is inf, expected a finite number"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sample_to_hdf5(flow, out, context={**given, name: value}, **options)
+    sample_to_hdf5(flow, out, context={**given, "phi": 2 * math.pi + 1}, **options)
+    assert read_events(out).context(["phi"])[:, 0].tolist() == pytest.approx([1, 1])
+    like = tmp_path / "like.h5"
+    wide = Schema(schema.objects, [*schema.event[:2], Feature("share")])
+    with EventWriter(like, wide) as writer:
+        writer.write(setflow.SetBatch(torch.zeros(2, 3, 1)), torch.tensor([[0, 0, 0.5], [1, 0, 2]]))
+    with pytest.raises(ValueError, match=r"row 1, .*'share' .* holds 2, expected between 0 and 1"):
+        sample_to_hdf5(flow, tmp_path / "b.h5", context=like, **options)
+    with pytest.raises(ValueError, match="holds 2 events, and 9 are asked for"):
+        sample_to_hdf5(flow, tmp_path / "b.h5", context=out, **options | {"events": 9})

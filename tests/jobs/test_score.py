@@ -22,15 +22,16 @@ import torch
 import yaml
 
 import setflow
-from setflow.data import JetWriter, SetBatch, Standardizer, read_jets
+from setflow.data import EventWriter, JetWriter, SetBatch, Standardizer, read_jets
 from setflow.data.hdf5 import screen_events
 from setflow.jobs import missing
 from setflow.jobs import score as scoring
 from setflow.jobs.identity import described
 from setflow.jobs.score import score_to_hdf5
 from setflow.model import missing_mass
+from setflow.model.density import wrapped_share
 from setflow.model.folder import describe_model
-from setflow.schema import RELATIVE_JET_UNITS
+from setflow.schema import RELATIVE_JET_UNITS, Feature, Schema
 from setflow.solvers import IntegrationError
 
 NATS = ("log_prob", "objects", "scaling", "ordering", "cardinality", "standard_error")
@@ -858,3 +859,32 @@ def test_a_model_whose_angles_a_file_wraps_is_refused(data, tmp_path, conditions
     with torch.no_grad():
         flow.scaler.std[1] = 0.6  # 1.6e-7 lie outside
     score(flow, data, out)
+
+
+def test_a_number_that_a_file_wraps_is_refused_whatever_the_model_says(tmp_path) -> None:
+    """The file of an angle holds it in [-pi, pi); the model takes it as a number on a line."""
+    number, angle = (Schema([Feature("phi", "rad", kind)]) for kind in ("real", "angle"))
+    field = setflow.GaussianSetField(torch.zeros(1), torch.ones(1))
+    given = {"mean": [0.0], "std": [2.0]}
+    flow = setflow.SetFlow(field, schema=number, scaler=setflow.data.Standardizer(**given))
+    x = setflow.physics.delta_phi(torch.randn(20, 3, 1) * 2, torch.zeros(()))
+    for name, schema in (("number.h5", number), ("angle.h5", angle)):
+        with EventWriter(tmp_path / name, schema) as writer:
+            writer.write(SetBatch(x))
+    out = tmp_path / "scores.h5"
+    with pytest.raises(ValueError, match=r"phi as a number on a line, and 1[12] % of those"):
+        score(flow, tmp_path / "angle.h5", out)
+    score(flow, tmp_path / "number.h5", out)  # its writer wraps nothing
+
+
+def test_a_number_in_degrees_that_a_file_wraps_is_judged_in_degrees() -> None:
+    field = setflow.GaussianSetField(torch.zeros(1), torch.ones(1))
+    schema = Schema([Feature("phi", "deg")])
+    for std, wide in ((20.0, False), (120.0, True)):
+        scaler = setflow.data.Standardizer(mean=[0.0], std=[std])
+        flow = setflow.SetFlow(field, schema=schema, scaler=scaler)
+        share = wrapped_share(flow, 500, lengths=[10] * 500, wrapped=["phi"])
+        assert (share != {}) == wide
+        if wide:  # beyond 1.5 standard deviations
+            assert share["phi"] == pytest.approx(0.1336, abs=0.02)
+        assert wrapped_share(flow, 5, lengths=[1] * 5) == {}

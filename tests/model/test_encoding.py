@@ -77,6 +77,13 @@ def test_each_kind_is_encoded_as_its_definition():
     assert flow.context_scaler.dim == 2
 
 
+def test_the_precision_of_a_file_changes_no_column():
+    """The same values as float32 and as float64, of every kind, reach a field in float32 alike."""
+    flow, c = make(), events(200, seed=3).c.float()
+    narrow, wide = (flow.scaled_context(values, len(c)) for values in (c, c.double()))
+    assert torch.equal(narrow, wide.to(narrow))
+
+
 def test_an_angle_is_the_same_after_a_turn():
     flow, batch = make(), events(7, seed=3)
     turned = batch.c.double() + torch.tensor([0, 0, 2 * math.pi, 0])
@@ -221,6 +228,33 @@ def test_a_context_outside_the_range_warns_with_the_range():
     with pytest.warns(OutsideTrainingWarning, match=told):
         flow.sample(3, given, solver=setflow.Euler(1))
     flow.sample(3, {**given, "pt": [low, high, 120]}, solver=setflow.Euler(1))  # warns of nothing
+
+
+def test_what_chance_puts_outside_the_range_is_not_told():
+    """A sample of the law of the training leaves its range now and then, by a little."""
+    flow = make((PT,))
+    encoder = flow.context_encoder
+    low, high = encoder.low[0].item(), encoder.high[0].item()
+    width = high - low
+    c = torch.linspace(low, high, 1000, dtype=torch.float64)[:, None]
+    c[:10, 0] = high + 0.05 * width
+    encoder.warn_outside(c)
+    c[10, 0] = low - 0.09 * width  # one more than a hundredth
+    told = f"of 11 of 1,000 events .*, by up to 9 % of it: it is {c[10, 0].item():.6g} in event 10"
+    with pytest.warns(OutsideTrainingWarning, match=told):
+        encoder.warn_outside(c)
+    c[1:11] = low
+    c[0, 0] = high + 0.11 * width  # one alone, but far
+    with pytest.warns(OutsideTrainingWarning, match=r"of 1 of 1,000 .*nothing: it is .* event 7$"):
+        encoder.warn_outside(c, first=7)
+    c[0, 0] = torch.inf  # no context at all, which is an error elsewhere
+    encoder.warn_outside(c)
+    many = ContextEncoder([Feature("kind", kind=f"category({', '.join('abcdefghijklmno')})")])
+    many.learn_range(torch.arange(14.0)[:, None])
+    codes = torch.zeros(1000, 1)
+    codes[5], codes[6] = 14, 99
+    with pytest.warns(OutsideTrainingWarning, match=r"of 1 of 1,000 .* it is o in event 5"):
+        many.warn_outside(codes)
 
 
 def test_a_class_that_was_never_seen_warns_by_name():

@@ -111,3 +111,13 @@ def test_the_default_has_a_name() -> None:
 def test_the_nearest_name_of_a_category_is_told() -> None:
     with pytest.raises(ValueError, match="did you mean 'gluon'"):
         Category(("top", "gluon")).code("gluons")
+
+
+@each("kind", ["angle", Real(wrapped=True)])
+def test_an_angle_is_in_radians(kind) -> None:
+    """Its limits are, and what a file holds in degrees is converted in reading."""
+    assert Feature("phi", "rad", kind).of_kind.is_angle
+    assert Feature("phi", "", kind).unit == ""
+    with pytest.raises(ValueError, match=r"'phi' is of kind .* in units of 'deg', expected rad; "):
+        Feature("phi", "deg", kind)
+    assert Feature("phi", "deg").unit == "deg"  # a number as any other

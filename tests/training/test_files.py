@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from each import each
+from setflow.data import EventWriter
+from setflow.schema import Feature, Schema
+from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
 from setflow.training.files import DataFile, classes_of, files_of, in_both
 
@@ -87,3 +90,64 @@ def test_events_of_several_files_are_those_of_each(tmp_path):
     assert torch.equal(masses[0], torch.cat(masses[1:]).sort().values)
     assert both.train_events.x.shape == (75, 6, 3)
     assert len(both._val) == 25
+
+
+def write_other(path, unit, scale, names="top, gluon", seed=0):
+    """Objects and events in a unit, of a schema that JetNet does not know."""
+    generator = torch.Generator().manual_seed(seed)
+    schema = Schema(
+        [Feature("x", unit), Feature("e", "GeV", "positive")],
+        [Feature("radius", unit, "positive"), Feature("kind", kind=f"category({names})")],
+    )
+    x = torch.rand(50, 4, 2, generator=generator) + 0.5
+    event = torch.rand(50, 2, generator=generator) + 0.5
+    event[:, 1] = torch.arange(50) % 2
+    x[..., 0] *= scale
+    event[:, 0] *= scale
+    with EventWriter(path, schema) as writer:
+        writer.write(SetBatch(x, torch.ones(50, 4)), event)
+    return path.name
+
+
+def test_files_in_other_units_are_read_in_those_of_the_first(tmp_path, monkeypatch):
+    """Without a schema, too: millimetres and centimetres of objects and of conditions never mix."""
+    monkeypatch.chdir(tmp_path)
+    files = [
+        write_other(tmp_path / "mm.h5", "mm", 1),
+        write_other(tmp_path / "cm.h5", "cm", 0.1, "gluon, top", seed=1),
+    ]
+    data = SetDataModule(files, conditions=["radius", "kind"], features=["x", "e"])
+    with pytest.warns(
+        UserWarning, match="cm.h5: (values: x|context: radius) from cm to mm"
+    ) as told:
+        events = data.train_events
+    assert len(told) == 2
+    every = torch.cat([events.c, data._val.c])
+    assert float(every[:, 0].min()) >= 0.49
+    assert float(events.x[..., 0].min()) >= 0.49
+    assert data.context_features[0] == Feature("radius", "mm", "positive")
+    codes = torch.cat([torch.arange(50) % 2, 1 - torch.arange(50) % 2])
+    assert int((every[:, 1] == 1).sum()) == int(codes.sum())
+
+
+def test_a_file_in_a_unit_that_is_no_other_one_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [
+        write_other(tmp_path / "mm.h5", "mm", 1),
+        write_other(tmp_path / "ns.h5", "ns", 1, seed=1),
+    ]
+    with pytest.raises(
+        ValueError, match=r"ns.h5: values: x stands in units of 'ns', expected 'mm'"
+    ):
+        SetDataModule(files, features=["x", "e"]).setup("fit")
+    with pytest.raises(ValueError, match="context: radius stands in units of 'ns', expected 'mm'"):
+        SetDataModule(files, conditions=["radius"], features=["e"]).setup("fit")
+
+
+def test_what_is_wrong_with_events_does_not_call_them_jets(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = write_other(tmp_path / "mm.h5", "mm", 1)
+    with pytest.raises(ValueError, match=r"of the 50 events in .* or events to validate on"):
+        SetDataModule(file, features=["x"], val_fraction=0.001).setup("fit")
+    with pytest.raises(ValueError, match="of the training events is held out, or give other even"):
+        SetDataModule(file, file, features=["x"]).setup("fit")

@@ -11,8 +11,10 @@ import yaml
 
 import setflow
 from each import each
+from setflow.data import EventWriter, read_events, read_jets
 from setflow.schema import Category, Feature, Schema
 from setflow.training import fitting
+from setflow.training.data import held_out
 
 RINGS = Schema(
     [
@@ -127,6 +129,84 @@ def test_the_defaults_are_those_of_the_demo():
     assert trainer["max_steps"] / trainer["val_check_interval"] == fitting._VALIDATIONS
 
 
+def write(path, data: setflow.SetBatch, **parts) -> None:
+    with EventWriter(path, RINGS) as writer:
+        writer.write(setflow.SetBatch(data.x, data.mask, weight=data.weight), data.c, **parts)
+
+
+def test_a_sample_that_was_read_brings_schema_conditions_and_weights(tmp_path) -> None:
+    data = rings(100, weight=torch.arange(100) + 1.0)
+    number = torch.arange(100) // 2
+    write(tmp_path / "rings.h5", data, event_number=number)
+    read = read_events(tmp_path / "rings.h5", weight="weight")
+    held = held_out(number, 0.05, 3)
+    options = {"conditions": ["kind"], "field": None, "steps": 1, "seed": 3, "progress": False}
+    flow = setflow.fit(read, **options)
+    assert flow.schema == Schema([RINGS.object(name) for name in RINGS.generated], RINGS.event)
+    x = data.x[..., [0, 2, 3]]
+    same = setflow.fit(
+        setflow.SetBatch(x[~held], data.mask[~held], data.c[~held], data.weight[~held]),
+        validation=setflow.SetBatch(x[held], data.mask[held], data.c[held], data.weight[held]),
+        schema=flow.schema,
+        **options,
+    )
+    for mine, theirs in zip(flow.parameters(), same.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_columns_of_a_validation_sample_are_found_by_name(tmp_path) -> None:
+    write(tmp_path / "rings.h5", rings(60))
+    write(tmp_path / "others.h5", rings(20, seed=1))
+    names = ("energy", "x", "y")
+    train = read_events(tmp_path / "rings.h5")
+    given = [
+        read_events(tmp_path / "others.h5"),
+        read_events(tmp_path / "others.h5", features=names),
+    ]
+    made = [
+        setflow.fit(train, validation=one, field=None, steps=1, progress=False).state_dict()
+        for one in given
+    ]
+    assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
+    other = Schema([Feature("x", "cm"), *RINGS.objects[2:4]])
+    with pytest.warns(UserWarning, match="converted"):
+        in_cm = read_events(tmp_path / "others.h5", other)
+    with pytest.raises(ValueError, match=r"validation=...\): x is in units of 'cm', expected 'mm'"):
+        setflow.fit(train, validation=in_cm, steps=1, progress=False)
+    with pytest.raises(ValueError, match=r"no feature of an event 'kid'.*did you mean 'kind'"):
+        setflow.fit(train, conditions=["kid"], steps=1, progress=False)
+    with pytest.raises(ValueError, match="the events bring their schema; leave schema out"):
+        setflow.fit(train, schema=RINGS, steps=1, progress=False)
+
+
+def test_jets_that_were_read_can_be_fitted() -> None:
+    jets = read_jets("pythia-top/heldout.h5", stop=60, max_objects=8)
+    flow = setflow.fit(jets, conditions=["pt", "mass"], field=small(3, 2), steps=1, progress=False)
+    assert flow.features == ("etarel", "phirel", "ptrel")
+    assert flow.schema.of_event("pt").unit == "GeV"
+    assert float(flow.context_encoder.high[0]) <= float(jets.jets[:, 0].max())
+
+
+@each(
+    ("column", "value", "message"),
+    [
+        (0, torch.nan, "row 1, object 0, column 'x' holds nan"),
+        (1, 4.0, r"column 'phi' holds 4, expected radians in \[-pi, pi\)"),
+        (3, -1.0, "column 'energy' holds -1, expected above 0"),
+        (4, 2.0, "column 'charge' holds 2, expected a whole number from 0 to 1, one of minus"),
+    ],
+)
+def test_values_that_cannot_be_are_refused_in_memory_as_in_files(column, value, message) -> None:
+    data = rings(50)
+    x = data.x.clone()
+    x[1, 0, column] = value
+    x[0, -1] = torch.nan if not data.mask[0, -1] else 1.0  # padding is not looked at
+    with pytest.raises(ValueError, match=message):
+        setflow.fit(
+            setflow.SetBatch(x, data.mask, data.c), schema=RINGS, conditions=["kind"], steps=1
+        )
+
+
 @each(
     ("change", "error", "message"),
     [
@@ -137,6 +217,7 @@ def test_the_defaults_are_those_of_the_demo():
         ({"conditions": []}, ValueError, "context of 1 columns, and conditions names 0"),
         ({"data": rings(5)}, ValueError, "no event for the validation"),
         ({"conditions": ["kind", "mass"]}, ValueError, "context of 1 columns, and conditions name"),
+        ({"conditions": ["kidn"]}, ValueError, "event 'kidn'; it has kind; did you mean 'kind'"),
     ],
 )
 def test_what_does_not_fit_is_an_error(change, error, message):

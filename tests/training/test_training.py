@@ -561,7 +561,7 @@ def test_event_numbers_beyond_int64_hold_events_out_whole(tmp_path):
     for data in (path, SAMPLE):
         events = read_jets(data, stop=200).event_number
         numbers = read_jets(data, stop=200, max_objects=3).event_number.view(torch.int64)
-        held = training_data._whole_events(numbers, 0.3, 5)
+        held = training_data.held_out(numbers, 0.3, 5)
         parts.append(held)
         assert not {*events[held].tolist()} & {*events[~held].tolist()}
     assert torch.equal(*parts)
