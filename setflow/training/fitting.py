@@ -27,8 +27,8 @@ from setflow.model.model import SetFlow
 from setflow.random import derive
 from setflow.schema import Feature, Schema, names, schema_of
 from setflow.sets.batch import SetBatch, listed
+from setflow.training.checkpoints import BestModel
 from setflow.training.data import PlacedBatch, event_loader, held_out, normalised
-from setflow.training.export import BestModel
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import Muon
 from setflow.training.progress import StepProgress
