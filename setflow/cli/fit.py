@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 
 from setflow.cli.endings import Interrupted
-from setflow.cli.fit_arguments import option_of, prepared
+from setflow.cli.fit_arguments import prepared
 from setflow.cli.fit_parts import ALLOWED_CLASSES, FitCLI, built
 from setflow.cli.parsing import of_optional_part
 from setflow.cli.resuming import (
@@ -106,9 +106,9 @@ def fit(argv: Sequence[str]) -> FitResult:
         for message in _NOT_FOR_THE_USER:
             warnings.filterwarnings("ignore", message)
         try:
-            return _fit(argv, command, signals)
+            return _fit(argv, command, signals, same)
         except Stopped as stop:
-            raise _interrupted(stop, argv, same) from None
+            raise _interrupted(stop, None, same) from None
         except MisconfigurationException as error:
             raise ValueError(" ".join(str(error).split())) from error
         except ValueError as error:
@@ -116,7 +116,7 @@ def fit(argv: Sequence[str]) -> FitResult:
             raise ValueError(seed + of_optional_part(str(error))) from error
 
 
-def _fit(argv: Sequence[str], command: str, signals: StopSignals) -> FitResult:
+def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> FitResult:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     cli = built(argv, command, signals)
@@ -124,6 +124,14 @@ def _fit(argv: Sequence[str], command: str, signals: StopSignals) -> FitResult:
         cli.model.flow.describe()
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
+    try:
+        return _run(cli)
+    except Stopped as stop:
+        raise _interrupted(stop, cli.folder, same) from None
+
+
+def _run(cli: FitCLI) -> FitResult:
+    """Prepare the model of a run, train it, and return what that has left."""
     if cli.found is not None:
         done = _require_same_run(cli, cli.found)
         if done is not None:
@@ -204,29 +212,28 @@ def _ended(trainer: Trainer) -> str:
     return "max_time" if any(time is not None and time <= 0 for time in left) else "early stopping"
 
 
-def _interrupted(stop: Stopped, argv: Sequence[str], same: str) -> BaseException:
+def _interrupted(stop: Stopped, run: Path | None, same: str) -> BaseException:
     """Return the error that says where a training was when a signal came, and how it goes on.
 
     Arguments:
         stop: what has ended it.
-        argv: its command line, prepared.
-        same: its command line as it was given.
+        run: the folder of the run, None where the command line was not read yet.
+        same: the command line as it was given.
     """
     if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says it
         return SystemExit(stop.status)
-    name = option_of(argv, "--name") or "run"
-    try:
-        found = last_checkpoint(Path("runs") / name / "checkpoints")
-    except (OSError, ValueError):
-        found = None
+    found = None
+    if run is not None:
+        with contextlib.suppress(OSError, ValueError):
+            found = last_checkpoint(run / "checkpoints")
     text = f"stopped by {stop.name}"
+    if run is None or found is None:
+        return Interrupted(f"{text} before the first checkpoint; begin with: {same}", stop.status)
     if stop.step is not None:
         text += f" at step {stop.step:,}, whose checkpoint is written"
-    elif found is not None:
-        text += f"; the last checkpoint is of step {found.step:,}"
     else:
-        return Interrupted(f"{text} before its first checkpoint; begin with: {same}", stop.status)
-    return Interrupted(f"{text}; go on with: setflow fit --resume --name {name}", stop.status)
+        text += f"; the last checkpoint is of step {found.step:,}"
+    return Interrupted(f"{text}; go on with: setflow fit --resume --name {run.name}", stop.status)
 
 
 def _require_same_run(cli: FitCLI, found: Checkpoint) -> FitResult | None:
@@ -245,6 +252,9 @@ def _require_same_run(cli: FitCLI, found: Checkpoint) -> FitResult | None:
         for nodes in (begun, now):
             nodes["model"]["flow"] = architecture(SetFlow.from_node(nodes["model"]["flow"]))
     require_same_settings(found, begun, now, init)
+    files = ("train", "val")
+    if any(begun["data"].get(name) != now["data"].get(name) for name in files):
+        require_same_data(found, cli.exporter.data_facts(cli.datamodule))
     facts = finished_facts(cli.folder, found)
     bounds = [place.partition(".")[2] for place in BOUNDS]
     same = all(begun["trainer"].get(name) == now["trainer"].get(name) for name in bounds)

@@ -15,7 +15,7 @@ from typing import Any
 from setflow.cli.parsing import Argument, Command, integer, nearest, number
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known
 
-__all__ = ["FIT", "FIT_ONLY", "option_of", "plain", "prepared"]
+__all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
 
 FIT_ONLY = (
     Argument(
@@ -33,11 +33,11 @@ FIT_ONLY = (
     ),
     Argument(
         "--resume",
-        "auto goes on from the last checkpoint of the run, and starts it if there is none, so "
-        "that the same command serves in a queue; only, or the option without a value, refuses to "
-        "start. Without --config the configuration is the one in the folder of the run. A run goes "
-        "on with the settings and data that it was begun with; max_steps, max_epochs and max_time "
-        "may be raised.",
+        "Go on from the last checkpoint of the run. Without the option, or with auto, a run that "
+        "has none is started, so that the same command serves in a queue; only, or the option "
+        "without a value, refuses to start. Without --config the configuration is the one in the "
+        "folder of the run. It goes on with the settings and data that it was begun with; "
+        "max_steps, max_epochs and max_time may be raised.",
         choices=("auto", "only"),
         default="auto",
         bare="only",
@@ -224,7 +224,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
     _check_options(arguments)
     arguments = _configurations_first(_resolved(arguments))
     resume = _resumes_only(arguments)
-    init, name = option_of(arguments, "--init"), option_of(arguments, "--name") or "run"
+    init, name = _value(arguments, "--init"), _value(arguments, "--name") or "run"
     if resume and init is not None:
         raise ValueError(
             "--resume goes on from the weights of the run and --init starts from those of a model; "
@@ -235,7 +235,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
             "--resume goes on with what the run has left and --force overwrites it; give one of "
             "them"
         )
-    named = option_of(arguments, "--config") or option_of(arguments, "-c")
+    named = _value(arguments, "--config") or _value(arguments, "-c")
     if named is not None:
         _check_configuration(named)
     if named is not None or any(re.match(r"-c.|--model\.flow$", word) for word in arguments):
@@ -264,7 +264,7 @@ def _resumes_only(arguments: Sequence[str]) -> bool:
     >>> _resumes_only(["--resume", "--name", "x"]), _resumes_only(["--resume", "auto"])
     (True, False)
     """
-    given = option_of(arguments, "--resume")
+    given = _value(arguments, "--resume")
     return given is not None and given != "auto"
 
 
@@ -318,7 +318,7 @@ def _numbers(argv: Sequence[str]) -> list[str]:
     return arguments
 
 
-def option_of(arguments: Sequence[str], option: str) -> str | None:
+def _value(arguments: Sequence[str], option: str) -> str | None:
     """Return the last value of an option."""
     found = None
     for word, following in pairwise([*arguments, ""]):

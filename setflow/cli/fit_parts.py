@@ -231,6 +231,10 @@ class FitCLI(LightningCLI):
         accelerator = "cpu" if given.accelerator == "auto" and not on_cuda else given.accelerator
         init = None if self.config_init.init is None else str(self.config_init.init)
         self.exporter = ExportBestModel(self.folder, self.command, self.signals, init)
+        for callback in given.callbacks or []:
+            if isinstance(callback, EarlyStopping) and callback._check_on_train_epoch_end is None:
+                # at the end of an epoch it would look for a loss that no checkpoint holds
+                callback._check_on_train_epoch_end = False
         callbacks = [
             *(given.callbacks or []),
             self.exporter,

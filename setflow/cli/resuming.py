@@ -76,8 +76,9 @@ def find_run(folder: Path, *, resume: str, force: bool) -> Checkpoint | None:
     check_target(folder if runs.exists() else runs, overwrite=True)
     if folder.is_dir():
         there = {path.name for path in folder.iterdir()}
-        if "model" in there or not there <= _OURS:
-            what = "a model" if "model" in there else "something else than a run"
+        trained = "model" in there and _facts(folder).get("steps") != 0
+        if trained or not there <= _OURS:
+            what = "a model" if trained else "something else than a run"
             raise FileExistsError(
                 f"{folder} exists already and holds {what}, and no checkpoint to go on from; "
                 "choose another --name, or overwrite it with --force"
@@ -161,12 +162,16 @@ def finished_facts(folder: Path, found: Checkpoint) -> dict[str, Any] | None:
         folder: that of the run.
         found: its checkpoint.
     """
+    facts = _facts(folder)
+    return facts if facts.get("ended") and facts.get("steps") == found.step else None
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    """Return what the manifest of the model of a run says of its training; nothing if it cannot."""
     try:
-        facts = json.loads((folder / "model" / "manifest.json").read_text())["training"]
-        finished = bool(facts["ended"]) and facts["steps"] == found.step
+        return dict(json.loads((folder / "model" / "manifest.json").read_text())["training"])
     except (OSError, ValueError, LookupError, TypeError):
-        return None
-    return dict(facts) if finished else None
+        return {}
 
 
 def _of_another(folder: Path, what: str, different: Mapping[str, tuple[Any, Any]]) -> ValueError:

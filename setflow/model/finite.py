@@ -122,6 +122,19 @@ def not_finite_weight(model: nn.Module) -> str | None:
     return next((name for name, good in zip(names, fine, strict=True) if not good), None)
 
 
+def refuse_diverged(model: nn.Module) -> None:
+    """Raise if a model makes no numbers because it has none; the weights are looked at.
+
+    Raises:
+        ValueError: if a weight is not finite; it names the tensor.
+    """
+    if (name := not_finite_weight(model)) is not None:
+        raise ValueError(
+            f"the weights {name} of the model are not finite: its training has diverged; train it "
+            "again, with a smaller learning rate or clipped gradients (gradient_clip_val)"
+        )
+
+
 def reason_of(
     culprit: Culprit | None, field: nn.Module, place: Tensor | None = None, of: str = ""
 ) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from setflow.files import as_path, shortened
-from setflow.model.finite import not_finite_weight
+from setflow.model.finite import refuse_diverged
 from setflow.model.folder import (
     CONFIG,
     arguments_of,
@@ -89,11 +89,7 @@ class SavedModel(nn.Module, ABC):
             ValueError: if its statistics were neither given nor fitted, or weights are not finite.
         """
         self.require_fitted()
-        if (name := not_finite_weight(self)) is not None:
-            raise ValueError(
-                f"the model is not saved, for its weights {name} are not finite: the training has "
-                "diverged; take a smaller learning rate or clip gradients (gradient_clip_val)"
-            )
+        refuse_diverged(self)
         folder = as_path(folder)
         nodes = dict(config or {})
         node = describe_model(self, fitted=False)
