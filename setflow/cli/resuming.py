@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from setflow.cli.endings import warn
-from setflow.files import check_target, require_single_keys, shortened
+from setflow.files import check_target, load_yaml, shortened
 from setflow.model.folder import differences
 from setflow.training.checkpoints import Checkpoint, last_checkpoint
 from setflow.training.export import ExportBestModel
@@ -96,9 +96,7 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        text = path.read_text(encoding="utf-8")
-        require_single_keys(text)
-        nodes = yaml.safe_load(text)
+        nodes = load_yaml(path.read_text(encoding="utf-8"))
         nodes["model"]["flow"], nodes["data"], nodes["trainer"]
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]

@@ -32,7 +32,7 @@ from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
-from setflow.files import NewFolder, dump_yaml, require_single_keys, shortened
+from setflow.files import NewFolder, dump_yaml, load_yaml, shortened
 from setflow.fitted import Fitted
 from setflow.model.trust import Shapes, read_bounded, read_shapes, require_sizes
 from setflow.paths.affine import CosinePath, LinearPath
@@ -44,6 +44,7 @@ from setflow.timesteps import TimeSampling
 __all__ = [
     "CLASSES",
     "CONFIG",
+    "UNBUILT",
     "StoredModel",
     "architecture",
     "arguments_of",
@@ -55,6 +56,7 @@ __all__ = [
     "read_folder",
     "require_same",
     "short_card",
+    "told",
     "write_folder",
 ]
 
@@ -88,7 +90,10 @@ _PARTS: dict[str, type] = {
 _NAME_LISTS = ("features", "conditions")
 _FORMAT = 1  # of a model folder
 _LONGEST = 400  # characters of an error that repeats what stands in a file
-_UNBUILT = (TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, MemoryError)
+# what the classes raise that are built of arguments which nobody has checked
+UNBUILT = (
+    TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError,
+)  # fmt: skip
 
 
 def describe(thing: object) -> dict[str, Any]:
@@ -145,7 +150,7 @@ def build(node: Any, *, expected: type, where: str) -> Any:
             arguments[key] = build(value, expected=object, where=f"{where}.{key}")
     try:
         return cls(**arguments)
-    except _UNBUILT as error:
+    except UNBUILT as error:
         raise ValueError(f"{where}: {name} cannot be built: {told(error)}") from error
 
 
@@ -300,21 +305,28 @@ def arguments_of(node: Any, where: str) -> dict[str, Any]:
     for name, kind in _PARTS.items():
         if arguments.get(name) is not None:
             if kind is Standardizer:
-                arguments[name] = _with_kinds(arguments[name])
+                arguments[name] = _with_kinds(arguments[name], f"{where}.{name}")
             arguments[name] = build(arguments[name], expected=kind, where=f"{where}.{name}")
     if arguments.get("field") is None:
         raise ValueError(f"{where}: the node has no field")
     return arguments
 
 
-def _with_kinds(node: Any) -> Any:
-    """Return the node of a `Standardizer` whose transforms are kinds, as they once were not."""
-    arguments = dict(node.get("init_args") or {}) if isinstance(node, Mapping) else {}
+def _with_kinds(node: Any, where: str) -> Any:
+    """Return the node of a `Standardizer` whose transforms are kinds, as they once were not.
+
+    Raises:
+        ValueError: if they cannot be read.
+    """
+    arguments = init_args_of(node, where) if isinstance(node, Mapping) else {}
     if "boxcox" not in arguments:
         return node
-    kinds = ["real"] * int(arguments.get("dim") or len(arguments["mean"]))
-    for place, power in (arguments.pop("boxcox") or {}).items():
-        kinds[int(place)] = str(Positive(boxcox=power))
+    try:
+        kinds = ["real"] * int(arguments.get("dim") or len(arguments["mean"]))
+        for place, power in (arguments.pop("boxcox") or {}).items():
+            kinds[int(place)] = str(Positive(boxcox=power))
+    except UNBUILT as error:
+        raise ValueError(f"{where}: boxcox cannot be read: {told(error)}") from error
     return {**node, "init_args": {**arguments, "kinds": kinds}}
 
 
@@ -421,9 +433,7 @@ def read_folder(folder: Path) -> StoredModel:
     _verify(folder / CONFIG, content, hashes[CONFIG])
     where = f"{folder / CONFIG}: model.flow"
     try:
-        text = content.decode()
-        require_single_keys(text)
-        node = yaml.safe_load(text)["model"]["flow"]
+        node = load_yaml(content.decode())["model"]["flow"]
     except (yaml.YAMLError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         why = f" ({told(error)})" if isinstance(error, (yaml.YAMLError, ValueError)) else ""
         raise ValueError(

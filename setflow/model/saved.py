@@ -14,6 +14,7 @@ from setflow.files import as_path, shortened
 from setflow.model.finite import refuse_diverged
 from setflow.model.folder import (
     CONFIG,
+    UNBUILT,
     arguments_of,
     describe_model,
     read_folder,
@@ -47,7 +48,7 @@ class SavedModel(nn.Module, ABC):
         arguments = arguments_of(node, where)
         try:
             return cls(**arguments)
-        except (TypeError, ValueError, LookupError) as error:
+        except UNBUILT as error:
             raise ValueError(f"{where}: {told(error)}") from error
 
     @abstractmethod

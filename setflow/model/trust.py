@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import EmpiricalCardinality
@@ -32,6 +32,7 @@ __all__ = ["Bounded", "Shapes", "read_bounded", "read_shapes", "require_numbers"
 _TEXT, _HEADER = 2**20, 2**25  # bytes
 _SMALL = 4096  # no size up to this one is refused for being larger than all weights
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes
+_MAKERS = {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "zeros"}
 _GIVEN = ("mean", "std", "lowest", "counts", "loc", "scale", "coupling")  # values and no sizes
 
 
@@ -113,7 +114,7 @@ def require_sizes(node: Any, shapes: Shapes, where: str) -> None:
         )
 
 
-class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Bounded(TorchFunctionMode):
     """While a block builds a model, no more is allocated than its weights have.
 
     Arguments:
@@ -124,12 +125,12 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, shapes: Shapes) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._tensors, self._elements = len(shapes.of) + 16, 8 * shapes.elements + 2**20
 
     def __enter__(self) -> Self:
         self._hook = register_module_parameter_registration_hook(self._count)
-        super().__enter__()  # type: ignore[no-untyped-call]
+        super().__enter__()
         return self
 
     def __exit__(
@@ -139,21 +140,18 @@ class Bounded(TorchDispatchMode):  # type: ignore[no-untyped-call]
         traceback: TracebackType | None,
     ) -> None:
         self._hook.remove()
-        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
+        super().__exit__(kind, error, traceback)
 
     def _count(self, module: nn.Module, name: str, value: Any) -> None:
         self._tensors -= 1
         if self._tensors < 0:
             raise ValueError("it has more parameters than the file of weights")
 
-    def __torch_dispatch__(
-        self, func: Any, types: Iterable[type], args: Any = (), kwargs: Any = None
-    ) -> Any:
-        if args and not isinstance(args[0], Tensor):  # it makes a tensor of a size
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(func, "__name__", "") in _MAKERS and args:
             first = args[0]
-            sizes = first if isinstance(first, (list, tuple)) else [first]
-            if all(isinstance(size, int) for size in sizes):
-                self._elements -= math.prod(sizes)
+            sizes = first if isinstance(first, (list, tuple)) else args
+            self._elements -= math.prod(size for size in sizes if isinstance(size, int))
         if self._elements < 0:
             raise ValueError("it is larger than the file of weights")
         return func(*args, **(kwargs or {}))
