@@ -130,7 +130,7 @@ class Bounded(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         self._hook = register_module_parameter_registration_hook(self._count)
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -140,7 +140,7 @@ class Bounded(TorchFunctionMode):
         traceback: TracebackType | None,
     ) -> None:
         self._hook.remove()
-        super().__exit__(kind, error, traceback)
+        super().__exit__(kind, error, traceback)  # type: ignore[no-untyped-call]
 
     def _count(self, module: nn.Module, name: str, value: Any) -> None:
         self._tensors -= 1
