@@ -76,6 +76,7 @@ def stopped(monkeypatch, capsys, number, step, *options):
     with monkeypatch.context() as patch:
         patch.setattr(FlowMatchingModule, "training_step", signalled)
         status = ended(*FIT, *options)
+    assert status != 2, capsys.readouterr().err
     return status, capsys.readouterr().err
 
 
@@ -274,7 +275,8 @@ def test_the_data_may_have_moved(model, capsys):
 
 def test_a_moved_run_keeps_its_best_score(folder, monkeypatch, capsys):
     run(*FIT, *BY_STEPS, "--name", "whole")
-    stopped(monkeypatch, capsys, signal.SIGTERM, 9, *BY_STEPS, "--name", "broken")
+    options = (*BY_STEPS, "--name", "broken")
+    assert stopped(monkeypatch, capsys, signal.SIGTERM, 9, *options)[0] == 143
     assert str(folder) not in str(read_checkpoint(Path("runs/broken/checkpoints/last.ckpt")))
     shutil.move("runs/broken", "runs/moved")
     Path("away").mkdir()
@@ -329,7 +331,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(
     folder, monkeypatch, capsys, how
 ):
     run(*FIT, *BY_STEPS, "--name", "whole")
-    stopped(monkeypatch, capsys, signal.SIGTERM, 9, *BY_STEPS, "--name", "broken")
+    options = (*BY_STEPS, "--name", "broken")
+    assert stopped(monkeypatch, capsys, signal.SIGTERM, 9, *options)[0] == 143
     checkpoints = Path("runs/broken/checkpoints")
     assert sorted(path.name for path in checkpoints.iterdir()) == [
         "best.ckpt", "last.ckpt", "previous.ckpt",
