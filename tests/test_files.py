@@ -66,8 +66,8 @@ def jets(target: Path, overwrite: bool, hook: Hook) -> None:
 def model(target: Path, overwrite: bool, hook: Hook) -> None:
     import safetensors.torch
 
-    save = safetensors.torch.save_file
-    with patch("safetensors.torch.save_file", lambda *a: (save(*a), hook())):
+    save = safetensors.torch.save
+    with patch("safetensors.torch.save", lambda tensors: (save(tensors), hook())[0]):
         flow().save(target, overwrite=overwrite)
 
 

@@ -167,7 +167,7 @@ def parsed(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         def stop(cli: object) -> None:
             raise ParsedError
 
-        monkeypatch.setattr(fit._FitCLI, "instantiate_classes", stop)
+        monkeypatch.setattr(fit.FitCLI, "instantiate_classes", stop)
         with pytest.raises(ParsedError):
             fit.fit(arguments[1:])
     else:

@@ -15,14 +15,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from jsonargparse import Namespace
 from yaml import YAMLError
 
 import setflow
 from setflow.cli.arguments import SOLVERS, parser
-from setflow.cli.endings import Ending, held_out, unused, warn
+from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
 from setflow.files import check_hdf5_name, check_target
 from setflow.shipped import JETS, MODELS, find, known
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
+_LONGEST = 3000  # characters of an error
 _PROBES, _STEPS, _EVENTS = 8, 50, 10_000
 _TRAINED = "setflow fit writes one to runs/<name>/model"
 
@@ -56,14 +57,35 @@ def _main(arguments: list[str]) -> None:
     except BrokenPipeError:
         raise
     except (ValueError, OSError, ImportError, YAMLError) as error:
-        sys.stdout.flush()
-        text = str(error).replace("overwrite=True", "--force")  # as it is called in Python
-        print(f"setflow: error: {text}", file=sys.stderr)
-        sys.exit(2)
+        _fail(str(error).replace("overwrite=True", "--force"))  # as it is called in Python
+    except MemoryError as error:
+        _fail(f"the memory of this machine does not suffice: {error or 'an array is too large'}")
+    except RuntimeError as error:
+        if not _is_of_memory(error):
+            raise
+        _fail(f"the memory of the device does not suffice: {error}")
+    except Interrupted as stop:
+        print(f"setflow: {stop}", file=sys.stderr)
+        sys.exit(stop.status)
     except KeyboardInterrupt as stop:
         on = f"; go on with: {stop}" if str(stop) else ""
         print(f"setflow: interrupted{on}", file=sys.stderr)
         sys.exit(130)
+
+
+def _fail(text: str) -> NoReturn:
+    """End with an error of one line, which may hold what a stranger has written."""
+    sys.stdout.flush()
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
+    shown = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    print(f"setflow: error: {shown}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _is_of_memory(error: RuntimeError) -> bool:
+    """Return whether torch, which has no class for it on a CPU, has found too little memory."""
+    return "OutOfMemory" in type(error).__name__ or "can't allocate memory" in str(error)
 
 
 def _run(arguments: Sequence[str]) -> None:
@@ -188,7 +210,13 @@ def _fit(arguments: Sequence[str], ending: Ending) -> None:
     sampled = unused(done.model.parent / done.sampled)
     following = ["setflow", "sample", done.model, "--out", sampled]
     following += done.context or ["--events", _EVENTS]
-    ending(done.model, done.what, following)
+    if done.finished:
+        print(f"{done.model} is written already: {done.what}. {done.finished}")
+        print(f"next: {shlex.join(map(str, following))}", flush=True)
+    else:
+        ending(done.model, done.what, done.goes_on or following)
+    if done.status:
+        sys.exit(done.status)
 
 
 def _sample(config: Namespace, ending: Ending) -> None:

@@ -14,7 +14,20 @@ from pathlib import Path
 
 from setflow.shipped import JETS, paths
 
-__all__ = ["Ending", "duration", "held_out", "labelled", "unused", "warn"]
+__all__ = ["Ending", "Interrupted", "duration", "held_out", "labelled", "unused", "warn"]
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal has ended a command.
+
+    Arguments:
+        text: what is to be said of it: where the work stands, and how to go on.
+        status: the exit status by which a shell knows the signal.
+    """
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Ending:

@@ -1,60 +1,51 @@
-"""`setflow fit`: LightningCLI with the run folder, the allowed classes and the export."""
+"""`setflow fit`: a run is started, or goes on, and its best weights are exported."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import operator
 import os
-import re
+import shlex
 import shutil
+import signal
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from pydoc import locate
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
-import torch
-from jsonargparse import get_loader, set_loader, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from yaml import YAMLError, safe_dump, safe_load
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_only
 
-from setflow.cli.endings import warn
-from setflow.cli.fit_arguments import FIT_ONLY, plain, prepared
-from setflow.cli.parsing import OneLineErrors, nearest, of_optional_part
+from setflow.cli.endings import Interrupted, warn
+from setflow.cli.fit_arguments import prepared
+from setflow.cli.fit_parts import ALLOWED_CLASSES, FitCLI, built
+from setflow.cli.parsing import of_optional_part
+from setflow.cli.resuming import (
+    BOUNDS,
+    CONFIG,
+    begun_with,
+    finished_facts,
+    require_same_data,
+    require_same_settings,
+)
 from setflow.distributions.cardinality import EmpiricalCardinality
-from setflow.files import check_target, require_single_keys, write_text
+from setflow.files import in_use_by_one, shortened
 from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
-from setflow.model.folder import CLASSES, architecture, describe_model, require_same
+from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
-from setflow.schema import Positive, left_out_of, words_of
+from setflow.schema import left_out_of, words_of
 from setflow.sets.batch import SetBatch
-from setflow.training.conditions import complete
+from setflow.training.checkpoints import Checkpoint, asked_for_steps, last_checkpoint
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
-from setflow.training.progress import StepProgress
 from setflow.training.record import command_line
+from setflow.training.signals import Stopped, StopSignals
 
 __all__ = ["ALLOWED_CLASSES", "FitResult", "fit"]
-
-# what a configuration may name besides the classes of setflow itself; everything else is refused
-# before it is imported
-ALLOWED_CLASSES = (
-    "lightning.pytorch.callbacks.EMAWeightAveraging",
-    "lightning.pytorch.callbacks.EarlyStopping",
-    "lightning.pytorch.callbacks.GradientAccumulationScheduler",
-    "lightning.pytorch.callbacks.Timer",
-    "torch.optim.Adam",
-    "torch.optim.AdamW",
-    "torch.optim.NAdam",
-    "torch.optim.RAdam",
-    "torch.optim.SGD",
-)
 
 _NOT_FOR_THE_USER = (
     "LightningCLI's args parameter",  # the arguments are those of the command line, less `fit`
@@ -67,6 +58,14 @@ _NOT_FOR_THE_USER = (
 )
 
 
+_GOES_ON = 85  # the exit status by which HTCondor knows that a job has written a checkpoint
+_LONGER = (
+    "The training has finished; to train longer, raise --trainer.max_steps, --trainer.max_epochs "
+    "or --trainer.max_time, whichever has ended it; another --name makes another run, and --force "
+    "makes this one anew."
+)
+
+
 class FitResult(NamedTuple):
     """What a training has left.
 
@@ -76,6 +75,9 @@ class FitResult(NamedTuple):
         warning: what is to be known of its weights, or None.
         context: the options by which `setflow sample` is told a context, empty if it needs none.
         sampled: how the file of a sample may be called.
+        status: the exit status of the command.
+        goes_on: the command that goes on with it where time has ended it before its steps, or None.
+        finished: what to do where there was nothing left to do, empty if there was.
     """
 
     model: Path
@@ -83,27 +85,33 @@ class FitResult(NamedTuple):
     warning: str | None
     context: tuple[str, ...]
     sampled: str
+    status: int = 0
+    goes_on: tuple[str, ...] | None = None
+    finished: str = ""
 
 
 def fit(argv: Sequence[str]) -> FitResult:
-    """Train a model as `setflow fit` does.
+    """Train a model as `setflow fit` does: start it, or go on where a call before has stopped.
 
     Arguments:
         argv: the command line behind `setflow fit`.
 
     Raises:
-        FileExistsError: if the run exists and is neither resumed nor overwritten.
+        BlockingIOError: if another process trains the same run.
+        FileExistsError: if the folder of the run holds something else.
         FileNotFoundError: if there is no configuration, or no checkpoint to resume from.
-        KeyboardInterrupt: if it is interrupted; it says how to go on.
-        ValueError: if an argument is wrong, or the model of `--init` is not that of the
-            configuration.
+        KeyboardInterrupt: if a signal stops it; it says how to go on.
+        ValueError: if an argument is wrong, the run was begun with other settings or data, or the
+            model of `--init` is not that of the configuration.
     """
-    command, argv = command_line(argv), prepared(argv)
-    with warnings.catch_warnings():
+    same, command, argv = shlex.join(["setflow", "fit", *argv]), command_line(argv), prepared(argv)
+    with warnings.catch_warnings(), StopSignals() as signals:
         for message in _NOT_FOR_THE_USER:
             warnings.filterwarnings("ignore", message)
         try:
-            return _fit(argv, command)
+            return _fit(argv, command, signals, same)
+        except Stopped as stop:
+            raise _interrupted(stop, None, same) from None
         except MisconfigurationException as error:
             raise ValueError(" ".join(str(error).split())) from error
         except ValueError as error:
@@ -111,114 +119,168 @@ def fit(argv: Sequence[str]) -> FitResult:
             raise ValueError(seed + of_optional_part(str(error))) from error
 
 
-def _fit(argv: Sequence[str], command: str) -> FitResult:
+def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> FitResult:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    set_parsing_settings(
-        import_path_denylist=["*"],
-        import_path_allowlist=["setflow", *ALLOWED_CLASSES, *map(_home, ALLOWED_CLASSES)],
-    )
-    set_loader("plain", _read_yaml, (YAMLError,))
-    cli = _built(argv, command)
+    cli = built(argv, command, signals)
     try:
         cli.model.flow.describe()
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
-    checkpoint = cli.last_checkpoint
-    if checkpoint is not None:
-        _require_same_model(checkpoint, cli.model)  # it also holds the statistics
+    try:
+        return _run(cli)
+    except Stopped as stop:
+        raise _interrupted(stop, cli.folder, same) from None
+
+
+def _run(cli: FitCLI) -> FitResult:
+    """Prepare the model of a run, train it, and return what that has left."""
+    if cli.found is not None:
+        done = _require_same_run(cli, cli.found)
+        if done is not None:
+            return done
     _require_room(cli.model.flow, cli.datamodule)
     if (told := left_out_of(cli.model.flow.schema)) is not None:
         warn(told)
-    if checkpoint is None and cli.config.init is not None:
+    if cli.found is not None:
+        pass  # its checkpoint holds weights and statistics
+    elif cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
         _widen_range(cli.model.flow, cli.datamodule.train_events)
         _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
-    elif checkpoint is None:
+    else:
         cli.model.flow.fit_statistics(cli.datamodule.train_events)
     if cli.config.compile:
         compile_field(cli.model.flow)
-    if cli.config.force:  # all that can be wrong is known by now: the old run goes
+    new = not cli.folder.exists()
+    cli.folder.mkdir(parents=True, exist_ok=True)
+    first = not getattr(rank_zero_only, "rank", 0)
+    with in_use_by_one(cli.folder) if first else contextlib.nullcontext():
+        return _trained(cli, new=new)
+
+
+def _trained(cli: FitCLI, *, new: bool) -> FitResult:
+    """Train, or go on, and return what that has left.
+
+    Arguments:
+        cli: the parts of the training.
+        new: whether its folder was not there before.
+    """
+    found = cli.found
+    if found is None:  # all that can be wrong is known by now: what an old run has left goes
         for part in ("checkpoints", "model"):
             shutil.rmtree(cli.folder / part, ignore_errors=True)
-    new = not cli.folder.exists()
+    elif found.damaged:  # out of the way of the next one, which would take the place of a good one
+        os.replace(found.path.with_name("last.ckpt"), found.path.with_name("damaged.ckpt"))
+    path = None if found is None else found.path
     try:
-        cli.trainer.fit(
-            cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, weights_only=True
-        )
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
     except Exception:
         if new and cli.trainer.global_step == 0:  # what the loggers began is nothing to keep
             shutil.rmtree(cli.folder, ignore_errors=True)
         raise
     except SystemExit:  # so Lightning ends when it is interrupted
-        saved = (cli.folder / "checkpoints" / "last.ckpt").is_file()
-        on = f"setflow fit --resume --name {cli.config.name}" if saved else ""
-        raise KeyboardInterrupt(on) from None
-    model = cli.exporter.finish(cli.model)
+        raise Stopped(signal.SIGINT) from None
+    ended, on = _ended(cli.trainer), ("setflow", "fit", "--resume", "--name", str(cli.config.name))
+    model = cli.exporter.finish(cli.model, ended)
     warning = cli.exporter.unvalidated(cli.trainer)
+    what = _in_words(cli.trainer.global_step, warning, cli.exporter.best_model_score)
+    context = context_options(cli.model.flow, cli.config.data.train)
+    done = FitResult(model, what, warning, context, _sampled(cli.model.flow))
+    if ended == "max_time":
+        asked = asked_for_steps(cli.trainer)
+        given = cli.config.status_on_time
+        status = given if given is not None else _GOES_ON if asked else 0
+        done = done._replace(status=status, goes_on=on if asked else None)
+    if found is not None and found.step == cli.trainer.global_step and done.goes_on is None:
+        done = done._replace(finished=_LONGER)
+    return done
+
+
+def _in_words(steps: int, warning: str | None, best: Any) -> str:
     kind = "its best weights" if warning is None else "its last weights, which were not validated"
-    what = f"a model after {cli.trainer.global_step:,} steps, {kind}"
-    best = cli.exporter.best_model_score
+    what = f"a model after {steps:,} steps, {kind}"
     if warning is None and best is not None:
         what += f", validation loss {float(best):.4g}"
-    flow = cli.model.flow
-    sampled = f"{words_of(flow.features).events}.h5"
-    context = context_options(flow, cli.config.data.train)
-    return FitResult(model, what, warning, context, sampled)
+    return what
 
 
-def _built(argv: Sequence[str], command: str) -> _FitCLI:
-    """Return the parsed command line and the parts of the training that it describes."""
-    return _FitCLI(
-        FlowMatchingModule,
-        SetDataModule,
-        command=command,
-        args=list(argv),
-        run=False,
-        auto_configure_optimizers=False,
-        save_config_callback=_SaveConfig,
-        save_config_kwargs={"save_to_log_dir": False},
-        seed_everything_default=0,
-        parser_class=_FitParser,
-        parser_kwargs={
-            "prog": "setflow fit",
-            "parser_mode": "plain",
-            "allow_abbrev": False,
-            "description": "Train a model. A configuration may name the classes of setflow and "
-            + ", ".join(ALLOWED_CLASSES),
-        },
-    )
+def _sampled(flow: SetFlow) -> str:
+    """Return how the file of a sample may be called."""
+    return f"{words_of(flow.features).events}.h5"
 
 
-def _read_yaml(text: str) -> Any:
-    """Return what YAML says, with whole numbers as integers.
+def _ended(trainer: Trainer) -> str:
+    """Return what has ended a training."""
+    epochs = trainer.max_epochs
+    if 0 <= trainer.max_steps <= trainer.global_step:
+        return "max_steps"
+    if epochs is not None and 0 <= epochs <= trainer.current_epoch:
+        return "max_epochs"
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    left = [each.time_remaining() for each in callbacks if isinstance(each, Timer)]
+    return "max_time" if any(time is not None and time <= 0 for time in left) else "early stopping"
+
+
+def _interrupted(stop: Stopped, run: Path | None, same: str) -> BaseException:
+    """Return the error that says where a training was when a signal came, and how it goes on.
+
+    Arguments:
+        stop: what has ended it.
+        run: the folder of the run, None where the command line was not read yet.
+        same: the command line as it was given.
+    """
+    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says it
+        return SystemExit(stop.status)
+    found = None
+    if run is not None:
+        with contextlib.suppress(OSError, ValueError):
+            found = last_checkpoint(run / "checkpoints")
+    text = f"stopped by {stop.name}"
+    if run is None or found is None:
+        return Interrupted(f"{text} before the first checkpoint; begin with: {same}", stop.status)
+    if stop.step is not None:
+        text += f" at step {stop.step:,}, whose checkpoint is written"
+    else:
+        text += f"; the last checkpoint is of step {found.step:,}"
+    return Interrupted(f"{text}; go on with: setflow fit --resume --name {run.name}", stop.status)
+
+
+def _require_same_run(cli: FitCLI, found: Checkpoint) -> FitResult | None:
+    """Refuse to go on with another run than that of the configuration.
+
+    Returns:
+        What the run has left if it has finished, or None if there is more to do.
 
     Raises:
-        YAMLError: if it is none, or gives a key twice, of which the parser would drop the first.
+        ValueError: if a setting, or the data, differ.
     """
-    if text == "None":  # so the parser passes null on to a part
-        return None
-    require_single_keys(text)
-    value = plain(get_loader("yaml")(text))
-    if "boxcox:" in text and isinstance(value, dict):
-        _refuse_former(value)
-    return value
-
-
-def _refuse_former(config: dict[str, Any]) -> None:
-    """Refuse a configuration whose scaler has the argument that `kinds` has replaced."""
-    try:
-        arguments = config["model"]["flow"]["init_args"]["scaler"]["init_args"]
-        powers = {int(place): float(power) for place, power in arguments["boxcox"].items()}
-        kinds = ["real"] * max(int(arguments.get("dim") or 0), 1 + max(powers))
-    except (AttributeError, KeyError, TypeError, ValueError):
-        return
-    for place, power in powers.items():
-        kinds[place] = str(Positive(boxcox=power))
-    raise ValueError(
-        "model.flow.scaler has boxcox, which the kinds of features have replaced: write init_args: "
-        f"{{kinds: [{', '.join(kinds)}]}}"
-    )
+    _require_same_shapes(found, cli.model)
+    begun, now = begun_with(cli.folder), cli.nodes()
+    init = None if cli.config.init is None else str(cli.config.init)
+    if found.state_of(ExportBestModel).get("init") is not None:  # which brought its statistics
+        for nodes in (begun, now):
+            nodes["model"]["flow"] = architecture(SetFlow.from_node(nodes["model"]["flow"]))
+    require_same_settings(found, begun, now, init)
+    files = ("train", "val")
+    if any(begun["data"].get(name) != now["data"].get(name) for name in files):
+        require_same_data(found, cli.exporter.data_facts(cli.datamodule))
+    facts = finished_facts(cli.folder, found)
+    bounds = [place.partition(".")[2] for place in BOUNDS]
+    same = all(begun["trainer"].get(name) == now["trainer"].get(name) for name in bounds)
+    if facts is not None and same and (facts["ended"] != "max_time" or not cli.steps_asked):
+        with contextlib.suppress(OSError, ValueError):  # a model that is damaged is written again
+            flow = SetFlow.load(cli.folder / "model")
+            best = facts.get("best_val_flow_loss")
+            what = _in_words(found.step, None if best is not None else "", best)
+            context = context_options(flow, cli.config.data.train)
+            on_time = facts["ended"] == "max_time" and cli.config.status_on_time
+            sampled = _sampled(flow)
+            return FitResult(
+                cli.folder / "model", what, None, context, sampled, on_time or 0, finished=_LONGER
+            )
+    require_same_data(found, cli.exporter.data_facts(cli.datamodule))
+    return None
 
 
 def _start_from(folder: Path, flow: SetFlow) -> None:
@@ -263,198 +325,16 @@ def _require_possible(flow: SetFlow, events: SetBatch, folder: str) -> None:
         )
 
 
-def _require_same_model(checkpoint: Path, model: FlowMatchingModule) -> None:
-    """Refuse to resume from the checkpoint of another model."""
-    stored = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+def _require_same_shapes(found: Checkpoint, model: FlowMatchingModule) -> None:
+    """Refuse to go on from the checkpoint of another model."""
     mine = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    theirs = {name: tuple(value.shape) for name, value in stored.items()}
+    stored = found.content["state_dict"].items()
+    theirs = {name: tuple(getattr(value, "shape", ())) for name, value in stored}
     different = sorted(name for name in mine | theirs if mine.get(name) != theirs.get(name))
     if different:
         name = different[0]
         raise ValueError(
-            f"{checkpoint} is of another model: {name} has shape {theirs.get(name)} there and "
-            f"{mine.get(name)} in this configuration; resume with the configuration of the run, "
-            f"{checkpoint.parents[1] / 'config.yaml'}"
+            f"{found.path} is of another model: {shortened(name)} has shape {theirs.get(name)} "
+            f"there and {mine.get(name)} in this configuration; go on with the configuration of "
+            f"the run, {found.path.parents[1] / CONFIG}"
         )
-    written = safe_load((checkpoint.parents[1] / "config.yaml").read_text())
-    began = SetFlow.from_node(written["model"]["flow"])
-    nodes = architecture(began), architecture(model.flow)
-    require_same(*nodes, str(checkpoint), "resume without --config")
-
-
-def _home(name: str) -> str:
-    """Return the path of the module where a class stands, which the parser asks for too."""
-    cls = locate(name)
-    assert isinstance(cls, type), f"{name} is not a class"
-    return f"{cls.__module__}.{cls.__qualname__}"
-
-
-class _FitParser(OneLineErrors, LightningArgumentParser):
-    """Lightning's parser, with errors of one line.
-
-    One that is made without a name is that of a part of the configuration. It stays nameless, or
-    argparse would call it after the file of the program, which is `setflow`, as the whole.
-    """
-
-    def __init__(self, *args: Any, prog: str = "", **options: Any) -> None:
-        super().__init__(*args, prog=prog, **options)
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if found := re.search(r"Importing '(.*?)' is not allowed", message):
-            raise ValueError(
-                f"{found[1]} is not allowed in a configuration"
-                f"{nearest(found[1], ALLOWED_CLASSES)}; expected a class of setflow, or one of "
-                f"{', '.join(ALLOWED_CLASSES)}"
-            )
-        if found := re.search(r"class_path '(\S+?)': module '[\w.]+' has no attribute", message):
-            raise ValueError(f"there is no class {found[1]}{nearest(found[1], list(CLASSES))}")
-        super().error(message, ex)
-
-
-class _FitCLI(LightningCLI):
-    exporter: ExportBestModel
-
-    def __init__(self, *args: Any, command: str, **kwargs: Any) -> None:
-        self.command = command  # before the parts are built, which is at once
-        super().__init__(*args, **kwargs)
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        for argument in FIT_ONLY:
-            argument.add_to(parser)
-        for names in ("features", "conditions", "schema"):  # those of the model
-            value = operator.attrgetter(f"flow.{names}")
-            parser.link_arguments("model", f"data.{names}", value, apply_on="instantiate")
-
-    @property
-    def folder(self) -> Path:
-        """The folder of the run."""
-        return Path("runs") / str(self.config.name)
-
-    @property
-    def last_checkpoint(self) -> Path | None:
-        """The checkpoint to go on from, or None to start anew."""
-        return self.folder / "checkpoints" / "last.ckpt" if self.config.resume else None
-
-    def before_instantiate_classes(self) -> None:
-        complete(self.config.model.flow.init_args, self.config.data.train)
-        name, checkpoint = str(self.config.name), self.last_checkpoint
-        if not re.fullmatch(r"\w[\w.+-]*", name):
-            raise ValueError(
-                f"the run is named {name!r}, expected letters, digits and . + - _: a name, no path"
-            )
-        if checkpoint is None:
-            runs = self.folder.parent
-            check_target(self.folder if runs.exists() else runs, overwrite=self.config.force)
-        elif not checkpoint.is_file():
-            raise FileNotFoundError(
-                f"no checkpoint at {checkpoint} to resume from; leave --resume out to start anew"
-            )
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        given = self.config_init.trainer
-        for option in ("logger", "default_root_dir"):
-            if given[option] is not None:
-                raise ValueError(
-                    f"trainer.{option} cannot be set: logs and results go to {self.folder}; "
-                    "choose another --name"
-                )
-        _check_times(given)
-        cuda = ("gpu", "cuda")
-        if given.accelerator not in ("auto", "cpu", *cuda):
-            raise ValueError(
-                f"--trainer.accelerator is {given.accelerator!r}, expected auto, cpu or cuda"
-            )
-        if given.accelerator in cuda and not torch.cuda.is_available():
-            raise ValueError(
-                f"--trainer.accelerator is {given.accelerator!r}, but torch finds no CUDA device "
-                "here; use cpu, or auto"
-            )
-        on_cuda = given.accelerator in ("auto", *cuda) and torch.cuda.is_available()
-        # float64 statistics need a CPU or CUDA, so `auto` takes one of these
-        accelerator = "cpu" if given.accelerator == "auto" and not on_cuda else given.accelerator
-        self.exporter = ExportBestModel(self.folder, self.command)
-        callbacks = [
-            *(given.callbacks or []),
-            self.exporter,
-            LearningRateMonitor(),
-            *([StepProgress()] if given.enable_progress_bar is not False else []),
-        ]
-        if (
-            any(isinstance(callback, EarlyStopping) for callback in callbacks)
-            and given.max_steps == -1
-            and given.max_epochs is None
-            and given.max_time is None
-        ):
-            kwargs["max_epochs"] = -1  # Lightning would stop after 1000 epochs
-        loggers = [
-            CSVLogger(self.folder, name="csv"),
-            TensorBoardLogger(self.folder, name="tensorboard"),
-        ]
-        _check_devices(given.devices, accelerator)
-        return super().instantiate_trainer(
-            default_root_dir=self.folder,
-            accelerator=accelerator,
-            precision=given.precision or ("bf16-mixed" if on_cuda else "32-true"),
-            callbacks=callbacks,
-            logger=loggers,
-            num_sanity_val_steps=given.num_sanity_val_steps or 0,
-            enable_model_summary=bool(given.enable_model_summary),
-            **kwargs,
-        )
-
-
-def _check_times(given: Any) -> None:
-    """Refuse texts that are no times, which Lightning would name after its own parts.
-
-    Arguments:
-        given: the options of the trainer.
-
-    Raises:
-        ValueError: if there is one.
-    """
-    for option, others in (("max_time", ""), ("val_check_interval", "a number of steps, or ")):
-        value = given[option]
-        if isinstance(value, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):
-            raise ValueError(
-                f"--trainer.{option} is {value!r}, expected {others}days:hours:minutes:seconds, "
-                "such as 00:00:05:00 for five minutes"
-            )
-
-
-def _check_devices(devices: Any, accelerator: str) -> None:
-    """Refuse a number of devices that there are not.
-
-    Arguments:
-        devices: what was asked for.
-        accelerator: cpu, or that of CUDA.
-
-    Raises:
-        ValueError: if it is none, or there are fewer.
-    """
-    number = str(devices)
-    on_cpu = accelerator == "cpu"
-    if number == "auto" or (not on_cpu and not number.isdigit()):  # of GPUs there may be a list
-        return
-    found = (os.cpu_count() or 1) if on_cpu else torch.cuda.device_count()
-    if not number.isdigit() or not 1 <= int(number) <= found:
-        kind = "processes, for this machine has so many cores" if on_cpu else "CUDA devices"
-        raise ValueError(
-            f"--trainer.devices is {devices!r}, expected auto or a number from 1 to {found}, of "
-            f"{kind}"
-        )
-
-
-class _SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration into the folder of the run."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        config = self.config.clone()
-        # orders for this run, not for who trains from its file
-        for order in ("resume", "force", "init", "compile"):
-            config.pop(order)
-        nodes = safe_load(self.parser.dump(config, skip_unset=False))
-        assert isinstance(pl_module, FlowMatchingModule)
-        nodes["model"]["flow"] = describe_model(pl_module.flow, fitted=False)  # no default is open
-        write_text(folder / "config.yaml", safe_dump(nodes, sort_keys=False))

@@ -33,13 +33,25 @@ FIT_ONLY = (
     ),
     Argument(
         "--resume",
-        "Go on from the last checkpoint of the run; without --config, with the configuration that "
-        "stands in its folder.",
+        "Go on from the last checkpoint of the run. Without the option, or with auto, a run that "
+        "has none is started, so that the same command serves in a queue; only, or the option "
+        "without a value, refuses to start. Without --config the configuration is the one in the "
+        "folder of the run. It goes on with the settings and data that it was begun with; "
+        "max_steps, max_epochs and max_time may be raised.",
+        choices=("auto", "only"),
+        default="auto",
+        bare="only",
     ),
     Argument(
         "--compile",
         "Compile the field with torch: about a minute at the beginning, which pays in trainings of "
         "more than some ten minutes, for a step is then about a tenth faster on a CPU.",
+    ),
+    integer(
+        "--status-on-time",
+        "The exit status where --trainer.max_time ends the training; without it, 0 if the number "
+        "of steps is open, for the training has finished then, and 85 if one was asked for, for "
+        "the same command goes on.",
     ),
     Argument("--force", "Start a run that exists already anew, and overwrite what it has left."),
 )
@@ -143,7 +155,8 @@ _FIT = (
     ),
     Argument(
         "--trainer.max_time",
-        "The time after which the training ends, as days:hours:minutes:seconds.",
+        "The time after which the training ends, as days:hours:minutes:seconds; of all calls "
+        "together, or of each call where a number of steps or epochs is given.",
         "DD:HH:MM:SS",
     ),
     Argument(
@@ -163,7 +176,7 @@ _FIT = (
 
 
 FIT = Command(
-    "setflow fit (--config FILE | --init MODEL | --resume) [options]",
+    "setflow fit (--config FILE | --init MODEL | --name RUN) [options]",
     "Train a model from a configuration file.",
     "Train a model and export its best weights as the folder runs/<name>/model.",
     _FIT,
@@ -210,7 +223,7 @@ def prepared(argv: Sequence[str]) -> list[str]:
         return arguments
     _check_options(arguments)
     arguments = _configurations_first(_resolved(arguments))
-    resume = "--resume" in arguments
+    resume = _resumes_only(arguments)
     init, name = _value(arguments, "--init"), _value(arguments, "--name") or "run"
     if resume and init is not None:
         raise ValueError(
@@ -231,7 +244,8 @@ def prepared(argv: Sequence[str]) -> list[str]:
         raise ValueError(f"fit takes its configuration by name: --config {files[0]}")
     folder = Path(init) if init is not None else Path("runs") / name
     config = folder / "config.yaml"
-    if init is None and not resume:
+    anew = not resume and ("--force" in arguments or not config.is_file())
+    if init is None and anew:
         raise FileNotFoundError(
             f"fit needs a configuration, --config FILE; {_known_configurations()}"
         )
@@ -242,6 +256,16 @@ def prepared(argv: Sequence[str]) -> list[str]:
             f"the name of a run that has begun; {known(MODELS, init)}"
         )
     return ["--config", str(config), "--name", name, *arguments]
+
+
+def _resumes_only(arguments: Sequence[str]) -> bool:
+    """Return whether a run is to go on, and not to start.
+
+    >>> _resumes_only(["--resume", "--name", "x"]), _resumes_only(["--resume", "auto"])
+    (True, False)
+    """
+    given = _value(arguments, "--resume")
+    return given is not None and given != "auto"
 
 
 def _configurations_first(arguments: Sequence[str]) -> list[str]:

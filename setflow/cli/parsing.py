@@ -109,6 +109,7 @@ class Argument:
         default: the value without it; None if the help says what happens then.
         choices: the values that it may take.
         required: whether the command needs it.
+        bare: the value where the option stands without one; None if it needs one.
     """
 
     names: str
@@ -118,12 +119,14 @@ class Argument:
     default: Any = None
     choices: tuple[str, ...] | None = None
     required: bool = False
+    bare: Any = None
 
     def add_to(self, parser: Any) -> None:
         """Add it to a parser."""
         options: dict[str, Any] = {"help": self.help}
         if self.choices is not None:
             options |= {"choices": self.choices, "default": self.default}
+            options |= {} if self.bare is None else {"nargs": "?", "const": self.bare}
         elif self.metavar:
             options |= {"metavar": self.metavar, "type": self.type}
         else:

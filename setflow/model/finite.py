@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from setflow.sets.batch import SetBatch
 from setflow.sets.masks import zero_padding
 
-__all__ = ["Culprit", "context_error", "first_not_finite", "no_number", "reason_of"]
+__all__ = [
+    "Culprit",
+    "context_error",
+    "first_not_finite",
+    "no_number",
+    "not_finite_weight",
+    "reason_of",
+]
 
 
 class Culprit(NamedTuple):
@@ -93,6 +101,38 @@ def context_error(bad: Tensor, conditions: Sequence[str], advice: str) -> ValueE
     return ValueError(
         f"the context of event {row} is not finite: condition '{conditions[k]}'; {advice}"
     )
+
+
+def not_finite_weight(model: nn.Module) -> str | None:
+    """Return the name of the first parameter that holds NaN or infinite values, or None.
+
+    On an accelerator it waits for the device.
+
+    >>> from torch import nn
+    >>> layer = nn.Linear(1, 1)
+    >>> _ = nn.init.constant_(layer.bias, float("nan"))
+    >>> not_finite_weight(layer)
+    'bias'
+    """
+    names, values = [], []
+    for name, value in model.named_parameters():
+        names.append(name)
+        values.append(value.detach().isfinite().all())
+    fine = torch.stack(values).tolist() if values else []
+    return next((name for name, good in zip(names, fine, strict=True) if not good), None)
+
+
+def refuse_diverged(model: nn.Module) -> None:
+    """Raise if a model makes no numbers because it has none; the weights are looked at.
+
+    Raises:
+        ValueError: if a weight is not finite; it names the tensor.
+    """
+    if (name := not_finite_weight(model)) is not None:
+        raise ValueError(
+            f"the weights {name} of the model are not finite: its training has diverged; train it "
+            "again, with a smaller learning rate or clipped gradients (gradient_clip_val)"
+        )
 
 
 def reason_of(

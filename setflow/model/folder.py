@@ -32,8 +32,9 @@ from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
-from setflow.files import NewFolder
+from setflow.files import NewFolder, dump_yaml, load_yaml, shortened
 from setflow.fitted import Fitted
+from setflow.model.trust import Shapes, read_bounded, read_shapes, require_sizes
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.schema import Category, Kind, Positive
@@ -43,6 +44,7 @@ from setflow.timesteps import TimeSampling
 __all__ = [
     "CLASSES",
     "CONFIG",
+    "UNBUILT",
     "StoredModel",
     "architecture",
     "arguments_of",
@@ -55,6 +57,7 @@ __all__ = [
     "require_same",
     "short_card",
     "takes",
+    "told",
     "write_folder",
 ]
 
@@ -86,6 +89,12 @@ _PARTS: dict[str, type] = {
     "context_scaler": Standardizer,
 }
 _NAME_LISTS = ("features", "conditions")
+_FORMAT = 1  # of a model folder
+_LONGEST = 400  # characters of an error that repeats what stands in a file
+# what the classes raise that are built of arguments which nobody has checked
+UNBUILT = (
+    TypeError, ValueError, ArithmeticError, RuntimeError, LookupError, AttributeError, MemoryError,
+)  # fmt: skip
 
 
 def describe(thing: object) -> dict[str, Any]:
@@ -123,27 +132,33 @@ def build(node: Any, *, expected: type, where: str) -> Any:
             an argument does not exist or does not fit.
     """
     if not isinstance(node, Mapping) or not isinstance(node.get("class_path"), str):
-        raise ValueError(f"{where}: expected a mapping with class_path, got {node!r}")
+        raise ValueError(f"{where}: expected a mapping with class_path, got {shortened(node)}")
     name = node["class_path"]
     cls = CLASSES.get(_canonical(name))
     if cls is None or not issubclass(cls, expected):
         kind = sorted(key for key, value in CLASSES.items() if issubclass(value, expected))
         raise ValueError(
-            f"{where}: class {name!r} is not allowed; expected one of {', '.join(kind)}"
+            f"{where}: class {shortened(name)} is not allowed; expected one of {', '.join(kind)}"
         )
     arguments = init_args_of(node, where)
-    unknown = sorted(set(arguments) - set(_parameters(cls)))
+    unknown = sorted(map(str, set(arguments) - set(_parameters(cls))))
     if unknown:
-        close = difflib.get_close_matches(unknown[0], _parameters(cls), n=1)
+        close = difflib.get_close_matches(unknown[0][:80], _parameters(cls), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
-        raise ValueError(f"{where}: {name} has no argument {unknown[0]!r}{hint}")
+        raise ValueError(f"{where}: {name} has no argument {shortened(unknown[0])}{hint}")
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:
             arguments[key] = build(value, expected=object, where=f"{where}.{key}")
     try:
         return cls(**arguments)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise ValueError(f"{where}: {name} cannot be built: {error}") from error
+    except UNBUILT as error:
+        raise ValueError(f"{where}: {name} cannot be built: {told(error)}") from error
+
+
+def told(error: BaseException) -> str:
+    """Return what an error says, on one short line: it may repeat what a stranger has written."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
 def init_args_of(node: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -154,7 +169,7 @@ def init_args_of(node: Mapping[str, Any], where: str) -> dict[str, Any]:
     """
     arguments = node.get("init_args") or {}
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"{where}: init_args must be a mapping, got {arguments!r}")
+        raise ValueError(f"{where}: init_args must be a mapping, got {shortened(arguments)}")
     return dict(arguments)
 
 
@@ -293,29 +308,36 @@ def arguments_of(node: Any, where: str) -> dict[str, Any]:
         ValueError: if the node names another class or an argument that does not exist.
     """
     if not isinstance(node, Mapping) or node.get("class_path") not in (_MODEL, *_FORMER):
-        raise ValueError(f"{where}: expected class_path: {_MODEL}, got {node!r}")
+        raise ValueError(f"{where}: expected class_path: {_MODEL}, got {shortened(node)}")
     arguments = init_args_of(node, where)
-    unknown = sorted(set(arguments) - {*_PARTS, *_NAME_LISTS, "schema"})
+    unknown = sorted(map(str, set(arguments) - {*_PARTS, *_NAME_LISTS, "schema"}))
     if unknown:
-        raise ValueError(f"{where}: SetFlow has no argument {unknown[0]!r}")
+        raise ValueError(f"{where}: SetFlow has no argument {shortened(unknown[0])}")
     for name, kind in _PARTS.items():
         if arguments.get(name) is not None:
             if kind is Standardizer:
-                arguments[name] = _with_kinds(arguments[name])
+                arguments[name] = _with_kinds(arguments[name], f"{where}.{name}")
             arguments[name] = build(arguments[name], expected=kind, where=f"{where}.{name}")
     if arguments.get("field") is None:
         raise ValueError(f"{where}: the node has no field")
     return arguments
 
 
-def _with_kinds(node: Any) -> Any:
-    """Return the node of a `Standardizer` whose transforms are kinds, as they once were not."""
-    arguments = dict(node.get("init_args") or {}) if isinstance(node, Mapping) else {}
+def _with_kinds(node: Any, where: str) -> Any:
+    """Return the node of a `Standardizer` whose transforms are kinds, as they once were not.
+
+    Raises:
+        ValueError: if they cannot be read.
+    """
+    arguments = init_args_of(node, where) if isinstance(node, Mapping) else {}
     if "boxcox" not in arguments:
         return node
-    kinds = ["real"] * int(arguments.get("dim") or len(arguments["mean"]))
-    for place, power in (arguments.pop("boxcox") or {}).items():
-        kinds[int(place)] = str(Positive(boxcox=power))
+    try:
+        kinds = ["real"] * int(arguments.get("dim") or len(arguments["mean"]))
+        for place, power in (arguments.pop("boxcox") or {}).items():
+            kinds[int(place)] = str(Positive(boxcox=power))
+    except UNBUILT as error:
+        raise ValueError(f"{where}: boxcox cannot be read: {told(error)}") from error
     return {**node, "init_args": {**arguments, "kinds": kinds}}
 
 
@@ -344,17 +366,37 @@ def short_card(flow: Any, name: str) -> str:
 
 
 class StoredModel(NamedTuple):
-    """What a model folder holds, verified.
+    """What a model folder holds.
 
     Attributes:
-        node: the node of the model.
+        node: the node of the model, verified.
         where: its place, for error messages.
-        weights: the tensors by name.
+        shapes: those of the tensors, by name, as the file tells them.
+        path: the file of the weights.
+        sha256: its hash.
     """
 
     node: Any
     where: str
-    weights: dict[str, Tensor]
+    shapes: Shapes
+    path: Path
+    sha256: str
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the tensors by name, verified.
+
+        Raises:
+            ValueError: if they were changed, or cannot be read.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        content = self.path.read_bytes()
+        _verify(self.path, content, self.sha256)
+        try:
+            return load(content)
+        except SafetensorError as error:
+            raise ValueError(f"{self.path} cannot be read: {told(error)}") from error
 
 
 def write_folder(
@@ -371,15 +413,14 @@ def write_folder(
     Raises:
         OSError: if it exists and may not be replaced, or cannot be written where it is to be.
     """
-    import yaml
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     with NewFolder(folder, overwrite=overwrite, marker=_MANIFEST) as new:
-        (new / CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False))
+        (new / CONFIG).write_text(dump_yaml(dict(config)))
         tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
-        save_file(tensors, new / _WEIGHTS)
+        (new / _WEIGHTS).write_bytes(save(tensors))  # its own file is readable by nobody else
         hashes = {name: _sha256((new / name).read_bytes()) for name in (CONFIG, _WEIGHTS)}
-        manifest: dict[str, Any] = {"format": 1, "files": hashes}
+        manifest: dict[str, Any] = {"format": _FORMAT, "files": hashes}
         if training is not None:
             manifest["training"] = dict(training)
         (new / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
@@ -387,36 +428,49 @@ def write_folder(
 
 
 def read_folder(folder: Path) -> StoredModel:
-    """Read a model folder, verified against its manifest.
+    """Read a model folder, its configuration verified against its manifest.
+
+    Of the weights only the shapes are read: `StoredModel.weights` reads them, when it is known that
+    they are those of the configuration.
 
     Raises:
         FileNotFoundError: if the folder or one of its files is not there.
         ValueError: if a hash does not match, or the files do not describe a model.
     """
     import yaml
-    from safetensors import SafetensorError
-    from safetensors.torch import load
 
-    content = _verified(folder)
+    hashes = _hashes(folder)
+    content = read_bounded(folder / CONFIG)
+    _verify(folder / CONFIG, content, hashes[CONFIG])
+    where = f"{folder / CONFIG}: model.flow"
     try:
-        node = yaml.safe_load(content[CONFIG])["model"]["flow"]
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+        node = load_yaml(content.decode())["model"]["flow"]
+    except (yaml.YAMLError, LookupError, TypeError, ValueError, ArithmeticError) as error:
+        why = f" ({told(error)})" if isinstance(error, (yaml.YAMLError, ValueError)) else ""
         raise ValueError(
-            f"{folder / CONFIG} has no node model: flow:, so it describes no model"
+            f"{folder / CONFIG} has no node model: flow:, so it describes no model{why}"
         ) from error
-    try:
-        weights = load(content[_WEIGHTS])
-    except SafetensorError as error:
-        raise ValueError(f"{folder / _WEIGHTS} cannot be read: {error}") from error
-    return StoredModel(node, f"{folder / CONFIG}: model.flow", weights)
+    shapes = read_shapes(folder / _WEIGHTS)
+    require_sizes(node, shapes, where)
+    return StoredModel(node, where, shapes, folder / _WEIGHTS, hashes[_WEIGHTS])
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _verified(folder: Path) -> dict[str, bytes]:
-    """Return the contents of the files of a model folder, each with the hash of its manifest."""
+def _verify(path: Path, content: bytes, sha256: str) -> None:
+    got = _sha256(content)
+    if got != sha256:
+        raise ValueError(
+            f"{path} does not match its hash in {_MANIFEST} (expected {sha256[:12]}, got "
+            f"{got[:12]}): it was changed or damaged after it was written; fetch or train the "
+            "model again"
+        )
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    """Return the hashes of the files of a model folder, as its manifest tells them."""
     if folder.is_file():
         raise NotADirectoryError(
             f"{folder} is a file, expected the folder of a model, such as runs/<name>/model; "
@@ -432,16 +486,14 @@ def _verified(folder: Path) -> dict[str, bytes]:
             f"{folder} is no model folder: it lacks {', '.join(missing)}; {written}"
         )
     try:
-        hashes = json.loads((folder / _MANIFEST).read_text())["files"]
-        expected = {name: str(hashes[name]) for name in (CONFIG, _WEIGHTS)}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        manifest = json.loads(read_bounded(folder / _MANIFEST, 16 * 2**20))
+        hashes = {name: str(manifest["files"][name]) for name in (CONFIG, _WEIGHTS)}
+        version = manifest["format"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{folder / _MANIFEST} is not a manifest of hashes") from error
-    content = {name: (folder / name).read_bytes() for name in expected}
-    for name, sha256 in expected.items():
-        if _sha256(content[name]) != sha256:
-            raise ValueError(
-                f"{folder / name} does not match its hash in {_MANIFEST} (expected {sha256[:12]}, "
-                f"got {_sha256(content[name])[:12]}): it was changed or damaged after it was "
-                "written; fetch or train the model again"
-            )
-    return content
+    if version != _FORMAT:
+        raise ValueError(
+            f"{folder / _MANIFEST} is of format {shortened(version)}, and this version of setflow "
+            f"reads {_FORMAT}; install a newer one, or fetch a model for this one"
+        )
+    return hashes

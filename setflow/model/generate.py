@@ -9,7 +9,7 @@ from torch import Tensor
 
 from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
-from setflow.model.finite import context_error
+from setflow.model.finite import context_error, refuse_diverged
 from setflow.random import counter_normal, counter_uniform
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
@@ -44,8 +44,8 @@ def generate(
         batch_size: how many events to integrate at a time.
 
     Raises:
-        ValueError: if the context or the lengths do not fit, or there is neither a cardinality
-            model nor lengths.
+        ValueError: if the context or the lengths do not fit, there is neither a cardinality model
+            nor lengths, or the model makes no numbers since weights are not finite.
     """
     n, device, features = len(index), index.device, (len(flow.features),)
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
@@ -94,4 +94,6 @@ def generate(
         row_context = None if context is None else context[rows]
         z = masked_sample(flow.field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
         x[rows] = flow.scaler.inverse(z, mask[rows])
+    if not bool(x.isfinite().all()):
+        refuse_diverged(flow)
     return SetBatch(x, mask, given)

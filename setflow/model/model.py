@@ -28,7 +28,13 @@ from setflow.masking.log_prob import LogProbEstimate, score_events, tells_error
 from setflow.masking.loss import loss_of_events
 from setflow.model.density import LogDensity
 from setflow.model.encoding import ContextEncoder, NamedContext
-from setflow.model.finite import context_error, first_not_finite, no_number, reason_of
+from setflow.model.finite import (
+    context_error,
+    first_not_finite,
+    no_number,
+    reason_of,
+    refuse_diverged,
+)
 from setflow.model.generate import generate
 from setflow.model.parts import (
     FOR_USE,
@@ -489,6 +495,8 @@ class SetFlow(SavedModel):
             )
         )
         total = objects + scaling + ordering + cardinality
+        if seen and bool(total.isnan().any()):
+            refuse_diverged(self)
         terms = (total, objects, scaling, ordering, cardinality, standard_error)
         return LogDensity(*(term[0] if single else term for term in terms))
 

@@ -10,15 +10,19 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from setflow.files import as_path
+from setflow.files import as_path, shortened
+from setflow.model.finite import refuse_diverged
 from setflow.model.folder import (
     CONFIG,
+    UNBUILT,
     arguments_of,
     describe_model,
     read_folder,
     short_card,
+    told,
     write_folder,
 )
+from setflow.model.trust import Bounded, require_numbers
 from setflow.shipped import MODELS, find
 
 __all__ = ["SavedModel"]
@@ -44,8 +48,8 @@ class SavedModel(nn.Module, ABC):
         arguments = arguments_of(node, where)
         try:
             return cls(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{where}: {error}") from error
+        except UNBUILT as error:
+            raise ValueError(f"{where}: {told(error)}") from error
 
     @abstractmethod
     def require_fitted(self) -> None:
@@ -83,9 +87,10 @@ class SavedModel(nn.Module, ABC):
         Raises:
             FileExistsError: if it exists and may not be replaced.
             TypeError: if a part of the model has no name in the library's table.
-            ValueError: if its statistics were neither given nor fitted.
+            ValueError: if its statistics were neither given nor fitted, or weights are not finite.
         """
         self.require_fitted()
+        refuse_diverged(self)
         folder = as_path(folder)
         nodes = dict(config or {})
         node = describe_model(self, fitted=False)
@@ -105,7 +110,8 @@ class SavedModel(nn.Module, ABC):
         Raises:
             FileNotFoundError: if the folder or one of its files is not there.
             TypeError: if `folder` is neither a path nor a name.
-            ValueError: if a hash does not match, or the files do not describe a model.
+            ValueError: if a hash does not match, the files do not describe a model, or weights and
+                statistics are none: not finite, or probabilities that do not sum to one.
         """
         try:
             device = torch.device(device)
@@ -115,11 +121,18 @@ class SavedModel(nn.Module, ABC):
             ) from error
         folder = find(MODELS, folder)
         stored = read_folder(folder)
-        flow = cls.from_node(stored.node, where=stored.where)
-        try:
-            flow.load_state_dict(stored.weights, assign=True)  # in the stored dtype
-        except RuntimeError as error:
+        with Bounded(stored.shapes):  # a size in a file costs nothing but for those who have it
+            flow = cls.from_node(stored.node, where=stored.where)
+        mine = {name: tuple(value.shape) for name, value in flow.state_dict().items()}
+        theirs = stored.shapes.of
+        different = sorted(key for key in mine | theirs if mine.get(key) != theirs.get(key))
+        if different:
+            name = different[0]
             raise ValueError(
-                f"{folder} does not hold the weights that its {CONFIG} describes: {error}"
-            ) from error
+                f"{folder} does not hold the weights that its {CONFIG} describes: "
+                f"{shortened(name)[1:-1]} has shape {shortened(theirs.get(name))} in the file and "
+                f"{mine.get(name)} in the model"
+            )
+        flow.load_state_dict(stored.weights(), assign=True)  # in the stored dtype
+        require_numbers(flow, str(stored.path))
         return flow.to(device).eval()

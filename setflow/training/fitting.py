@@ -31,8 +31,8 @@ from setflow.random import derive
 from setflow.schema import Feature, Schema, left_out_of, names, schema_of, words_of
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
+from setflow.training.checkpoints import BestModel
 from setflow.training.data import PlacedBatch, event_loader, held_out, normalised
-from setflow.training.export import BestModel
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import Muon
 from setflow.training.progress import StepProgress

@@ -23,7 +23,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from setflow.data.collate import LengthBatchSampler
-from setflow.model.finite import first_not_finite, reason_of
+from setflow.model.finite import first_not_finite, not_finite_weight, reason_of
 from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
 from setflow.random import counter_normal, counter_uniform, derive
@@ -35,6 +35,7 @@ from setflow.training.optimizers import warmup_cosine
 
 __all__ = ["FlowMatchingModule"]
 
+_FEW = 3  # steps
 _UNBOUNDED_WARMUP = 1000  # steps, of a training whose length nothing tells
 _VALIDATION = derive(0, "validation")  # the same in every validation, so that losses compare
 
@@ -49,7 +50,9 @@ class FlowMatchingModule(LightningModule):
     It logs `train_loss` and `val_loss`, the sums of the terms of `SetFlow.loss_terms`, and each
     term: `train_flow_loss`, `val_flow_loss`, and `train_cardinality_loss`, `val_cardinality_loss`
     if p(N | c) is trained. A loss that is not finite ends the training, with the event and the
-    feature that make it so: on a CPU at once, on an accelerator at the next step that is logged.
+    feature that make it so: on a CPU at once; on an accelerator at the next step that is logged, if
+    weights are not finite then, or more than three losses in a row. Weights that are not finite
+    are never written to a checkpoint.
 
     Arguments:
         flow: the model, its statistics given or fitted (`SetFlow.fit_statistics`); they stay as
@@ -57,9 +60,10 @@ class FlowMatchingModule(LightningModule):
         optimizer: makes the optimizer from the parameters; its learning rate is the largest one of
             the schedule.
         warmup: the fraction of the training in which the learning rate rises; then it falls along a
-            cosine. The training is as long as its steps (`max_steps`, `max_epochs`) or its time
-            (`max_time`) allow, whichever ends first. Where neither is bounded (`max_epochs: -1`,
-            and early stopping, say) the rate rises over 1,000 steps and stays.
+            cosine. The training is as long as its steps (`max_steps`, `max_epochs`) say, however
+            many calls share them; where steps are left open, as long as its time (`max_time`).
+            Where neither is bounded (`max_epochs: -1`, and early stopping, say) the rate rises over
+            1,000 steps and stays.
         times: the density of the times at which the field is trained, and their weight; None takes
             uniform times and no weight.
 
@@ -79,6 +83,7 @@ class FlowMatchingModule(LightningModule):
             raise ValueError(f"warmup must lie in [0, 1), got {warmup}: a fraction of the training")
         self.times = times
         self._batches_into_epoch = 0
+        self._in_a_row: Tensor | int = 0  # steps whose loss was not finite, counted on the device
         self.flow = flow
         self.optimizer = optimizer
         self.warmup = warmup
@@ -91,6 +96,8 @@ class FlowMatchingModule(LightningModule):
         return made
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        for state in ("state_dict", "current_model_state"):  # the second is beside an average
+            self._require_finite(checkpoint.get(state, {}))
         checkpoint["batches_into_epoch"] = self._batches_into_epoch
         checkpoint["architecture"] = self._architecture()
 
@@ -126,10 +133,8 @@ class FlowMatchingModule(LightningModule):
         if isinstance(sampler, LengthBatchSampler):  # go on in the middle of an epoch
             sampler.skip(self._batches_into_epoch % len(sampler))
 
-    def on_train_batch_end(
-        self, outputs: Any, batch: PlacedBatch | SetBatch, batch_idx: int
-    ) -> None:
-        self._batches_into_epoch = batch_idx + 1
+    def on_train_batch_start(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
+        self._batches_into_epoch = batch_idx + 1  # of a checkpoint that is written after it
 
     def on_train_epoch_end(self) -> None:
         self._batches_into_epoch = 0
@@ -174,17 +179,43 @@ class FlowMatchingModule(LightningModule):
             t = times.from_uniform(t, lengths=events.lengths)
         terms = self.flow.loss_terms(events, t=t, times=times, noise=noise)
         loss = self._logged(stage, terms, events, sync_dist=sync_dist)
-        if self._is_looked_at(stage, loss) and not bool(loss.isfinite()):
+        if self._is_lost(stage, loss):
             self._refuse(stage, loss, events, place if isinstance(batch, PlacedBatch) else None)
         return loss
 
-    def _is_looked_at(self, stage: str, loss: Tensor) -> bool:
-        """Return whether the loss of this step is looked at anyway, or costs nothing to look at."""
+    def _is_lost(self, stage: str, loss: Tensor) -> bool:
+        """Return whether a training does not recover from a loss that is not finite.
+
+        On a CPU a look costs nothing, and one such loss ends it. On an accelerator they are counted
+        there and looked at when the loss is logged: a few in a row are those of a scaler of
+        gradients in search of its scale, which leaves such steps out, unless weights have become
+        something else than numbers, too.
+        """
+        bad = ~loss.detach().isfinite()
         if is_at_hand(loss):
-            return True
+            return bool(bad)
+        if stage != "train":  # `on_validation_epoch_end` looks
+            return False
+        self._in_a_row = (self._in_a_row + 1) * bad
         trainer: Any = self.trainer  # its types lack this option
-        every = max(1, trainer.log_every_n_steps)
-        return stage == "train" and (trainer.global_step + 1) % every == 0
+        if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps):
+            return False
+        steps = int(self._in_a_row)
+        return steps > _FEW or (steps > 0 and not_finite_weight(self.flow) is not None)
+
+    def _require_finite(self, state: dict[str, Any]) -> None:
+        """Refuse to keep weights that are not finite, in the place of those that were.
+
+        Raises:
+            ValueError: if there are some.
+        """
+        for name, _ in self.named_parameters():
+            if name in state and not bool(state[name].isfinite().all()):
+                raise ValueError(
+                    f"the weights {name} are not finite at step {self.trainer.global_step}: the "
+                    "training has diverged, so no checkpoint is written and the last one is kept; "
+                    "take a smaller learning rate or clip gradients (gradient_clip_val)"
+                )
 
     def _refuse(
         self,
@@ -247,14 +278,14 @@ class FlowMatchingModule(LightningModule):
         """Return the learning rate of a step as a fraction of the largest one."""
         trainer: Any = self.trainer  # its callbacks carry no types
         steps = trainer.estimated_stepping_batches  # inf where nothing bounds them
-        timers = [timer for timer in trainer.callbacks if isinstance(timer, Timer)]
-        done = [(step + 0.5) / max(steps, 1)]  # in the middle of the step; of none there is no rate
-        for timer in timers:
+        if steps != math.inf:  # in the middle of the step; of none there is no rate
+            return warmup_cosine((step + 0.5) / max(steps, 1), self.warmup)
+        done = []
+        for timer in (timer for timer in trainer.callbacks if isinstance(timer, Timer)):
             left, spent = timer.time_remaining(), timer.time_elapsed()
             if left is not None:
                 done.append(spent / max(spent + left, 1e-9))
-        if len(done) > 1:  # clocks differ, and the weights of all processes must not
-            return warmup_cosine(trainer.strategy.broadcast(max(done)), self.warmup)
-        if steps == math.inf:
+        if not done:
             return min(1.0, (step + 1) / _UNBOUNDED_WARMUP)
-        return warmup_cosine(done[0], self.warmup)
+        # clocks differ, and the weights of all processes must not
+        return warmup_cosine(trainer.strategy.broadcast(max(done)), self.warmup)

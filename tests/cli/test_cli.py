@@ -84,7 +84,8 @@ def test_a_resumed_run_ends_where_an_unbroken_one_does(folder, options, killed_a
 
 
 def test_a_run_is_not_overwritten_or_resumed_by_accident(model, capsys):
-    assert "exists already" in fails(capsys, "fit", "--config", "config.yaml")
+    other = ("--seed_everything", "4")
+    assert "overwrite it with --force" in fails(capsys, "fit", "--config", "config.yaml", *other)
     assert "no checkpoint" in fails(
         capsys, "fit", "--config", "config.yaml", "--name", "new", "--resume"
     )

@@ -55,7 +55,7 @@ def test_it_says_what_there_is_on_one_screen(capsys, monkeypatch):
         "Apple MPS",
         "attention cpu",
         "gzip",
-        "3 recipes, 2 files of jets",
+        "recipes: 3, files of jets: 2",
         "nothing that is needed is missing",
     ):
         assert part in text

@@ -421,7 +421,10 @@ def test_an_interrupted_run_says_how_to_go_on(folder, capsys, monkeypatch):
         run("fit", *TINY)
     assert stop.value.code == 130
     message = capsys.readouterr().err
-    assert "interrupted; go on with: setflow fit --resume --name tiny" in message
+    assert message == (
+        "setflow: stopped by SIGINT; the last checkpoint is of step 5; go on with: setflow fit "
+        "--resume --name tiny\n"
+    )
     monkeypatch.setattr(ExportBestModel, "on_validation_end", done)
     run("fit", "--resume", "--name", "tiny")
     assert "a model after 10 steps" in capsys.readouterr().out
@@ -446,9 +449,9 @@ def test_a_run_is_not_resumed_with_another_meaning_of_its_weights(folder, capsys
     told = fails(capsys, *again, option, "[real, real, positive(boxcox=0.3)]")
     assert "model.flow.scaler.kinds is ['real', 'real', 'positive'] there and" in told
     told = fails(capsys, *again, "--model.flow.init_args.features", "[a,b,c]")
-    assert "another architecture: model.flow.features" in told
+    assert "begun with another configuration: model.flow.features" in told
     told = fails(capsys, *again, "--model.flow.init_args.field.init_args.heads", "1")
-    assert "field.heads is 2 there and 1 in the configuration; resume without --config" in told
+    assert "field.heads is 2 there and 1 now; go on without the change" in told
 
 
 def test_a_run_keeps_the_number_of_heads_that_it_took(folder):

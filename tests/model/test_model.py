@@ -390,7 +390,7 @@ def test_a_save_that_fails_leaves_the_old_model(tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("safetensors.torch.save", fail)
     with pytest.raises(OSError, match="no space"):
         flow.save(folder, overwrite=True)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
