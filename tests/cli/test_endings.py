@@ -164,7 +164,7 @@ def test_a_tolerance_that_is_not_reached_is_told_in_words_of_the_shell(model, ca
         "--steps",
         1,
     )
-    assert "dopri5 does not get 9 jets beyond t = " in message
+    assert "dopri5 does not get 9 events beyond t = " in message
     assert "--solver midpoint" in message
     assert not Path("new.h5").exists()
 
@@ -201,10 +201,7 @@ def test_files_and_folders_in_the_wrong_place_are_named(folder, capsys):
     swapped = fails(capsys, "score", "jets.h5", "top30", "--out", "new.h5")
     assert "the model comes before the events: setflow score top30 jets.h5" in swapped
     few = fails(capsys, "sample", "top30", "--like", "jets.h5", "--events", 500, "--out", "new.h5")
-    assert (
-        "jets.h5 holds 200 jets, and 500 are to be sampled like them; ask for at most 200 (--e"
-        in few
-    )
+    assert "jets.h5 holds 200 jets, and 500 are asked for; ask for at most 200 (--e" in few
     few = fails(capsys, "score", "top30", "jets.h5", "--events", 500, "--out", "new.h5")
     assert (
         "jets.h5 holds 200 jets, and 500 of them are to be scored; ask for at most 200 (--ev" in few
