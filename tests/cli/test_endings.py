@@ -164,7 +164,7 @@ def test_a_tolerance_that_is_not_reached_is_told_in_words_of_the_shell(model, ca
         "--steps",
         1,
     )
-    assert "dopri5 does not get 9 jets beyond t = " in message
+    assert "dopri5 does not get 9 events beyond t = " in message
     assert "--solver midpoint" in message
     assert not Path("new.h5").exists()
 
@@ -187,7 +187,7 @@ def test_who_reads_no_further_gets_no_error(arguments):
 def test_files_and_folders_in_the_wrong_place_are_named(folder, capsys):
     with h5py.File("scores.h5", "w") as file:
         file.attrs["data"] = "jets.h5"
-        for name in ("log_prob", "reason"):
+        for name in ("log_prob", "objects", "reason"):  # the term of the objects is one of them
             file.create_dataset(name, data=np.zeros(3))
     said = "scores.h5 holds scores of the jets of jets.h5, as setflow score writes them, and no"
     for command in (
@@ -202,8 +202,7 @@ def test_files_and_folders_in_the_wrong_place_are_named(folder, capsys):
     assert "the model comes before the jets: setflow score top30 jets.h5" in swapped
     few = fails(capsys, "sample", "top30", "--like", "jets.h5", "--events", 500, "--out", "new.h5")
     assert (
-        "jets.h5 holds 200 jets, and 500 are to be sampled like them; ask for at most 200 (--e"
-        in few
+        "jets.h5 holds 200 jets, and 500 are asked for; ask for at most 200 (--events 200)" in few
     )
     few = fails(capsys, "score", "top30", "jets.h5", "--events", 500, "--out", "new.h5")
     assert (
