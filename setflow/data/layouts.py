@@ -226,13 +226,6 @@ class JetLayout(Layout):
     def __init__(self, file: Any, path: Path) -> None:
         super().__init__(file, path)
         held = list(file)
-        if {"log_prob", "reason"} <= {*held}:
-            rows = file.attrs.get("rows", "jets")
-            of = f"of the {rows} of {file.attrs['data']}" if "data" in file.attrs else f"of {rows}"
-            raise ValueError(
-                f"{path} holds scores {of}, as setflow score writes them, and no {rows}; give the "
-                f"file of the {rows}"
-            )
         self._require([spec.key for spec in DATASETS if spec.required], held)
         for spec in DATASETS:  # what need not be there is missed only if it is there misspelt
             if spec.key != WEIGHTS and difflib.get_close_matches(spec.key, held, n=1, cutoff=0.9):
@@ -315,7 +308,10 @@ class EventLayout(Layout):
             if key in file:
                 self._check_names(key, usual)
         self.columns = names_of(file[self.table], self.usual[0], f"{path}: {self.table}")
-        self.known = Schema([Feature(self.columns[0])]) if told is None else told
+        if told is None:  # one column, in the unit of the file, stands for all that it names
+            units = texts_of(file[self.table], "units", f"{path}: {self.table}") or ("",)
+            told = Schema([Feature(self.columns[0], units[0])])
+        self.known = told
         self.schema = self._file_schema()
 
     def rows(self, there: slice, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -412,9 +408,16 @@ def layout_of(file: Any, path: Path) -> Layout:
     """Return the layout of an open file, checked but for its rows.
 
     Raises:
-        ValueError: if it has none, is not complete, or of a later version.
+        ValueError: if it has none, is not complete, of a later version, or a file of scores.
     """
     told = file.attrs
+    if {"log_prob", "reason"} <= {*file}:
+        rows = told.get("rows", "jets")
+        of = f"of the {rows} of {told['data']}" if "data" in told else f"of {rows}"
+        raise ValueError(
+            f"{path} holds scores {of}, as setflow score writes them, and no {rows}; give the "
+            f"file of the {rows}"
+        )
     if "layout_version" in told and (version := int(told["layout_version"])) > VERSION:
         raise ValueError(
             f"{path} has layout version {version}, this release reads up to {VERSION}; upgrade "

@@ -344,6 +344,26 @@ def test_conditions_must_be_there(tmp_path: Path) -> None:
     assert read_events(path).schema == Schema([Feature("x"), Feature("y")])
 
 
+@pytest.mark.parametrize("form", ["padded", "ragged"])
+def test_a_file_that_tells_units_and_no_schema_is_read_in_these(tmp_path: Path, form: str) -> None:
+    x, mask, _ = truth()
+    contents = {"objects": x[..., :3], "mask": mask}
+    if form == "ragged":
+        offsets = np.concatenate([[0], mask.sum(1).cumsum()])
+        contents = {"values": x[mask][:, :3], "offsets": offsets}
+    told = {next(iter(contents)): {"features": NAMES[:3], "units": ["mm", "mm", "MeV"]}}
+    path = store(tmp_path / "a.h5", contents, told)
+    held = Schema([Feature("x", "mm"), Feature("y", "mm"), Feature("energy", "MeV")])
+    sample = read_events(path)
+    assert sample.schema == read_header(path).schema == held
+    real = sample.objects.mask.numpy()
+    assert np.array_equal(sample.objects.x.numpy()[real], x[mask][:, :3])
+    wanted = Schema([Feature("energy", "GeV"), Feature("x", "mm")])
+    with pytest.warns(UserWarning, match="energy from MeV to GeV"):
+        again = read_events(path, wanted)
+    np.testing.assert_allclose(again.objects.x.numpy()[real][:, 0], x[mask][:, 2] / 1000, rtol=1e-6)
+
+
 def test_jets_in_this_layout_are_read_by_their_names(tmp_path: Path) -> None:
     from setflow.data import read_jets
 
