@@ -331,6 +331,10 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
 
 
 def _dataset(config: Namespace, ending: Ending) -> None:
+    if config.action == "convert":
+        from setflow.cli.convert import convert_files
+
+        return convert_files(config.convert, ending)
     make = config.make
     _check_numbers(make, "events", "jobs")
     _check_output(make.out, force=make.force)
@@ -348,7 +352,7 @@ def _dataset(config: Namespace, ending: Ending) -> None:
     except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
         raise ValueError(str(error)) from error
     following = ["setflow", "fit", "--config", "top30", "--data.train", path, "--name", path.stem]
-    ending(path, f"{make.events:,} jets", following)
+    return ending(path, f"{make.events:,} jets", following)
 
 
 def _demo(config: Namespace, ending: Ending) -> None:

@@ -21,6 +21,7 @@ __all__ = [
     "OneLineErrors",
     "conditions",
     "integer",
+    "listed",
     "nearest",
     "number",
     "whole",
@@ -61,6 +62,15 @@ def whole(text: str | int) -> int:
     if not value.is_integer():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number, expected one such as 1000")
     return int(value)
+
+
+def listed(text: str | list[str]) -> list[str]:
+    """Return the names that a text lists with commas.
+
+    >>> listed("etarel, phirel")
+    ['etarel', 'phirel']
+    """
+    return [part.strip() for part in text.split(",")] if isinstance(text, str) else text
 
 
 def conditions(text: str | dict[str, Any]) -> dict[str, Any]:
@@ -109,6 +119,7 @@ class Argument:
         default: the value without it; None if the help says what happens then.
         choices: the values that it may take.
         required: whether the command needs it.
+        several: whether there may be several values of it.
     """
 
     names: str
@@ -118,6 +129,7 @@ class Argument:
     default: Any = None
     choices: tuple[str, ...] | None = None
     required: bool = False
+    several: bool = False
 
     def add_to(self, parser: Any) -> None:
         """Add it to a parser."""
@@ -132,6 +144,8 @@ class Argument:
             options |= {"required": True} if self.required else {"default": self.default}
         if options.get("action") is not None:
             del options["default"]
+        if self.several:
+            options["nargs"] = "+"
         parser.add_argument(*self.names.split(), **options)
 
 
