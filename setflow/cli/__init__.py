@@ -83,7 +83,13 @@ def _check_output(path: str, *, force: bool) -> None:
 
 
 def _jets(given: str) -> Path:
-    path = find(JETS, check_hdf5_name(given))
+    path = find(JETS, given)
+    if path.is_file() and path.suffix.lower() not in (".h5", ".hdf5"):
+        from setflow.data.formats.recognise import of_bytes, told_of
+
+        if (alien := of_bytes(path)) is not None:
+            raise ValueError(told_of(path, *alien))
+    check_hdf5_name(path)
     if path.is_dir():
         raise FileNotFoundError(f"{given} is a folder, expected an HDF5 file of events")
     if not path.is_file():

@@ -17,6 +17,7 @@ from setflow.cli.parsing import (
     integer,
     listed,
     number,
+    numbers,
 )
 
 __all__ = ["COMMANDS", "CONVERT", "FORMATS", "MAKE", "SOLVERS", "parser"]
@@ -288,8 +289,8 @@ CONVERT = Command(
     "setflow dataset convert FILE... --out FILE [--format F] [options]",
     "Convert files of others, or into those of others.",
     "Convert files of events into one file, block by block: into HDF5 that every command reads, in "
-    "the layout of jets where the features are JetNet's; or into ROOT or parquet, by the name of the "
-    "file.",
+    "the layout of jets where the features are JetNet's; or into ROOT or parquet, by the name of "
+    "the file.",
     (
         Argument(
             "files",
@@ -312,8 +313,8 @@ CONVERT = Command(
         ),
         Argument(
             "--mapping",
-            "A YAML file that says for the format custom where objects, mask, events, class, weight "
-            "and units stand.",
+            "A YAML file that says for the format custom where objects, mask, events, class, "
+            "weight and units stand.",
             "FILE",
         ),
         Argument(
@@ -354,12 +355,12 @@ CONVERT = Command(
             "The numbers of layers and of voxels within them of the format calo, with commas, such "
             "as 45,16,9.",
             "NUMBERS",
-            listed,
+            numbers,
         ),
         Argument(
             "--keep-unphysical",
-            "Write values that cannot be, such as a ptrel of 0, and count them; without it they are "
-            "an error.",
+            "Write values that cannot be, such as a ptrel of 0, and count them; without it they "
+            "are an error.",
         ),
         _FORCE,
     ),

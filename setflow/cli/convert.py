@@ -1,4 +1,4 @@
-"""`setflow dataset convert`: files of others into one that every command reads, or the other way."""
+"""`setflow dataset convert`: files of others into one that every command reads, or back."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 from jsonargparse import Namespace
 
 from setflow.cli.endings import Ending, warn
-from setflow.cli.parsing import whole
 from setflow.files import check_target
 
 __all__ = ["convert_files"]
@@ -43,7 +42,6 @@ def convert_files(config: Namespace, ending: Ending) -> None:
             ".h5 or .hdf5, .root or .parquet"
         )
     check_target(out, overwrite=config.force)
-    shape = [whole(number) for number in config.shape or ()]
     from setflow.data.formats.convert import convert, inputs_of
     from setflow.data.formats.named import Given
     from setflow.schema import words_of
@@ -55,7 +53,7 @@ def convert_files(config: Namespace, ending: Ending) -> None:
         features=config.features,
         mask=config.mask,
         voxels=None if config.voxels is None else Path(config.voxels),
-        shape=shape,
+        shape=config.shape or (),
         classes=config.classes or (),
     )
     done = convert(

@@ -24,6 +24,7 @@ __all__ = [
     "listed",
     "nearest",
     "number",
+    "numbers",
     "whole",
 ]
 
@@ -71,6 +72,18 @@ def listed(text: str | list[str]) -> list[str]:
     ['etarel', 'phirel']
     """
     return [part.strip() for part in text.split(",")] if isinstance(text, str) else text
+
+
+def numbers(text: str | list[int]) -> list[int]:
+    """Return the whole numbers that a text lists with commas.
+
+    Raises:
+        argparse.ArgumentTypeError: if one is none.
+
+    >>> numbers("45,16,9")
+    [45, 16, 9]
+    """
+    return [whole(part) for part in listed(text)] if isinstance(text, str) else text
 
 
 def conditions(text: str | dict[str, Any]) -> dict[str, Any]:

@@ -290,7 +290,7 @@ class _Block:
         if labels.value is not None:
             return self._one(labels.value, "class")
         flags = np.concatenate([self._columns[name] for name in labels.one_of], 1)
-        if wrong := np.flatnonzero(((flags != 0).sum(1) != 1)).tolist()[:1]:
+        if wrong := np.flatnonzero((flags != 0).sum(1) != 1).tolist()[:1]:
             raise ValueError(
                 f"row {wrong[0]} of them has {int((flags[wrong[0]] != 0).sum())} of the classes "
                 f"{', '.join(labels.one_of)}, expected one"

@@ -18,12 +18,13 @@ from setflow.data.formats.expressions import no_such_name
 from setflow.data.formats.mapping import AXES, Mapping, Mask, mapping_of
 from setflow.data.formats.named import Given, node_of
 from setflow.data.formats.output import CLASS, Output
-from setflow.data.formats.recognise import advice, of_bytes, of_datasets
+from setflow.data.formats.recognise import of_bytes, told_of
 from setflow.data.formats.sources import BLOCK_BYTES, Hdf5Source, NumpySource, Source
 from setflow.data.formats.trees import ParquetSource, RootSource
 from setflow.data.hdf5 import read_events, read_jets
-from setflow.data.header import datasets_of, open_events, read_header
-from setflow.data.jets import PARTICLES, WEIGHTS
+from setflow.data.header import open_events, read_header
+from setflow.data.jets import NUM, PARTICLES, WEIGHTS
+from setflow.data.layouts import layout_of
 from setflow.data.sample import EventSample
 from setflow.schema import Category, Feature, Schema, names
 from setflow.shipped import JETS, find
@@ -250,7 +251,10 @@ class _File:
     def __enter__(self) -> _File:
         if self._reads_as_it_is():
             header = read_header(self.path)
-            event = (*header.schema.event, *_context_of(self.path))
+            # the writer of jets counts particles itself
+            counted = NUM if header.layout_version == 1 else None
+            held = [entry for entry in header.schema.event if entry.name != counted]
+            event = (*held, *_context_of(self.path))
             self._bare = Schema(header.schema.objects, event, header.schema.order_by)
             axis = str(header.attributes.get("axis", ""))
             self.axis = {text: name for name, text in AXES.items()}.get(axis)
@@ -298,12 +302,10 @@ class _File:
         if given.format is not None:
             return False
         if not hdf5:
-            known = of_bytes(self.path)
-            if known is None or known[1] is None:
-                raise ValueError(f"{self.path} is {known[0] if known else 'of no known format'}")
-            raise ValueError(f"{self.path} is {known[0]}: {advice(self.path, known[1])}")
-        if found := of_datasets(datasets_of(self.path)):
-            raise ValueError(f"{self.path} holds {found[0]}: {advice(self.path, found[1])}")
+            known = of_bytes(self.path) or ("of no known format", None)
+            raise ValueError(told_of(self.path, *known))
+        with open_events(self.path) as file:
+            layout_of(file, self.path)
         return True
 
     def name_classes(self, classes: Sequence[str]) -> None:
@@ -323,7 +325,8 @@ class _File:
         """Return the largest code of a class, in one pass over them."""
         if self.codes is None:
             return 0
-        assert self._source is not None and self.codes.labels is not None
+        assert self._source is not None
+        assert self.codes.labels is not None
         if self.codes.labels.one_of:
             return len(self.codes.labels.one_of) - 1
         only = replace(self.codes, objects=(), event=(), types=None, weight=None)

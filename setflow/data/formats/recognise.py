@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shlex
 import zipfile
-from collections.abc import Collection
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-__all__ = ["advice", "of_bytes", "of_datasets"]
+__all__ = ["advice", "of_bytes", "of_datasets", "told_of"]
 
 _FIRST = {
     b"root": ("a ROOT file", "jetclass"),
@@ -54,12 +55,26 @@ def of_bytes(path: Path) -> tuple[str, str | None] | None:
     return None
 
 
-def of_datasets(held: Collection[str]) -> tuple[str, str] | None:
-    """Return what an HDF5 file holds, and its format, by the names at its top."""
+def of_datasets(file: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what an open HDF5 file holds, and its format, by the names at its top."""
     for kind, what, keys in _DATASETS:
-        if keys <= {*held}:
+        if keys <= {*file} and (kind != "npy" or getattr(file["x"], "ndim", 0) == 3):
             return what, kind
     return None
+
+
+def told_of(path: Path, what: str, kind: str | None) -> str:
+    """Return what a file is, and the command that makes one of it that every command reads.
+
+    >>> told_of(Path("a.pdf"), "a PDF", None)
+    'a.pdf is a PDF, expected an HDF5 file of events'
+    """
+    if kind is None:
+        return f"{path} is {what}, expected an HDF5 file of events"
+    return (
+        f"{path} is {what}, expected an HDF5 file of events; convert it, here or by another "
+        f"format: {advice(path, kind)}"
+    )
 
 
 def advice(path: Path, kind: str) -> str:

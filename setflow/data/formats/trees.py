@@ -35,6 +35,23 @@ def _extra(package: str, extra: str, what: str) -> Any:
         ) from None
 
 
+def _unreadable(path: Path, kind: str, error: Exception) -> OSError:
+    why = " ".join(str(error).split())
+    return OSError(f"{path} cannot be read as a {kind} file, it is damaged ({why}); fetch it again")
+
+
+def _readable(blocks: Iterator[Any], path: Path, kind: str) -> Iterator[Any]:
+    """Yield blocks; what a package raises in reading them, of many kinds, names the file."""
+    while True:
+        try:
+            block = next(blocks)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise _unreadable(path, kind, error) from error
+        yield block
+
+
 class RootSource(Source):
     """A tree of a ROOT file.
 
@@ -53,9 +70,9 @@ class RootSource(Source):
         self.path = path
         try:
             self._file = uproot.open(path)
+            kinds = self._file.classnames(cycle=False)
         except Exception as error:  # of uproot, of many kinds
-            raise OSError(f"{path} cannot be read as a ROOT file ({error})") from None
-        kinds = self._file.classnames(cycle=False)
+            raise _unreadable(path, "ROOT", error) from None
         trees = [name for name, kind in kinds.items() if kind in ("TTree", "ROOT::RNTuple")]
         if tree is None and TREE in trees:
             tree = TREE
@@ -66,7 +83,10 @@ class RootSource(Source):
             )
         if tree is not None and tree not in trees:
             raise ValueError(f"{path} has no tree '{tree}'; it holds {', '.join(trees) or 'none'}")
-        self._tree = self._file[tree or trees[0]]
+        try:
+            self._tree = self._file[tree or trees[0]]
+        except Exception as error:
+            raise _unreadable(path, "ROOT", error) from None
         self.n = int(self._tree.num_entries)
 
     def paths(self) -> tuple[str, ...]:
@@ -81,9 +101,10 @@ class RootSource(Source):
         if not self.n:
             return
         # by a filter, since uproot computes what it is given as expressions
-        for block in self._tree.iterate(
+        blocks = self._tree.iterate(
             filter_name=lambda name: name in wanted, step_size=BLOCK_BYTES, library="ak"
-        ):
+        )
+        for block in _readable(blocks, self.path, "ROOT"):
             found: dict[str, Raw] = {}
             for path in paths:
                 column = block[path]
@@ -119,7 +140,7 @@ class ParquetSource(Source):
         try:
             self._file = parquet.ParquetFile(path)
         except Exception as error:  # of pyarrow, of many kinds
-            raise OSError(f"{path} cannot be read as a parquet file ({error})") from None
+            raise _unreadable(path, "parquet", error) from None
         self.n = int(self._file.metadata.num_rows)
 
     def paths(self) -> tuple[str, ...]:
@@ -131,7 +152,8 @@ class ParquetSource(Source):
         told = self._file.metadata
         size = sum(told.row_group(k).total_byte_size for k in range(told.num_row_groups))
         rows = max(1, BLOCK_BYTES * max(1, self.n) // max(1, size))
-        for batch in self._file.iter_batches(batch_size=rows, columns=list(paths)):
+        batches = self._file.iter_batches(batch_size=rows, columns=list(paths))
+        for batch in _readable(batches, self.path, "parquet"):
             yield {path: self._column(batch.column(path), path) for path in paths}
 
     def _column(self, column: Any, path: str) -> Raw:
