@@ -105,7 +105,13 @@ def _check_output(path: str, *, force: bool) -> None:
 
 
 def _jets(given: str) -> Path:
-    path = find(JETS, check_hdf5_name(given))
+    path = find(JETS, given)
+    if path.is_file() and path.suffix.lower() not in (".h5", ".hdf5"):
+        from setflow.data.formats.recognise import of_bytes, told_of
+
+        if (alien := of_bytes(path)) is not None:
+            raise ValueError(told_of(path, *alien))
+    check_hdf5_name(path)
     if path.is_dir():
         raise FileNotFoundError(f"{given} is a folder, expected an HDF5 file of events")
     if not path.is_file():
@@ -359,6 +365,10 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
 
 
 def _dataset(config: Namespace, ending: Ending) -> None:
+    if config.action == "convert":
+        from setflow.cli.convert import convert_files
+
+        return convert_files(config.convert, ending)
     make = config.make
     _check_numbers(make, "events", "jobs")
     _check_output(make.out, force=make.force)
@@ -376,7 +386,7 @@ def _dataset(config: Namespace, ending: Ending) -> None:
     except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
         raise ValueError(str(error)) from error
     following = ["setflow", "fit", "--config", "top30", "--data.train", path, "--name", path.stem]
-    ending(path, f"{make.events:,} jets", following)
+    return ending(path, f"{make.events:,} jets", following)
 
 
 def _demo(config: Namespace, ending: Ending) -> None:

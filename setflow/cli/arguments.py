@@ -15,14 +15,28 @@ from setflow.cli.parsing import (
     OneLineErrors,
     conditions,
     integer,
+    listed,
     number,
+    numbers,
 )
 
-__all__ = ["COMMANDS", "MAKE", "SOLVERS", "parser"]
+__all__ = ["COMMANDS", "CONVERT", "FORMATS", "MAKE", "SOLVERS", "parser"]
 
 SOLVERS = {"euler": "Euler", "midpoint": "Midpoint", "heun": "Heun", "rk4": "RK4"}
 """The solvers of fixed steps: their names here, and those of their classes."""
 
+FORMATS: tuple[str, ...] = (
+    "jetnet",
+    "jetclass",
+    "toptag",
+    "energyflow",
+    "omnilearn",
+    "ftag",
+    "epic",
+    "mpgan",
+)
+FORMATS += ("lhco", "calo", "npy", "ragged", "custom")
+"""The layouts of others that `setflow dataset convert` reads."""
 
 _MODEL = Argument(
     "model",
@@ -271,6 +285,87 @@ MAKE = Command(
     ),
 )
 
+CONVERT = Command(
+    "setflow dataset convert FILE... --out FILE [--format F] [options]",
+    "Convert files of others, or into those of others.",
+    "Convert files of events into one file, block by block: into HDF5 that every command reads, in "
+    "the layout of jets where the features are JetNet's; or into ROOT or parquet, by the name of "
+    "the file.",
+    (
+        Argument(
+            "files",
+            "The files to convert, one after the other: paths, patterns with * in quotes, or "
+            "CLASS=PATH, which gives all events of a file the class of this name.",
+            "FILE",
+            several=True,
+        ),
+        Argument(
+            "--out",
+            "The file to write; its name ends in .h5 or .hdf5, .root or .parquet.",
+            "FILE",
+            required=True,
+        ),
+        Argument(
+            "--format",
+            "The layout of the files; without it they must be such as setflow reads itself. custom "
+            "takes a mapping, and npy and ragged the names of columns.",
+            choices=FORMATS,
+        ),
+        Argument(
+            "--mapping",
+            "A YAML file that says for the format custom where objects, mask, events, class, "
+            "weight and units stand.",
+            "FILE",
+        ),
+        Argument(
+            "--columns",
+            "The names of the columns of an array of the format npy or ragged, in their order and "
+            "with commas; _ leaves one out.",
+            "NAMES",
+            listed,
+        ),
+        Argument(
+            "--mask",
+            "The rule that says for the format npy which slots hold an object: nonzero:NAME,... "
+            "(at least one of them is not 0), field:NAME (1 or 0), above:NAME:VALUE, count:NAME, "
+            "or all.",
+            "RULE",
+        ),
+        Argument(
+            "--features",
+            "The names of the features of objects to take, with commas; without it, those that the "
+            "format has by default.",
+            "NAMES",
+            listed,
+        ),
+        Argument(
+            "--classes",
+            "The names of the classes that the files tell by numbers, in the order of these and "
+            "with commas.",
+            "NAMES",
+            listed,
+        ),
+        Argument(
+            "--voxels",
+            "A table of the number, x, y and z of each voxel of the format calo: text, or .npy.",
+            "FILE",
+        ),
+        Argument(
+            "--shape",
+            "The numbers of layers and of voxels within them of the format calo, with commas, such "
+            "as 45,16,9.",
+            "NUMBERS",
+            numbers,
+        ),
+        Argument(
+            "--keep-unphysical",
+            "Write values that cannot be, such as a ptrel of 0, and count them; without it they "
+            "are an error.",
+        ),
+        _FORCE,
+    ),
+)
+
 
 def parser() -> OneLineErrors:
     """Return the parser of `setflow`."""
@@ -287,11 +382,12 @@ def parser() -> OneLineErrors:
     for name, command in COMMANDS.items():
         commands.add_subcommand(name, _parser_of(command), help=command.summary)
     dataset = OneLineErrors(
-        usage="setflow dataset ACTION ...", description="Make data sets from recipes."
+        usage="setflow dataset ACTION ...", description="Make data sets, or convert them."
     )
-    commands.add_subcommand("dataset", dataset, help="Make data sets from recipes.")
+    commands.add_subcommand("dataset", dataset, help="Make data sets, or convert them.")
     actions = dataset.add_subcommands(dest="action", metavar="ACTION", title="actions")
     actions.add_subcommand("make", _parser_of(MAKE), help=MAKE.summary)
+    actions.add_subcommand("convert", _parser_of(CONVERT), help=CONVERT.summary)
     return root
 
 

@@ -252,9 +252,12 @@ def _report(given: str, path: Path) -> Iterator[Line]:
 def _hdf5(given: str, path: Path) -> Iterator[Line]:
     import h5py
 
+    from setflow.data.formats.recognise import of_bytes, told_of
     from setflow.data.header import open_events
 
     if not h5py.is_hdf5(path):
+        if (alien := of_bytes(path)) is not None:
+            raise ValueError(told_of(path, *alien))
         raise ValueError(
             f"{given} is no HDF5 file; setflow info knows files of events and of scores, "
             "configurations, and the folders of models, runs, recipes and reports"

@@ -21,8 +21,10 @@ __all__ = [
     "OneLineErrors",
     "conditions",
     "integer",
+    "listed",
     "nearest",
     "number",
+    "numbers",
     "whole",
 ]
 
@@ -61,6 +63,27 @@ def whole(text: str | int) -> int:
     if not value.is_integer():
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number, expected one such as 1000")
     return int(value)
+
+
+def listed(text: str | list[str]) -> list[str]:
+    """Return the names that a text lists with commas.
+
+    >>> listed("etarel, phirel")
+    ['etarel', 'phirel']
+    """
+    return [part.strip() for part in text.split(",")] if isinstance(text, str) else text
+
+
+def numbers(text: str | list[int]) -> list[int]:
+    """Return the whole numbers that a text lists with commas.
+
+    Raises:
+        argparse.ArgumentTypeError: if one is none.
+
+    >>> numbers("45,16,9")
+    [45, 16, 9]
+    """
+    return [whole(part) for part in listed(text)] if isinstance(text, str) else text
 
 
 def conditions(text: str | dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +133,7 @@ class Argument:
         choices: the values that it may take.
         required: whether the command needs it.
         bare: the value where the option stands without one; None if it needs one.
+        several: whether there may be several values of it.
     """
 
     names: str
@@ -120,6 +144,7 @@ class Argument:
     choices: tuple[str, ...] | None = None
     required: bool = False
     bare: Any = None
+    several: bool = False
 
     def add_to(self, parser: Any) -> None:
         """Add it to a parser."""
@@ -135,6 +160,8 @@ class Argument:
             options |= {"required": True} if self.required else {"default": self.default}
         if options.get("action") is not None:
             del options["default"]
+        if self.several:
+            options["nargs"] = "+"
         parser.add_argument(*self.names.split(), **options)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import h5py
 
+from setflow.data.formats.recognise import of_bytes, told_of
 from setflow.data.jets import RESERVED
 from setflow.data.layouts import Layout, layout_of
 from setflow.data.sample import units
@@ -88,6 +89,8 @@ def open_events(path: Path) -> Any:
         return h5py.File(path, "r", locking="best-effort")
     except OSError as error:
         broken = h5py.is_hdf5(path)
+        if not broken and (alien := of_bytes(path)) is not None:
+            raise OSError(told_of(path, *alien)) from None
         raise OSError(
             f"{path} is {'a damaged HDF5 file' if broken else 'not an HDF5 file'} ({error}); "
             + ("fetch or make it again" if broken else "expected HDF5 in the layout of JetNet")

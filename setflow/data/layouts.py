@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.columns import Columns, names_of, require_kind, select_columns, texts_of
+from setflow.data.formats.recognise import advice, of_datasets, told_of
 from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLES, TYPES, WEIGHTS
 from setflow.data.valid import OF_EVENTS, OF_JETS, Words
 from setflow.schema import (
@@ -203,11 +204,13 @@ class Layout(ABC):
         for key in keys:
             if key in held:
                 continue
+            other = advice(self.path, "custom")
             others = [name for name in held if name not in self.own]
             near = difflib.get_close_matches(key, others, n=1, cutoff=0.5)
             raise ValueError(
                 f"{self.path} has no dataset '{key}'; it holds {list(held) or 'nothing'}"
                 + (f"; did whoever wrote it mean it by '{near[0]}'? Rename it" if near else "")
+                + (f"; other layouts need a mapping: {other}" if held and not near else "")
             )
 
     def _refuse_groups(self) -> None:
@@ -255,6 +258,7 @@ class JetLayout(Layout):
                 f"{path}: {PARTICLES} has shape {shape}, expected (n, N, {least}) "
                 f"with the features {', '.join(names(PARTICLE_FEATURES))}, or the attribute "
                 "features that names others"
+                + (f"; to convert it: {advice(path, 'jetnet')}" if _is_variant(file) else "")
             )
         n, objects = shape[:2]
         expected: dict[str, tuple[int, ...]] = {TYPES: (n, objects), EVENTS: (n,), WEIGHTS: (n,)}
@@ -404,6 +408,22 @@ def _told_schema(file: Any, path: Path) -> Schema | None:
     return Schema.from_node(node, f"{path}: schema")
 
 
+def _is_variant(file: Any) -> bool:
+    """Return whether jets have no column for the mask, but rows of any length or a dataset."""
+    particles = file[PARTICLES]
+    vlen = particles.ndim == 1 and particles.dtype.kind == "O"
+    return vlen or (particles.ndim == 3 and particles.shape[2] == 3 and MASK in file)
+
+
+def _is_ours(told: Any) -> bool:
+    """Return whether it was setflow that wrote the version of its layout into a file."""
+    marks = {"format": FORMAT, "layout": "jets"}
+    return "layout_version" in told and any(
+        isinstance(told.get(key), (str, bytes)) and told[key] in (mark, mark.encode())
+        for key, mark in marks.items()
+    )
+
+
 def layout_of(file: Any, path: Path) -> Layout:
     """Return the layout of an open file, checked but for its rows.
 
@@ -418,14 +438,17 @@ def layout_of(file: Any, path: Path) -> Layout:
             f"{path} holds scores {of}, as setflow score writes them, and no {rows}; give the "
             f"file of the {rows}"
         )
-    if "layout_version" in told and (version := int(told["layout_version"])) > VERSION:
+    ours = _is_ours(told)
+    if not ours and (found := of_datasets(file)) is not None and PARTICLES not in file:
+        raise ValueError(told_of(path, *found))
+    if ours and (version := int(told["layout_version"])) > VERSION:
         raise ValueError(
             f"{path} has layout version {version}, this release reads up to {VERSION}; upgrade "
             "setflow"
         )
-    of_events = "format" in told or OBJECTS in file or VALUES in file
+    of_events = (ours and "format" in told) or OBJECTS in file or VALUES in file
     layout: Layout = EventLayout(file, path) if of_events else JetLayout(file, path)
-    if "layout_version" in told:
+    if ours:
         complete, n = bool(told.get("complete")), int(told.get("n", -1))
         if not complete or n != layout.n:
             raise ValueError(

@@ -29,6 +29,7 @@ NAMES = tuple(feature.name for feature in RINGS.objects)
 UNITS = tuple(feature.unit for feature in RINGS.objects)
 PERMUTED = (4, 6, 0, 2, 5, 1, 3)
 SCHEMA = {"schema": json.dumps(RINGS.node())}
+OURS = {"format": "setflow"}
 
 
 def truth(dtype: str = "f4") -> Any:
@@ -503,9 +504,9 @@ MALFORMED: dict[str, tuple[Callable[[Path], Path], str]] = {
         change(attributes={"schema": json.dumps({"objects": [{"name": "x", "kind": "rael"}]})}),
         "there is no kind 'rael'.*did you mean 'real'",
     ),
-    "a later version": (change(attributes=SCHEMA | {"layout_version": 3}), "reads up to 2; up"),
+    "a later version": (change(attributes=SCHEMA | OURS | {"layout_version": 3}), "up to 2; up"),
     "not finished": (
-        change(attributes=SCHEMA | {"layout_version": 2, "complete": False, "n": N}),
+        change(attributes=SCHEMA | OURS | {"layout_version": 2, "complete": False, "n": N}),
         "was not finished: complete=False",
     ),
     "a unit that is not known": (

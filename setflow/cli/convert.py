@@ -1,0 +1,85 @@
+"""`setflow dataset convert`: files of others into one that every command reads, or back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from setflow.cli.endings import Ending, warn
+from setflow.files import check_target
+
+__all__ = ["convert_files"]
+
+_OF_FORMAT = {
+    "mapping": ("custom",),
+    "columns": ("npy", "ragged"),
+    "mask": ("npy",),
+    "voxels": ("calo",),
+    "shape": ("calo",),
+}
+
+
+def convert_files(config: Namespace, ending: Ending) -> None:
+    """Convert what the arguments say.
+
+    Raises:
+        ImportError: if a package that reads or writes a format is not installed.
+        OSError: if a file cannot be read or written.
+        ValueError: if arguments do not fit each other, or a file does not have the format.
+    """
+    out = Path(config.out)
+    for name, formats in _OF_FORMAT.items():
+        if config[name] is not None and config.format not in formats:
+            of = f"the format {config.format}" if config.format else "files that need no format"
+            raise ValueError(f"--{name} belongs to --format {' or '.join(formats)}, not to {of}")
+    if config.voxels is not None and config.shape is not None:
+        raise ValueError("--voxels and --shape both say where the voxels are; give one of them")
+    if out.suffix.lower() not in (".h5", ".hdf5", ".root", ".parquet"):
+        raise ValueError(
+            f"{out} is not named like a file that can be written, expected a name that ends in "
+            ".h5 or .hdf5, .root or .parquet"
+        )
+    check_target(out, overwrite=config.force)
+    from setflow.data.formats.convert import convert, inputs_of
+    from setflow.data.formats.named import Given
+    from setflow.schema import words_of
+
+    given = Given(
+        format=config.format,
+        mapping=None if config.mapping is None else _node(Path(config.mapping)),
+        columns=config.columns or (),
+        features=config.features,
+        mask=config.mask,
+        voxels=None if config.voxels is None else Path(config.voxels),
+        shape=config.shape or (),
+        classes=config.classes or (),
+    )
+    done = convert(
+        inputs_of(config.files),
+        out,
+        given,
+        overwrite=config.force,
+        keep_unphysical=config.keep_unphysical,
+    )
+    for note in done.notes:
+        warn(note)
+    following: list[Any] = ["setflow", "info", out]
+    if out.suffix.lower() in (".root", ".parquet"):
+        package = "uproot" if out.suffix.lower() == ".root" else "pyarrow.parquet"
+        look = "uproot.open(sys.argv[1])['tree'].show()"
+        look = look if package == "uproot" else "print(pyarrow.parquet.read_schema(sys.argv[1]))"
+        following = ["python", "-c", f"import sys, {package}; {look}", out]
+    ending(out, f"{done.n:,} {words_of(done.schema.generated).events}", following)
+
+
+def _node(path: Path) -> Any:
+    """Return what a YAML file holds."""
+    import yaml
+
+    try:
+        node = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
+    return node
