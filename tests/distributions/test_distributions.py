@@ -473,10 +473,14 @@ def test_conditional_cardinality_refuses_what_it_cannot_know():
                 call(length, c)
     with pytest.raises(ValueError, match="at least one event"):
         model.fit(torch.tensor([], dtype=torch.int64))
-    for name in ("max_objects", "condition_dim", "hidden", "layers"):
+    for name in ("max_objects", "hidden", "layers"):
         sizes = {"max_objects": 3, "condition_dim": 2, name: 0}
         with pytest.raises(ValueError, match=f"{name} must be a positive integer, got 0"):
             setflow.ConditionalCardinality(**sizes)
+    with pytest.raises(ValueError, match="condition_dim is 0, expected the number of columns"):
+        setflow.ConditionalCardinality(3)
+    with pytest.raises(ValueError, match="condition_dim must be a positive integer, got -1"):
+        setflow.ConditionalCardinality(3, -1)
     with pytest.raises(ValueError, match="max_objects must be a positive integer"):
         setflow.EmpiricalCardinality(0)
 
