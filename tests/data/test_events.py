@@ -311,8 +311,11 @@ def test_a_category_of_events_is_none_where_numbers_are_asked_for(tmp_path: Path
 
 def test_the_name_of_a_dataset_is_not_guessed_from_another_of_the_layout(tmp_path: Path) -> None:
     path = store(tmp_path / "a.h5", {"jet_features": np.ones((3, 4), "f4")}, {})
-    with pytest.raises(ValueError, match=r"no dataset 'particle_features'; it holds \[.*\]$"):
+    with pytest.raises(
+        ValueError, match=r"no dataset 'particle_features'; it holds \['jet_f"
+    ) as told:
         read_events(path)
+    assert "did whoever" not in str(told.value)
 
 
 def test_without_an_order_the_first_objects_are_kept(tmp_path: Path) -> None:
