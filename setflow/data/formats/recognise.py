@@ -46,8 +46,11 @@ def of_bytes(path: Path) -> tuple[str, str | None] | None:
     for magic, (what, kind) in _FIRST.items():
         if first.startswith(magic):
             if magic.startswith(b"PK") and zipfile.is_zipfile(path):
-                with zipfile.ZipFile(path) as archive:
-                    names = {*archive.namelist()}
+                try:
+                    with zipfile.ZipFile(path) as archive:
+                        names = {*archive.namelist()}
+                except zipfile.BadZipFile:
+                    return "a damaged archive", None
                 if not any(name.endswith(".npy") for name in names):
                     return "a zip archive", None
                 kind = "energyflow" if {"X.npy", "y.npy"} <= names else kind

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import pickletools
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,9 @@ from setflow.data.header import open_events
 
 __all__ = ["ArraySource", "Hdf5Source", "Jagged", "NumpySource", "Source"]
 
-BLOCK_BYTES = 2**24
+BLOCK_BYTES = 2**22
+"""So much is read at a time; what is made of it, in double precision, takes many times that."""
+_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
 
 
 class Jagged(NamedTuple):
@@ -141,9 +145,16 @@ class ArraySource(Source):
         if self._offsets is not None and self.n:
             size *= 1 + int(self._offsets[-1]) // self.n
         rows_at_once = max(1, BLOCK_BYTES // max(1, size))
+        chunk = max(map(self._chunk, paths), default=1)
+        if chunk <= 16 * rows_at_once:  # whole chunks, so that none is decompressed twice
+            rows_at_once = max(chunk, rows_at_once - rows_at_once % chunk)
         for start in range(0, self.n, rows_at_once):
             stop = min(start + rows_at_once, self.n)
             yield {path: self._block(path, start, stop) for path in paths}
+
+    def _chunk(self, path: str) -> int:
+        """Return how many rows are stored together."""
+        return 1
 
     def _block(self, path: str, start: int, stop: int) -> Raw:
         if path not in self._flat:
@@ -212,6 +223,10 @@ class Hdf5Source(ArraySource):
             size = 2048
         return size * int(np.prod(dataset.shape[1:], dtype=np.int64))
 
+    def _chunk(self, path: str) -> int:
+        chunks = self._datasets[path].chunks
+        return int(chunks[0]) if chunks and path not in self._flat else 1
+
     def _rows(self, path: str, there: slice) -> Raw:
         dataset = self._datasets[path]
         try:
@@ -248,23 +263,28 @@ def _pickled_texts(told: bytes) -> list[str]:
 class NumpySource(ArraySource):
     """A .npy file, whose array is called `x`, or a .npz file, whose arrays have their own names.
 
-    A .npy file is mapped into memory; the arrays of a .npz file are read from front to back.
+    They are read from front to back, and never mapped into memory.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._arrays: dict[str, Any] = {}
+        self._arrays: dict[str, _Stored] = {}
         self._archive: zipfile.ZipFile | None = None
         try:
             if zipfile.is_zipfile(path):
                 self._archive = zipfile.ZipFile(path)
                 members = [name for name in self._archive.namelist() if name.endswith(".npy")]
                 self._arrays = {
-                    name.removesuffix(".npy"): _Member(self._archive, name) for name in members
+                    name.removesuffix(".npy"): _Stored(partial(self._archive.open, name), name)
+                    for name in members
                 }
             else:
-                self._arrays = {"x": np.load(path, mmap_mode="r", allow_pickle=False)}
+                self._arrays = {"x": _Stored(lambda: path.open("rb"), path.name)}
+        except _DAMAGED as error:
+            self.close()
+            raise OSError(f"{path} is damaged ({error}); fetch or make it again") from None
         except ValueError as error:
+            self.close()
             raise ValueError(
                 f"{path} cannot be read as an array of numbers ({error}); save it as one, without "
                 "objects"
@@ -272,8 +292,7 @@ class NumpySource(ArraySource):
 
     def close(self) -> None:
         for array in self._arrays.values():
-            if isinstance(array, _Member):
-                array.close()
+            array.close()
         if self._archive is not None:
             self._archive.close()
 
@@ -297,34 +316,46 @@ class NumpySource(ArraySource):
         return None if fields is None else {field: field for field in fields}
 
 
-class _Member:
-    """An array of a .npz file, read from front to back."""
+class _Stored:
+    """An array in a stream, read from front to back.
 
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        self._archive, self._name = archive, name
-        self._stream = archive.open(name)
-        version = np.lib.format.read_magic(self._stream)
-        read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
-            version, np.lib.format.read_array_header_2_0
-        )
-        self.shape, self._columnwise, self.dtype = read(self._stream)
-        if self.dtype.hasobject:
-            raise ValueError(f"{name} holds objects of Python")
+    Arguments:
+        opened: opens the stream.
+        name: what it is called in errors.
+    """
+
+    def __init__(self, opened: Callable[[], IO[bytes]], name: str) -> None:
+        self._opened, self._name = opened, name
+        self._stream = opened()
+        try:
+            version = np.lib.format.read_magic(self._stream)
+            read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
+                version, np.lib.format.read_array_header_2_0
+            )
+            self.shape, self._columnwise, self.dtype = read(self._stream)
+            if self.dtype.hasobject:
+                raise ValueError(f"{name} holds objects of Python")
+        except BaseException:
+            self._stream.close()
+            raise
         self._at = 0
         self._whole: NDArray[Any] | None = None
-        self._begin = (self._stream.tell(),)
+        self._begin = self._stream.tell()
 
     def __getitem__(self, there: slice) -> NDArray[Any]:
         start, stop, _ = there.indices(self.shape[0])
         if self._columnwise and len(self.shape) > 1:  # the rows do not stand one after the other
             if self._whole is None:
-                with self._archive.open(self._name) as stream:
+                with self._opened() as stream:
                     self._whole = np.asarray(np.lib.format.read_array(stream))
             return self._whole[start:stop]
         size = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         if start != self._at:
-            self._stream.seek(self._begin[0] + start * size)
-        data = self._stream.read((stop - start) * size)
+            self._stream.seek(self._begin + start * size)
+        try:
+            data = self._stream.read((stop - start) * size)
+        except _DAMAGED as error:
+            raise OSError(f"{self._name} is damaged ({error}); fetch or make it again") from None
         if len(data) != (stop - start) * size:
             raise OSError(f"{self._name} ends too early, the file is damaged")
         self._at = stop

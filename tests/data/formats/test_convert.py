@@ -429,6 +429,18 @@ def test_damaged_files_are_told(tmp_path):
                 convert(inputs_of([str(path)]), tmp_path / "o.h5", Given("jetclass"))
 
 
+def test_a_damaged_archive_is_told(tmp_path):
+    whole = WRITTEN["energyflow"](tmp_path / "q.npz").read_bytes()
+    for place in (2000, len(whole) - 300):
+        (tmp_path / "q.npz").write_bytes(whole[:place] + bytes(200) + whole[place + 200 :])
+        with pytest.raises((OSError, ValueError), match=r"damaged|cannot be read"):
+            convert(inputs_of([str(tmp_path / "q.npz")]), tmp_path / "o.h5", Given("energyflow"))
+    np.save(tmp_path / "a.npy", P[..., :3])
+    (tmp_path / "a.npy").write_bytes((tmp_path / "a.npy").read_bytes()[:-100])
+    with pytest.raises(OSError, match=r"a\.npy ends too early"):
+        convert(inputs_of([str(tmp_path / "a.npy")]), tmp_path / "o.h5", Given("mpgan"))
+
+
 MISSING = """
 import importlib, importlib.util, pathlib, sys
 found = importlib.util.find_spec

@@ -1,6 +1,10 @@
 """Mappings: what is malformed is told with its place and the nearest name."""
 
+import re
+from pathlib import Path
+
 import pytest
+import yaml
 
 from each import each
 from setflow.data.formats.mapping import RULES, mapping_of
@@ -65,6 +69,15 @@ def test_what_the_file_must_know():
     assert made.of_file() == ["a", "p", "e", "f", "level", "b", "radius", "w8", "top", "gluon"]
     with pytest.raises(ValueError, match="c needs d needs c; define it by others"):
         mapping_of({**RINGS, "define": {"c": "d", "d": "c"}, "weight": "c"}).of_file()
+
+
+def test_the_mapping_of_the_page():
+    page = Path(__file__).parents[3] / "docs" / "howto" / "formats.md"
+    (block,) = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    made = mapping_of(yaml.safe_load(block))
+    assert made.axis == "full"
+    needed = ["pz", "px", "py", "jet_eta", "jet_phi", "jet_pt", "e", "jet_mass"]
+    assert made.of_file() == needed
 
 
 def test_units_come_as_they_are_here():
