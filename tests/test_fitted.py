@@ -193,7 +193,7 @@ def test_what_is_given_or_fitted_is_kept_unless_refitting_is_asked_for(fitted):
         assert torch.equal(flow.state_dict()[name], expected[name])
         assert not torch.equal(flow.state_dict()[name], before[name])
     longer = setflow.SetBatch(torch.rand(4, 9, 3) + 0.1, None, torch.zeros(4, 2))
-    with pytest.raises(ValueError, match=r"up to 9 objects, .* expected \[0, 5\]"):
+    with pytest.raises(ValueError, match=r"up to 9 objects, .* knows up to 5, max_objects"):
         flow.fit_statistics(longer)
 
 

@@ -21,7 +21,6 @@ from setflow.schema.jets import (
     schema_of,
 )
 from setflow.schema.kinds import (
-    KINDS,
     Angle,
     Bounded,
     Category,
@@ -46,7 +45,6 @@ __all__ = [
     "JET_FEATURES",
     "JET_UNITS",
     "JET_WORDS",
-    "KINDS",
     "PARTICLE_FEATURES",
     "PARTICLE_TYPES",
     "PARTICLE_UNITS",
