@@ -18,7 +18,7 @@ from setflow.data.layouts import CONTEXT, FORMAT, MASK, OBJECTS, OFFSETS, TARGET
 from setflow.data.sample import EventSample, units
 from setflow.data.stream import Table, TableStream, chunk_rows
 from setflow.data.valid import OF_EVENTS, Defects, note, refuse
-from setflow.data.writing import Columns, Writer, as_int64
+from setflow.data.writing import Columns, Writer, as_int64, wrapped
 from setflow.schema import Feature, Schema, names
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
@@ -139,7 +139,8 @@ class EventWriter(Writer):
         slots = mask.shape[1] if self._objects is None else self._objects
         width = self._in_slots(mask, slots, "event", "an object")
         x = self._features(sample.objects, _wide(sample.objects.x))[:, :width]
-        event = sample.event.detach().cpu().to(_wide(sample.event)).numpy()
+        given = sample.event.detach().cpu().to(_wide(sample.event), copy=True)
+        event = wrapped(given, self._schema.event)
         mask = mask[:, :width]
         self._check(x, mask, event, defects, OF_EVENTS)
         if self._objects is None:

@@ -144,11 +144,7 @@ class Writer:
     def _features(self, batch: SetBatch, dtype: torch.dtype) -> NDArray[Any]:
         """Return the features as they are written: padding zero, angles wrapped."""
         x = zero_padding(batch.x.detach(), batch.mask).cpu().to(dtype, copy=True)
-        for column, feature in enumerate(self._schema.objects):
-            if feature.of_kind.is_angle:
-                x[..., column] = delta_phi(x[..., column], x.new_zeros(()))
-        written: NDArray[Any] = x.numpy()
-        return written
+        return wrapped(x, self._schema.objects)
 
     def _check(
         self,
@@ -266,6 +262,7 @@ class JetWriter(Writer):
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
             context: the features of the context, with shape `(b, C)`; a category as its code.
+                Angles are wrapped into [-pi, pi).
 
         Raises:
             RuntimeError: if the writer is not open.
@@ -296,13 +293,13 @@ class JetWriter(Writer):
         self._stream.append(columns, particles.lengths.cpu().numpy())
 
     def _context_of(self, context: Tensor, n: int) -> NDArray[np.float64]:
-        rows = context.detach().cpu().numpy().astype(np.float64)
         shape = (n, len(self._context))
-        if rows.shape != shape:
+        if tuple(context.shape) != shape:
             told = ", ".join(names(self._context))
             raise ValueError(
-                f"context has shape {rows.shape}, expected {shape}: {told} of each jet"
+                f"context has shape {tuple(context.shape)}, expected {shape}: {told} of each jet"
             )
+        rows = wrapped(context.detach().cpu().to(torch.float64, copy=True), self._context)
         if not np.isfinite(rows).all():
             row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
             raise ValueError(
@@ -352,6 +349,15 @@ class JetWriter(Writer):
         }
         told = {"layout": "jets", "layout_version": np.int64(LAYOUT_VERSION)}
         self._stream.create(tables, rows, told | self._attributes)
+
+
+def wrapped(values: Tensor, features: Sequence[Feature]) -> NDArray[Any]:
+    """Return features, the last dimension, as they are written: angles wrapped, in place."""
+    for column, feature in enumerate(features):
+        if feature.of_kind.is_angle:
+            values[..., column] = delta_phi(values[..., column], values.new_zeros(()))
+    written: NDArray[Any] = values.numpy()
+    return written
 
 
 def as_int64(numbers: NDArray[Any], key: str, defects: Defects) -> NDArray[np.int64]:
