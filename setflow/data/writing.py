@@ -64,6 +64,7 @@ from setflow.schema import (
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
+from setflow.sets.shapes import whole_number
 
 __all__ = ["JetWriter", "Writer", "as_int64"]
 
@@ -140,6 +141,15 @@ class Writer:
                 f"the mask has shape {tuple(objects.mask.shape)}, expected (b, M): one batch "
                 "dimension"
             )
+
+    def _given(self, objects: SetBatch, event: Array | None, name: str) -> Array | None:
+        """Return the features of events that `write` is given: as such, or as their context."""
+        if event is not None and objects.c is not None:
+            raise ValueError(
+                f"{type(self).__name__}.write got {name} and events with a context c; give one of "
+                "them"
+            )
+        return objects.c if event is None else event
 
     def _features(self, batch: SetBatch, dtype: torch.dtype) -> NDArray[Any]:
         """Return the features as they are written: padding zero, angles wrapped."""
@@ -231,9 +241,7 @@ class JetWriter(Writer):
     ) -> None:
         stream = TableStream(path, overwrite=overwrite, compression=compression, checksums=False)
         super().__init__(stream, JETNET, attributes, RESERVED, keep_unphysical)
-        self._objects, self._jet_units = objects, tuple(jet_units)
-        if objects < 1:
-            raise ValueError(f"objects is {objects}, expected at least one slot a jet")
+        self._objects, self._jet_units = whole_number(objects, "objects", 1), tuple(jet_units)
         if len(self._jet_units) != len(JET_FEATURES):
             raise ValueError(
                 f"jet_units has {len(self._jet_units)} entries, expected one for each of "
@@ -262,7 +270,7 @@ class JetWriter(Writer):
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
             context: the features of the context, with shape `(b, C)`; a category as its code.
-                Angles are wrapped into [-pi, pi).
+                Angles are wrapped into [-pi, pi). None takes the context `c` of the particles.
 
         Raises:
             RuntimeError: if the writer is not open.
@@ -271,6 +279,7 @@ class JetWriter(Writer):
                 number does not fit int64, or what the writer was made for is missing.
         """
         self._listed(particles)
+        context = self._given(particles, context, "context")
         told = ", ".join(names(self._context)) or "none"
         made = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
         parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}

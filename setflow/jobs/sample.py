@@ -88,7 +88,6 @@ def sample_to_hdf5(
         attributes["evaluations"] = len(solver.weights) * solver.steps  # of the field, each jet
     attributes |= asked.attributes
     if asked.context is not None and flow.context_encoder is not None:
-        flow.context_encoder.require_known(asked.context, flow.context_scaler)
         flow.context_encoder.warn_outside(asked.context)
     with (
         warnings.catch_warnings(),

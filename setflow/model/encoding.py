@@ -158,20 +158,6 @@ class ContextEncoder(nn.Module):
                 unknown[:, k] |= c[:, k].abs() > _LARGEST
         return unknown
 
-    def require_known(self, c: Tensor, scaler: Standardizer | None) -> None:
-        """Raise if contexts hold a value that no model can be asked for; arguments as `unknown`.
-
-        Raises:
-            ValueError: if there is one; it tells the first.
-        """
-        unknown = self.unknown(c, scaler)
-        if bool(unknown.any()):
-            row, k = unknown.nonzero()[0].tolist()
-            raise ValueError(
-                f"condition '{self.conditions[k]}' of event {row} is {c[row, k].item():g}, "
-                f"{self.expected(k, scaler)}"
-            )
-
     def expected(self, k: int, scaler: Standardizer | None) -> str:
         """Return what a condition is expected to be, in words."""
         if isinstance(self.features[k].kind, Category):

@@ -21,7 +21,7 @@ WEIGHT = torch.linspace(-1, 4, 40, dtype=torch.float64)
 def weighted() -> JetSample:
     sample = make_sample(40, 6)
     x, mask = sample.particles.x, sample.particles.mask
-    return dataclasses.replace(sample, particles=SetBatch(x, mask, weight=WEIGHT))
+    return dataclasses.replace(sample, objects=SetBatch(x, mask, weight=WEIGHT))
 
 
 def write(path: Path, sample: JetSample, **options: bool) -> Path:

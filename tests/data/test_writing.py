@@ -210,7 +210,7 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
         writer.write(particles, jets)
     with pytest.raises(RuntimeError, match="the writer is not open; use it as `with JetWriter"):
         writer.write(particles, jets)
-    with pytest.raises(ValueError, match="objects is 0, expected at least one slot"):
+    with pytest.raises(ValueError, match="objects must be a whole number of at least 1"):
         JetWriter(tmp_path / "c.h5", objects=0)
     with pytest.raises(ValueError, match="jet_units has 2 entries"):
         JetWriter(tmp_path / "c.h5", objects=1, jet_units=("GeV", ""))

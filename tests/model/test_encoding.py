@@ -100,7 +100,6 @@ def test_an_angle_in_degrees_is_refused():
     for use in (lambda: flow.sample(7, given, solver=setflow.Euler(1)),
                 lambda: flow.loss(SetBatch(batch.x, batch.mask, degrees)),
                 lambda: flow.log_prob(SetBatch(batch.x, batch.mask, degrees)),
-                lambda: flow.context_encoder.require_known(degrees, flow.context_scaler),
                 lambda: make().fit_statistics(SetBatch(batch.x, batch.mask, degrees), refit=True),
                 ):  # fmt: skip
         with pytest.raises(ValueError, match=told):
