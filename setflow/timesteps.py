@@ -25,7 +25,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from setflow.sets.arrays import Array, as_tensor, check_generator
+from setflow.sets.arrays import Array, as_tensor, check_generator, shown
 from setflow.sets.events import Events
 from setflow.sets.masks import is_at_hand, is_readable
 from setflow.sets.shapes import check_times, expand_time
@@ -241,7 +241,7 @@ def times_of(
         check_generator(generator)
     if sampling is not None and not isinstance(sampling, TimeSampling):
         raise TypeError(
-            f"times is {sampling!r}, expected an object such as "
+            f"times is {shown(sampling)}, expected an object such as "
             'setflow.TimeSampling("logit_normal"); the times themselves are given as t='
         )
     if t is not None:

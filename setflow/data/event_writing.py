@@ -18,10 +18,11 @@ from setflow.data.layouts import CONTEXT, FORMAT, MASK, OBJECTS, OFFSETS, TARGET
 from setflow.data.sample import EventSample, units
 from setflow.data.stream import Table, TableStream, chunk_rows
 from setflow.data.valid import OF_EVENTS, Defects, note, refuse
-from setflow.data.writing import Columns, Writer, as_int64
-from setflow.schema import Feature, Schema, names
+from setflow.data.writing import Columns, Writer, as_int64, wrapped
+from setflow.schema import Feature, Schema, names, schema_of
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
+from setflow.sets.shapes import whole_number
 
 __all__ = ["EventWriter"]
 
@@ -35,7 +36,8 @@ class EventWriter(Writer):
 
     Arguments:
         path: the file to write, named .h5 or .hdf5; its folder must exist.
-        schema: what the columns are: the features of an object and of an event, in their order.
+        schema: what the columns are: the features of an object and of an event, in their order; a
+            `setflow.schema.Schema`, its node, or `jetnet`.
         objects: the number of slots `N` of the file; None writes the objects of one event behind
             those of the other, which takes no room for padding.
         overwrite: replace the file if it exists.
@@ -64,7 +66,7 @@ class EventWriter(Writer):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        schema: Schema,
+        schema: Schema | Mapping[str, Any] | str,
         *,
         objects: int | None = None,
         overwrite: bool = False,
@@ -74,10 +76,9 @@ class EventWriter(Writer):
     ) -> None:
         stream = TableStream(path, overwrite=overwrite, compression=compression, checksums=True)
         reserved = (*RESERVED, "format", "schema")
-        super().__init__(stream, schema, attributes, reserved, keep_unphysical)
-        if objects is not None and objects < 1:
-            raise ValueError(f"objects is {objects}, expected at least one slot, or None")
-        self._objects, self._objects_so_far = objects, 0
+        super().__init__(stream, schema_of(schema), attributes, reserved, keep_unphysical)
+        self._objects = None if objects is None else whole_number(objects, "objects", 1)
+        self._objects_so_far = 0
         self._tables: dict[str, Table] = {}
 
     def write(
@@ -95,8 +96,9 @@ class EventWriter(Writer):
         Arguments:
             objects: the features of the objects in the order and units of the schema, with `x` of
                 shape `(b, M, D)`; slots beyond the file's must be padding. Angles are wrapped into
-                [-pi, pi). Their weights are written as they are.
-            event: the features of the events, with shape `(b, C)`; None if the schema has none.
+                [-pi, pi), also those of events. Weights are written as they are.
+            event: the features of the events, with shape `(b, C)`; None takes the context `c` of
+                the objects, and is right if the schema has none.
             event_number: whole numbers from 0, with shape `(b,)`.
             target: the class of each event, a whole number, with shape `(b,)`.
 
@@ -107,7 +109,13 @@ class EventWriter(Writer):
                 than the first one.
         """
         self._listed(objects)
+        event, known = self._given(objects, event, "event"), names(self._schema.event)
         if event is None:
+            if known:
+                raise ValueError(
+                    f"the schema has features of an event, {', '.join(known)}, and none are given; "
+                    f"give them as event, with shape {(len(objects), len(known))}"
+                )
             event = objects.x.new_zeros(len(objects), 0)
         numbers = None if event_number is None else as_tensor(event_number, "event_number")
         classes = None if target is None else as_tensor(target, "target")
@@ -139,7 +147,8 @@ class EventWriter(Writer):
         slots = mask.shape[1] if self._objects is None else self._objects
         width = self._in_slots(mask, slots, "event", "an object")
         x = self._features(sample.objects, _wide(sample.objects.x))[:, :width]
-        event = sample.event.detach().cpu().to(_wide(sample.event)).numpy()
+        given = sample.event.detach().cpu().to(_wide(sample.event), copy=True)
+        event = wrapped(given, self._schema.event)
         mask = mask[:, :width]
         self._check(x, mask, event, defects, OF_EVENTS)
         if self._objects is None:

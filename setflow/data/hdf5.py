@@ -44,6 +44,7 @@ from setflow.data.valid import (
 )
 from setflow.schema import JETNET, Category, Feature, Schema
 from setflow.sets.batch import SetBatch
+from setflow.sets.shapes import whole_number
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find
 
@@ -246,11 +247,14 @@ def _read(
 ) -> EventSample:
     """Read rows; `malformed` gets the defects, path and first row of each block that has some."""
     most = wanted.max_objects
-    if most is not None and most < 1:
-        raise ValueError(f"max_objects is {most}, expected at least 1, or None for all")
+    if most is not None:
+        most = whole_number(most, "max_objects", 1)
     with open_events(path) as file:
         layout = layout_of(file, path)
-        start, stop = wanted.start, layout.n if wanted.stop is None else wanted.stop
+        start, stop = (
+            whole_number(layout.n if row is None else row, name)
+            for name, row in (("start", wanted.start), ("stop", wanted.stop))
+        )
         if not 0 <= start <= stop <= layout.n:
             raise ValueError(
                 f"{path} holds {layout.n} events, rows {start} to {stop} were asked for; expected "

@@ -333,10 +333,13 @@ class Standardizer(Fitted):
             where = f" of event {', '.join(map(str, event))}" if event else ""
             low, high = self.kinds[index].bounds
             within = f"above {low:g}" + (f" and below {high:g}" if high < math.inf else "")
+            label = self.label(index)
+            of_event = label.startswith("condition")  # which no object has
             raise ValueError(
-                f"{self.label(index)} is of kind {self.kinds[index]} and holds values that are not "
-                f"{within}, the first ({x[(*event, slot, index)].item():g}) in an object{where}; "
-                "check the mask, or give it the kind 'real'"
+                f"{label} is of kind {self.kinds[index]} and holds values that are not {within}, "
+                f"the first ({x[(*event, slot, index)].item():g})"
+                f"{where if of_event else f' in an object{where}'}; "
+                f"{'' if of_event else 'check the mask, or '}give it the kind 'real'"
             )
 
     def _transform(self, x: Tensor) -> Tensor:

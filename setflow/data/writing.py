@@ -64,6 +64,7 @@ from setflow.schema import (
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
+from setflow.sets.shapes import whole_number
 
 __all__ = ["JetWriter", "Writer", "as_int64"]
 
@@ -141,14 +142,19 @@ class Writer:
                 "dimension"
             )
 
+    def _given(self, objects: SetBatch, event: Array | None, name: str) -> Array | None:
+        """Return the features of events that `write` is given: as such, or as their context."""
+        if event is not None and objects.c is not None:
+            raise ValueError(
+                f"{type(self).__name__}.write got {name} and events with a context c; give one of "
+                "them"
+            )
+        return objects.c if event is None else event
+
     def _features(self, batch: SetBatch, dtype: torch.dtype) -> NDArray[Any]:
         """Return the features as they are written: padding zero, angles wrapped."""
         x = zero_padding(batch.x.detach(), batch.mask).cpu().to(dtype, copy=True)
-        for column, feature in enumerate(self._schema.objects):
-            if feature.of_kind.is_angle:
-                x[..., column] = delta_phi(x[..., column], x.new_zeros(()))
-        written: NDArray[Any] = x.numpy()
-        return written
+        return wrapped(x, self._schema.objects)
 
     def _check(
         self,
@@ -235,9 +241,7 @@ class JetWriter(Writer):
     ) -> None:
         stream = TableStream(path, overwrite=overwrite, compression=compression, checksums=False)
         super().__init__(stream, JETNET, attributes, RESERVED, keep_unphysical)
-        self._objects, self._jet_units = objects, tuple(jet_units)
-        if objects < 1:
-            raise ValueError(f"objects is {objects}, expected at least one slot a jet")
+        self._objects, self._jet_units = whole_number(objects, "objects", 1), tuple(jet_units)
         if len(self._jet_units) != len(JET_FEATURES):
             raise ValueError(
                 f"jet_units has {len(self._jet_units)} entries, expected one for each of "
@@ -266,6 +270,7 @@ class JetWriter(Writer):
             particle_type: codes of `PARTICLE_TYPES`, with shape `(b, M)`.
             event_number: with shape `(b,)`.
             context: the features of the context, with shape `(b, C)`; a category as its code.
+                Angles are wrapped into [-pi, pi). None takes the context `c` of the particles.
 
         Raises:
             RuntimeError: if the writer is not open.
@@ -274,6 +279,7 @@ class JetWriter(Writer):
                 number does not fit int64, or what the writer was made for is missing.
         """
         self._listed(particles)
+        context = self._given(particles, context, "context")
         told = ", ".join(names(self._context)) or "none"
         made = {TYPES: "with_types", EVENTS: "with_events", WEIGHTS: "with_weights"}
         parts = {TYPES: particle_type, EVENTS: event_number, WEIGHTS: particles.weight}
@@ -296,13 +302,13 @@ class JetWriter(Writer):
         self._stream.append(columns, particles.lengths.cpu().numpy())
 
     def _context_of(self, context: Tensor, n: int) -> NDArray[np.float64]:
-        rows = context.detach().cpu().numpy().astype(np.float64)
         shape = (n, len(self._context))
-        if rows.shape != shape:
+        if tuple(context.shape) != shape:
             told = ", ".join(names(self._context))
             raise ValueError(
-                f"context has shape {rows.shape}, expected {shape}: {told} of each jet"
+                f"context has shape {tuple(context.shape)}, expected {shape}: {told} of each jet"
             )
+        rows = wrapped(context.detach().cpu().to(torch.float64, copy=True), self._context)
         if not np.isfinite(rows).all():
             row, column = np.argwhere(~np.isfinite(rows))[0].tolist()
             raise ValueError(
@@ -352,6 +358,15 @@ class JetWriter(Writer):
         }
         told = {"layout": "jets", "layout_version": np.int64(LAYOUT_VERSION)}
         self._stream.create(tables, rows, told | self._attributes)
+
+
+def wrapped(values: Tensor, features: Sequence[Feature]) -> NDArray[Any]:
+    """Return features, the last dimension, as they are written: angles wrapped, in place."""
+    for column, feature in enumerate(features):
+        if feature.of_kind.is_angle:
+            values[..., column] = delta_phi(values[..., column], values.new_zeros(()))
+    written: NDArray[Any] = values.numpy()
+    return written
 
 
 def as_int64(numbers: NDArray[Any], key: str, defects: Defects) -> NDArray[np.int64]:

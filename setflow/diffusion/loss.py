@@ -22,7 +22,7 @@ from setflow.diffusion.parameterization import (
 )
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule, smallest_time
 from setflow.losses.means import Reduction, regression_loss
-from setflow.sets.arrays import Array
+from setflow.sets.arrays import Array, shown
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
@@ -195,7 +195,9 @@ def masked_diffusion_loss(
     check_parameterization(parameterization)
     check_schedule(schedule)
     if isinstance(weighting, type) or not callable(weighting or max):
-        raise TypeError(f"weighting is {weighting!r}, expected an object such as SNRWeighting()")
+        raise TypeError(
+            f"weighting is {shown(weighting)}, expected an object such as SNRWeighting()"
+        )
     events = Events.of(model, x_target, mask, c=c, name="x_target")
     x_0 = events.x
     smallest = smallest_time(x_0.dtype)

@@ -19,6 +19,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.arrays import shown
 from setflow.sets.shapes import align_time
 
 __all__ = ["BoundedSchedule", "NoiseSchedule", "check_schedule", "drift_at", "smallest_time"]
@@ -154,7 +155,8 @@ def check_schedule(schedule: object) -> None:
     """
     if not isinstance(schedule, NoiseSchedule):
         raise TypeError(
-            f"got {schedule!r} as a schedule, expected a NoiseSchedule such as setflow.VPSchedule()"
+            f"got {shown(schedule)} as a schedule, expected a NoiseSchedule such as "
+            "setflow.VPSchedule()"
         )
 
 

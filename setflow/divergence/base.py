@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.random import EventSeeds
-from setflow.sets.arrays import as_tensor
+from setflow.sets.arrays import as_tensor, shown
 from setflow.sets.context import Context
 from setflow.sets.events import Events
 from setflow.sets.masks import as_mask
@@ -268,7 +268,7 @@ def as_estimator(estimator: Any) -> DivergenceEstimator:
         return estimator
     if not callable(estimator) or isinstance(estimator, type):
         raise TypeError(
-            f"estimator must be callable as (field, x, t, c), got {estimator!r}; "
+            f"estimator must be callable as (field, x, t, c), got {shown(estimator)}; "
             "use setflow.ExactDivergence() or setflow.HutchinsonDivergence()"
         )
     return _Callable(estimator)

@@ -276,8 +276,6 @@ def _number(flow: SetFlow, feature: Feature, value: Any) -> float:
         raise ValueError(
             f"condition '{feature.name}' is {value!r}, expected a number{unit}"
         ) from None
-    if isinstance(feature.kind, Angle) and math.isfinite(number):
-        return (number + math.pi) % (2 * math.pi) - math.pi
     encoder, k = flow.context_encoder, flow.conditions.index(feature.name)
     assert encoder is not None
     row = torch.full((1, len(flow.conditions)), math.nan, dtype=torch.float64)
@@ -285,6 +283,8 @@ def _number(flow: SetFlow, feature: Feature, value: Any) -> float:
     if bool(encoder.unknown(row, flow.context_scaler)[0, k]):
         expected = encoder.expected(k, flow.context_scaler)
         raise ValueError(f"condition '{feature.name}' is {value}, {expected}")
+    if isinstance(feature.kind, Angle):
+        return (number + math.pi) % (2 * math.pi) - math.pi
     if bool(impossible(row[:, k : k + 1].numpy(), [feature]).any()):
         expected = f"expected a number{unit} {feature.bounds}"
         raise ValueError(f"condition '{feature.name}' is {value}, {expected}")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
-from setflow.sets.arrays import Array
+from setflow.sets.arrays import Array, shown
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
@@ -107,7 +107,7 @@ def masked_stochastic_fm_loss(
     events = Events.of(field, x_target, mask, c=c, name="x_target")
     path = LinearPath() if path is None else path
     if isinstance(path, type) or not hasattr(path, "sample_xt"):
-        raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
+        raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
     gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
     x_source = events.noise(x_source, "x_source")
     t, weights = times_of(events, t, times, generator, within=gamma.time_range)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
-from setflow.sets.arrays import Array
+from setflow.sets.arrays import Array, shown
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
@@ -111,7 +111,7 @@ def loss_of_events(
     """
     path = LinearPath() if path is None else path
     if isinstance(path, type) or not hasattr(path, "sample_xt"):
-        raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
+        raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
     t, weights = times_of(events, t, times, generator)
     moved = replace(events.at(path.sample_xt(events.x, x_source, t), t), weights=weights)
     target = path.target_ut(events.x, x_source, t)

@@ -28,6 +28,7 @@ __all__ = ["ContextEncoder", "NamedContext", "OutsideTrainingWarning", "context_
 
 FEW, NEAR = 100, 10
 """What at most one event in `FEW` does, by less than the `NEAR`th part of the range, is chance."""
+_LARGEST = 13.0  # of an angle in radians: what lies beyond two turns is one in degrees
 
 NamedContext = Array | Mapping[str, Any]  # rows in the order of the conditions, or by their names
 
@@ -97,7 +98,8 @@ class ContextEncoder(nn.Module):
             The columns. What is no code of a category gives NaN.
 
         Raises:
-            ValueError: on a CPU, if it is none, or if the scaler does not take a value.
+            ValueError: on a CPU, if it is none, if an angle lies beyond two turns, or if the scaler
+                does not take a value.
         """
         numbers = []
         if scaler is not None:
@@ -115,17 +117,18 @@ class ContextEncoder(nn.Module):
                 codes = torch.arange(len(feature.kind.names), device=c.device)
                 chosen = column[:, None] == codes
                 known = chosen.any(-1)
-                self._require_codes(column, known, k)
+                self._require(column, known, k)
                 one_hot = torch.where(known[:, None], chosen.to(c.dtype), torch.nan)
                 columns += one_hot.unbind(-1)
             elif isinstance(feature.kind, Angle):
+                self._require(column, ~(column.abs() > _LARGEST), k)
                 wide = column.double()  # so that a file of either precision gives the same columns
                 columns += [wide.cos().to(c.dtype), wide.sin().to(c.dtype)]
             else:
                 columns.append(numbers.pop(0))
         return torch.stack(columns, -1)
 
-    def _require_codes(self, column: Tensor, known: Tensor, k: int) -> None:
+    def _require(self, column: Tensor, known: Tensor, k: int) -> None:
         if not is_at_hand(column):
             return
         if current_transform() is not None and not is_readable(column):
@@ -151,12 +154,16 @@ class ContextEncoder(nn.Module):
             if isinstance(feature.kind, Category):
                 codes = torch.arange(len(feature.kind.names), device=c.device)
                 unknown[:, k] = (c[:, k, None] != codes).all(-1)
+            elif isinstance(feature.kind, Angle):
+                unknown[:, k] |= c[:, k].abs() > _LARGEST
         return unknown
 
     def expected(self, k: int, scaler: Standardizer | None) -> str:
         """Return what a condition is expected to be, in words."""
         if isinstance(self.features[k].kind, Category):
             return f"expected {_codes(self.features[k])}"
+        if isinstance(self.features[k].kind, Angle):
+            return "expected radians, such as 1.57; math.radians makes them of degrees"
         kinds = {} if scaler is None else dict(zip(self.scaled, scaler.kinds, strict=True))
         low, high = kinds.get(k, self.features[k].of_kind).bounds
         if (low, high) == (0, math.inf):

@@ -49,7 +49,7 @@ from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
 from setflow.schema import Schema
-from setflow.sets.arrays import Array, check_generator
+from setflow.sets.arrays import Array, check_generator, shown
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
@@ -123,7 +123,9 @@ class SetFlow(SavedModel):
         )
         self.field = field
         if path is not None and (isinstance(path, type) or not hasattr(path, "sample_xt")):
-            raise TypeError(f"path is {path!r}, expected an object such as setflow.CosinePath()")
+            raise TypeError(
+                f"path is {shown(path)}, expected an object such as setflow.CosinePath()"
+            )
         self.path = LinearPath() if path is None else path
         self.cardinality = cardinality
         self.context_features = tuple(map(self.schema.of_event, self.conditions))
@@ -504,9 +506,13 @@ class SetFlow(SavedModel):
         """Return how many events to integrate at a time, when other numbers are checked, too."""
         for name, value in {**numbers, "batch_size": 1 if asked is None else asked}.items():
             least = 1 if name == "batch_size" else 0
-            if not hasattr(value, "__index__") or not least <= value < 2**64:
+            try:
+                fits = least <= operator.index(value) < 2**64
+            except TypeError:  # of a tensor of several numbers, too
+                fits = False
+            if not fits:
                 raise ValueError(
-                    f"{name} must be a whole number of at least {least}, got {value!r}"
+                    f"{name} must be a whole number of at least {least}, got {shown(value)}"
                     + (", and below 2**64" if name == "seed" else "")
                 )
         if asked is None:

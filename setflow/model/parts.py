@@ -12,6 +12,7 @@ from setflow.distributions.cardinality import CardinalityModel
 from setflow.fitted import Fitted
 from setflow.model.encoding import ContextEncoder
 from setflow.schema import JETNET, Feature, Kind, Schema, kind_of, schema_of
+from setflow.sets.arrays import shown
 
 __all__ = [
     "FOR_USE",
@@ -49,7 +50,7 @@ def check_parts(
     for name, part in {**parts, "cardinality": cardinality}.items():
         if part is not None and not isinstance(part, nn.Module):
             raise TypeError(
-                f"{name} is {part!r}, expected an object, made by a call of its class, or None"
+                f"{name} is {shown(part)}, expected an object, made by a call of its class, or None"
             )
     swapped = [name for name, part in parts.items() if isinstance(part, CardinalityModel)]
     if swapped or not isinstance(cardinality, CardinalityModel | None):
@@ -57,7 +58,7 @@ def check_parts(
             ("cardinality", cardinality) if not swapped else (swapped[0], parts[swapped[0]])
         )
         raise TypeError(
-            f"{name} is {part!r}; expected a cardinality model such as "
+            f"{name} is {shown(part)}; expected a cardinality model such as "
             "setflow.EmpiricalCardinality(30) as cardinality, and nowhere else"
         )
     scaled = [context.conditions[k] for k in context.scaled]

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from setflow.schema.kinds import Kind, kind_of
+from setflow.schema.kinds import KINDS, Kind, kind_of
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
 
@@ -31,6 +31,15 @@ class Limits:
     low: float = -math.inf
     high: float = math.inf
     strict: bool = False
+
+    def __post_init__(self) -> None:
+        for end in (self.low, self.high):
+            if isinstance(end, bool) or not isinstance(end, (int, float)):
+                raise TypeError(f"limits hold {end!r}, expected numbers")
+        if not self.low <= self.high:
+            raise ValueError(
+                f"limits go from {self.low:g} to {self.high:g}, expected the lower one first"
+            )
 
     def __str__(self) -> str:
         if not self.strict and math.isfinite(self.low) and math.isfinite(self.high):
@@ -54,8 +63,9 @@ class Feature:
         limits: what it can be; None takes what follows from its kind.
 
     Raises:
-        ValueError: if the name is empty or holds a comma, the kind does not exist, or an angle has
-            another unit than rad.
+        TypeError: if something is of another type.
+        ValueError: if the name is empty or holds a comma, the kind does not exist or stands in the
+            place of the unit, or an angle has another unit than rad.
 
     >>> Feature("energy", "GeV", "positive").limits
     Limits(low=0.0, high=inf, strict=True)
@@ -72,6 +82,19 @@ class Feature:
         if not isinstance(self.name, str) or not self.name.strip() or "," in self.name:
             raise ValueError(
                 f"a feature is named {self.name!r}, expected a text without commas, not empty"
+            )
+        for part in ("unit", "label", "meaning"):
+            if not isinstance(value := getattr(self, part), str):
+                raise TypeError(f"feature '{self.name}': {part} is {value!r}, expected a text")
+        if self.unit.partition("(")[0].strip() in KINDS:
+            raise ValueError(
+                f"feature '{self.name}' has the unit '{self.unit}', which is a kind; write "
+                f"kind='{self.unit}'"
+            )
+        if not isinstance(self.limits, Limits | None):
+            raise TypeError(
+                f"feature '{self.name}': limits is {self.limits!r}, expected "
+                "setflow.schema.Limits(low, high)"
             )
         try:
             kind = kind_of(self.kind)
@@ -143,7 +166,12 @@ class Schema:
 
     def __post_init__(self) -> None:
         for part in ("objects", "event"):
-            given = tuple(getattr(self, part))
+            given = getattr(self, part)
+            if isinstance(given, str | Feature) or not isinstance(given, Iterable):
+                raise TypeError(
+                    f"{part} is {given!r}, expected a list of setflow.schema.Feature(...)"
+                )
+            given = tuple(given)
             object.__setattr__(self, part, given)
             if wrong := [entry for entry in given if not isinstance(entry, Feature)]:
                 raise TypeError(f"{part} holds {wrong[0]!r}, expected setflow.schema.Feature(...)")

@@ -140,11 +140,12 @@ def schema_of(given: Schema | Mapping[str, Any] | str) -> Schema:
     """
     if isinstance(given, Schema):
         return given
-    if isinstance(given, str):
-        if given == "jetnet":
-            return JETNET
+    if given == "jetnet":
+        return JETNET
+    if not isinstance(given, Mapping):
         raise ValueError(
             f"the schema is {given!r}, expected jetnet, which is that of jets, or a mapping that "
-            "lists the features: {objects: [{name: x, unit: mm, kind: real}, ...]}"
+            "lists the features: {objects: [{name: x, unit: mm, kind: real}, ...]}; in Python it "
+            "may be a setflow.schema.Schema([Feature(...), ...])"
         )
     return Schema.from_node(given)

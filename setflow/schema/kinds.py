@@ -282,9 +282,8 @@ def kind_of(kind: Kind | str) -> Kind:
             "angle": "angle",
             "category": "category(top, gluon)",
         }[name]
-        raise ValueError(
-            f"the kind {kind!r} cannot be read: expected {written} ({error})"
-        ) from None
+        why = f" ({error})" if type(error) is ValueError else ""  # not what Python says of a call
+        raise ValueError(f"the kind {kind!r} cannot be read: expected {written}{why}") from None
 
 
 def _value(node: ast.expr) -> Any:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["Array", "as_tensor", "check_generator"]
+__all__ = ["Array", "as_tensor", "check_generator", "shown"]
 
 Array = Tensor | NDArray[Any] | Sequence[Any]
 
@@ -74,6 +74,17 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
     python = array.dtype.kind == "f" and isinstance(value, (float, list, tuple))
     numbers = torch.get_default_dtype() if numbers is None else numbers
     return torch.as_tensor(array, dtype=numbers if python else None)
+
+
+def shown(value: object) -> str:
+    """Return how an error tells what was given: an array by its shape, all else by its `repr`.
+
+    >>> shown(torch.zeros(4, 3)), shown([[0.0]]), shown("midpoint")
+    ('a Tensor of shape (4, 3)', '[[0.0]]', "'midpoint'")
+    """
+    if shape := getattr(value, "shape", None):
+        return f"a {type(value).__name__} of shape {tuple(shape)}"
+    return repr(value)
 
 
 def check_generator(generator: object) -> None:

@@ -264,7 +264,8 @@ class SetBatch:
 
         Arguments:
             events: tensors, or arrays of NumPy, with shapes `(N_i, ...)`, equal but for `N_i`,
-                which may be 0. Of different dtypes the widest is taken.
+                which may be 0: an empty list is such an event. Of different dtypes the widest is
+                taken.
             c: the context, with shape `(len(events), C)`.
             weight: how much each event counts, with shape `(len(events),)`.
             length: the number of slots; None takes the longest event's.
@@ -279,14 +280,22 @@ class SetBatch:
         tensors = []  # arrays are joined by NumPy, which is faster than a tensor of each
         if len(arrays) < len(events):
             tensors = [as_tensor(event, "an event") for event in events]
-        sizes = [event.shape for event in tensors or arrays]
-        shapes = {tuple(size) for size in set(sizes)}
+        parts: list[Any] = tensors or arrays
+        sizes = [tuple(part.shape) for part in parts]
+        shapes = set(sizes)
+        if (0,) in shapes and len(shapes) > 1:  # an empty list, an event without objects
+            shapes.discard((0,))
+            parts = [part for part in parts if tuple(part.shape) != (0,)]
         if len({shape[1:] for shape in shapes}) > 1 or any(len(shape) < 2 for shape in shapes):
+            at = [k for k, size in enumerate(sizes) if size in shapes]
+            other = [k for k in at if sizes[k][1:] != sizes[at[0]][1:]]
             raise ValueError(
                 "from_ragged expects events (N_i, ...) with equal feature shapes, "
-                f"got {sorted(shapes)}"
+                f"got {sizes[at[0]]} for event {at[0]}"
+                + (f" and {sizes[other[0]]} for event {other[0]}" if other else "")
+                + ("" if other else "; of one number for each object they are event[:, None]")
             )
-        objects = torch.cat(tensors) if tensors else as_tensor(np.concatenate(arrays), "an event")
+        objects = torch.cat(parts) if tensors else as_tensor(np.concatenate(parts), "an event")
         lengths = torch.tensor([size[0] for size in sizes])
         return cls(*padded(objects, lengths, length), c, weight, lengths=lengths)
 
@@ -558,6 +567,8 @@ def listed(batch: object, where: str) -> SetBatch:
     if not isinstance(batch, SetBatch):
         shape = getattr(batch, "shape", None)
         what = type(batch).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+        if isinstance(getattr(batch, "objects", None), SetBatch):  # a sample of a file
+            raise TypeError(f"{where} expects a setflow.SetBatch, got {what}; give its .objects")
         raise TypeError(
             f"{where} expects a setflow.SetBatch, got {what}; make one of it by "
             "setflow.SetBatch(x, mask), where mask None means that all objects are real and c= is "

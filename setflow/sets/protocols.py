@@ -19,6 +19,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from setflow.sets.arrays import shown
+
 __all__ = [
     "Base",
     "Flag",
@@ -136,8 +138,8 @@ def in_lines(thing: object, *parts: str, **told: object) -> str:
         parts: the names of attributes to show.
         told: what to show before them, by name; a text stands as it is.
     """
-    shown = {**told, **{name: repr(getattr(thing, name)) for name in parts}}
-    lines = [f"{name}: {part}" for name, part in shown.items()]
+    listed = {**told, **{name: repr(getattr(thing, name)) for name in parts}}
+    lines = [f"{name}: {part}" for name, part in listed.items()]
     return "\n  ".join([f"{type(thing).__name__}(", *lines]) + "\n)"
 
 
@@ -282,8 +284,8 @@ def event_ndim_of(field: object, *, at_least: int = 0, given: int | None = None)
     told = isinstance(event_ndim, int) and event_ndim >= 0
     if isinstance(field, type) or not (told or callable(field)):
         raise TypeError(
-            f"field is {field!r}, expected a velocity field such as setflow.TransformerField(3); a "
-            "base and a solver come after it"
+            f"field is {shown(field)}, expected a velocity field such as "
+            "setflow.TransformerField(3); a base and a solver come after it"
         )
     if not isinstance(event_ndim, int) or event_ndim < 0:
         raise ValueError(

@@ -8,13 +8,14 @@ where the last one ends. No Python runs per event.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, shown
 from setflow.sets.masks import over_features
 
 __all__ = [
@@ -113,14 +114,19 @@ def real_by_lengths(lengths: Array, shape: Sequence[int]) -> Tensor:
     return torch.arange(slots, device=lengths.device) < lengths[..., None]
 
 
-def real_by_padding(x: Tensor, pad: float) -> Tensor:
+def real_by_padding(x: Tensor, pad: Any) -> Tensor:
     """Return the mask of events whose padded slots hold one number in all of their features.
 
     Arguments:
         x: the objects, with shape `(*batch, N, D)`.
         pad: that number; it may be NaN.
+
+    Raises:
+        TypeError: if it is none.
     """
-    same = x.isnan() if pad != pad else x == pad
+    if isinstance(pad, bool) or not isinstance(pad, Real):
+        raise TypeError(f"pad is {shown(pad)}, expected one number, such as 0, -1 or NaN")
+    same = x.isnan() if pad != pad else x.eq(pad)
     return ~same.all(-1)
 
 
@@ -148,7 +154,8 @@ def of_awkward(array: Any, fields: Sequence[str] | None) -> tuple[Tensor, Tensor
     Raises:
         ImportError: if Awkward Array is not installed.
         TypeError: if it is no array of Awkward Array.
-        ValueError: if it is not of that form, a value is missing, or there is no such field.
+        ValueError: if it is not of that form, a value is missing, there is no such field, or one is
+            asked for twice.
     """
     ak = _awkward()
     if not isinstance(array, ak.Array):
@@ -166,6 +173,8 @@ def of_awkward(array: Any, fields: Sequence[str] | None) -> tuple[Tensor, Tensor
     if not names and fields is not None:
         raise ValueError(f"{form}, which has no fields, and fields={list(fields)} were asked for")
     wanted = names if fields is None else list(fields)
+    if twice := [name for name in wanted if wanted.count(name) > 1]:
+        raise ValueError(f"from_awkward got the field '{twice[0]}' twice; name each once")
     if lacking := [name for name in wanted if name not in names]:
         raise ValueError(f"{form}, which has no field '{lacking[0]}'; it has {', '.join(names)}")
     columns = [_numbers(ak, flat[name], f"the values of '{name}'") for name in wanted]
@@ -198,7 +207,7 @@ def as_awkward(objects: Tensor, lengths: Tensor, fields: Sequence[str] | None) -
 
     Raises:
         ImportError: if Awkward Array is not installed.
-        ValueError: if there are not as many names as features.
+        ValueError: if there are not as many names as features, or one stands twice.
     """
     ak = _awkward()
     values = objects.detach().cpu().numpy()
@@ -208,6 +217,8 @@ def as_awkward(objects: Tensor, lengths: Tensor, fields: Sequence[str] | None) -
                 f"to_awkward got {len(fields)} fields, expected one for each of the features, "
                 f"whose shape is {tuple(values.shape[1:])}"
             )
+        if twice := [name for name in fields if list(fields).count(name) > 1]:
+            raise ValueError(f"to_awkward got the field '{twice[0]}' twice; name each once")
         columns = {name: values[:, k] for k, name in enumerate(fields)}
         return ak.unflatten(ak.zip(columns), lengths.cpu().numpy())
     return ak.unflatten(ak.from_numpy(values, regulararray=True), lengths.cpu().numpy())

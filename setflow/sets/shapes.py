@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from setflow.sets.arrays import Array, as_tensor
+from setflow.sets.arrays import Array, as_tensor, shown
 from setflow.sets.masks import is_at_hand, is_readable
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "split_event",
     "unflatten_event",
     "validate_shapes",
+    "whole_number",
 ]
 
 
@@ -104,8 +105,31 @@ def positive_integer(value: Any, name: str) -> int:
     32
     """
     if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise ValueError(f"{name} must be a positive integer, got {shown(value)}")
     return int(value)
+
+
+def whole_number(value: Any, name: str, least: int = 0) -> int:
+    """Return a whole number, of Python, NumPy or torch, as an integer of Python.
+
+    Arguments:
+        value: the number.
+        name: what it is, for the error message.
+        least: the smallest that will do.
+
+    Raises:
+        ValueError: if it is none, or too small.
+
+    >>> whole_number(torch.tensor(3), "events")
+    3
+    """
+    try:
+        number = operator.index(value)
+    except TypeError:  # 1000.0 and "1000" among them
+        number = least - 1
+    if number < least:
+        raise ValueError(f"{name} must be a whole number of at least {least}, got {shown(value)}")
+    return number
 
 
 def check_sizes(least: int = 1, **sizes: Any) -> None:

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from setflow.sets.arrays import check_generator
+from setflow.sets.arrays import check_generator, shown
 from setflow.sets.events import Events
 from setflow.sets.masks import zero_padding
 from setflow.sets.planning import Chunk, Plan
@@ -275,7 +275,8 @@ def require_solver(solver: object) -> None:
     solves = callable(getattr(solver, "integrate", None)) or declares(solver, "is_sde")
     if isinstance(solver, type) or not solves:
         raise TypeError(
-            f"solver is {solver!r}, expected a solver object such as setflow.Midpoint(steps=50)"
+            f"solver is {shown(solver)}, expected a solver object such as "
+            "setflow.Midpoint(steps=50)"
         )
 
 

@@ -31,6 +31,7 @@ from setflow.random import derive
 from setflow.schema import Feature, Schema, left_out_of, names, schema_of, words_of
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
+from setflow.sets.shapes import whole_number
 from setflow.training.checkpoints import BestModel
 from setflow.training.data import PlacedBatch, event_loader, held_out, normalised
 from setflow.training.module import FlowMatchingModule
@@ -85,8 +86,9 @@ def fit(
     Raises:
         ImportError: if Lightning is not installed.
         TypeError: if the data are neither a `SetBatch` nor a sample.
-        ValueError: if `steps` is not positive, data and schema do not fit, a value is none that its
-            feature can have, a condition is unknown, or the loss is not finite.
+        ValueError: if `steps` is no whole number from 1, or `seed` none from 0, data and schema do
+            not fit, a value is none that its feature can have, a condition is unknown, or the loss
+            is not finite.
 
     >>> rings = setflow.SetBatch(torch.randn(200, 5, 2))
     >>> field = setflow.TransformerField(2, hidden=16, layers=1)
@@ -94,8 +96,7 @@ def fit(
     >>> flow.sample(3, seed=1).x.shape
     torch.Size([3, 5, 2])
     """
-    if steps < 1:
-        raise ValueError(f"steps is {steps}, expected at least 1")
+    steps, seed = whole_number(steps, "steps", 1), whole_number(seed, "seed")
     if isinstance(data, EventSample):
         if schema is not None:
             raise ValueError("the events bring their schema; leave schema out")

@@ -17,7 +17,8 @@ import torch
 
 from data.rings import RINGS, make_rings, store, write_rings
 from each import each
-from setflow.data import EventWriter, read_events, read_header, screen_events
+from setflow.data import EventWriter, JetWriter, read_events, read_header, screen_events
+from setflow.data.contexts import read_context
 from setflow.data.sample import EventSample
 from setflow.data.summary import summarize_events
 from setflow.files import file_sha256
@@ -530,6 +531,32 @@ def test_a_file_that_contradicts_itself_is_refused(tmp_path: Path, kind: str) ->
         read_events(path, RINGS)
 
 
+def test_the_context_of_a_batch_is_that_of_its_events(tmp_path: Path) -> None:
+    """It was left out of the file without a word."""
+    schema = Schema([Feature("x")], [Feature("energy", "GeV")])
+    c = torch.arange(3.0)[:, None] + 1
+    batch, plain = SetBatch(torch.rand(3, 2, 1), c=c), SetBatch(torch.rand(3, 2, 1))
+    with EventWriter(tmp_path / "a.h5", schema) as writer:
+        writer.write(batch)
+        writer.write(plain, c)
+        with pytest.raises(ValueError, match="write got event and events with a context c; give"):
+            writer.write(batch, c)
+        with pytest.raises(ValueError, match=r"an event, energy, and none .* shape \(3, 1\)"):
+            writer.write(plain)
+    assert read_events(tmp_path / "a.h5").event[:, 0].tolist() == [1, 2, 3, 1, 2, 3]
+    with EventWriter(tmp_path / "b.h5", {"objects": ["x"]}) as writer:
+        with pytest.raises(ValueError, match=r"event has shape \(3, 1\), expected \(3, 0\)"):
+            writer.write(batch)
+        writer.write(plain)
+    particles, told = SetBatch(torch.rand(3, 2, 3) + 0.1, c=c), torch.full((3, 4), 2.0)
+    with JetWriter(tmp_path / "c.h5", objects=2, context=schema.event) as jets:
+        jets.write(particles, told)
+    assert read_context(tmp_path / "c.h5", schema.event)[:, 0].tolist() == [1, 2, 3]
+    missing = "context is given, but the writer was made with context=none"
+    with JetWriter(tmp_path / "d.h5", objects=2) as jets, pytest.raises(ValueError, match=missing):
+        jets.write(particles, told)
+
+
 def test_batches_must_bring_the_same(tmp_path: Path) -> None:
     x, mask, event = map(torch.from_numpy, truth())
     batch = SetBatch(x, mask)
@@ -541,7 +568,7 @@ def test_batches_must_bring_the_same(tmp_path: Path) -> None:
             writer.write(SetBatch(x.double(), mask), event, target=torch.zeros(N))
         with pytest.raises(ValueError, match=r"event has shape \(12, 1\), expected \(12, 2\)"):
             writer.write(batch, event[:, :1], target=torch.zeros(N))
-        with pytest.raises(ValueError, match=r"event has shape \(12, 0\), expected \(12, 2\)"):
+        with pytest.raises(ValueError, match=r"radius, noise, and none .* shape \(12, 2\)"):
             writer.write(batch, target=torch.zeros(N))
         with pytest.raises(ValueError, match=r"objects.x has shape \(12, 8, 3\), expected .*7"):
             writer.write(SetBatch(x[..., :3], mask), event, target=torch.zeros(N))
@@ -560,7 +587,7 @@ def test_batches_must_bring_the_same(tmp_path: Path) -> None:
         writer.write(batch, event)
     with pytest.raises(ValueError, match=r"attributes \['schema'\] are written by the writer"):
         EventWriter(tmp_path / "c.h5", RINGS, attributes={"schema": ""})
-    with pytest.raises(ValueError, match="objects is 0, expected at least one slot, or None"):
+    with pytest.raises(ValueError, match="objects must be a whole number of at least 1, got 0"):
         EventWriter(tmp_path / "c.h5", RINGS, objects=0)
 
 

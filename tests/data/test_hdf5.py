@@ -111,8 +111,12 @@ def test_rows_are_selected(jetnet: Callable[..., Path]) -> None:
     assert len(read_jets(jetnet(n=9), start=4, stop=4)) == 0
     with pytest.raises(ValueError, match=r"holds 9 events, rows 3 to 12 were asked for"):
         read_jets(jetnet(n=9), start=3, stop=12)
-    with pytest.raises(ValueError, match="expected 0 <= start <= stop <= 9"):
-        read_jets(jetnet(n=9), start=-1)
+    for name in ("start", "stop"):
+        for row in (-1, 2.0, "2"):
+            with pytest.raises(ValueError, match=f"{name} must be a whole number of at least 0"):
+                read_jets(jetnet(n=9), **{name: row})
+    with pytest.raises(ValueError, match="max_objects must be a whole number of at least 1"):
+        read_jets(jetnet(n=9), max_objects="2")
 
 
 def test_reading_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +167,7 @@ def test_max_objects_orders_a_file_with_no_more_slots_too(tmp_path: Path) -> Non
     for limit in (6, 100):
         assert read_jets(path, max_objects=limit).particles == six.particles
     assert six.particles != read_jets(path).particles == sample.particles
-    with pytest.raises(ValueError, match="max_objects is 0, expected at least 1"):
+    with pytest.raises(ValueError, match="max_objects must be a whole number of at least 1, got 0"):
         read_jets(path, max_objects=0)
 
 

@@ -15,10 +15,12 @@ import pytest
 import torch
 
 from data.samples import make_sample, write_sample
+from setflow.data import EventWriter, read_events
+from setflow.data.contexts import read_context
 from setflow.data.hdf5 import read_jets, screen_events
 from setflow.data.header import read_header
 from setflow.data.writing import JetWriter
-from setflow.schema import RELATIVE_JET_UNITS
+from setflow.schema import RELATIVE_JET_UNITS, Feature, Schema
 from setflow.sets.batch import SetBatch
 
 PI32 = float(np.float32(math.pi))
@@ -129,6 +131,20 @@ def test_the_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
     assert _digest(write_sample(tmp_path / "c.h5", make_sample(5000, seed=1), **options)) != first
 
 
+def test_angles_of_events_are_wrapped_on_writing(tmp_path: Path) -> None:
+    """What a model is asked for beyond half a turn can be read again."""
+    phi, axis = torch.tensor([[4.0], [-4.0], [0.5]]), Feature("axis", "rad", "angle")
+    expected = [4 - 2 * math.pi, 2 * math.pi - 4, 0.5]
+    objects = SetBatch(torch.rand(3, 2, 3) + 0.1)
+    with EventWriter(tmp_path / "a.h5", Schema([*map(Feature, "xyz")], [axis])) as writer:
+        writer.write(objects, phi)
+    assert read_events(tmp_path / "a.h5").event[:, 0].tolist() == pytest.approx(expected)
+    with JetWriter(tmp_path / "b.h5", objects=2, context=[axis]) as jets:
+        jets.write(objects, torch.full((3, 4), 2.0), context=phi)
+    assert read_context(tmp_path / "b.h5", [axis])[:, 0].tolist() == pytest.approx(expected)
+    assert phi[0, 0] == 4
+
+
 def test_angles_are_wrapped_on_writing_and_others_kept_to_the_bit(tmp_path: Path) -> None:
     angles = [math.pi, -math.pi, 3.5, -3.5, 100.0, 0.1, -1e-20, math.nextafter(math.pi, 0)]
     x = torch.full((1, len(angles), 3), 0.1, dtype=torch.float64)
@@ -194,7 +210,7 @@ def test_what_the_writer_refuses(tmp_path: Path) -> None:
         writer.write(particles, jets)
     with pytest.raises(RuntimeError, match="the writer is not open; use it as `with JetWriter"):
         writer.write(particles, jets)
-    with pytest.raises(ValueError, match="objects is 0, expected at least one slot"):
+    with pytest.raises(ValueError, match="objects must be a whole number of at least 1"):
         JetWriter(tmp_path / "c.h5", objects=0)
     with pytest.raises(ValueError, match="jet_units has 2 entries"):
         JetWriter(tmp_path / "c.h5", objects=1, jet_units=("GeV", ""))

@@ -113,7 +113,8 @@ def test_values_that_no_condition_can_have_are_refused_before_work(tmp_path: Pat
     for name, value, message in (
         ("kind", 7, "'kind' is 7, expected the code of a category: 0 for a, 1 for b"),
         ("share", 1.5, "'share' is 1.5, expected a finite value between 0 and 1"),
-        ("phi", float("inf"), "'phi' is inf, expected a finite number"),
+        ("phi", float("inf"), "'phi' is inf, expected radians"),
+        ("phi", 90, "'phi' is 90, expected radians, such as 1.57; math.radians makes them of deg"),
     ):
         with pytest.raises(ValueError, match=message):
             sample_to_hdf5(flow, out, context={**given, name: value}, **options)

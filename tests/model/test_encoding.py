@@ -91,6 +91,31 @@ def test_an_angle_is_the_same_after_a_turn():
     torch.testing.assert_close(one, other, atol=1e-12, rtol=0)
 
 
+def test_an_angle_in_degrees_is_refused():
+    flow, batch = make(), events(7, seed=3)
+    degrees = batch.c.clone()
+    degrees[:, 2] = torch.linspace(0, 180, 7)
+    told = "condition 'phi' of event 1 is 30, expected radians, such as 1.57; math.radians makes"
+    given = {"pt": 300, "class": "top", "phi": degrees[:, 2], "fraction": 0.5}
+    for use in (lambda: flow.sample(7, given, solver=setflow.Euler(1)),
+                lambda: flow.loss(SetBatch(batch.x, batch.mask, degrees)),
+                lambda: flow.log_prob(SetBatch(batch.x, batch.mask, degrees)),
+                lambda: make().fit_statistics(SetBatch(batch.x, batch.mask, degrees), refit=True),
+                ):  # fmt: skip
+        with pytest.raises(ValueError, match=told):
+            use()
+    unknown = flow.context_encoder.unknown(degrees, flow.context_scaler)
+    assert unknown.any(-1).tolist() == [False] + [True] * 6
+
+
+def test_a_condition_that_its_kind_does_not_have_is_not_told_as_of_an_object():
+    flow = make((FRACTION,))
+    with pytest.raises(
+        ValueError, match=r"condition 'fraction' .*, the first \(2\) of event 1; give"
+    ):
+        flow.sample(2, {"fraction": [0.5, 2]}, solver=setflow.Euler(1))
+
+
 def test_numbers_alone_are_scaled_as_before():
     flow = make((PT, FRACTION))
     c = events(9, features=(PT, FRACTION), seed=1).c

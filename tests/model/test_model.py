@@ -473,6 +473,7 @@ def test_every_class_of_the_table_describes_itself(name):
         ({"n": -1}, "n must be a whole number of at least 0, got -1"),
         ({"n": 2.0}, r"n must be a whole number of at least 0, got 2\.0"),
         ({"n": "2"}, "n must be a whole number of at least 0, got '2'"),
+        ({"n": torch.ones(2, 3)}, r"n must be a whole number .*, got a Tensor of shape \(2, 3\)"),
         ({"n": 2, "first": 0.5}, "first must be a whole number"),
         (
             {"n": 2, "seed": -1},

@@ -76,7 +76,7 @@ def test_what_follows_from_a_kind() -> None:
 @each(
     ("node", "message"),
     [
-        (3, "schema is 3, expected a mapping with objects, event, order_by"),
+        (3, "the schema is 3, expected jetnet"),
         ({}, "no feature of an object"),
         ({"objects": []}, "no feature of an object"),
         ({"objects": "x"}, r"schema.objects is 'x', expected a list"),
@@ -121,3 +121,26 @@ def test_an_angle_is_in_radians(kind) -> None:
     with pytest.raises(ValueError, match=r"'phi' is of kind .* in units of 'deg', expected rad; "):
         Feature("phi", "deg", kind)
     assert Feature("phi", "deg").unit == "deg"  # a number as any other
+
+
+@each(
+    ("make", "message"),
+    [
+        (lambda: Feature("charge", "positive"), "'charge' has the unit 'positive', .* kind='posi"),
+        (lambda: Feature("c", "bounded(0, 1)"), r"which is a kind; write kind='bounded\(0, 1\)'"),
+        (lambda: Feature("x", 3), "feature 'x': unit is 3, expected a text"),
+        (lambda: Feature("x", label=None), "feature 'x': label is None, expected a text"),
+        (lambda: Feature("x", limits=(0, 1)), r"limits is \(0, 1\), expected setflow\.schema"),
+        (lambda: Limits(1, 0), "limits go from 1 to 0, expected the lower one first"),
+        (lambda: Limits("0", 1), "limits hold '0', expected numbers"),
+        (lambda: Schema(Feature("x")), r"objects is Feature\(name='x'.*expected a list of setflow"),
+        (lambda: Schema("xy"), "objects is 'xy', expected a list of setflow.schema.Feature"),
+        (lambda: Schema([Feature("x")], event=3), "event is 3, expected a list of"),
+        (lambda: schema_of(["x", "y"]), r"the schema is \['x', 'y'\], expected jetnet.* may be a"),
+        (lambda: kind_of("bounded(1)"), r"cannot be read: expected bounded\(0, 1\)$"),
+        (lambda: kind_of("category(a b)"), r"cannot be read: expected category\(top, gluon\)$"),
+    ],
+)  # fmt: skip
+def test_what_is_written_wrongly_says_how_it_is_written(make, message) -> None:
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from each import each
-from setflow.data import SetBatch, SetDataset, pad_collate
+from setflow.data import SetBatch, SetDataset, pad_collate, read_jets
 from setflow.sets.batch import listed
 from setflow.training.data import PlacedDataset
 
@@ -346,6 +346,43 @@ def test_arrays_that_are_padded_already():
 def test_padding_that_is_not_told_once(options, message):
     with pytest.raises(ValueError, match=message):
         SetBatch.from_numpy(np.zeros((2, 3, 1)), **options)
+
+
+def test_an_empty_list_is_an_event_without_objects():
+    one = [[1, 2, 3]]
+    batch = SetBatch.from_ragged([[], one, []])
+    assert batch.lengths.tolist() == [0, 1, 0]
+    assert batch.x.dtype == torch.int64  # that of the others
+    arrays = SetBatch.from_ragged([np.ones((2, 3), np.float32), np.array([])])
+    assert (arrays.lengths.tolist(), arrays.x.dtype) == ([2, 0], torch.float32)
+
+
+def test_unequal_events_are_told_by_their_place():
+    events = [[], torch.zeros(2, 3), torch.zeros(1, 3), torch.zeros(5, 4)]
+    with pytest.raises(ValueError, match=r"got \(2, 3\) for event 1 and \(5, 4\) for event 3"):
+        SetBatch.from_ragged(events)
+    with pytest.raises(ValueError, match=r"got \(3,\) for event 0; of one .* event\[:, None\]"):
+        SetBatch.from_ragged([np.zeros(3), np.zeros(2)])
+
+
+def test_padding_that_is_no_number_is_refused():
+    for pad in ("0", True, torch.zeros(2)):
+        with pytest.raises(TypeError, match=r"pad is .*, expected one number, such as 0"):
+            SetBatch.from_numpy(np.zeros((2, 3, 2)), pad=pad)
+
+
+def test_a_sample_of_a_file_says_where_its_batch_is():
+    with pytest.raises(TypeError, match=r"got JetSample; give its \.objects"):
+        listed(read_jets("pythia-top/heldout.h5", stop=2), "loss")
+
+
+def test_a_field_named_twice_is_refused():
+    """As one of two features would be lost."""
+    batch = SetBatch(torch.randn(2, 4, 2))
+    with pytest.raises(ValueError, match="to_awkward got the field 'pt' twice"):
+        batch.to_awkward(["pt", "pt"])
+    with pytest.raises(ValueError, match="from_awkward got the field 'pt' twice"):
+        SetBatch.from_awkward(batch.to_awkward(["pt", "eta"]), ["pt", "pt"])
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
