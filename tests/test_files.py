@@ -21,7 +21,7 @@ import yaml
 import setflow
 from setflow.data import JetWriter, Standardizer, recipes
 from setflow.files import NewFile, NewFolder, check_target, require_single_keys, write_text
-from setflow.jobs import sample, score
+from setflow.jobs import sample, sampled, score
 from setflow.report import figures, page
 from setflow.sets.batch import SetBatch
 
@@ -72,8 +72,8 @@ def model(target: Path, overwrite: bool, hook: Hook) -> None:
 
 
 def samples(target: Path, overwrite: bool, hook: Hook) -> None:
-    features = sample.jet_features
-    with patch.object(sample, "jet_features", lambda *a: (features(*a), hook())[0]):
+    features = sampled.jet_features
+    with patch.object(sampled, "jet_features", lambda *a: (features(*a), hook())[0]):
         sample.sample_to_hdf5(
             flow(), target, events=3, solver=setflow.Euler(1), overwrite=overwrite, progress=False
         )
