@@ -126,7 +126,7 @@ def real_by_padding(x: Tensor, pad: Any) -> Tensor:
     """
     if isinstance(pad, bool) or not isinstance(pad, Real):
         raise TypeError(f"pad is {shown(pad)}, expected one number, such as 0, -1 or NaN")
-    same = x.isnan() if pad != pad else x.eq(pad)
+    same = x.isnan() if pad != pad else x == float(pad)
     return ~same.all(-1)
 
 
