@@ -12,8 +12,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from yaml import YAMLError, safe_load
+
 from setflow.cli.parsing import Argument, Command, integer, nearest, number
-from setflow.shipped import CONFIGURATIONS, MODELS, find, known
+from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
 
@@ -242,6 +244,8 @@ def prepared(argv: Sequence[str]) -> list[str]:
         return arguments
     if files := [word for word in arguments if re.fullmatch(r"[^-].*\.ya?ml", word)]:
         raise ValueError(f"fit takes its configuration by name: --config {files[0]}")
+    if arguments and arguments[0] in paths(CONFIGURATIONS):
+        raise ValueError(f"fit takes its configuration by name: --config {arguments[0]}")
     folder = Path(init) if init is not None else Path("runs") / name
     config = folder / "config.yaml"
     anew = not resume and ("--force" in arguments or not config.is_file())
@@ -289,7 +293,7 @@ def _check_configuration(named: str) -> None:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is empty, or no text.
+        ValueError: if it is empty, no text, or no YAML that names settings.
     """
     if not Path(named).is_file():
         raise FileNotFoundError(
@@ -297,10 +301,17 @@ def _check_configuration(named: str) -> None:
         )
     copied = "expected YAML such as the configuration that ends setflow fit --help"
     try:
-        empty = not Path(named).read_text(encoding="utf-8").strip()
+        text = Path(named).read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:
         raise ValueError(f"{named} is no configuration, for it holds no text; {copied}") from None
-    if empty:
+    try:
+        read = safe_load(text)
+    except YAMLError as error:
+        why = " ".join(str(error).replace('in "<unicode string>", ', "at ").split())
+        raise ValueError(f"{named} cannot be read as YAML: {why}; {copied}") from None
+    if text and not isinstance(read, dict):
+        raise ValueError(f"{named} is no configuration, for it names no settings; {copied}")
+    if not text:
         raise ValueError(f"the configuration {named} is empty; {copied}")
 
 

@@ -249,7 +249,7 @@ class FitCLI(LightningCLI):
 
 
 def _check_times(given: Any) -> None:
-    """Refuse texts that are no times, which Lightning would name after its own parts.
+    """Refuse texts that are no times, and steps that are none, which Lightning would name its way.
 
     Arguments:
         given: the options of the trainer.
@@ -257,6 +257,13 @@ def _check_times(given: Any) -> None:
     Raises:
         ValueError: if there is one.
     """
+    for option in ("max_steps", "max_epochs"):
+        value = given[option]
+        if isinstance(value, int) and value < -1:
+            raise ValueError(
+                f"--trainer.{option} is {value}, expected a whole number of at least 0, or -1 for "
+                "no limit"
+            )
     for option, others in (("max_time", ""), ("val_check_interval", "a number of steps, or ")):
         value = given[option]
         if isinstance(value, str) and not re.fullmatch(r"\d+:\d\d:\d\d:\d\d", value):

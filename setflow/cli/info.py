@@ -306,13 +306,11 @@ def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
     if header.schema.left_out:
         left = ", ".join(header.schema.left_out)
         yield "left out", f"{left}: read when asked for, and not made by models"
-    yield (
-        words.objects,
-        (
-            f"{summary.least} to {summary.most} of {words.an_event}, {summary.mean:.1f} on "
-            f"average, in {header.objects} slots"
-        ),
+    told_objects = (
+        f"{summary.least} to {summary.most} of {words.an_event}, {summary.mean:.1f} on average, in "
+        f"{header.objects} slots"
     )
+    yield words.objects, told_objects if header.n else f"none, for there are no {words.events}"
     for name, (unit, low, high) in summary.ranges.items():
         text = f"{low:.5g} to {high:.5g}{f' {unit}' if unit else ''}"
         yield name, text if low <= high else "no values"
@@ -321,6 +319,8 @@ def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
     for reason, count in summary.reasons.items():
         yield "malformed", f"{count:,} row{'' if count == 1 else 's'}: {reason}"
     yield from _origin(told)
+    if not header.n:  # nothing can be done with it
+        return
     yield from _next_of_events(given, path, told, jets=words.event == "jet")
 
 

@@ -234,6 +234,24 @@ _NO_CLASS = re.compile(
     r"((?:\S+: )*)- Expected a path but (.*) either not accessible .* dot import path string: \2"
 )
 
+_CLASSES = {
+    "flow": "setflow.SetFlow",
+    "field": "setflow.TransformerField",
+    "cardinality": "setflow.EmpiricalCardinality",
+    "path": "setflow.CosinePath",
+    "scaler": "setflow.data.Standardizer",
+    "context_scaler": "setflow.data.Standardizer",
+    "times": "setflow.TimeSampling",
+    "callbacks": "lightning.pytorch.callbacks.EarlyStopping",
+}
+"""A class for each part of a configuration, as an example; an optimizer for all others."""
+_ANY_CLASS = "a class, by class_path and init_args"
+
+
+def _class_of(place: str) -> str:
+    """Return a class that may stand at a place such as `model.flow: field: `."""
+    return _CLASSES.get(re.split(r"[:. ]+", place.rstrip(": "))[-1], "torch.optim.AdamW")
+
 
 def _explained(source: Any, message: str) -> str:
     """Return an error of a parser as one line, with the next step."""
@@ -244,9 +262,9 @@ def _explained(source: Any, message: str) -> str:
     if found := _UNION.fullmatch(line):
         why = _of_several(*found.group(2, 3, 4))
         place = found[1].removesuffix(": ") + " " if why.startswith("has no") else found[1]
-        line = place + why
+        line = place + why.replace(_ANY_CLASS, f"a class such as {_class_of(found[1])}")
     if found := _NO_CLASS.fullmatch(line):
-        line = f"{found[1]}there is no class {found[2]}, expected one such as torch.optim.AdamW"
+        line = f"{found[1]}there is no class {found[2]}, expected one such as {_class_of(found[1])}"
     if found := re.search(r"Group '(\w+)' does not accept option '(\w+)'", line):
         near = nearest(f"{found[1]}.{found[2]}", [action.dest for action in source._actions])
         line = f"{found[1]} has no option {found[2]}{near}"
@@ -312,7 +330,7 @@ def _of_several(kinds: str, errors: str, value: str) -> str:
         every = dict.fromkeys(", ".join(choices).replace("'", "").split(", "))
         words.insert(0, f"one of {', '.join(every)}")
     if re.search(r"class '(?!torch\.Tensor)\w+\.[\w.]+'", kinds):
-        words.append("a class, by class_path and init_args")
+        words.append(_ANY_CLASS)
     if "Mapping[" in kinds:
         words.insert(0, "a mapping")
     if "Sequence[" in kinds:

@@ -40,6 +40,12 @@ class EventSample:
     >>> sample = EventSample(SetBatch(torch.zeros(2, 5, 2)), torch.ones(2, 1), rings)
     >>> len(sample), sample[:1].features, sample.context(["radius"]).shape
     (2, ('x', 'y'), torch.Size([2, 1]))
+    >>> sample
+    EventSample(
+      objects: SetBatch(2 sets of 5 objects, 2 features, no context, float32 on cpu)
+      features of objects: x [mm], y [mm]
+      features of event: radius [mm]
+    )
     """
 
     objects: SetBatch
@@ -96,6 +102,17 @@ class EventSample:
                     "generated file does not know it; give a file of full jets"
                 )
         return self.event[:, [self.event_features.index(column) for column in columns]]
+
+    def __repr__(self) -> str:
+        """Say on a few lines what there is, and no value."""
+        held = [f"objects: {self.objects!r}"]
+        for what, features in (("objects", self.schema.objects), ("event", self.schema.event)):
+            told = [f"{entry.name}{f' [{entry.unit}]' if entry.unit else ''}" for entry in features]
+            held.append(f"features of {what}: {', '.join(told) or 'none'}")
+        more = [name for name in ("particle_type", "event_number", "target")
+                if getattr(self, name) is not None]  # fmt: skip
+        held += [f"also {', '.join(more)}"] if more else []
+        return "\n  ".join([f"{type(self).__name__}(", *held]) + "\n)"
 
     def __len__(self) -> int:
         return len(self.objects)

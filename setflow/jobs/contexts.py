@@ -202,12 +202,10 @@ def _require_one_source(flow: SetFlow, like: object, context: object) -> None:
     if context is not None and not flow.conditions:
         raise ValueError("the model has no conditions, so it takes no context; leave it out")
     if flow.conditions and like is None and context is None:
-        first, words = flow.context_features[0], words_of(flow.features)
-        kind = first.kind
-        value = kind.names[0] if isinstance(kind, Category) else "900"
+        words, example = words_of(flow.features), " ".join(context_options(flow, None))
         raise ValueError(
             f"the model is conditioned on {', '.join(flow.conditions)}; say for which values to "
-            f"sample: --condition {first.name}={value}, one value for all {words.events} or a "
+            f"sample: {example}, one value for all {words.events} or a "
             f"number of {words.events} for each; --like FILE, as many {words.objects} and the "
             f"context of its {words.events}; or "
             "--context-from FILE, their context alone (in Python context= or like=)"

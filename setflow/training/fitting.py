@@ -114,7 +114,10 @@ def fit(
         train_events, val_events = events, _generated(given, known, "the validation")
     for what, side in (("training", train_events), ("validation", val_events)):
         if not len(side):
-            raise ValueError(f"there is no event for the {what}, give more data")
+            raise ValueError(
+                f"of {len(events)} events none is left for the {what}; give more, of which a "
+                f"twentieth is held out, or some as validation="
+            )
     sides = normalised(train_events, val_events, words_of(known.generated))
     longest = max(int(side.lengths.max()) for side in sides)
     with torch.random.fork_rng():  # neither first weights nor loaders change another draw

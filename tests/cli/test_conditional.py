@@ -182,7 +182,7 @@ def test_context_from_and_oversample(trained):
 @each(
     ("options", "message"),
     [
-        ("--events 3", "conditioned on pt, class; say for which values .* --condition pt=900.* "
+        ("--events 3", "conditioned on pt, class; say .* --condition pt=1020,class=top:1000.* "
          "--like FILE.* --context-from FILE"),
         ("--condition pt=1020,class=top", "one context for all events; say how many by --events"),
         ("--condition pt=1020,class=top --like quark.h5", "--condition and --like tell"),

@@ -93,7 +93,17 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--data.trian", "x.h5"), "has no option --data.trian, did you mean --data.train?"),
         (("--trainer.max_stepz", 3), "no option --trainer.max_stepz, did you mean --trainer.max_s"),
         (("--trainer.max_steps", 1.5), "trainer.max_steps: expected a whole number, got 1.5"),
-        (("--trainer.max_steps", -5), "`max_steps` must be a non-negative integer or -1"),
+        (("--trainer.max_steps", -5), "--trainer.max_steps is -5, expected a whole number of at"),
+        (
+            ("--trainer.max_epochs", -2),
+            "max_epochs is -2, expected a whole number of at least 0, or -1",
+        ),
+        (
+            ("--model.flow.init_args.field", "EPiC"),
+            "no class EPiC, expected one such as setflow.TransformerField",
+        ),
+        (("--model.flow.init_args.scaler", "Std"), "a class such as setflow.data.Standardizer, go"),
+        (("--trainer.callbacks", "Stop"), "a class such as lightning.pytorch.callbacks.EarlyStopp"),
         (("--trainer.accelerator", "gpu"), "--trainer.accelerator is 'gpu', but torch finds no CU"),
         (("--trainer.accelerator", "cuda"), "is 'cuda', but torch finds no CUDA device here; use"),
         (("--trainer.accelerator", "tpu"), "is 'tpu', expected auto, cpu or cuda"),
@@ -123,7 +133,7 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
             ("--model.flow.init_args.cardinality.init_args.max_object", 3),
             "cardinality: Option 'max_object' is not accepted, did you mean max_objects?; ",
         ),
-        (("--model.times", "abc"), "model.times: expected null or a class, by class_path and in"),
+        (("--model.times", "abc"), "model.times: expected null or a class such as setflow.TimeSa"),
         (("--trainer.gradient_clip_val", "x"), "gradient_clip_val: expected a number or null, got"),
         (("--seed_everything", "abc"), "seed_everything: expected true or false or a whole number"),
         (
@@ -232,6 +242,9 @@ def test_options_in_front_of_the_configuration_count_too(folder, capsys):
     ("text", "expected"),
     [
         ("", "the configuration odd.yaml is empty; expected YAML such as"),
+        ("# name: a", "odd.yaml is no configuration, for it names no settings; expected YAML"),
+        ("hello", "odd.yaml is no configuration, for it names no settings; expected YAML"),
+        ("def f(x: int): pass", "odd.yaml cannot be read as YAML: mapping values are not allowed"),
         (
             "data: {train: jets.h5}\ndata: {train: other.h5}",
             "the key 'data' stands twice, in lines",
@@ -529,3 +542,9 @@ def test_a_schema_that_is_wrong_is_one_line(folder, capsys, schema, message):
     assert message in told
     assert "class" not in told
     assert told.count("\n") <= 1
+
+
+def test_the_name_of_a_configuration_alone_is_told_as_one(folder, capsys):
+    assert "takes its configuration by name: --config demo" in fails(capsys, "fit", "demo")
+    told = fails(capsys, "fit", "demo", "--name", "mine")
+    assert "takes its configuration by name: --config demo" in told

@@ -185,3 +185,11 @@ def test_a_folder_of_runs_leads_to_the_newest(model, capsys):
     text = said(capsys, "runs")
     assert "runs, of 2 that setflow knows: second, tiny" in text
     assert "next: setflow info runs/second" in text
+
+
+def test_a_file_without_events_leads_nowhere(folder, capsys):
+    write_jets(Path("none.h5"), jets=0)
+    text = said(capsys, "none.h5")
+    assert "none, for there are no jets" in text
+    assert "nan" not in text
+    assert "next: " not in text
