@@ -310,8 +310,10 @@ def distances(a: Measured, b: Measured) -> dict[str, float]:
     """Return every metric between two samples, by name and in the order of their `metrics`.
 
     Raises:
+        TypeError: if a sample is none of observables.
         ValueError: if a sample has no jet or no particle at all.
     """
+    _require_measured(a, b)
     parts = {}
     for name in a.names:
         (values_a, jet_a), (values_b, jet_b) = a.column(name), b.column(name)
@@ -322,6 +324,15 @@ def distances(a: Measured, b: Measured) -> dict[str, float]:
         )  # fmt: skip
         parts[name] = w1(values_a, values_b, *weights)
     return _metrics_of(parts, a.metrics)
+
+
+def _require_measured(*samples: object) -> None:
+    for sample in samples:
+        if not hasattr(sample, "column"):
+            raise TypeError(
+                f"got {arrays.shown(sample)}, expected the observables of a sample; "
+                "setflow.physics.metrics.observables(x, mask) makes them of jets"
+            )
 
 
 def _metrics_of(parts: dict[str, float], metrics: tuple[Metric, ...]) -> dict[str, float]:
@@ -378,9 +389,11 @@ def truth_floor(
     than spread / sqrt(pairs).
 
     Raises:
+        TypeError: if the reference is none of observables.
         ValueError: if a size is below 1, there are fewer than 2 pairs or 2 jets, or a part has no
             particle.
     """
+    _require_measured(reference)
     if n_gen < 1 or n_ref < 1 or pairs < 2:
         raise ValueError(
             "expected at least 1 jet on each side and 2 pairs, "

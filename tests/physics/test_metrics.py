@@ -163,6 +163,19 @@ def synthetic(n, seed, particles=3):
     return Observables(**dict(zip(JET_OBSERVABLES, values, strict=True)), particles=pooled, jet=jet)
 
 
+def test_jets_in_place_of_their_observables_are_told():
+    x = torch.rand(5, 4, 3)
+    measured = observables(x)
+    told = r"got a Tensor of shape \(5, 4, 3\), expected the observables .*observables\(x, mask\)"
+    for use in (
+        lambda: distances(x, measured),
+        lambda: distances(measured, x),
+        lambda: truth_floor(x, 2, 2, generator=torch.Generator()),
+    ):
+        with pytest.raises(TypeError, match=told):
+            use()
+
+
 def test_the_floor_has_the_exact_sizes_when_the_reference_suffices():
     floor = truth_floor(synthetic(1000, 0), 300, 700, pairs=5, generator=seeded(1))
     assert (floor.sizes, floor.scaled, floor.factor) == ((300, 700), False, 1.0)
