@@ -25,6 +25,8 @@ PACKAGE = ROOT / "setflow"
 # a module may import modules of strictly lower floors, and those of its own package
 FLOORS = {
     "deferred": 0,
+    "opened": 0,
+    "spelling": 0,
     "sets": 0,
     "version": 0,
     "shipped": 1,

@@ -10,7 +10,6 @@ import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.files import NewFile, check_hdf5_name
+from setflow.opened import Opened
 
 __all__ = ["Table", "TableStream", "chunk_rows"]
 
@@ -45,7 +45,7 @@ class Table:
     first: NDArray[Any] | None = None
 
 
-class TableStream:
+class TableStream(Opened):
     """Write tables to a file, batch by batch; a context manager.
 
     Arguments:
@@ -78,7 +78,6 @@ class TableStream:
         self._lengths: list[NDArray[np.int64]] = []
         self._n = self._n_waiting = 0
         self._file: Any = None
-        self._open = ExitStack()
 
     @property
     def n(self) -> int:
@@ -90,23 +89,13 @@ class TableStream:
         """Whether the block has begun and not ended."""
         return self._file is not None
 
-    def __enter__(self) -> TableStream:
-        with ExitStack() as stack:  # on the way out: the rest is written, the file closed, renamed
-            part = stack.enter_context(self._output)
-            self._file = stack.enter_context(h5py.File(part, "w", locking=False))
-            self._open = stack.pop_all()
-        return self
+    def _enter(self, stack: ExitStack) -> None:
+        stack.callback(self._closed)  # on the way out: the file closed, renamed, forgotten
+        part = stack.enter_context(self._output)
+        self._file = stack.enter_context(h5py.File(part, "w", locking=False))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._open.__exit__(kind, error, traceback)
-        finally:
-            self._file = None
+    def _closed(self) -> None:
+        self._file = None
 
     def create(self, tables: Mapping[str, Table], rows: int, attributes: Mapping[str, Any]) -> None:
         """Make the datasets, empty, and the attributes of the file.

@@ -46,6 +46,7 @@ from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.model.model import LogDensity, SetFlow
+from setflow.opened import Opened
 from setflow.progress import counting_bar
 from setflow.schema import Kind, kept_objects, words_of
 from setflow.sets.batch import SetBatch
@@ -340,7 +341,7 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
 # --- the file ---
 
 
-class _ScoreFile:
+class _ScoreFile(Opened):
     """The output: begun or continued, and renamed once it is complete.
 
     Arguments:
@@ -370,27 +371,15 @@ class _ScoreFile:
         self._n, self._columns, self._how = n, dict(columns), dict(how)
         self._told = dict(told)
         self._output = NewFile(path, overwrite=overwrite, begin=self._begin)
-        self._open = ExitStack()
         self._file: Any = None
         self.done = 0
 
-    def __enter__(self) -> _ScoreFile:
-        with ExitStack() as stack:
-            part = stack.enter_context(self._output)
-            self._file, self.done = self._continue(part)
-            stack.enter_context(self._file)
-            stack.push(self._finish)
-            self._output.keep = self.done > 0  # else nothing is lost
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
+    def _enter(self, stack: ExitStack) -> None:
+        part = stack.enter_context(self._output)
+        self._file, self.done = self._continue(part)
+        stack.enter_context(self._file)
+        stack.push(self._finish)
+        self._output.keep = self.done > 0  # else nothing is lost
 
     def _finish(
         self,

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -28,7 +27,7 @@ from setflow.fields.transformer import TransformerField
 from setflow.model.encoding import context_columns
 from setflow.model.model import SetFlow
 from setflow.random import derive
-from setflow.schema import Feature, Schema, left_out_of, names, schema_of, words_of
+from setflow.schema import Feature, GivenSchema, Schema, left_out_of, names, schema_of, words_of
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
 from setflow.sets.shapes import whole_number
@@ -45,8 +44,6 @@ _HIDDEN, _LAYERS, _HEADS = 64, 4, 2
 _OPTIMIZER = {"lr": 5e-3, "weight_decay": 1e-4}
 _WARMUP, _BATCH, _HELD_OUT, _CLIP, _AVERAGE = 0.05, 128, 0.05, 1.0, 0.99
 _VALIDATIONS = 2  # in a training
-
-GivenSchema = Schema | Mapping[str, Any] | str | None
 
 
 def fit(
