@@ -83,9 +83,9 @@ def fit(
     Raises:
         ImportError: if Lightning is not installed.
         TypeError: if the data are neither a `SetBatch` nor a sample.
-        ValueError: if `steps` is no whole number from 1, or `seed` none from 0, data and schema do
-            not fit, a value is none that its feature can have, a condition is unknown, or the loss
-            is not finite.
+        ValueError: if `steps` is no whole number from 1, or `seed` none from 0, the field has
+            nothing to train, data and schema do not fit, a value is none that its feature can have,
+            a condition is unknown, or the loss is not finite.
 
     >>> rings = setflow.SetBatch(torch.randn(200, 5, 2))
     >>> field = setflow.TransformerField(2, hidden=16, layers=1)
@@ -94,6 +94,11 @@ def fit(
     torch.Size([3, 5, 2])
     """
     steps, seed = whole_number(steps, "steps", 1), whole_number(seed, "seed")
+    if field is not None and not any(weight.requires_grad for weight in field.parameters()):
+        raise ValueError(
+            f"the field is a {type(field).__name__} with no parameter to train; give one with "
+            "weights, or make the model with SetFlow(field).fit_statistics(data)"
+        )
     if isinstance(data, EventSample):
         if schema is not None:
             raise ValueError("the events bring their schema; leave schema out")
