@@ -226,6 +226,8 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
             for argument in part.given_by:
                 arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
+    if flow.drop_context:
+        arguments["drop_context"] = flow.drop_context
     return {"class_path": _MODEL, "init_args": arguments | {"schema": flow.schema.node()}}
 
 
@@ -243,6 +245,8 @@ def architecture(flow: Any) -> dict[str, Any]:
     """Return the node of a `SetFlow` without weights, statistics, and what only names things."""
     node = describe_model(flow)
     node["init_args"].pop("schema")
+    if flow.drop_context:
+        node["init_args"]["drop_context"] = True  # there is a vector, however often it is taken
     kinds = {entry.name: entry.kind for entry in flow.context_features}
     if coded := {name: str(kind) for name, kind in kinds.items() if isinstance(kind, Category)}:
         node["init_args"]["categories"] = coded  # what the columns of the field mean
@@ -309,7 +313,7 @@ def arguments_of(node: Any, where: str) -> dict[str, Any]:
     if not isinstance(node, Mapping) or node.get("class_path") not in (_MODEL, *_FORMER):
         raise ValueError(f"{where}: expected class_path: {_MODEL}, got {shortened(node)}")
     arguments = init_args_of(node, where)
-    unknown = sorted(map(str, set(arguments) - {*_PARTS, *_NAME_LISTS, "schema"}))
+    unknown = sorted(map(str, set(arguments) - {*_PARTS, *_NAME_LISTS, "schema", "drop_context"}))
     if unknown:
         raise ValueError(f"{where}: SetFlow has no argument {shortened(unknown[0])}")
     for name, kind in _PARTS.items():

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, refuse_diverged
+from setflow.model.guidance import guided
 from setflow.random import counter_normal, counter_uniform
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
@@ -29,6 +30,7 @@ def generate(
     seed: int,
     *,
     lengths: Array | None,
+    guidance: Array | float,
     solver: Solver | None,
     batch_size: int,
 ) -> SetBatch:
@@ -40,6 +42,7 @@ def generate(
         c: their physical context, as `SetFlow.sample` takes it.
         seed: the seed of noise and cardinalities.
         lengths: the number of objects of each, with shape `(n,)`; None draws from p(N | c).
+        guidance: how strongly they follow their context.
         solver: the ODE solver; None takes `Midpoint(steps=50)`.
         batch_size: how many events to integrate at a time.
 
@@ -85,6 +88,9 @@ def generate(
                 f"{flow.cardinality.max_objects} objects, the max_objects of its cardinality "
                 "model; give smaller lengths"
             )
+    field: nn.Module = flow.field
+    if not isinstance(guidance, (int, float)) or guidance != 1:
+        field, context = guided(flow, context, guidance)
     mask = torch.arange(slots, device=device) < lengths[:, None]
     x = torch.zeros(n, slots, *features, dtype=dtype, device=device)
     solver = Midpoint(steps=50) if solver is None else solver
@@ -92,7 +98,7 @@ def generate(
         rows = slice(start, start + batch_size)
         noise = counter_normal(seed, index[rows], mask[rows], features).to(dtype)
         row_context = None if context is None else context[rows]
-        z = masked_sample(flow.field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
+        z = masked_sample(field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
         x[rows] = flow.scaler.inverse(z, mask[rows])
     if not bool(x.isfinite().all()):
         refuse_diverged(flow)

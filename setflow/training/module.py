@@ -177,7 +177,10 @@ class FlowMatchingModule(LightningModule):
         t = counter_uniform(seed, place)
         if times is not None:
             t = times.from_uniform(t, lengths=events.lengths)
-        terms = self.flow.loss_terms(events, t=t, times=times, noise=noise)
+        dropped: float | Tensor = 0.0
+        if stage == "train" and self.flow.drop_context:
+            dropped = counter_uniform(derive(seed, "context"), place) < self.flow.drop_context
+        terms = self.flow.loss_terms(events, t=t, times=times, noise=noise, drop_context=dropped)
         loss = self._logged(stage, terms, events, sync_dist=sync_dist)
         if self._is_lost(stage, loss):
             self._refuse(stage, loss, events, place if isinstance(batch, PlacedBatch) else None)
