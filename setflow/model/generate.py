@@ -11,7 +11,8 @@ from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, refuse_diverged
 from setflow.model.guidance import guided
-from setflow.random import counter_normal, counter_uniform
+from setflow.model.stages import as_given
+from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
 from setflow.solvers.fixed import Midpoint
@@ -52,14 +53,22 @@ def generate(
     """
     n, device, features = len(index), index.device, (len(flow.features),)
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
-    given = None
+    given, told = None, c
+    if flow.context_model is not None and (named := as_given(flow, c)) is not None:
+        model = flow.context_model
+        made = generate(
+            model, index, {name: named[name] for name in model.conditions} or None,
+            derive(seed, "context"), lengths=torch.ones(n, dtype=torch.int64), guidance=1.0,
+            solver=None, batch_size=batch_size,
+        )  # fmt: skip
+        c = named | {name: made.x[:, 0, k] for k, name in enumerate(model.features)}
     if c is not None:
         given = (flow.context_encoder or ContextEncoder(())).rows(c, n).to(device)
     context = flow.scaled_context(given, n)
     if context is not None and not bool(context.isfinite().all()):
         advice = "give numbers that the model can be asked for"
         raise context_error(~context.isfinite(), flow.context_columns, advice)
-    if given is not None and flow.context_encoder is not None:
+    if given is not None and flow.context_encoder is not None and c is told:
         flow.context_encoder.warn_outside(given, stacklevel=4)
     context = None if context is None else context.to(dtype)
     if lengths is None:

@@ -46,6 +46,7 @@ from setflow.model.parts import (
     schema_for,
 )
 from setflow.model.saved import SavedModel
+from setflow.model.stages import check_context_model, contexts_as_sets, no_density
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
@@ -87,6 +88,9 @@ class SetFlow(SavedModel):
         schema: what the features are: a `setflow.schema.Schema`, its node of plain values, or
             `jetnet`. None takes what JetNet's layout says of the names that it knows, and all
             features as real numbers, or of the kinds of the scaler if one is given.
+        context_model: a model that makes conditions of the whole event, such as pt and mass, given
+            the others: a `SetFlow` of sets of one object, whose features are these conditions. A
+            sample needs them no more; see `setflow.model.stages`.
         drop_context: the share of the events whose context a training leaves out, such as 0.1, so
             that samples can be guided; 0 for none.
 
@@ -123,6 +127,7 @@ class SetFlow(SavedModel):
         context_scaler: Standardizer | None = None,
         schema: dict[str, Any] | Schema | str | None = None,
         drop_context: float = 0.0,
+        context_model: SetFlow | None = None,
     ) -> None:
         super().__init__()
         event_ndim_of(field, at_least=2)
@@ -151,6 +156,9 @@ class SetFlow(SavedModel):
             "no_context", nn.Parameter(torch.zeros(len(encoder.columns))) if drop_context else None
         )
         self.context_columns = encoder.columns
+        if context_model is not None:
+            check_context_model(context_model, self.context_features)
+        self.context_model = context_model
         kinds = [self.context_features[k].of_kind for k in encoder.scaled]
         if context_scaler is None and kinds:
             context_scaler = Standardizer(kinds=kinds)
@@ -207,6 +215,9 @@ class SetFlow(SavedModel):
             if scaled is not None and (refit or not scaled.is_fitted):
                 scaled.fit(c[:, None, self.context_encoder.scaled], weight=weight)
             context = self.context_encoder(c, scaled)
+            if self.context_model is not None:
+                made = contexts_as_sets(self, c, weight)
+                self.context_model.fit_statistics(made, refit=refit)
             if refit or not (trained or self.context_encoder.knows_range):
                 self.context_encoder.learn_range(c)
         elif batch.c is not None:
@@ -236,6 +247,8 @@ class SetFlow(SavedModel):
         require_statistics(
             scaler=self.scaler, context_scaler=self.context_scaler, cardinality=self.cardinality
         )
+        if self.context_model is not None:
+            self.context_model.require_fitted()
 
     def loss(
         self,
@@ -244,6 +257,7 @@ class SetFlow(SavedModel):
         t: Tensor | None = None,
         times: TimeSampling | None = None,
         noise: Tensor | None = None,
+        context_noise: Tensor | None = None,
         drop_context: float | Tensor = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
@@ -258,6 +272,8 @@ class SetFlow(SavedModel):
             times: the density of the times and their weight; None takes uniform times, no weight.
             noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
                 it.
+            context_noise: that of the scaled conditions which the context model makes, with shape
+                `(B, 1, len(context_model.features))`.
             drop_context: the share of the events whose context the field does not get but
                 `no_context`, or which, boolean with shape `(B,)`. p(N | c) always gets it.
             generator: the random generator for what is not given.
@@ -268,8 +284,9 @@ class SetFlow(SavedModel):
                 event and the feature. On an accelerator nothing looks at the value.
         """
         terms = self.loss_terms(
-            batch, t=t, times=times, noise=noise, drop_context=drop_context, generator=generator
-        )
+            batch, t=t, times=times, noise=noise, context_noise=context_noise,
+            drop_context=drop_context, generator=generator,
+        )  # fmt: skip
         loss = torch.stack(list(terms.values())).sum()
         if is_at_hand(loss) and not bool(loss.isfinite()):
             culprit = first_not_finite(batch, self.features, self.conditions)
@@ -286,6 +303,7 @@ class SetFlow(SavedModel):
         t: Tensor | None = None,
         times: TimeSampling | None = None,
         noise: Tensor | None = None,
+        context_noise: Tensor | None = None,
         drop_context: float | Tensor = 0.0,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
@@ -293,8 +311,9 @@ class SetFlow(SavedModel):
 
         Returns:
             `flow`, the flow-matching loss; and, if the cardinality model has parameters,
-            `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats. The
-            terms share no parameter, so the gradient of each is what it would be alone. Both are
+            `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats; and,
+            with a context model, `context`, its flow-matching loss, at the same times. The terms
+            share no parameter, so the gradient of each is what it would be alone. Both are
             means of an event's term times its weight, if there are weights; see `loss`.
 
         Raises:
@@ -331,10 +350,15 @@ class SetFlow(SavedModel):
         if batch.weight is not None:
             losses = batch.weight.to(losses.dtype) * losses
             log_p = None if log_p is None else batch.weight * log_p
-        flow = reduce_events(losses, "mean")
-        if log_p is None:
-            return {"flow": flow}
-        return {"flow": flow, "cardinality": -reduce_events(log_p, "mean").to(flow.dtype)}
+        terms = {"flow": reduce_events(losses, "mean")}
+        if log_p is not None:
+            terms["cardinality"] = -reduce_events(log_p, "mean").to(losses.dtype)
+        if self.context_model is not None:
+            made = contexts_as_sets(self, self._context(batch.c, len(batch)), batch.weight)
+            terms["context"] = self.context_model.loss_terms(
+                made, t=t, times=times, noise=context_noise, generator=generator
+            )["flow"]
+        return terms
 
     def _log_p_of_lengths(self, batch: SetBatch, c: Tensor | None) -> Tensor:
         """Return log p(N | c) of events to train on, with shape `(B,)`."""
@@ -367,7 +391,8 @@ class SetFlow(SavedModel):
             c: physical context, with shape `(n, len(conditions))`, categories as their codes; one
                 row for all events, with shape `(1, len(conditions))` or `(len(conditions),)`; or a
                 mapping from the names of the conditions to numbers or names of categories, one for
-                all events or one for each: `{"class": "top", "pt": 900}`.
+                all events or one for each: `{"class": "top", "pt": 900}`. What the context model
+                makes may be left out.
             seed: the seed of noise and cardinalities, from 0 to 2^64 - 1.
             lengths: the number of objects of each event, with shape `(n,)`, none larger than the
                 cardinality model knows if there is one; None draws from p(N | c).
@@ -384,7 +409,8 @@ class SetFlow(SavedModel):
             knows, or to the longest event if `lengths` are given.
 
         Warns:
-            OutsideTrainingWarning: if a context lies outside the range of the training.
+            OutsideTrainingWarning: if a context that is given lies outside the range of the
+                training.
 
         Raises:
             ValueError: if the model has no statistics, the context or the lengths do not fit, there
@@ -479,6 +505,10 @@ class SetFlow(SavedModel):
             )
         if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
             raise ValueError(f"a density must be the same at each call; {FOR_USE}")
+        if self.context_model is not None:
+            if batch.c is None:
+                raise ValueError(f"{no_density(self)}; give the context, and it is that given it")
+            warnings.warn(f"{no_density(self)}; log p is that given the context", stacklevel=3)
         c = self.scaled_context(batch.c, n)
         seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
         bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)

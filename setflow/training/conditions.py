@@ -18,6 +18,7 @@ from setflow.schema import (
     Category,
     Feature,
     GivenSchema,
+    Schema,
     event_of,
     lists_objects,
     schema_of,
@@ -58,8 +59,38 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
                 node["init_args"] = {}
             if not node["init_args"].get("condition_dim"):
                 node["init_args"]["condition_dim"] = width
+        if arguments.get("context_model") is not None:
+            _complete_context_model(arguments["context_model"], schema, conditions)
     if schema is not None:
         arguments["schema"] = schema
+
+
+def _complete_context_model(
+    node: MutableMapping[str, Any], schema: GivenSchema, conditions: Sequence[str]
+) -> None:
+    """Complete the node of a context model: what it makes and takes is what the conditions are.
+
+    It makes the conditions that are numbers on a line, and takes the others, unless it says so.
+    """
+    inner = node.setdefault("init_args", {}) or {}
+    node["init_args"] = inner
+    known = {entry.name: entry for entry in features_of(schema, conditions)}
+    if not inner.get("features"):
+        taken = inner.get("conditions") or ()
+        numbers = [name for name, entry in known.items() if entry.of_kind.on_a_line]
+        inner["features"] = [name for name in numbers if name not in taken]
+    if not inner.get("conditions"):
+        inner["conditions"] = [name for name in known if name not in inner["features"]]
+    made, taken = (
+        [known[name] for name in inner[key] if name in known] for key in ("features", "conditions")
+    )
+    inner.setdefault("schema", Schema(made, taken).node())
+    field = inner.get("field") or {}
+    if field and takes(str(field["class_path"]), "condition_dim"):
+        arguments = field.setdefault("init_args", {}) or {}
+        field["init_args"] = arguments
+        if not arguments.get("condition_dim"):
+            arguments["condition_dim"] = len(context_columns(taken))
 
 
 def _of_file(given: GivenSchema, features: Sequence[str], path: str) -> GivenSchema:
