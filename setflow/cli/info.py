@@ -95,7 +95,9 @@ def _several(given: str, inside: Sequence[Path]) -> Iterator[Line]:
 def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.jobs.contexts import context_options
     from setflow.model.model import SetFlow
+    from setflow.model.stages import given_conditions
     from setflow.schema import Category, words_of
+    from setflow.sets.protocols import in_short
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
@@ -115,6 +117,10 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         for entry in flow.context_features
     )
     yield "conditions", conditions or "none: it needs no context"
+    if flow.context_model is not None:
+        field = flow.context_model.field
+        made = " and ".join(flow.context_model.features)
+        yield "made first", f"{made}, by a model of their own, a {in_short(field)}"
     if flow.cardinality is None:
         yield "objects", "no p(N): sampling needs a file that tells the numbers, --like"
     else:
@@ -131,7 +137,7 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         yield "" if number else "training", line
     yield "sampling", "50 steps of midpoint, 100 evaluations of the field, unless --steps is given"
     name, made = shlex.quote(given), f"{words_of(flow.features).events}.h5"
-    if flow.conditions or flow.cardinality is None:
+    if given_conditions(flow) or flow.cardinality is None:
         train = (training or {}).get("train", {}).get("file", "JETS.h5")
         told = shlex.join(context_options(flow, train) or ("--like", train))
         yield "next", f"setflow sample {name} {told} --out {made}"

@@ -6,6 +6,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from torch import Tensor
+
 from setflow.files import check_hdf5_name, check_target
 from setflow.jobs.contexts import Conditions, asked_for
 from setflow.jobs.identity import described, identity_of
@@ -87,7 +89,7 @@ def sample_to_hdf5(
     if isinstance(solver, FixedStepSolver):
         attributes["evaluations"] = len(solver.weights) * solver.steps  # of the field, each jet
     attributes |= asked.attributes
-    if asked.context is not None and flow.context_encoder is not None:
+    if isinstance(asked.context, Tensor) and flow.context_encoder is not None:
         flow.context_encoder.warn_outside(asked.context)
     with (
         warnings.catch_warnings(),
@@ -103,7 +105,7 @@ def sample_to_hdf5(
             size = block.stop - block.start
             batch = flow.sample(
                 size,
-                None if asked.context is None else asked.context[block],
+                asked.context_of(block),
                 seed,
                 lengths=None if asked.lengths is None else asked.lengths[block],
                 first=first,

@@ -52,13 +52,7 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
         schema = described(schema, conditions, train)
         width = len(context_columns(features_of(schema, conditions)))
         for part in PARTS:
-            node = arguments.get(part)
-            if not node or not takes(str(node["class_path"]), "condition_dim"):
-                continue
-            if node.get("init_args") is None:
-                node["init_args"] = {}
-            if not node["init_args"].get("condition_dim"):
-                node["init_args"]["condition_dim"] = width
+            _widen(arguments.get(part), width)
         if arguments.get("context_model") is not None:
             _complete_context_model(arguments["context_model"], schema, conditions)
     if schema is not None:
@@ -72,8 +66,7 @@ def _complete_context_model(
 
     It makes the conditions that are numbers on a line, and takes the others, unless it says so.
     """
-    inner = node.setdefault("init_args", {}) or {}
-    node["init_args"] = inner
+    inner = _arguments(node)
     known = {entry.name: entry for entry in features_of(schema, conditions)}
     if not inner.get("features"):
         taken = inner.get("conditions") or ()
@@ -84,13 +77,25 @@ def _complete_context_model(
     made, taken = (
         [known[name] for name in inner[key] if name in known] for key in ("features", "conditions")
     )
-    inner.setdefault("schema", Schema(made, taken).node())
-    field = inner.get("field") or {}
-    if field and takes(str(field["class_path"]), "condition_dim"):
-        arguments = field.setdefault("init_args", {}) or {}
-        field["init_args"] = arguments
+    if not inner.get("schema"):
+        inner["schema"] = Schema(made, taken).node()
+    _widen(inner.get("field"), len(context_columns(taken)))
+
+
+def _widen(node: MutableMapping[str, Any] | None, width: int) -> None:
+    """Give a part that leaves its `condition_dim` open the number of columns of its context."""
+    if node and takes(str(node["class_path"]), "condition_dim"):
+        arguments = _arguments(node)
         if not arguments.get("condition_dim"):
-            arguments["condition_dim"] = len(context_columns(taken))
+            arguments["condition_dim"] = width
+
+
+def _arguments(node: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return the arguments of a node, to be changed."""
+    if node.get("init_args") is None:
+        node["init_args"] = {}
+    arguments: MutableMapping[str, Any] = node["init_args"]
+    return arguments
 
 
 def _of_file(given: GivenSchema, features: Sequence[str], path: str) -> GivenSchema:
