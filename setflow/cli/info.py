@@ -230,6 +230,8 @@ def _recipe(given: str, path: Path) -> Iterator[Line]:
 def _report(given: str, path: Path) -> Iterator[Line]:
     told = json.loads((path / "metrics.json").read_text())
     yield "report", f"{given}, of setflow evaluate"
+    if "summary" in told:
+        yield "summary", told["summary"]
     what = told.get("compared", "jets")
     for side in ("generated", "reference"):
         one = told[side]
@@ -246,6 +248,8 @@ def _report(given: str, path: Path) -> Iterator[Line]:
         )
     for note in told.get("notes", ()):
         yield "note", note
+    if (page := path / "report.html").is_file():
+        yield "page", str(page)
     yield "pictures", f"{len(told['pictures'])} in {path}"
 
 
