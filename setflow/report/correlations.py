@@ -85,8 +85,9 @@ def joint_spectra(generated: Observables, reference: Observables) -> Figure:
         reference: those of the reference.
     """
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(13.6, 4.6), layout="constrained")
+        figure = Figure(figsize=(13.6, 4.9))
         panels = figure.subplots(1, len(_JOINT))
+        figure.subplots_adjust(left=0.06, right=0.985, bottom=0.13, top=0.84, wspace=0.2)
         for axes, names in zip(panels, _JOINT, strict=True):
             edges = [_edges(as_numpy(reference.column(name)[0])) for name in names]
             centres = [(e[1:] + e[:-1]) / 2 for e in edges]
@@ -112,7 +113,8 @@ def joint_spectra(generated: Observables, reference: Observables) -> Figure:
                 Line2D([], [], color=GENERATED, label="Generated"),
             ],
             title="30%, 60% and 90% of the jets are inside",
-            loc="outside upper left",
+            loc="upper left",
+            bbox_to_anchor=(0.05, 1.0),
             ncols=2,
             alignment="left",
         )
@@ -138,7 +140,8 @@ def _levels(table: Array) -> list[float]:
     """Return the heights above which lie the shares of all entries, rising and distinct."""
     heights = np.sort(table.clip(0.0).ravel())[::-1]
     inside = heights.cumsum() / (heights.sum() or 1.0)
-    levels = [float(heights[np.searchsorted(inside, share)]) for share in _SHARES]
+    last = len(heights) - 1
+    levels = [float(heights[min(np.searchsorted(inside, share), last)]) for share in _SHARES]
     return sorted({level for level in levels if level > 0})
 
 

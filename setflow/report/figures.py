@@ -229,12 +229,11 @@ def _draw_densities(
 
 def _outside(truth: Histogram, model: Histogram) -> str:
     """Return how many entries lie outside of the range, where there are any."""
-    told = []
-    for name, side in (("ref.", truth), ("gen.", model)):
-        ends = [f"{part:.1%} {end}" for part, end in ((side.below, "below"), (side.above, "above"))
-                if part >= 5e-4]  # fmt: skip
-        told += [f"{name} {' and '.join(ends)}"] if ends else []
-    return f"Outside the range: {'; '.join(told)}" if told else ""
+    if max(truth.below, truth.above, model.below, model.above) < 5e-4:
+        return ""
+    sides = (("ref.", truth), ("gen.", model))
+    told = (f"{name} {side.below:.1%}, {side.above:.1%}" for name, side in sides)
+    return f"Outside (below, above): {'; '.join(told)}"
 
 
 def _draw_ratio(axes: Axes, truth: Histogram, model: Histogram) -> None:

@@ -12,8 +12,8 @@ binomial variance. The entries of a weighted jet count w_j each, and n_jb and N_
 it; with negative weights a fraction may be below 0.
 
 The pull of a bin is (generated - reference) / error of the difference; a chi2 sums its squares over
-the bins in which both together have 10 entries or more, with one degree of freedom less than bins,
-as both are normalised. It takes bins for independent.
+the bins in which both together have 10 entries or more, and has as many degrees of freedom. It
+takes bins for independent.
 
 Bins follow the quantiles of the reference, reach beyond what is physically possible where there is
 such an end, and are the same on both sides; those of whole numbers reach over all values.
@@ -85,7 +85,8 @@ class Histogram:
 
     >>> from setflow.physics.metrics import observables
     >>> jets = observables(torch.full((4, 3, 3), 0.25))
-    >>> histogram = Histogram.of(Quantity("multiplicity", "N", "N"), jets, np.array([1.5, 2.5, 3.5]))
+    >>> number = Quantity("multiplicity", "N", "N")
+    >>> histogram = Histogram.of(number, jets, np.array([1.5, 2.5, 3.5]))
     >>> histogram.density.tolist(), histogram.size
     ([0.0, 1.0], '4 jets')
     """
@@ -171,12 +172,14 @@ def edges_of(quantity: Quantity, reference: Measured, generated: Measured) -> Ar
     missing = max(0.0, quantity.least - (high - low))
     low, high = low - missing / 2, high + missing / 2
     if quantity.end is not None and high > 0.5 * quantity.end:
-        high = max(high, quantity.end + 0.15 * (quantity.end - low))
+        high = max(high, quantity.end + max(0.15 * (quantity.end - low), 0.1 * quantity.end))
     return np.linspace(low, high, bins + 1)
 
 
 def _quantiles(values: Array, tail: float, sizes: Array | None) -> Array:
     """Return the values that leave out `tail` on either side, of entries with sizes if given."""
+    if not len(values):
+        return np.array([0.0, 1.0])
     ends = [tail, 1 - tail]
     if sizes is None:
         return np.quantile(values, ends)
@@ -192,7 +195,7 @@ def chi2_of(truth: Histogram, model: Histogram) -> tuple[float, int]:
     """
     pull = pulls_of(truth, model)
     known = np.isfinite(pull)
-    return float((pull[known] ** 2).sum()), int(known.sum()) - 1
+    return float((pull[known] ** 2).sum()), int(known.sum())
 
 
 def pulls_of(truth: Histogram, model: Histogram) -> Array:

@@ -63,7 +63,7 @@ def findings_of(
         reference: those of the events of the reference that are compared.
         everything: those of all events of the reference.
         controls: those of the reference shuffled and swapped.
-        measures: which of `setflow.physics.MEASURES`, of sets that are no jets W1 alone.
+        measures: which of `setflow.physics.MEASURES` beside W1; none for sets that are no jets.
         seed: the seed of draws, floors and trainings.
         pairs: the number of pairs of parts of the reference that the floor of W1 is taken from.
         say: is told what takes long.
@@ -88,8 +88,6 @@ def findings_of(
     }
     missing: dict[str, str] = {}
     for measure in measures:
-        if measure == "w1":
-            continue
         jets = [
             side for side in (generated, reference, everything) if isinstance(side, Observables)
         ]

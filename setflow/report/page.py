@@ -214,7 +214,9 @@ def compare(
     if events is not None and events < 1:
         raise ValueError(f"events is {events}, expected at least 1, or None for all")
     subject: Subject = Jets() if schema is None else Sets(schema, reference)
-    known = (*subject.metrics, *metrics_of([m for m in measures if m in subject.measures[1:]]))
+    metrics_of(measures)  # an unknown one is refused, of whatever sets
+    taken = [name for name in measures if name in subject.measures and name != "w1"]
+    known = (*subject.metrics, *metrics_of(taken))
     limits = [] if require is None else limits_of(require, [metric.name for metric in known])
     columns = min(side.mask.shape[1] for side in sides)
     n_gen, n_ref = (min(len(side), events or len(side)) for side in sides)
@@ -230,7 +232,7 @@ def compare(
         of_truth,
         of_all,
         wrong,
-        measures=[name for name in measures if name in subject.measures],
+        measures=taken,
         seed=seed,
         pairs=pairs,
         say=say,
