@@ -217,8 +217,9 @@ def fidelity_floor(
     Where the reference has fewer jets than both parts need, halves are taken and the result is
     brought to the sizes by the law of each measure: a W1 falls with the root of the number of jets,
     an AUC comes to 0.5 and scatters likewise, FPD and KPD scatter around 0 with its inverse, and
-    coverage and MMD know no number but that of their batches. Of fewer than 5 pairs the error is
-    the larger one of their scatter and of the mean error that the values have themselves.
+    coverage and MMD know no number but that of their batches. The error is the larger one of the
+    scatter over the pairs, which are few and share their jets, and of the mean error that the
+    values have themselves.
 
     Raises:
         ValueError: if there are fewer than 2 jets, a size is below 1, or fewer than 2 pairs.
@@ -246,9 +247,8 @@ def fidelity_floor(
             draws.append(fidelity(*chosen, protocol, measures=[name], seed=seed + pair))
         for metric in draws[0]:
             values = [draw[metric].value for draw in draws]
-            spread = float(np.std(values, ddof=1))
-            if len(draws) < 5:
-                spread = max(spread, float(np.mean([draw[metric].error for draw in draws])))
+            own = float(np.mean([draw[metric].error for draw in draws]))
+            spread = max(float(np.std(values, ddof=1)), own)
             centre = 0.0 if measure.truth is None else measure.truth
             mean = centre + (float(np.mean(values)) - centre) * ratio**measure.power
             floor[metric] = Estimate(mean, spread * ratio ** (measure.power or 0.5))

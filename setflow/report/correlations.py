@@ -141,7 +141,8 @@ def _levels(table: Array) -> list[float]:
     heights = np.sort(table.clip(0.0).ravel())[::-1]
     inside = heights.cumsum() / (heights.sum() or 1.0)
     last = len(heights) - 1
-    levels = [float(heights[min(np.searchsorted(inside, share), last)]) for share in _SHARES]
+    places = np.searchsorted(inside, _SHARES).clip(max=last)
+    levels = heights[places].tolist()
     return sorted({level for level in levels if level > 0})
 
 

@@ -1,7 +1,8 @@
 """What numbers mean: a verdict on every metric, one line on all of them, and limits to keep.
 
-A metric has the value v, truth against truth f with a scatter s, and two controls, samples that are
-wrong by construction:
+A metric has the value v, truth against truth f, and two controls, samples that are wrong by
+construction; s is how far such a value scatters, by the floor or by the error of v, whichever is
+larger, as few events in a tail may be on one side alone:
 
     at the floor                         v is at most f + 2 s: a perfect model would get that,
     better than both controls            v is above that, and below either control,
@@ -120,7 +121,7 @@ def verdict_of(
     Arguments:
         value: generated against reference.
         floor: the mean of truth against truth.
-        spread: how far one such value scatters.
+        spread: how far such values scatter.
         controls: the values of the controls, by what they are called.
         larger_is_better: whether a larger value is closer to the truth.
 

@@ -143,16 +143,17 @@ def _beyond_w1(
 
 def _result(metric: Metric, found: Estimate, floor: Estimate, controls: Sequence[float]) -> Result:
     shuffled, swapped = controls
+    error = None if math.isnan(found.error) else found.error
     verdict = verdict_of(
         found.value,
         floor.value,
-        floor.error,
+        max(floor.error, error or 0.0),
         {"shuffled": shuffled, "swapped": swapped},
         larger_is_better=metric.larger_is_better,
     )
     return Result(
         value=found.value,
-        error=None if math.isnan(found.error) else found.error,
+        error=error,
         floor=floor.value,
         floor_spread=floor.error,
         shuffled=shuffled,
