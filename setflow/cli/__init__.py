@@ -271,7 +271,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
         following += ["--estimator", "hutchinson"]
     else:
         report = unused(path.with_name(f"{path.stem}-report"))
-        following = ["setflow", "evaluate", path, reference, "--out", report, "--fast"]
+        following = ["setflow", "evaluate", path, reference, "--fast", "--out", report]
     header = read_header(path)
     ending(path, f"{header.n:,} {words_of(header.features).events}", following)
 

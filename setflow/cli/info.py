@@ -138,7 +138,7 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     else:
         yield "next", f"setflow sample {name} --events 10000 --out {made}"
     if (reference := held_out(path)) is not None:
-        yield "next", f"setflow evaluate {made} {reference} --out report --fast"
+        yield "next", f"setflow evaluate {made} {reference} --fast --out report"
 
 
 def _of_card(path: Path) -> list[str]:
@@ -334,9 +334,12 @@ def _next_of_events(
     name = shlex.quote(given)
     if "weights_sha256" in told:
         reference = f"{told['recipe']}/heldout.h5" if "recipe" in told else "TRUE.h5"
-        yield "next", f"setflow evaluate {name} {reference} --out report --fast"
+        yield "next", f"setflow evaluate {name} {reference} --fast --out report"
     elif path.stem == "heldout":
-        yield "next", f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --out report --fast"
+        yield (
+            "next",
+            f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --fast --out report",
+        )
     else:
         config = "top30" if jets else "CONFIG.yaml"
         yield "next", f"setflow fit --config {config} --data.train {name} --name NAME"

@@ -186,7 +186,7 @@ class Report:
         table.add_column("unit", no_wrap=True)
         for heading in ("value", "floor ± spread", "shuffled", "swapped"):
             table.add_column(heading, justify="right", no_wrap=True)
-        table.add_column("beats", no_wrap=True)
+        table.add_column("beats")
         for title, unit, value, *row, verdict in self.rows():
             short = unit.replace(
                 "jet pT", "pT"

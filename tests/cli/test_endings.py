@@ -54,7 +54,7 @@ def test_sample_evaluate_and_score_name_what_comes_next_and_it_runs(model, capsy
     run("sample", model, "--like", "jets.h5", "--steps", 1, "--out", "like.h5")
     _, following = last_lines(capsys)
     words = shlex.split(following)
-    assert words == ["setflow", "evaluate", "like.h5", "jets.h5", "--out", "like-report", "--fast"]
+    assert words == ["setflow", "evaluate", "like.h5", "jets.h5", "--fast", "--out", "like-report"]
     run(*words[1:])
     wrote, following = last_lines(capsys)
     assert wrote.startswith(
