@@ -222,7 +222,7 @@ COMMANDS = {
             ),
             Argument(
                 "--require",
-                "The limits that the numbers have to keep, such as w1m<2e-3,auc<0.7, where auc is the "
+                "The limits that numbers have to keep, such as w1m<2e-3,auc<0.7, where auc is the "
                 "largest one: the exit status is 1 if one is not kept.",
                 "LIMITS",
             ),
