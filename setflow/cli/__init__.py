@@ -271,7 +271,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
         following += ["--estimator", "hutchinson"]
     else:
         report = unused(path.with_name(f"{path.stem}-report"))
-        following = ["setflow", "evaluate", path, reference, "--out", report]
+        following = ["setflow", "evaluate", path, reference, "--fast", "--out", report]
     header = read_header(path)
     ending(path, f"{header.n:,} {words_of(header.features).events}", following)
 
@@ -342,7 +342,8 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         _jets(given)
     from rich.console import Console
 
-    from setflow.report.page import METRICS_FILE, evaluate
+    from setflow.physics.measures import FAST_MEASURES, MEASURES
+    from setflow.report.page import METRICS_FILE, PAGES, evaluate
 
     report = evaluate(
         config.generated,
@@ -352,6 +353,9 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         seed=config.seed,
         overwrite=config.force,
         weight=config.weight,
+        measures=FAST_MEASURES if config.fast else MEASURES,
+        require=config.require,
+        say=lambda text: print(text, flush=True),
     )
     console = Console()
     with console.capture() as shown:  # for a pipe that nobody reads it would exit by itself
@@ -359,9 +363,12 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
     print(shown.get(), end="")
     for note in report.notes:
         warn(note)
-    numbers = Path(config.out) / METRICS_FILE
-    what = f"{METRICS_FILE} and {len(report.pictures)} pictures"
-    ending(config.out, what, ["python", "-m", "json.tool", numbers])
+    what = f"{', '.join(PAGES)}, {METRICS_FILE} and {len(report.pictures)} pictures"
+    ending(config.out, what, ["setflow", "info", config.out])
+    for sentence in report.broken:
+        print(f"setflow: {sentence}", file=sys.stderr)
+    if report.broken:
+        sys.exit(1)
 
 
 def _dataset(config: Namespace, ending: Ending) -> None:

@@ -191,9 +191,11 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "setflow evaluate GENERATED REFERENCE --out FOLDER [options]",
-        "Compare generated events with true ones: distances, their floor, and pictures.",
-        "Compare generated jets, or events of other objects, with true ones, and write distances, "
-        "their floor and pictures into a folder.",
+        "Compare generated events with true ones: numbers, verdicts, and a page of pictures.",
+        "Compare generated jets, or events of other objects, with true ones, say in one line how "
+        "good they are, and write numbers with their floor, a page (report.html, report.pdf) and "
+        "pictures into a folder. Of jets it trains classifiers and compares jets by the energy "
+        "mover's distance, which takes minutes to an hour; see --fast.",
         (
             Argument("generated", "The HDF5 file of generated events.", "GENERATED"),
             Argument(
@@ -213,6 +215,16 @@ COMMANDS = {
                 "The name of the dataset that holds the weights of the jets, such as weight, in "
                 "one of the files or both; without it, all jets count equally.",
                 "NAME",
+            ),
+            Argument(
+                "--fast",
+                "Leave out the classifier on particles, coverage and MMD: seconds for 5,000 jets.",
+            ),
+            Argument(
+                "--require",
+                "The limits that numbers have to keep, such as w1m<2e-3,auc<0.7, where auc is the "
+                "largest one: the exit status is 1 if one is not kept.",
+                "LIMITS",
             ),
             integer(
                 "--seed",

@@ -144,7 +144,7 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     else:
         yield "next", f"setflow sample {name} --events 10000 --out {made}"
     if (reference := held_out(path)) is not None:
-        yield "next", f"setflow evaluate {made} {reference} --out report"
+        yield "next", f"setflow evaluate {made} {reference} --fast --out report"
 
 
 def _of_card(path: Path) -> list[str]:
@@ -236,6 +236,8 @@ def _recipe(given: str, path: Path) -> Iterator[Line]:
 def _report(given: str, path: Path) -> Iterator[Line]:
     told = json.loads((path / "metrics.json").read_text())
     yield "report", f"{given}, of setflow evaluate"
+    if "summary" in told:
+        yield "summary", told["summary"]
     what = told.get("compared", "jets")
     for side in ("generated", "reference"):
         one = told[side]
@@ -252,6 +254,8 @@ def _report(given: str, path: Path) -> Iterator[Line]:
         )
     for note in told.get("notes", ()):
         yield "note", note
+    if (page := path / "report.html").is_file():
+        yield "page", str(page)
     yield "pictures", f"{len(told['pictures'])} in {path}"
 
 
@@ -336,9 +340,12 @@ def _next_of_events(
     name = shlex.quote(given)
     if "weights_sha256" in told:
         reference = f"{told['recipe']}/heldout.h5" if "recipe" in told else "TRUE.h5"
-        yield "next", f"setflow evaluate {name} {reference} --out report"
+        yield "next", f"setflow evaluate {name} {reference} --fast --out report"
     elif path.stem == "heldout":
-        yield "next", f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --out report"
+        yield (
+            "next",
+            f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --fast --out report",
+        )
     else:
         config = "top30" if jets else "CONFIG.yaml"
         yield "next", f"setflow fit --config {config} --data.train {name} --name NAME"

@@ -57,7 +57,7 @@ def test_a_help_text_is_a_phrase_that_can_be_read_alone(command, argument):
     assert len(text.split()) >= 4
     # it begins with what it is or does, and not with the end of a sentence that the name begins
     assert text.split()[0] in {
-        "The", "An", "A", "Overwrite", "Compile", "Start", "Go", "Show",
+        "The", "An", "A", "Overwrite", "Compile", "Start", "Go", "Leave", "Show",
     }  # fmt: skip
     if argument.choices is not None:
         for choice in argument.choices:
