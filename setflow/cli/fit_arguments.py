@@ -57,9 +57,9 @@ FIT_ONLY = (
     ),
     Argument(
         "--accept",
-        "What is not to be refused of the data, with commas: zeros, real objects whose features "
-        "are all 0; ptrel, a ptrel that sums to more than 1.5 over a jet; counts, numbers of "
-        "objects that are not those of the mask; same, training events among those that validate.",
+        "The names of what is not refused of the data, with commas: zeros, real objects whose "
+        "features are all 0; ptrel, a ptrel that sums to more than 1.5 over a jet; counts, numbers "
+        "of objects that are not those of the mask; same, training events among the validation.",
         "NAMES",
         listed,
     ),
