@@ -66,6 +66,16 @@ def test_a_wrong_file_is_found(name, tmp_path):
         assert spread.high == pytest.approx(P[..., 2].max())
 
 
+@pytest.mark.parametrize("name", ["int_mask", "vlen", "offsets"])
+def test_numbers_are_compared_in_other_formats(name, tmp_path):
+    path = WRITTEN[name](tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file["jet_features"][7, 3] += 1
+    (fault,) = checked(path, GIVEN[name]).faults
+    assert fault.name == "counts"
+    assert "1 of 120 jets have another number of particles than they say: row 7" in fault.text
+
+
 def test_a_mask_that_a_mapping_does_not_fit_is_a_fault(tmp_path):
     path = WRONG["mask_half"](tmp_path / "a.h5")
     node = {

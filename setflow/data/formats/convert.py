@@ -17,7 +17,7 @@ from setflow.data.formats.blocks import Reader
 from setflow.data.formats.expressions import no_such_name
 from setflow.data.formats.mapping import AXES, Mapping, Mask, mapping_of
 from setflow.data.formats.named import Given, node_of
-from setflow.data.formats.output import CLASS, Output
+from setflow.data.formats.output import CLASS, Output, compared, without_counts
 from setflow.data.formats.recognise import of_bytes, told_of
 from setflow.data.formats.sources import BLOCK_BYTES, Hdf5Source, NumpySource, Source
 from setflow.data.formats.trees import ParquetSource, RootSource
@@ -107,15 +107,16 @@ def convert(
         ValueError: if a file is of another format, or a row cannot be.
     """
     with opened(inputs, given) as files:
-        for file in files:
-            if file.schema != files[0].schema:
+        schemas = [file.schema if file.native else without_counts(file.schema) for file in files]
+        for file, schema in zip(files, schemas, strict=True):
+            if schema != schemas[0]:
                 raise ValueError(
-                    f"{file.path} holds {_told(file.schema)}, and {files[0].path} "
-                    f"{_told(files[0].schema)}; convert them one by one"
+                    f"{file.path} holds {_told(schema)}, and {files[0].path} "
+                    f"{_told(schemas[0])}; convert them one by one"
                 )
         output = Output(
             out,
-            files[0].schema,
+            schemas[0],
             slots=lambda: max(file.slots() for file in files),
             attributes=_attributes(inputs, files, given),
             overwrite=overwrite,
@@ -127,6 +128,8 @@ def convert(
                 for sample in file:
                     if len(sample):
                         try:
+                            if not file.native:
+                                sample = compared(sample, keep_unphysical=keep_unphysical)
                             output.write(sample)
                         except ValueError as error:
                             told = f"{file.path}, of the rows from {file.first}: {error}"
@@ -135,7 +138,7 @@ def convert(
                     file.first += len(sample)
             if not n:
                 raise ValueError(f"{inputs[0].path} holds no events; give files that hold some")
-    return Converted(out, n, files[0].schema, output.notes())
+    return Converted(out, n, schemas[0], output.notes())
 
 
 @contextmanager

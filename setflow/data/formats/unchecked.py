@@ -13,6 +13,7 @@ import numpy as np
 from setflow.data.contexts import context_features, read_context
 from setflow.data.formats.convert import EventFile, InputFile, opened
 from setflow.data.formats.named import Given
+from setflow.data.formats.output import without_counts
 from setflow.data.hdf5 import blocks_of, unreadable
 from setflow.data.header import open_events
 from setflow.data.jets import EVENTS, NUM
@@ -64,11 +65,7 @@ def unchecked(entry: InputFile, given: Given) -> Iterator[Unchecked]:
     """
     with opened([entry], given) as (file,):
         if not file.native:
-            schema = Schema(
-                file.schema.objects,
-                [entry for entry in file.schema.event if entry.name != NUM],
-                file.schema.order_by,
-            )
+            schema = without_counts(file.schema)
             called, said = words_of(names(schema.objects)), f"the format {given.format}"
             words = Words(called.object, f"the {called.events}", called.event)
             yield Unchecked(entry.path, schema, words, said, (), {}, _Mapped(file))
