@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterable, Iterator
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -44,7 +45,8 @@ def tell_data(cli: FitCLI) -> None:
     """
     data, flow = cli.datamodule, cli.model.flow
     schema = Schema([flow.schema.object(name) for name in flow.features])
-    train, val = (_counted(events, schema) for events in (data.train_events, data.val_events))
+    sides = (data.train_events, data.val_events)
+    train, val = (_counted(_blocks(events), schema) for events in sides)
     shared = val.seen.also_in(train.seen)
     faults, doubts = train.faults(), train.doubts()
     if shared:
@@ -80,13 +82,17 @@ def with_advice(error: str) -> str:
     return f"{error}; {check} counts all that is wrong{on}"
 
 
-def _counted(events: SetBatch, schema: Schema) -> Tally:
+def _counted(blocks: Iterable[SetBatch], schema: Schema) -> Tally:
     tally = Tally(schema)
-    for start in range(0, len(events), _BLOCK):
-        block = events[start : start + _BLOCK]
+    for block in blocks:
         x = block.x.numpy()
         tally.add(Rows(x, block.mask.numpy(), x[:, 0, :0]))
     return tally
+
+
+def _blocks(events: SetBatch) -> Iterator[SetBatch]:
+    for start in range(0, len(events), _BLOCK):
+        yield events[start : start + _BLOCK]
 
 
 def _refusal(fault: Fault, data: SetDataModule) -> str:
