@@ -376,6 +376,19 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         from setflow.cli.convert import convert_files
 
         return convert_files(config.convert, ending)
+    if config.action == "check":
+        from setflow.cli.dataset import check_dataset
+
+        return check_dataset(config.check)
+    if config.action == "split":
+        from setflow.cli.dataset import split_dataset
+
+        _jets(config.split.file)
+        return split_dataset(config.split, ending)
+    if config.action == "show":
+        from setflow.cli.dataset import show_dataset
+
+        return show_dataset(config.show, ending)
     make = config.make
     _check_numbers(make, "events", "jobs")
     _check_output(make.out, force=make.force)

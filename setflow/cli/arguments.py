@@ -14,6 +14,7 @@ from setflow.cli.parsing import (
     Help,
     OneLineErrors,
     conditions,
+    decimals,
     integer,
     listed,
     number,
@@ -297,6 +298,62 @@ MAKE = Command(
     ),
 )
 
+_OF_FORMAT = (
+    Argument(
+        "--format",
+        "The layout of the files; without it they must be such as setflow reads itself. custom "
+        "takes a mapping, and npy and ragged the names of columns.",
+        choices=FORMATS,
+    ),
+    Argument(
+        "--mapping",
+        "A YAML file that says for the format custom where objects, mask, events, class, "
+        "weight and units stand.",
+        "FILE",
+    ),
+    Argument(
+        "--columns",
+        "The names of the columns of an array of the format npy or ragged, in their order and "
+        "with commas; _ leaves one out.",
+        "NAMES",
+        listed,
+    ),
+    Argument(
+        "--mask",
+        "The rule that says for the format npy which slots hold an object: nonzero:NAME,... "
+        "(at least one of them is not 0), field:NAME (1 or 0), above:NAME:VALUE, count:NAME, "
+        "or all.",
+        "RULE",
+    ),
+    Argument(
+        "--features",
+        "The names of the features of objects to take, with commas; without it, those that the "
+        "format has by default.",
+        "NAMES",
+        listed,
+    ),
+    Argument(
+        "--classes",
+        "The names of the classes that the files tell by numbers, in the order of these and "
+        "with commas.",
+        "NAMES",
+        listed,
+    ),
+    Argument(
+        "--voxels",
+        "A table of the number, x, y and z of each voxel of the format calo: text, or .npy.",
+        "FILE",
+    ),
+    Argument(
+        "--shape",
+        "The numbers of layers and of voxels within them of the format calo, with commas, such "
+        "as 45,16,9.",
+        "NUMBERS",
+        numbers,
+    ),
+)
+"""What tells how files of others are read."""
+
 CONVERT = Command(
     "setflow dataset convert FILE... --out FILE [--format F] [options]",
     "Convert files of others, or into those of others.",
@@ -317,58 +374,7 @@ CONVERT = Command(
             "FILE",
             required=True,
         ),
-        Argument(
-            "--format",
-            "The layout of the files; without it they must be such as setflow reads itself. custom "
-            "takes a mapping, and npy and ragged the names of columns.",
-            choices=FORMATS,
-        ),
-        Argument(
-            "--mapping",
-            "A YAML file that says for the format custom where objects, mask, events, class, "
-            "weight and units stand.",
-            "FILE",
-        ),
-        Argument(
-            "--columns",
-            "The names of the columns of an array of the format npy or ragged, in their order and "
-            "with commas; _ leaves one out.",
-            "NAMES",
-            listed,
-        ),
-        Argument(
-            "--mask",
-            "The rule that says for the format npy which slots hold an object: nonzero:NAME,... "
-            "(at least one of them is not 0), field:NAME (1 or 0), above:NAME:VALUE, count:NAME, "
-            "or all.",
-            "RULE",
-        ),
-        Argument(
-            "--features",
-            "The names of the features of objects to take, with commas; without it, those that the "
-            "format has by default.",
-            "NAMES",
-            listed,
-        ),
-        Argument(
-            "--classes",
-            "The names of the classes that the files tell by numbers, in the order of these and "
-            "with commas.",
-            "NAMES",
-            listed,
-        ),
-        Argument(
-            "--voxels",
-            "A table of the number, x, y and z of each voxel of the format calo: text, or .npy.",
-            "FILE",
-        ),
-        Argument(
-            "--shape",
-            "The numbers of layers and of voxels within them of the format calo, with commas, such "
-            "as 45,16,9.",
-            "NUMBERS",
-            numbers,
-        ),
+        *_OF_FORMAT,
         Argument(
             "--keep-unphysical",
             "Write values that cannot be, such as a ptrel of 0, and count them; without it they "
@@ -377,6 +383,75 @@ CONVERT = Command(
         _FORCE,
     ),
 )
+
+
+CHECK = Command(
+    "setflow dataset check FILE... [--format F] [options]",
+    "Say what files hold, and what of it cannot be.",
+    "Say what files of events, of samples or of scores hold, each read once, block by block: the "
+    "range and the quantiles of each feature, numbers of objects, what is all 0, what stands "
+    "twice, in one file or in several. The exit status is 1 if something cannot be, such as NaN, "
+    "a mask of 2, or another number of objects than the mask says.",
+    (
+        Argument(
+            "files",
+            "The files to look at: paths, or patterns with * in quotes.",
+            "FILE",
+            several=True,
+        ),
+        *_OF_FORMAT,
+    ),
+)
+
+
+SPLIT = Command(
+    "setflow dataset split FILE --out FILE FILE... --fractions NUMBERS [options]",
+    "Share the events of a file out among several.",
+    "Share the events of a file out among several, such as training and validation, by a hash: "
+    "an event goes to the same part wherever it stands, those of one collision together, and keeps "
+    "all that the file holds of it.",
+    (
+        Argument("file", "The HDF5 file of events to share out.", "FILE"),
+        Argument(
+            "--out",
+            "The HDF5 files to write, one for each part; their names end in .h5 or .hdf5.",
+            "FILE",
+            required=True,
+            several=True,
+        ),
+        Argument(
+            "--fractions",
+            "The fractions of the events that go to each of them, with commas, such as 0.9,0.1; "
+            "they sum to 1.",
+            "NUMBERS",
+            decimals,
+            required=True,
+        ),
+        _FORCE,
+    ),
+)
+
+SHOW = Command(
+    "setflow dataset show FILE --out FIGURE [--format F] [options]",
+    "Draw what a file of events holds.",
+    "Draw how every feature of the events of a file is spread, with its unit, and their numbers of "
+    "objects, into one picture; the file is read once, block by block.",
+    (
+        Argument("file", "The file of events to draw.", "FILE"),
+        Argument(
+            "--out",
+            "The picture to write; its name ends in .png, .pdf or .svg.",
+            "FIGURE",
+            required=True,
+        ),
+        *_OF_FORMAT,
+        _FORCE,
+    ),
+)
+
+
+ACTIONS = {"make": MAKE, "convert": CONVERT, "check": CHECK, "split": SPLIT, "show": SHOW}
+"""The actions of `setflow dataset`."""
 
 
 def parser() -> OneLineErrors:
@@ -394,12 +469,15 @@ def parser() -> OneLineErrors:
     for name, command in COMMANDS.items():
         commands.add_subcommand(name, _parser_of(command), help=command.summary)
     dataset = OneLineErrors(
-        usage="setflow dataset ACTION ...", description="Make data sets, or convert them."
+        usage="setflow dataset ACTION ...",
+        description="Make, convert, look at and share out data sets.",
     )
-    commands.add_subcommand("dataset", dataset, help="Make data sets, or convert them.")
+    commands.add_subcommand(
+        "dataset", dataset, help="Make, convert, look at and share out data sets."
+    )
     actions = dataset.add_subcommands(dest="action", metavar="ACTION", title="actions")
-    actions.add_subcommand("make", _parser_of(MAKE), help=MAKE.summary)
-    actions.add_subcommand("convert", _parser_of(CONVERT), help=CONVERT.summary)
+    for name, command in ACTIONS.items():
+        actions.add_subcommand(name, _parser_of(command), help=command.summary)
     return root
 
 

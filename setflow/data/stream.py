@@ -7,7 +7,7 @@ cut into batches: what comes waits until there are enough events for a chunk.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,7 +32,7 @@ class Table:
         tail: the shape of one row.
         dtype: its dtype.
         rows: the rows of a chunk.
-        texts: its attributes, each a list of texts.
+        texts: its attributes: each a list of texts, or what another file had, as it stood there.
         of_objects: whether it has a row for each object, and not for each event.
         first: the rows that it begins with, or None.
     """
@@ -40,7 +40,7 @@ class Table:
     tail: tuple[int, ...]
     dtype: Any
     rows: int
-    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
     of_objects: bool = False
     first: NDArray[Any] | None = None
 
@@ -125,7 +125,8 @@ class TableStream(Opened):
             if table.first is not None:
                 dataset[:] = table.first
             for name, texts in table.texts.items():
-                dataset.attrs[name] = np.array(texts, dtype=strings)
+                kept = isinstance(texts, (str, np.ndarray, np.generic, h5py.Empty))
+                dataset.attrs[name] = texts if kept else np.array(texts, dtype=strings)
         self._file.attrs["complete"] = False
         self._file.attrs["n"] = np.int64(0)
         for name, value in attributes.items():
