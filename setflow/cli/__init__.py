@@ -336,10 +336,12 @@ def _solver(config: Namespace) -> Solver:
 
 
 def _evaluate(config: Namespace, ending: Ending) -> None:
+    _check_device(config.device)
     _check_numbers(config, "events")
     check_target(config.out, overwrite=config.force)
-    for given in (config.generated, config.reference):
-        _jets(given)
+    for given in (config.generated, config.reference, config.train):
+        if given is not None:
+            _jets(given)
     from rich.console import Console
 
     from setflow.physics.measures import FAST_MEASURES, MEASURES
@@ -353,8 +355,11 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         seed=config.seed,
         overwrite=config.force,
         weight=config.weight,
+        train=config.train,
         measures=FAST_MEASURES if config.fast else MEASURES,
+        protocol=config.protocol,
         require=config.require,
+        device=_device(config.device),
         say=lambda text: print(text, flush=True),
     )
     console = Console()

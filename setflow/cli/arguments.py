@@ -218,6 +218,20 @@ COMMANDS = {
                 "NAME",
             ),
             Argument(
+                "--train",
+                "The HDF5 file of the jets that the model has been trained on, or the name of a "
+                "shipped one: the report then says whether the generated jets are nearer to these "
+                "than true ones are, as copies would be.",
+                "FILE",
+            ),
+            Argument(
+                "--protocol",
+                "The way in which distances of jets are taken: whole, all jets once; or jetnet, "
+                "the mean and spread of batches drawn with replacement, as published numbers are.",
+                choices=("whole", "jetnet"),
+                default="whole",
+            ),
+            Argument(
                 "--fast",
                 "Leave out the classifier on particles, coverage and MMD: seconds for 5,000 jets.",
             ),
@@ -232,6 +246,7 @@ COMMANDS = {
                 "The seed of the parts of the reference that make the floor, and of the controls.",
                 default=0,
             ),
+            _DEVICE,
             _FORCE,
         ),
     ),

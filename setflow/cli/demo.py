@@ -18,7 +18,7 @@ from setflow.solvers.fixed import Midpoint
 
 __all__ = ["demo"]
 
-_CONFIG, _REFERENCE = "demo", "pythia-top/heldout.h5"
+_CONFIG, _TRAIN, _REFERENCE = "demo", "pythia-top/train.h5", "pythia-top/heldout.h5"
 _RUN = Path("runs/demo")
 _SOLVER_STEPS = 25
 
@@ -64,7 +64,7 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
         )
     report = _RUN / "report"
     with _stage(console, "evaluate"):
-        result = evaluate(samples, reference, report, seed=seed, overwrite=True)
+        result = evaluate(samples, reference, report, train=_TRAIN, seed=seed, overwrite=True)
     console.print(result.table())
     console.print(f"model     {model}")
     console.print(f"jets      {samples}")

@@ -24,7 +24,18 @@ from setflow.physics.protocols import Estimate, check_protocol
 from setflow.physics.samples import METRICS, Metric, Observables, require_equal_jets
 from setflow.physics.transport import coverage_and_mmd
 
-__all__ = ["FAST_MEASURES", "MEASURES", "fidelity", "fidelity_floor", "least_jets", "metrics_of"]
+__all__ = [
+    "FAST_MEASURES",
+    "MEASURES",
+    "fidelity",
+    "fidelity_floor",
+    "floor_parts",
+    "least_jets",
+    "metrics_of",
+]
+
+
+_Device = str | torch.device
 
 
 @dataclass(frozen=True)
@@ -33,7 +44,8 @@ class _Measure:
 
     Arguments:
         metrics: the metrics that it gives.
-        run: returns them, of the real and the generated jets, the protocol and a seed.
+        run: returns them, of the real and the generated jets, the protocol, a seed and the device
+            to train on.
         least: with fewer jets on a side the values are mostly chance.
         pairs: how many pairs of parts of the truth its floor takes.
         truth: what is expected between samples of one truth, with few jets as with many; None where
@@ -42,7 +54,7 @@ class _Measure:
     """
 
     metrics: tuple[Metric, ...]
-    run: Callable[[Observables, Observables, str, int], dict[str, Estimate]]
+    run: Callable[[Observables, Observables, str, int, _Device], dict[str, Estimate]]
     least: int
     pairs: int
     truth: float | None
@@ -52,7 +64,9 @@ class _Measure:
 _MEASURES = {
     "w1": _Measure(
         METRICS,
-        lambda real, generated, protocol, seed: w1_estimates(real, generated, protocol, seed=seed),
+        lambda real, generated, protocol, seed, _: w1_estimates(
+            real, generated, protocol, seed=seed
+        ),
         least=1,
         pairs=5,
         truth=None,
@@ -60,7 +74,7 @@ _MEASURES = {
     ),
     "fpd": _Measure(
         (Metric("fpd", "FPD", (), ""),),
-        lambda real, generated, protocol, seed: {
+        lambda real, generated, protocol, seed, _: {
             "fpd": fpd(real.efps, generated.efps, protocol, seed=seed)
         },
         least=1000,
@@ -70,7 +84,7 @@ _MEASURES = {
     ),
     "kpd": _Measure(
         (Metric("kpd", "KPD", (), "", 1e-5),),
-        lambda real, generated, protocol, seed: {
+        lambda real, generated, protocol, seed, _: {
             "kpd": kpd(real.efps, generated.efps, protocol, seed=seed)
         },
         least=1000,
@@ -80,7 +94,7 @@ _MEASURES = {
     ),
     "trees": _Measure(
         (Metric("auc_trees", "AUC trees", (), "", 1.0),),
-        lambda real, generated, _, seed: {"auc_trees": trees_auc(real, generated, seed=seed)},
+        lambda real, generated, _, seed, __: {"auc_trees": trees_auc(real, generated, seed=seed)},
         least=1000,
         pairs=2,
         truth=0.5,
@@ -91,7 +105,7 @@ _MEASURES = {
             Metric("coverage", "coverage", (), "", 1.0, larger_is_better=True),
             Metric("mmd", "MMD", (), "jet pT"),
         ),
-        lambda real, generated, protocol, seed: coverage_and_mmd(
+        lambda real, generated, protocol, seed, _: coverage_and_mmd(
             real, generated, protocol, seed=seed
         ),
         least=400,
@@ -101,9 +115,9 @@ _MEASURES = {
     ),
     "transformer": _Measure(
         (Metric("auc_transformer", "AUC transformer", (), "", 1.0),),
-        lambda real, generated, _, seed: {
+        lambda real, generated, _, seed, device: {
             "auc_transformer": transformer_auc(
-                real, generated, seeds=(seed, seed + 1), device=real.x.device
+                real, generated, seeds=(seed, seed + 1), device=device
             )
         },
         least=1000,
@@ -162,6 +176,7 @@ def fidelity(
     *,
     measures: Sequence[str] = FAST_MEASURES,
     seed: int = 42,
+    device: _Device | None = None,
 ) -> dict[str, Estimate]:
     """Measure how generated jets differ from true ones, each number with an error, by name.
 
@@ -170,8 +185,9 @@ def fidelity(
         generated: what is compared with it.
         protocol: `"whole"`, or `"jetnet"` for numbers that compare with published ones; see
             `setflow.physics.protocols`. The classifiers have no published one and take `"whole"`.
-        measures: which of `MEASURES`; the transformer trains on the device of the jets.
+        measures: which of `MEASURES`.
         seed: the seed of draws, splits and trainings.
+        device: where the transformer trains; None takes the device of the jets.
 
     Raises:
         ImportError: if a package of the extra `metrics` is missing.
@@ -190,8 +206,29 @@ def fidelity(
         require_equal_jets(real, generated)
     found = {}
     for name in chosen:
-        found.update(_MEASURES[name].run(real, generated, protocol, seed))
+        on = real.x.device if device is None else device
+        found.update(_MEASURES[name].run(real, generated, protocol, seed, on))
     return found
+
+
+def floor_parts(jets: int, sizes: tuple[int, int]) -> tuple[tuple[int, int], float]:
+    """Return the sizes of two disjoint parts of the truth, and how much more they scatter.
+
+    Arguments:
+        jets: the number of jets of the truth.
+        sizes: the numbers of jets that are wanted; halves are taken where there are too few.
+
+    The second number is the square of what a W1 of the parts is multiplied by to be one at the
+    sizes that are wanted; 1 where they have these.
+
+    >>> floor_parts(100, (30, 70)), floor_parts(100, (100, 100))
+    (((30, 70), 1.0), ((50, 50), 0.5))
+    """
+    first, second = sizes
+    if first + second <= jets:
+        return sizes, 1.0
+    half = jets // 2
+    return (half, half), (1 / first + 1 / second) / (2 / half)
 
 
 def fidelity_floor(
@@ -202,6 +239,7 @@ def fidelity_floor(
     sizes: tuple[int, int] | None = None,
     pairs: int | None = None,
     seed: int = 42,
+    device: _Device | None = None,
 ) -> dict[str, Estimate]:
     """Measure what two samples of one truth differ by, with the scatter of one value as the error.
 
@@ -213,6 +251,7 @@ def fidelity_floor(
             None takes halves.
         pairs: how many pairs of disjoint parts to draw; None takes 5, of the slow ones 2.
         seed: the seed of the draws, splits and trainings.
+        device: that of `fidelity`.
 
     Where the reference has fewer jets than both parts need, halves are taken and the result is
     brought to the sizes by the law of each measure: a W1 falls with the root of the number of jets,
@@ -231,10 +270,7 @@ def fidelity_floor(
             f"got {n} jets, parts of {first} and {second}, and pairs={pairs}, expected at least 1 "
             "jet in each part and 2 pairs"
         )
-    ratio = 1.0
-    if first + second > n:
-        ratio = (1 / first + 1 / second) / (2 / (n // 2))
-        first = second = n // 2
+    (first, second), ratio = floor_parts(n, sizes)
     floor = {}
     for name in _known(measures):
         measure = _MEASURES[name]
@@ -244,7 +280,9 @@ def fidelity_floor(
             order = torch.from_numpy(rng.permutation(n)).to(reference.x.device)
             one, other = order[:first], order[first : first + second]
             chosen = reference.select(one), reference.select(other)
-            draws.append(fidelity(*chosen, protocol, measures=[name], seed=seed + pair))
+            draws.append(
+                fidelity(*chosen, protocol, measures=[name], seed=seed + pair, device=device)
+            )
         for metric in draws[0]:
             values = [draw[metric].value for draw in draws]
             own = float(np.mean([draw[metric].error for draw in draws]))

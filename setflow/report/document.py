@@ -224,7 +224,7 @@ def _table_of(report: Report) -> list[str]:
 def _colour(verdict: str) -> str:
     if verdict in ("at the floor", "better than both controls"):
         return "good"
-    return "poor" if verdict.startswith("worse") else "fair"
+    return "poor" if verdict.startswith(("worse", "nearer")) else "fair"
 
 
 def _figures_of(pictures: Mapping[str, bytes], section: str) -> list[str]:

@@ -9,7 +9,9 @@ larger, as few events in a tail may be on one side alone:
     better than the shuffled one only    true events with swapped features are nearer to the truth,
     better than the swapped one only     shuffled ones are,
     worse than the controls              what these have lost was not learnt,
-    above the floor                      v is above it, and both controls are 0 by construction.
+    above the floor                      v is above it, and both controls are 0 by construction,
+    nearer to the training than the truth  v is below f by more than 2 s, of the ratio that tells
+                                         whether a training is repeated: neither side is good there.
 
 A control is 0 by construction where it keeps what the metric looks at: the particles, one by one,
 of shuffled jets are those of the truth. It is then no rival, and of one rival alone is said whether
@@ -29,6 +31,7 @@ __all__ = [
     "Limit",
     "Result",
     "broken",
+    "is_zero",
     "limits_of",
     "shortly",
     "summary_of",
@@ -62,6 +65,7 @@ _ONLY = {
     "swapped": "better than the swapped one only",
 }
 _WORSE = "worse than the controls"
+_NEARER = "nearer to the training than the truth"
 _WORDS = {  # in a terminal, and before the metrics in a sentence
     _AT_FLOOR: ("at floor", "at the floor of truth against truth in"),
     _BOTH: ("both", "better than both wrong controls in"),
@@ -70,6 +74,7 @@ _WORDS = {  # in a terminal, and before the metrics in a sentence
     _ONLY["shuffled"]: ("shuffled", "worse than true {what} with swapped {lists} in"),
     _ONLY["swapped"]: ("swapped", "worse than shuffled true {what} in"),
     _WORSE: ("none", "worse than the wrong controls in"),
+    _NEARER: ("copies?", "nearer to the training than the truth by"),
 }
 _ZERO = 1e-9  # of the floor: a control that is smaller is 0 by construction
 _GOOD, _FAIR = 0.7, 0.9  # the largest AUC to be called so
@@ -101,10 +106,11 @@ class Result:
 
     def zero(self, control: str) -> bool:
         """Return whether a control, `shuffled` or `swapped`, is 0 by construction."""
-        return _is_zero(getattr(self, control), self.floor)
+        return is_zero(getattr(self, control), self.floor)
 
 
-def _is_zero(control: float, floor: float) -> bool:
+def is_zero(control: float, floor: float) -> bool:
+    """Return whether the value of a control is 0 by construction, beside that of the floor."""
     return abs(control) <= _ZERO * abs(floor)
 
 
@@ -115,6 +121,7 @@ def verdict_of(
     controls: Mapping[str, float],
     *,
     larger_is_better: bool = False,
+    too_small: bool = False,
 ) -> str:
     """Return the verdict on a metric.
 
@@ -124,6 +131,7 @@ def verdict_of(
         spread: how far such values scatter.
         controls: the values of the controls, by what they are called.
         larger_is_better: whether a larger value is closer to the truth.
+        too_small: whether a value can be too small, as that of memorisation.
 
     >>> verdict_of(3.0, 1.0, 0.3, {"shuffled": 9.0, "swapped": 2.0})
     'better than the shuffled one only'
@@ -131,9 +139,11 @@ def verdict_of(
     'at the floor'
     """
     sign = -1.0 if larger_is_better else 1.0
+    if too_small and floor - value > 2 * spread:
+        return _NEARER
     if sign * (value - floor) <= 2 * spread:
         return _AT_FLOOR
-    rivals = {name: c for name, c in controls.items() if not _is_zero(c, floor)}
+    rivals = {name: c for name, c in controls.items() if not is_zero(c, floor)}
     beaten = [name for name, control in rivals.items() if sign * (value - control) < 0]
     if not rivals:
         return _ABOVE
@@ -171,13 +181,16 @@ def summary_of(
         lists: what the second control swaps.
     """
     chosen = [name for name in ("w1m", "w1_tau21", "fpd") if name in metrics] or list(metrics)
+    repeats = [r for r in metrics.values() if r.verdict == _NEARER]
     aucs = [result for name, result in metrics.items() if name.startswith("auc_")]
     area = max((result.value for result in aucs), default=0.5)
     alike = all(result.verdict == _AT_FLOOR for result in aucs)
     places: dict[str, list[str]] = {}
     for name in chosen:
         places.setdefault(metrics[name].verdict, []).append(titles[name])
-    if alike and set(places) <= {_AT_FLOOR}:
+    if repeats:
+        grade = "Suspect"
+    elif alike and set(places) <= {_AT_FLOOR}:
         grade = f"Like the truth, as far as {events:,} {what} can tell"
     elif _WORSE in places or area >= _FAIR:
         grade = "Poor"
@@ -195,6 +208,11 @@ def summary_of(
             f"a classifier tells generated from true {what} with an AUC of {area:.2f} "
             "(0.5: not at all; 1: always)"
         )
+    told += [
+        f"generated {what} are nearer to those of the training than true ones are, {r.value:.2f} "
+        "times as far, so look for copies"
+        for r in repeats
+    ]
     return f"{grade}: {'; '.join(told)}."
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from setflow.data.valid import count_impossible, counted
+from setflow.report.measuring import Copies
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 
-__all__ = ["FEW", "notes_on", "unphysical_of"]
+__all__ = ["FEW", "copied", "notes_on", "unphysical_of"]
 
 FEW = 100
 """With fewer events than this on a side, a report says that they are few."""
@@ -79,6 +80,26 @@ def notes_on(
             f"{few} {words.event if few == 1 else words.events} on a side are fewer than {FEW}: "
             "the values are mostly chance, and so is their ratio to the floor; compare "
             f"more {words.events}"
+        )
+    return tuple(notes)
+
+
+def copied(copies: Copies | None) -> tuple[str, ...]:
+    """Return what speaks against a comparison because jets stand in the training.
+
+    Arguments:
+        copies: how many do; None if that is not known.
+    """
+    notes = []
+    if copies is not None and copies.reference:
+        notes.append(
+            f"{copies.reference:,} jets of the reference stand in the training too, particle for "
+            "particle, so every value is too good; give jets that were held out"
+        )
+    if copies is not None and copies.generated:
+        notes.append(
+            f"{copies.generated:,} generated jets stand in the training, particle for particle: "
+            "the model repeats them"
         )
     return tuple(notes)
 

@@ -9,9 +9,12 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from setflow.physics.classifier import Split
 from setflow.physics.measures import MEASURES, metrics_of
+from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import Floor, Metric
 from setflow.report.judging import CONTROLS, FLOOR, Result, shortly, summary_of
+from setflow.report.measuring import Copies
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number
@@ -71,11 +74,13 @@ class Report:
         seed: the seed of floor and controls.
         floor: the floor, with its sizes and whether it was scaled.
         subject: what is compared: jets, or sets of other features.
+        protocol: how often, and on which jets, a distance is measured: `"whole"` or `"jetnet"`.
         notes: what speaks against the comparison: that both sides are the same file, that they
             share events, that generated values cannot be, or that events are few.
         unphysical: how many values of the generated objects cannot be, by what is wrong; they are
             kept in the comparison.
         missing: the metrics that could not be measured, and why.
+        copies: how many jets stand in the training; None if that was not given.
         broken: which of the limits that were required are not kept, a sentence for each.
         classes: the comparison of each class of events, by its name, where both sides tell it.
         pictures: the names of the PNG files in the folder.
@@ -88,10 +93,12 @@ class Report:
     seed: int
     floor: Floor
     subject: Subject = field(compare=False)
+    protocol: str = "whole"
     notes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     unphysical: dict[str, int] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    copies: Copies | None = None
     broken: tuple[str, ...] = ()
     classes: dict[str, Report] = field(default_factory=dict)
 
@@ -107,6 +114,8 @@ class Report:
             "reference": asdict(self.reference),
             "columns": self.columns,
             "seed": self.seed,
+            "protocol": self.protocol,
+            "training": None if self.copies is None else asdict(self.copies),
             "floor": {
                 "pairs": self.floor.pairs,
                 "sizes": list(self.floor.sizes),
@@ -133,7 +142,7 @@ class Report:
     @property
     def measured(self) -> tuple[Metric, ...]:
         """The metrics that were measured, in the order of the report."""
-        known = (*self.subject.metrics, *metrics_of(MEASURES))
+        known = (*self.subject.metrics, *metrics_of(MEASURES), MEMORISATION)
         found = {metric.name: metric for metric in known if metric.name in self.metrics}
         return tuple(found.values())
 
@@ -142,6 +151,15 @@ class Report:
         lines = [FLOOR, *CONTROLS["jets" if self.subject.words.events == "jets" else "events"]]
         if any(r.zero(c) for r in self.metrics.values() for c in ("shuffled", "swapped")):
             lines.append("a control of 0: by construction, as it keeps what the metric looks at")
+        if any(name.startswith("auc_") for name in self.metrics):
+            lines.append(_auc(Split.of(min(self.generated.events, self.reference.events))))
+        if self.copies is not None:
+            lines.append(
+                f"{MEMORISATION.title}: how far generated jets are from the nearest one of the "
+                f"{self.copies.training:,} jets of the training, over how far those of the "
+                "reference are, both medians; 1 for a perfect model, less for copies and for jets "
+                "that are too ordinary, more for jets that are wrong"
+            )
         return lines
 
     def rows(self) -> list[tuple[str, ...]]:
@@ -204,8 +222,15 @@ class Report:
 
     def conditions(self) -> list[str]:
         """Return what is compared, and with what the floor was measured."""
-        floor = f"floor: mean and spread of {self._floor()}"
-        return [*self._weights(), self._cut(), floor]
+        told = [*self._weights(), self._cut(), f"floor: {self._floor()}"]
+        if self.protocol == "jetnet":
+            told.append(
+                "protocol jetnet: W1, FPD, KPD, coverage and MMD are means (KPD: a median, FPD: a "
+                "fit) over batches drawn with replacement, with their spread, to be compared with "
+                "published numbers; repeated jets make them larger near the truth than those of "
+                "whole samples"
+            )
+        return told
 
     def _caption(self) -> str:
         lines = [
@@ -252,26 +277,37 @@ class Report:
         """Return what the floor was measured with, and if that was not what is compared, why."""
         first, second = self.floor.sizes
         events = self.subject.words.events
-        parts = f"{self.floor.pairs} pairs of disjoint random parts of the reference"
         weighted = self.generated.effective is not None or self.reference.effective is not None
+        sides = f"{round(self.generated.worth):,} and {round(self.reference.worth):,}"
+        like = f"worth {sides} equal {events}" if weighted else f"with {sides} {events}"
+        told = f"what two samples of the truth {like} differ by, mean and spread"
+        one = self.subject.words.event
+        of = f"{self.floor.pairs} pairs of random parts of the reference, no {one} in both"
         if not self.floor.scaled:
-            like = ", worth as much as in the comparison" if weighted else " as in the comparison"
-            return f"{parts}, {first:,} and {second:,} {events}{like}"
-        n_gen, n_ref = round(self.generated.worth), round(self.reference.worth)
-        if weighted:
-            return (
-                f"{parts}, its halves of {first:,} {events} each, which are worth less than what "
-                f"is compared; so mean and spread are scaled by {self.floor.factor:.3f}, to the "
-                f"worth of {n_gen:,} and {n_ref:,} equal {events}, as distances fall with the root "
-                "of the number"
-            )
+            sizes = f", of {first:,} and {second:,} {events}" if weighted else ""
+            return f"{told} of {of}{sizes}"
         return (
-            f"{parts}, its halves of {first:,} {events} each: disjoint parts as large as what is "
-            f"compared would take {n_gen:,} + {n_ref:,} {events}, and it has "
-            f"{self.reference.available:,}; so mean and spread are scaled by "
-            f"{self.floor.factor:.3f}, to {n_gen:,} and {n_ref:,} {events}, as distances fall with "
-            "the root of the number"
+            f"{told}; the reference has {self.reference.available:,} {events} and no two such "
+            f"parts, so they come from {of}, its halves of {first:,}, times "
+            f"{self.floor.factor:.3f}, since such distances fall with the root of the number of "
+            f"{events}"
         )
+
+
+_SHARES = (
+    "of 35,000 jets and more on a side, 20,000 would train, 5,000 choose when to stop and 10,000 "
+    "judge"
+)
+
+
+def _auc(split: Split) -> str:
+    """Return what an AUC is, and on how many jets it rests."""
+    told = (
+        "AUC: the probability that a classifier takes the generated one of two jets for it, "
+        f"trained on {split.train:,} jets of each side, stopped by {split.stop:,} and judged on "
+        f"{split.judge:,}"
+    )
+    return f"{told}; {_SHARES}" if split.scaled else told
 
 
 def _numbers(report: Report) -> dict[str, dict[str, Any]]:

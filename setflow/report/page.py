@@ -29,9 +29,12 @@ from setflow.data.header import EventHeader, datasets_of, read_header
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.files import NewFolder, check_target, same_file
 from setflow.physics.measures import FAST_MEASURES, metrics_of
+from setflow.physics.memorisation import MEMORISATION
+from setflow.physics.protocols import check_protocol
+from setflow.physics.samples import Metric
 from setflow.report.judging import broken, limits_of
-from setflow.report.measuring import findings_of
-from setflow.report.notes import notes_on, unphysical_of
+from setflow.report.measuring import Procedure, findings_of
+from setflow.report.notes import copied, notes_on, unphysical_of
 from setflow.report.origins import Origin, class_of, origin_of
 from setflow.report.outcome import Report, Side
 from setflow.report.subjects import Jets, Sets, Subject
@@ -64,8 +67,11 @@ def evaluate(
     pairs: int = 20,
     overwrite: bool = False,
     weight: str | None = None,
+    train: str | os.PathLike[str] | None = None,
     measures: Sequence[str] = FAST_MEASURES,
+    protocol: str = "whole",
     require: str | None = None,
+    device: str = "cpu",
     say: Callable[[str], None] = _nothing,
 ) -> Report:
     """Compare two files of events and write the report, numbers and pictures, into a folder.
@@ -84,9 +90,14 @@ def evaluate(
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
         weight: the name of the dataset that holds the weights of the jets, such as `weight`, in
             either file or both; the jets of a file without it count equally. None takes none.
+        train: the HDF5 file of the jets that the model was trained on: is the training repeated?
+            None does not ask.
         measures: what is measured of jets, of `setflow.physics.MEASURES`; of other sets W1 alone.
+        protocol: `"whole"`, or `"jetnet"` for numbers of jets that compare with published ones:
+            draws with replacement in batches, their mean and spread; see `setflow.physics`.
         require: limits that metrics have to keep, such as `w1m<2e-3,auc<0.7`, where `auc` is the
             largest one; which are not kept is told in the report.
+        device: where the classifier on particles trains.
         say: is told what takes long.
 
     Raises:
@@ -104,8 +115,9 @@ def evaluate(
     paths = (generated, reference)
     headers = [read_header(path) for path in paths]
     schema = _schema_of(headers[0])
+    _checked_for(schema is JETNET, train is not None, protocol)
     if schema is JETNET and require is not None:  # before reading
-        limits_of(require, [metric.name for metric in metrics_of(measures)])
+        limits_of(require, _names(metrics_of(measures), train is not None))
     features = schema.generated
     weights = {path: weight for path in paths if weight in datasets_of(path)}
     if weight is not None and not weights:
@@ -125,6 +137,11 @@ def evaluate(
         )
         for path, header, one in zip(paths, headers, classes, strict=True)
     ]
+    training = None
+    if train is not None:
+        columns = min(sample.objects.mask.shape[1] for sample in samples)
+        jets = find(JETS, train)
+        training = read_events(jets, schema, features=features, max_objects=columns).objects
     return compare(
         samples[0].objects,
         samples[1].objects,
@@ -139,8 +156,11 @@ def evaluate(
         ),
         same=same,
         schema=None if schema is JETNET else schema,
+        training=training,
         measures=measures,
+        protocol=protocol,
         require=require,
+        device=device,
         say=say,
     )
 
@@ -159,6 +179,27 @@ def _schema_of(generated: EventHeader) -> Schema:
     return Schema(objects, order_by=known.order_by)
 
 
+def _checked_for(jets: bool, train: bool, protocol: str) -> None:
+    """Refuse for sets that are no jets what is defined for jets alone.
+
+    Raises:
+        ValueError: if there is no such protocol, or these sets have none or no training.
+    """
+    check_protocol(protocol)
+    meant = {"the nearest jets of a training": train, "the protocol jetnet": protocol == "jetnet"}
+    asked = [what for what, given in meant.items() if given]
+    if asked and not jets:
+        raise ValueError(
+            f"{' and '.join(asked)} are of jets, and the generated events are none: expected the "
+            "features etarel, phirel and ptrel; leave that out"
+        )
+
+
+def _names(metrics: Sequence[Metric], train: bool) -> list[str]:
+    """Return which metrics can be required."""
+    return [metric.name for metric in (*metrics, *((MEMORISATION,) if train else ()))]
+
+
 def compare(
     generated: SetBatch,
     reference: SetBatch,
@@ -171,8 +212,11 @@ def compare(
     origins: tuple[Origin, Origin] = (Origin("generated"), Origin("reference")),
     same: bool = False,
     schema: Schema | None = None,
+    training: SetBatch | None = None,
     measures: Sequence[str] = FAST_MEASURES,
+    protocol: str = "whole",
     require: str | None = None,
+    device: str = "cpu",
     say: Callable[[str], None] = _nothing,
 ) -> Report:
     """Compare two samples of events; `evaluate` without reading files.
@@ -190,8 +234,12 @@ def compare(
             says so, and where both tell the class of each event, classes are compared, too.
         same: whether both sides are known to be the same, which the report then says.
         schema: what the D features are, all of them numbers on a line; None takes jets.
+        training: the jets that the model was trained on, `(t, K, 3)`; None does not ask whether
+            they are repeated.
         measures: what is measured of jets, of `setflow.physics.MEASURES`; of other sets W1 alone.
+        protocol: that of `evaluate`.
         require: limits that metrics have to keep; see `evaluate`.
+        device: where the classifier on particles trains.
         say: is told what takes long.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
@@ -216,8 +264,9 @@ def compare(
     subject: Subject = Jets() if schema is None else Sets(schema, reference)
     metrics_of(measures)  # an unknown one is refused, of whatever sets
     taken = [name for name in measures if name in subject.measures and name != "w1"]
-    known = (*subject.metrics, *metrics_of(taken))
-    limits = [] if require is None else limits_of(require, [metric.name for metric in known])
+    _checked_for(schema is None, training is not None, protocol)
+    known = _names((*subject.metrics, *metrics_of(taken)), training is not None)
+    limits = [] if require is None else limits_of(require, known)
     columns = min(side.mask.shape[1] for side in sides)
     n_gen, n_ref = (min(len(side), events or len(side)) for side in sides)
 
@@ -232,10 +281,8 @@ def compare(
         of_truth,
         of_all,
         wrong,
-        measures=taken,
-        seed=seed,
-        pairs=pairs,
-        say=say,
+        Procedure(taken, protocol, seed, pairs, device, say),
+        None if training is None else subject.cut(training, columns),
     )
     unphysical = unphysical_of(generated[:n_gen], subject)
     made, truly = (origin.weights_sha256 for origin in origins)
@@ -247,20 +294,25 @@ def compare(
         seed=seed,
         floor=found.floor,
         subject=subject,
-        notes=notes_on(
-            model,
-            truth,
-            n_ref,
-            unphysical,
-            subject,
-            same=same,
-            sampled=truly is not None,
-            worth=min(of_model.effective, of_truth.effective),
+        protocol=protocol,
+        notes=(
+            *notes_on(
+                model,
+                truth,
+                n_ref,
+                unphysical,
+                subject,
+                same=same,
+                sampled=truly is not None,
+                worth=min(of_model.effective, of_truth.effective),
+            ),
+            *copied(found.copies),
         ),
         unphysical=unphysical,
         missing=found.missing,
+        copies=found.copies,
         broken=tuple(broken(limits, found.metrics, found.missing)),
-        classes=_classes(generated[:n_gen], reference[:n_ref], origins, seed, schema),
+        classes=_classes(generated[:n_gen], reference[:n_ref], origins, schema, seed, protocol),
     )
     if target is None:
         return report
@@ -278,8 +330,9 @@ def _classes(
     generated: SetBatch,
     reference: SetBatch,
     origins: tuple[Origin, Origin],
-    seed: int,
     schema: Schema | None,
+    seed: int,
+    protocol: str,
 ) -> dict[str, Report]:
     """Return the comparison of each class that both sides have, by its name."""
     mine, theirs = origins
@@ -301,6 +354,7 @@ def _classes(
                 seed=seed,
                 schema=schema,
                 measures=("w1",),
+                protocol=protocol,
                 origins=(Origin(f"{mine.name}: {name}"), Origin(f"{theirs.name}: {name}")),
             )
     return found
