@@ -21,8 +21,8 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-.PHONY: demo check test test-all lint docs notebooks linkcheck bench bench-peers quality test-scatter \
-	test-cuda clean help
+.PHONY: demo check test test-all lint docs notebooks linkcheck bench bench-peers quality zoo-data zoo-eval \
+	test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -38,6 +38,9 @@ help:
 	@echo "make bench-peers   speeds beside other packages and plain loops (half an hour of one core;"
 	@echo "                   TRIAL=1: three minutes), in environments of their own"
 	@echo "make quality       train the families of fields at equal cost and compare (hours)"
+	@echo "make zoo-data      simulate 30,000 held-out jets of each recipe of datasets/ into $(ZOO)"
+	@echo "make zoo-eval      sample as many by each shipped model, compare them, and write what was"
+	@echo "                   measured into its card (hours; FAST=1: without classifier on particles)"
 	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
 	@echo "make test-cuda     all tests on a CUDA device"
 	@echo "bench, bench-peers, quality, test-scatter and test-cuda keep what they find in $(RESULTS)"
@@ -117,6 +120,24 @@ quality: $(STAMP)
 		OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.quality train $$field --seed $$seed \
 			--data runs/quality/top50k.h5 --out runs/$(TABLE) || exit; done; done
 	$(call kept,$(TABLE).md,PYTHONPATH=tests $(BIN)/python -m bench.quality table --out runs/$(TABLE))
+
+# Jets that no model has seen, outside of the repository. What is there is kept, so that a run that was
+# cut off goes on; the seed is none of those of shipped files and of trainings.
+ZOO ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/setflow/zoo
+ZOO_EVENTS ?= 30000
+ZOO_SEED ?= 1000
+ZOO_RECIPES ?= $(patsubst datasets/%/recipe.yaml,%,$(wildcard datasets/*/recipe.yaml))
+
+zoo-data: $(ZOO_RECIPES:%=$(ZOO)/%.h5)
+
+$(ZOO)/%.h5: | $(STAMP)
+	mkdir -p $(@D)
+	$(BIN)/setflow dataset make datasets/$* --events $(ZOO_EVENTS) --seed $(ZOO_SEED) \
+		--jobs $$(nproc) --out $@
+
+zoo-eval: zoo-data
+	PYTHONPATH=tests $(BIN)/python -m bench.zoo --data $(ZOO) --events $(ZOO_EVENTS) \
+		$(if $(FAST),--fast) $(if $(MODELS),--models $(MODELS))
 
 # apart, so that all other targets go on without compiled extensions
 test-scatter:

@@ -16,6 +16,7 @@ import torch
 import yaml
 
 import setflow
+from bench import zoo
 from bench.campaign import __main__ as campaign
 from bench.campaign import land, training
 from bench.campaign.jets import decoded, encoded, packed, unpacked
@@ -251,7 +252,8 @@ def test_the_better_model_lands_and_the_worse_does_not(tmp_path):
     assert "landed" in land.land_model(bad, config, ["told"], model, 100)[-1]
     card = (model / "README.md").read_text()
     assert "- told" in card
-    assert "It loses to the control" in card
+    assert "**Fidelity.** Poor: " in card
+    assert zoo.written(card, "").count("**Limits.**") == 1  # make zoo-eval can write it anew
     lines = land.land_model(good, config, [], model, 100)
     assert lines[-1].startswith("landed")
     assert "a factor of 0." in lines[0]

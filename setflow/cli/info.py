@@ -152,7 +152,7 @@ def _of_card(path: Path) -> list[str]:
     card = path / "README.md"
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     part = text.partition("**Training.**")[2].partition("\n**")[0]
-    return [" ".join(item.split()) for item in part.split("\n- ")[1:]]
+    return [" ".join(item.partition("\n\n")[0].split()) for item in part.split("\n- ")[1:]]
 
 
 def _run(given: str, path: Path) -> Iterator[Line]:

@@ -60,7 +60,7 @@ p, li { max-width: 75ch; overflow-wrap: anywhere; } ul { padding-left: 1.2rem; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.92rem; }
 th, td { padding: 0.28rem 0.8rem 0.28rem 0; white-space: nowrap; text-align: left; }
 th { border-bottom: 2px solid #1c1f24; } tr + tr td { border-top: 1px solid #e3e6eb; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
+sup { line-height: 0; } .number { text-align: right; font-variant-numeric: tabular-nums; }
 .good { color: #16713c; } .fair { color: #8a5a00; } .poor { color: #b3131f; font-weight: 600; }
 .figures { display: grid; gap: 1.2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
@@ -252,7 +252,7 @@ def _front(drawing: Drawing) -> Figure:
     figure.text(
         0.05, 0.95, f"Generated against true {report.subject.words.events}", fontsize=16, va="top"
     )
-    summary = textwrap.fill(report.summary, 125)
+    summary = textwrap.fill(report.summary, 150)
     figure.text(0.05, 0.905, _plain(summary), fontsize=11, va="top")
     table = [_HEADINGS, *report.rows()]
     widths = [max(len(row[k]) for row in table) for k in range(len(_HEADINGS))]
@@ -273,7 +273,7 @@ def _front(drawing: Drawing) -> Figure:
     place: dict[str, Any] = {"va": "top", "linespacing": 1.35, "parse_math": False}
     top = 0.85 - 0.022 * summary.count("\n")
     figure.text(0.05, top, "\n".join(lines), family="monospace", fontsize=8.5, **place)
-    figure.text(0.05, top - 0.0215 * (len(lines) + 1.5), _wrapped(below), fontsize=8, **place)
+    figure.text(0.05, top - 0.0197 * (len(lines) + 1.5), _wrapped(below), fontsize=8, **place)
     return figure
 
 
@@ -282,4 +282,4 @@ def _plain(text: str) -> str:
 
 
 def _wrapped(lines: Sequence[str]) -> str:
-    return "\n".join(textwrap.fill(line, 165, subsequent_indent="    ") for line in lines)
+    return "\n".join(textwrap.fill(line, 195, subsequent_indent="    ") for line in lines)

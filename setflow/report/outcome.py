@@ -222,7 +222,7 @@ class Report:
 
     def conditions(self) -> list[str]:
         """Return what is compared, and with what the floor was measured."""
-        told = [*self._weights(), self._cut(), f"floor: {self._floor()}"]
+        told = [*self._weights(), self._cut(), f"how the floor was taken: {self._floor()}"]
         if self.protocol == "jetnet":
             told.append(
                 "protocol jetnet: W1, FPD, KPD, coverage and MMD are means (KPD: a median, FPD: a "

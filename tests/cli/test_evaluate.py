@@ -32,6 +32,36 @@ def test_limits_that_are_kept_change_nothing(files, capsys):
     assert "report/report.html" in told
 
 
+def test_the_training_the_protocol_and_the_device_are_taken(files, capsys):
+    """The generated jets are those of the training, which the report then says."""
+    write_jets(Path("seen.h5"), jets=500, seed=5)
+    write_jets(Path("held-out.h5"), jets=450, seed=6)
+    options = ("--fast", "--train", "seen.h5", "--protocol", "jetnet", "--device", "cpu")
+    run("evaluate", "seen.h5", "held-out.h5", "--out", "report", *options)
+    shown = capsys.readouterr()
+    words = " ".join(shown.out.split())
+    assert "looking for the nearest of 500 jets of the training" in words
+    assert "Suspect: " in words
+    assert "protocol jetnet: W1, FPD" in words
+    assert "generated jets stand in the training, particle for particle" in shown.err
+    run("info", "report")
+    assert "Suspect" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--train", "no.h5"), "no.h5 does not exist"),
+        (("--train", "report"), "report"),
+        (("--protocol", "published"), "published"),
+        (("--device", "gpu"), "--device is 'gpu', expected auto, cpu, cuda or cuda:<number>"),
+    ],
+)
+def test_what_cannot_be_taken_is_refused(files, capsys, options, told):
+    assert told in fails(capsys, *EVALUATE, *options)
+    assert not Path("report").exists()
+
+
 @pytest.mark.parametrize(
     ("limits", "told"),
     [

@@ -205,12 +205,17 @@ def test_the_report_on_the_floor_agrees_with_itself():
     """Halves of the reference are no parts as large as what is compared; the numbers add up."""
     words = " ".join(text_of(compare(jets(seed=1), jets(n=200, seed=2), pairs=3).table()).split())
     assert (
-        "floor: mean and spread of 3 pairs of disjoint random parts of the reference, its halves "
-        "of 100 jets each: disjoint parts as large as what is compared would take 120 + 200 jets, "
-        "and it has 200; so mean and spread are scaled by 0.816, to 120 and 200 jets"
+        "how the floor was taken: what two samples of the truth with 120 and 200 jets differ by, "
+        "mean and spread; the reference has 200 jets and no two such parts, so they come from 3 "
+        "pairs of random parts of the reference, no jet in both, its halves of 100, times 0.816, "
+        "since such distances fall with the root of the number of jets"
     ) in words
+    assert "scaled" not in words
     exact = text_of(compare(jets(seed=1), jets(n=200, seed=2), events=80, pairs=3).table())
-    assert "80 and 80 jets as in the comparison" in " ".join(exact.split())
+    assert (
+        "what two samples of the truth with 80 and 80 jets differ by, mean and spread of 3 pairs "
+        "of random parts of the reference, no jet in both"
+    ) in " ".join(exact.split())
 
 
 def test_the_report_says_which_particles_and_which_rows_are_cut(files, tmp_path, no_pictures):

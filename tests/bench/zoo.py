@@ -1,0 +1,193 @@
+"""The model zoo measured: every number of fidelity on a card, on jets that no model has seen.
+
+    PYTHONPATH=tests python -m bench.zoo --data FOLDER [--models top30 ...] [--events N] [--fast]
+
+For each shipped model with weights: N jets sampled, compared by `setflow evaluate` with those of
+its recipe, `FOLDER/<recipe>.h5` of `make zoo-data`, and written into its card, between `BEGIN` and
+`END`. The numbers are kept as `<model>.json`, the metrics.json of the report. What is in the folder
+already, of the same weights and as many jets, is taken: a run that was cut off goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import setflow
+from bench import machine
+from bench.machine import REPOSITORY
+from setflow.cli.endings import held_out
+from setflow.data.header import read_header
+from setflow.jobs.identity import described, identity_of
+from setflow.jobs.sample import sample_to_hdf5
+from setflow.physics import FAST_MEASURES, MEASURES
+from setflow.physics.measures import metrics_of
+from setflow.report.page import METRICS_FILE, evaluate
+
+__all__ = ["BEGIN", "END", "block_of", "measure", "written"]
+
+KEPT = REPOSITORY / "tests/bench/results/zoo"
+STEPS, SEED = 25, 1
+BEGIN = "<!-- measured: by `make zoo-eval`, which writes what stands from here on anew -->"
+END = "<!-- end of what was measured -->"
+_TITLES = {metric.name: metric.title for metric in metrics_of(MEASURES)}
+_TIMED = 200  # jets
+
+
+def block_of(numbers: Mapping[str, Any], truth: str, lines: Sequence[str] = ()) -> str:
+    """Return what a card says of the fidelity of a model.
+
+    Arguments:
+        numbers: what `metrics.json` holds.
+        truth: the true jets, in words.
+        lines: what else was measured, a sentence for each.
+    """
+    rows = [
+        f"| {_TITLES[name]} | {r['value']:.2e}{_error(r)} | {r['floor']:.2e} ± "
+        f"{r['floor_spread']:.2e} | {r['shuffled']:.2e} | {r['swapped']:.2e} | {r['verdict']} |"
+        for name, r in numbers["metrics"].items()
+    ]
+    head = ["distance", "value", "floor", "particles shuffled", "ptrel swapped", "verdict"]
+    halves = ""
+    if numbers["floor"]["scaled"]:
+        halves = f" (from halves of the true jets, times {numbers['floor']['factor']:.3f})"
+    left_out = [f"Not measured: {', '.join(numbers['missing'])}."] if numbers["missing"] else []
+    return "\n".join(
+        [
+            BEGIN,
+            f"**Fidelity.** {numbers['summary']}",
+            "",
+            f"{numbers['generated']['events']:,} jets (midpoint, {STEPS} steps, seed {SEED}) "
+            f"against {numbers['reference']['events']:,} {truth}; beside them truth against "
+            f"truth{halves} and two controls, true jets spoilt on purpose. Units are those of the "
+            "report.",
+            "",
+            f"| {' | '.join(head)} |",
+            f"|{'---|' * len(head)}",
+            *rows,
+            "",
+            *left_out,
+            *lines,
+            END,
+        ]
+    )
+
+
+def _error(result: Mapping[str, Any]) -> str:
+    return "" if result["error"] is None else f" ± {result['error']:.1e}"
+
+
+def written(card: str, block: str) -> str:
+    """Return a card with another block of measured numbers.
+
+    Raises:
+        ValueError: if the card has no place for it, or several.
+    """
+    if [card.count(mark) for mark in (BEGIN, END)] != [1, 1] or card.index(BEGIN) > card.index(END):
+        raise ValueError(
+            f"the card has to hold the lines {BEGIN!r} and {END!r} once each, in this order: what "
+            "was measured is written between them"
+        )
+    return card[: card.index(BEGIN)] + block + card[card.index(END) + len(END) :]
+
+
+def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> str:
+    """Measure a model, write its card and keep the numbers; return the line on all of them.
+
+    Arguments:
+        model: its folder.
+        data: the folder of true jets, a file for each recipe; samples and reports go there, too.
+        kept: the folder for the numbers.
+        events: how many jets to sample.
+        fast: leave out what takes long.
+    """
+    card = model / "README.md"
+    text = card.read_text(encoding="utf-8")
+    written(text, "")  # before the work, not after it
+    name = held_out(model)
+    recipe = "" if name is None else Path(name).parent.name
+    truth = data / f"{recipe}.h5"
+    if not truth.is_file():
+        raise FileNotFoundError(
+            f"{truth} does not exist, true jets like those of {model.name}; make zoo-data writes it"
+        )
+    flow = setflow.SetFlow.load(model)
+    sample, report = data / f"{model.name}-sample.h5", data / f"{model.name}-report"
+    start = time.process_time()
+    _sample(flow, data / "timed.h5", _TIMED, truth)
+    speed = 1e3 * (time.process_time() - start) / _TIMED
+    if not _is_there(sample, flow, events):
+        _sample(flow, sample, events, truth)
+    measures = FAST_MEASURES if fast else MEASURES
+    evaluate(sample, truth, report, measures=measures, seed=SEED, overwrite=True, say=_say)
+    numbers = json.loads((report / METRICS_FILE).read_text(encoding="utf-8"))
+    for side, path in (("generated", sample), ("reference", truth)):
+        numbers[side]["name"] = path.name
+    kept.mkdir(parents=True, exist_ok=True)
+    told = {"measured_on": machine.described(), **numbers}
+    text_of_numbers = json.dumps(told, indent=2, allow_nan=False)
+    (kept / f"{model.name}.json").write_text(text_of_numbers + "\n", encoding="utf-8")
+    seed = read_header(truth).attributes.get("seed", "unknown")
+    of = f"jets of the recipe {recipe}, seed {seed}, which nothing was trained or chosen by"
+    lines = [
+        "",
+        f"**Speed.** {speed:.0f} ms a jet of one core (midpoint, {STEPS} steps; {_TIMED} jets).",
+    ]
+    card.write_text(written(text, block_of(numbers, of, lines)), encoding="utf-8")
+    summary: str = numbers["summary"]
+    return summary
+
+
+def _is_there(sample: Path, flow: setflow.SetFlow, events: int) -> bool:
+    """Return whether a file is the sample that is asked for."""
+    if not sample.is_file():
+        return False
+    header = read_header(sample)
+    told = header.attributes
+    mine = {"weights_sha256": identity_of(flow)["weights_sha256"], "seed": SEED}
+    mine["solver"] = described(setflow.Midpoint(STEPS))
+    same = all(str(told.get(key)) == str(value) for key, value in mine.items())
+    return same and header.n == events
+
+
+def _sample(flow: setflow.SetFlow, out: Path, events: int, truth: Path) -> None:
+    """Sample jets into a file, given what the true ones are given if the model asks for that."""
+    like, solver = truth if flow.conditions else None, setflow.Midpoint(STEPS)
+    sample_to_hdf5(flow, out, events=events, like=like, solver=solver, seed=SEED, overwrite=True)
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def _shipped() -> list[Path]:
+    """Return the folders of the models that have weights."""
+    return sorted(path.parent for path in (REPOSITORY / "models").glob("*/manifest.json"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="make zoo-eval", description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="the folder of make zoo-data")
+    parser.add_argument(
+        "--models", type=Path, nargs="*", help="their folders; without, all shipped"
+    )
+    parser.add_argument("--kept", type=Path, default=KEPT, help="where the numbers go")
+    parser.add_argument("--events", type=int, default=30_000, help="how many jets are sampled")
+    parser.add_argument("--fast", action="store_true", help="leave out what takes an hour")
+    given = parser.parse_args()
+    torch.manual_seed(SEED)
+    for model in given.models or _shipped():
+        summary = measure(model, given.data, given.kept, events=given.events, fast=given.fast)
+        _say(f"{model.name}: {summary}")
+
+
+if __name__ == "__main__":
+    main()
