@@ -50,7 +50,10 @@ def test_values_are_those_of_repeated_jets_and_the_worth_is_told():
         f"the 150 reference jets have weights, 0 of them negative, and are worth {worth:,.0f}"
         in text
     )
-    assert f"what two samples of the truth worth 120 and {worth:,.0f} equal jets differ by" in " ".join(text.split())
+    assert (
+        f"what two samples of the truth worth 120 and {worth:,.0f} equal jets differ by"
+        in " ".join(text.split())
+    )
     assert report.notes == ()
 
 
