@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 
 from setflow.data.jets import PARTICLE_NAMES, JetSample
@@ -74,7 +73,9 @@ def read_events(
         keep_unphysical=keep_unphysical,
         weight=weight,
     ) as reader:
-        return _told(reader, start, stop)
+        sample = reader.read(start, stop)
+        reader.warn_unused()
+        return sample
 
 
 def screen_events(
@@ -151,12 +152,6 @@ def read_jets(
         weight=weight,
         with_types=with_types,
     ) as reader:
-        return JetSample(**vars(_told(reader, start, stop)))
-
-
-def _told(reader: EventReader, start: int, stop: int | None) -> EventSample:
-    """Read rows, and warn of weights that nobody asked for."""
-    sample = reader.read(start, stop)
-    if (unused := reader.unused_weights()) is not None:
-        warnings.warn(unused, stacklevel=1)  # one place, so that Python tells it once for a file
-    return sample
+        sample = JetSample(**vars(reader.read(start, stop)))
+        reader.warn_unused()
+        return sample

@@ -13,6 +13,7 @@ give the same numbers, in whatever order of columns, dtype, byte order or chunks
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -148,16 +149,18 @@ class EventReader:
             self._layout = layout_of(file, self.path)
         return self._layout
 
-    def unused_weights(self) -> str | None:
-        """Return what to say of weights that the file holds and nobody asked for, or None."""
+    def warn_unused(self) -> None:
+        """Warn of weights that the file holds and nobody asked for."""
         layout = self._layout_here()
         unused = [name for name in layout.weights() if name != self._weight]
-        if not unused:
-            return None
-        names = ", ".join(unused)
-        instead = "to use some, name them" if self._weight is None else f"'{self._weight}' are"
-        whose = f"{layout.words.event_word}s"
-        return f"{self.path} holds weights of its {whose} that are not used ({names}); {instead}"
+        if unused:  # one place, so that Python tells it once for a file
+            names = ", ".join(unused)
+            instead = "to use some, name them" if self._weight is None else f"'{self._weight}' are"
+            whose = f"{layout.words.event_word}s"
+            text = (
+                f"{self.path} holds weights of its {whose} that are not used ({names}); {instead}"
+            )
+            warnings.warn(text, stacklevel=1)
 
     @property
     def row_bytes(self) -> int:
@@ -169,6 +172,11 @@ class EventReader:
         """The number of slots of the events that are read."""
         objects = self._layout_here().objects
         return min(objects, self._most or objects)
+
+    def blocks(self, start: int = 0, stop: int | None = None) -> list[slice]:
+        """Return rows in pieces of some megabytes that end with a chunk; one, if there are none."""
+        stop = self.n if stop is None else stop
+        return list(blocks_of(self._layout_here(), start, stop)) or [slice(start, start)]
 
     def read(self, start: int = 0, stop: int | None = None) -> EventSample:
         """Return rows that must all be right.

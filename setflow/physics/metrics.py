@@ -53,6 +53,7 @@ __all__ = [
 ]
 
 Array = NDArray[np.float64]
+_BLOCK = 4096  # jets
 
 JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "efp")
 """The observables with one value per jet."""
@@ -190,17 +191,12 @@ def observables(
     if weight is not None:
         weight = as_weight(weight, real.shape[:-2]).reshape(n).to(real.device)
         total_weight(weight, "the weights of the jets")
-    real, mask = real.double().reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
-    result = Observables(
-        mass=jet_mass(real, mask),
-        pt=jet_pt(real, mask),
-        multiplicity=multiplicity(real, mask),
-        tau21=tau21(real, mask),
-        efp=energy_flow_polynomial(real, mask),
-        particles=real[mask],
-        jet=mask.nonzero()[:, 0],
-        weight=weight,
-    )
+    real, mask = real.reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
+    starts = range(0, n, _BLOCK)
+    parts = [_of_block(real[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    jet = mask.nonzero()[:, 0]
+    result = Observables(**columns, jet=jet, weight=weight)
     for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES:
         values, jet = result.column(name)
         bad = jet[~values.isfinite()]
@@ -211,6 +207,19 @@ def observables(
                 "were made, and count them, before cutting them away"
             )
     return result
+
+
+def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return what is computed of some jets, a few, for it is in double precision."""
+    real = real.double()
+    return {
+        "mass": jet_mass(real, mask),
+        "pt": jet_pt(real, mask),
+        "multiplicity": multiplicity(real, mask),
+        "tau21": tau21(real, mask),
+        "efp": energy_flow_polynomial(real, mask),
+        "particles": real[mask],
+    }
 
 
 def w1(

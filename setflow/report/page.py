@@ -60,8 +60,10 @@ def evaluate(
         generated_path: the HDF5 file of generated events.
         reference_path: that of the reference: events that the model was not trained on.
         out: the folder to write; it appears when it is complete.
-        events: compare at most so many events of each side, the first ones. The floor draws from
-            all events of the reference: with twice as many as are compared it needs no scaling.
+        events: compare at most so many events of each side, the first ones. No more are read than
+            the comparison needs: of the reference twice as many, since the floor draws disjoint
+            parts as large as what is compared; three times as many if there are weights, which are
+            not all worth the same.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -89,15 +91,26 @@ def evaluate(
             f"neither {generated} nor {reference} has a dataset '{weight}' of weights; name one "
             "that is there, or leave the weights out"
         )
+    if events is not None and events < 1:
+        raise ValueError(f"events is {events}, expected at least 1, or None for all")
+    there = [header.n for header in headers]
+    stops = there if events is None else [events, (3 if weights else 2) * events]
     return compare(
         read_events(
             generated,
             schema,
+            stop=min(stops[0], there[0]),
             features=features,
             keep_unphysical=True,
             weight=weights.get(generated),
         ).objects,
-        read_events(reference, schema, features=features, weight=weights.get(reference)).objects,
+        read_events(
+            reference,
+            schema,
+            stop=min(stops[1], there[1]),
+            features=features,
+            weight=weights.get(reference),
+        ).objects,
         out,
         events=events,
         seed=seed,
@@ -107,6 +120,7 @@ def evaluate(
         same=same,
         weights_sha256=(made[0], made[1]),
         schema=None if schema is JETNET else schema,
+        available=(there[0], there[1]),
     )
 
 
@@ -137,6 +151,7 @@ def compare(
     same: bool = False,
     weights_sha256: tuple[str | None, str | None] = (None, None),
     schema: Schema | None = None,
+    available: tuple[int, int] | None = None,
 ) -> Report:
     """Compare two samples of events; `evaluate` without reading files.
 
@@ -154,6 +169,7 @@ def compare(
         weights_sha256: for each side the hash of the weights of the model that sampled it, or None;
             where a model has sampled the reference, the report says so.
         schema: what the D features are, all of them numbers on a line; None takes jets.
+        available: how many events there are of each side, where only the first ones are given.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that events must share to be swapped is the full one.
@@ -177,9 +193,20 @@ def compare(
     n_gen, n_ref = (min(len(side), events or len(side)) for side in (generated, reference))
 
     subject = Jets() if schema is None else Sets(schema, reference)
-    model, truth, compared = (
-        subject.cut(side, columns) for side in (generated[:n_gen], reference, reference[:n_ref])
-    )
+    sides = [
+        Side.of(name, side, n, there, sha256)
+        for name, side, n, there, sha256 in zip(
+            names,
+            (generated, reference),
+            (n_gen, n_ref),
+            available or (len(generated), len(reference)),
+            weights_sha256,
+            strict=True,
+        )
+    ]
+    generated = generated[:n_gen]
+    model, truth = (subject.cut(side, columns).trim() for side in (generated, reference))
+    reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
     values = distances(of_model, of_truth)
@@ -188,10 +215,9 @@ def compare(
     floor = truth_floor(of_all, *worths, pairs=pairs, generator=generator)
     controls = [
         distances(subject.measured(control), of_truth)
-        for control in subject.controls(reference[:n_ref], columns, seed)
+        for control in subject.controls(reference, columns, seed)
     ]
-    unphysical = unphysical_of(generated[:n_gen], subject)
-    made, truly = weights_sha256
+    unphysical = unphysical_of(generated, subject)
     report = Report(
         metrics={
             metric.name: Result(
@@ -204,8 +230,8 @@ def compare(
             )
             for metric in subject.metrics
         },
-        generated=Side.of(names[0], generated, n_gen, made),
-        reference=Side.of(names[1], reference, n_ref, truly),
+        generated=sides[0],
+        reference=sides[1],
         columns=columns,
         seed=seed,
         floor=floor,
@@ -217,7 +243,7 @@ def compare(
             unphysical,
             subject,
             same=same,
-            sampled=truly is not None,
+            sampled=weights_sha256[1] is not None,
             worth=min(worths),
         ),
         unphysical=unphysical,
