@@ -174,7 +174,11 @@ class SetDataModule(LightningDataModule):
         the training.
         """
         self.setup("fit")
-        return self.train_events if self._streams is None else self._streams.sample(flow)
+        if self._streams is None:
+            return self.train_events
+        sample = self._streams.sample(flow)
+        self._require_some(*self._streams.sizes())
+        return sample
 
     def fit_statistics(self, flow: SetFlow) -> SetFlow:
         """Fit what a model needs to know of the training events; return the model.

@@ -120,6 +120,14 @@ class EventFiles:
             for file, reader, stop in zip(self.files, self._readers, self._stops, strict=True)
         )
 
+    @functools.cached_property
+    def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
+        """The dtypes of features and contexts that hold those of all files."""
+        parts = [self.read(Block(k, file.start, file.start)) for k, file in enumerate(self.files)]
+        x = functools.reduce(torch.promote_types, (events.x.dtype for events, _ in parts))
+        told = (events.c.dtype for events, _ in parts if events.c is not None)
+        return x, functools.reduce(torch.promote_types, told, torch.float32)
+
     def blocks(self) -> tuple[Block, ...]:
         """Return all rows in blocks that end with a chunk of their file, in order."""
         found: list[Block] = []

@@ -147,7 +147,7 @@ def _keep(path: Path, known: Known) -> None:
 def _kept(path: Path, sides: int, blocks: int, *, with_sample: bool) -> Known | None:
     """Return an entry of the cache, or None if there is none or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             held = {name: torch.from_numpy(archive[name]) for name in archive.files}
         prefix = "sample."
         told = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}

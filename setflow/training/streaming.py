@@ -107,6 +107,7 @@ class StreamedEvents(Dataset[PlacedBatch]):
         self._files, self._blocks, self._side = files, blocks, side
         self._counts, self._first = counts, counts.cumsum(0) - counts
         self._seed, self._shuffle, self._factor = seed, shuffle, factor
+        self._of_one = WINDOW  # blocks of a window
         self._kept: dict[int, PlacedBatch] | None = {} if keep else None
         self._order: tuple[int, Tensor, Tensor] | None = None  # of an epoch
         self._window: tuple[tuple[int, int], PlacedBatch] | None = None
@@ -132,9 +133,10 @@ class StreamedEvents(Dataset[PlacedBatch]):
         window, parts = int(torch.searchsorted(ends, start, right=True)), list[PlacedBatch]()
         while start < stop:
             first, end = int(ends[window - 1]) if window else 0, int(ends[window])
-            events, place = self._of_window(epoch, window)
-            rows = slice(start - first, min(stop, end) - first)
-            parts.append(PlacedBatch(events[rows], place[rows]))
+            if end > start:  # else the window has no event
+                events, place = self._of_window(epoch, window)
+                rows = slice(start - first, min(stop, end) - first)
+                parts.append(PlacedBatch(events[rows], place[rows]))
             start, window = min(stop, end), window + 1
         if len(parts) > 1:
             events = together([part.events for part in parts]).counted()
@@ -150,8 +152,8 @@ class StreamedEvents(Dataset[PlacedBatch]):
                 generator.manual_seed(derive(self._seed, "order of the blocks", epoch))
                 order = torch.randperm(len(self._blocks), generator=generator)
             ends = self._counts[order].cumsum(0)
-            last = torch.arange(WINDOW, len(order) + WINDOW, WINDOW).clamp(max=len(order)) - 1
-            self._order = (epoch, order, ends[last])
+            last = torch.arange(0, len(order), self._of_one) + self._of_one - 1
+            self._order = (epoch, order, ends[last.clamp(max=len(order) - 1)])
         return self._order[1:]
 
     def _of_window(self, epoch: int, window: int) -> PlacedBatch:
@@ -162,7 +164,7 @@ class StreamedEvents(Dataset[PlacedBatch]):
         order, _ = self._windows(epoch)
         parts = [
             self._of_block(block)
-            for block in sorted(order[window * WINDOW : (window + 1) * WINDOW].tolist())
+            for block in sorted(order[window * self._of_one :][: self._of_one].tolist())
             if self._counts[block]
         ]
         events = together([part.events for part in parts])
@@ -191,7 +193,9 @@ class StreamedEvents(Dataset[PlacedBatch]):
             )
         weight = None if events.weight is None else self._factor * events.weight
         place = torch.arange(first, first + count)
-        found = PlacedBatch(SetBatch(events.x, events.mask, events.c, weight), place)
+        x, c = self._files.dtypes
+        context = None if events.c is None else events.c.to(c)
+        found = PlacedBatch(SetBatch(events.x.to(x), events.mask, context, weight), place)
         if self._kept is not None:
             self._kept[k] = found
         return found

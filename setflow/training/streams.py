@@ -68,7 +68,8 @@ class Streams:
             for name, known in (("validation", val), ("training", train)):
                 total, _, size, negative = known.weights[0]
                 n = int(known.counts[0].sum())
-                require_positive(total, size, f"{name} events: their weights", int(negative), n)
+                if n:
+                    require_positive(total, size, f"{name} events: their weights", int(negative), n)
         self._found = (train, val)
         return self._found
 

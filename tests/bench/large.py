@@ -3,8 +3,8 @@
 python -m bench.large OUT --gigabytes 2
 
 The jets are drawn, not simulated: 20 to 80 particles in 150 slots, two jets to an event. They are
-written as `setflow dataset make` writes, block by block, without compression unless it is asked for:
-what is measured is the reading, and how well noise can be packed says nothing.
+written as `setflow dataset make` writes, block by block, without compression unless it is asked
+for: what is measured is the reading, and how well noise can be packed says nothing.
 """
 
 from __future__ import annotations
