@@ -72,6 +72,8 @@ class EventReader:
         path: where the file is.
         n: the number of its rows.
         chunk: how many rows are stored together.
+        row_bytes: about how many bytes a row takes in the file, before it is packed.
+        slots: the number of slots of the events that are read.
         schema: what the columns of the events are that are read.
 
     Warns:
@@ -105,8 +107,21 @@ class EventReader:
         self._keep_unphysical = keep_unphysical
         self._open = OpenEvents(self.path)
         self._layout: Layout | None = None
+        try:
+            self._look_up(schema, features, conditions)
+        except BaseException:
+            self.close()
+            raise
+
+    def _look_up(
+        self,
+        schema: Schema | None,
+        features: Sequence[str] | None,
+        conditions: Sequence[str],
+    ) -> None:
         layout = self._layout_here()
-        self.n, self.chunk = layout.n, chunk_of(layout)
+        self.n, self.chunk, self.row_bytes = layout.n, chunk_of(layout), row_bytes(layout)
+        self.slots = min(layout.objects, self._most or layout.objects)
         known = layout.schema if schema is None else schema
         listed = known.generated if features is None else tuple(features)
         described: dict[str, Feature | str] = {entry.name: entry for entry in known.objects}
@@ -118,8 +133,8 @@ class EventReader:
         self._of_event = layout.event_columns(known, conditions)
         self._features = len(listed)
         tell_units(self._columns, self._of_event)
-        if weight is not None:
-            layout.check_weight(weight)
+        if self._weight is not None:
+            layout.check_weight(self._weight)
         order_by = self._order_by if self._order_by in listed else None
         objects = self._columns.features[: self._features]
         self.schema = Schema(objects, self._of_event.features, order_by)
@@ -161,17 +176,6 @@ class EventReader:
                 f"{self.path} holds weights of its {whose} that are not used ({names}); {instead}"
             )
             warnings.warn(text, stacklevel=1)
-
-    @property
-    def row_bytes(self) -> int:
-        """About how many bytes a row takes in the file, before it is packed."""
-        return row_bytes(self._layout_here())
-
-    @property
-    def slots(self) -> int:
-        """The number of slots of the events that are read."""
-        objects = self._layout_here().objects
-        return min(objects, self._most or objects)
 
     def blocks(self, start: int = 0, stop: int | None = None) -> list[slice]:
         """Return rows in pieces of some megabytes that end with a chunk; one, if there are none."""

@@ -22,6 +22,7 @@ __all__ = ["Block", "EventFiles", "Numbered", "Wanted", "together"]
 
 BLOCK_BYTES = 2**21
 """So much of a file makes a block that is read at a time, or one chunk of it if that is more."""
+_OPEN = 32  # files at once
 
 
 @dataclass(frozen=True)
@@ -82,30 +83,40 @@ class EventFiles:
         self._readers: list[EventReader] = []
         self._contexts: list[ContextSource] = []
         self._stops: list[int] = []
-        for file in self.files:
-            fixed = {CLASS: self._code(file.label)} if file.label is not None else {}
-            context = ContextSource(file.path, wanted.context, fixed)
-            more = [] if wanted.select is None else wanted.select.names
-            reader = EventReader(
-                file.path,
-                self.schema,
-                max_objects=wanted.max_objects,
-                features=wanted.features,
-                conditions=tuple(dict.fromkeys((*context.columns, *more))),
-                weight=wanted.weight,
+        self._used: list[int] = []  # the files that were read last, in order
+        try:
+            for file in self.files:
+                self._open(file)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, file: DataFile) -> None:
+        wanted = self.wanted
+        fixed = {CLASS: self._code(file.label)} if file.label is not None else {}
+        context = ContextSource(file.path, wanted.context, fixed)
+        self._contexts.append(context)
+        more = [] if wanted.select is None else wanted.select.names
+        reader = EventReader(
+            file.path,
+            self.schema,
+            max_objects=wanted.max_objects,
+            features=wanted.features,
+            conditions=tuple(dict.fromkeys((*context.columns, *more))),
+            weight=wanted.weight,
+        )
+        self._readers.append(reader)
+        if self.schema is None:  # what the first file says holds of all
+            self.schema = self._of_all(reader.schema)
+        stop = reader.n if file.stop is None else file.stop
+        if max(stop, file.start) > reader.n:
+            raise ValueError(
+                f"{file.path} holds {reader.n} events, rows {file.start} to {stop} were asked "
+                "for; ask for rows that are there"
             )
-            if self.schema is None:  # what the first file says holds of all
-                self.schema = self._of_all(reader.schema)
-            stop = reader.n if file.stop is None else file.stop
-            if max(stop, file.start) > reader.n:
-                raise ValueError(
-                    f"{file.path} holds {reader.n} events, rows {file.start} to {stop} were asked "
-                    "for; ask for rows that are there"
-                )
-            reader.warn_unused()
-            self._readers.append(reader)
-            self._contexts.append(context)
-            self._stops.append(stop)
+        reader.warn_unused()
+        self._stops.append(stop)
+        self._close(len(self._stops) - 1)
 
     def __len__(self) -> int:
         """Return the number of rows, before any selection."""
@@ -148,6 +159,10 @@ class EventFiles:
             OSError, ValueError: as `EventReader.read`.
         """
         k, start, stop = block
+        self._used = [*(other for other in self._used if other != k), k]
+        for other in self._used[:-_OPEN]:
+            self._close(other)
+        self._used = self._used[-_OPEN:]
         sample = self._readers[k].read(start, stop)
         objects = sample.objects
         context = self._contexts[k].of(sample, start)
@@ -160,10 +175,21 @@ class EventFiles:
         return Numbered(events[torch.from_numpy(taken)], numbers[torch.from_numpy(taken)])
 
     def all(self) -> Numbered:
-        """Return all events, padded to the longest."""
+        """Return all events, padded to the longest, and close the files."""
         files = range(len(self.files))
         parts = [self.read(Block(k, self.files[k].start, self._stops[k])) for k in files]
+        self.close()
         return Numbered(together([events for events, _ in parts]), torch.cat([n for _, n in parts]))
+
+    def close(self) -> None:
+        """Close the files; they are opened again when they are needed."""
+        for k in range(len(self._contexts)):
+            self._close(k)
+
+    def _close(self, k: int) -> None:
+        self._contexts[k].close()
+        if k < len(self._readers):
+            self._readers[k].close()
 
     def _numbers(self, sample: EventSample, block: Block) -> Tensor:
         if sample.event_number is not None:

@@ -343,3 +343,15 @@ def test_a_side_holds_both_jets_of_an_event():
     assert torch.equal(held[::2], held[1::2])
     assert torch.equal(Side(0, 0.1, False)(numbers), ~held)
     assert 0.06 < float(held.double().mean()) < 0.14
+
+
+def test_of_many_files_few_are_open(folder, monkeypatch):
+    monkeypatch.setattr(sources, "_OPEN", 2)
+    for k in range(9):
+        write_jets(folder / f"{k}.h5", jets=20, slots=8, seed=k)
+    data = SetDataModule("[0-8].h5", conditions=["eta"], batch_size=16, in_memory=False)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    assert sum(len(batch.place) for batch in loader) == len(loader.dataset)
+    there = loader.dataset._files._readers
+    assert sum(reader._open._file is not None for reader in there) <= 2
