@@ -29,13 +29,14 @@ from setflow.files import NewFolder, check_target, same_file
 from setflow.physics.metrics import distances, truth_floor
 from setflow.report.notes import notes_on, unphysical_of
 from setflow.report.outcome import Report, Result, Side
-from setflow.report.subjects import Jets, Sets
+from setflow.report.subjects import Jets, Sets, Subject
 from setflow.schema import JETNET, Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "compare", "evaluate"]
 
+_BLOCK = 4096  # events
 METRICS_FILE = "metrics.json"
 """The file of numbers in the folder of a report, beside its pictures."""
 
@@ -204,8 +205,8 @@ def compare(
             strict=True,
         )
     ]
-    generated = generated[:n_gen]
-    model, truth = (subject.cut(side, columns).trim() for side in (generated, reference))
+    generated, reference = generated[:n_gen].trim(), reference.trim()
+    model, truth = (_cut(subject, side, columns) for side in (generated, reference))
     reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
@@ -257,6 +258,16 @@ def compare(
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def _cut(subject: Subject, side: SetBatch, columns: int) -> SetBatch:
+    """Return events with at most so many slots, cut a few at a time, for it takes copies."""
+    columns = min(columns, side.mask.shape[1])
+    parts = [subject.cut(side[k : k + _BLOCK], columns) for k in range(0, len(side), _BLOCK)]
+    if len(parts) < 2:
+        return subject.cut(side, columns)
+    x, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "mask"))
+    return SetBatch(x, mask, weight=side.weight)
 
 
 def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
