@@ -24,7 +24,7 @@ import functools
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,8 +37,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_events, screen_events
+from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
+from setflow.data.reader import EventReader
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
@@ -169,6 +170,8 @@ def score_to_hdf5(
     block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
     with (
         _ScoreFile(out, events, _columns(flow), how, unknown, overwrite=overwrite) as scores,
+        closing(source),
+        _reader(flow, source) as reader,
         counting_bar(disable=not progress) as bar,
         torch.no_grad(),
     ):
@@ -176,7 +179,7 @@ def score_to_hdf5(
         begun, contexts = scores.done, list[Tensor]()
         for start in range(scores.done, events, block):
             stop = min(start + block, events)
-            columns, context = _score(flow, terms, source, slice(start, stop))
+            columns, context = _score(flow, terms, reader, source, slice(start, stop))
             scores.append(columns)
             if context is not None:
                 contexts.append(context)
@@ -212,16 +215,28 @@ def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextS
     return source
 
 
+def _reader(flow: SetFlow, source: ContextSource) -> EventReader:
+    """Return the file of the data, which stays open while its rows are scored."""
+    largest = None if flow.cardinality is None else flow.cardinality.max_objects
+    return EventReader(
+        source.path,
+        flow.schema,
+        max_objects=largest,
+        features=flow.features,
+        conditions=source.columns,
+    )
+
+
 def _score(
-    flow: SetFlow, terms: Callable[..., LogDensity], source: ContextSource, rows: slice
+    flow: SetFlow,
+    terms: Callable[..., LogDensity],
+    reader: EventReader,
+    source: ContextSource,
+    rows: slice,
 ) -> tuple[dict[str, NDArray[Any]], Tensor | None]:
     """Return the columns of rows of the data, and their contexts, NaN where there is no score."""
     start, stop = rows.start, rows.stop
-    largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_events(
-        source.path, flow.schema, start=start, stop=stop, max_objects=largest,
-        features=flow.features, conditions=source.columns,
-    )  # fmt: skip
+    sample, reasons = reader.screen(start, stop)
     particles, context = sample.objects, source.of(sample, start)
     n_objects = particles.lengths.numpy().astype(np.int32)
     n_objects[list(reasons)] = -1

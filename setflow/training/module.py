@@ -32,6 +32,7 @@ from setflow.sets.masks import is_at_hand
 from setflow.timesteps import TimeSampling
 from setflow.training.data import PlacedBatch, PlacedDataset, SetDataModule
 from setflow.training.optimizers import warmup_cosine
+from setflow.training.streaming import EpochShares
 
 __all__ = ["FlowMatchingModule"]
 
@@ -130,7 +131,7 @@ class FlowMatchingModule(LightningModule):
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
         sampler = getattr(loader, "sampler", None)
-        if isinstance(sampler, LengthBatchSampler):  # go on in the middle of an epoch
+        if isinstance(sampler, LengthBatchSampler | EpochShares):  # go on in the middle of an epoch
             sampler.skip(self._batches_into_epoch % len(sampler))
 
     def on_train_batch_start(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
