@@ -24,6 +24,7 @@ PACKAGE = ROOT / "setflow"
 
 # a module may import modules of strictly lower floors, and those of its own package
 FLOORS = {
+    "background": 0,
     "deferred": 0,
     "sets": 0,
     "version": 0,
