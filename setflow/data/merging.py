@@ -134,7 +134,9 @@ def _require_one_run(shards: Sequence[_Shard], whole: bool) -> None:
             pairs[name] = (mine.get(name), theirs.get(name))
         pairs["the datasets"] = (_datasets(one.file), _datasets(other.file))
         for name, (here, there) in pairs.items():
-            if not np.array_equal(np.asarray(here), np.asarray(there)) and not _both_nan(here, there):
+            if not np.array_equal(np.asarray(here), np.asarray(there)) and not _both_nan(
+                here, there
+            ):
                 raise ValueError(
                     f"{other.path} is of another run than {one.path}: {name} is "
                     f"{shortened(there)} there and {shortened(here)} here"
