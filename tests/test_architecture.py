@@ -26,6 +26,8 @@ PACKAGE = ROOT / "setflow"
 FLOORS = {
     "background": 0,
     "deferred": 0,
+    "opened": 0,
+    "spelling": 0,
     "sets": 0,
     "version": 0,
     "shipped": 1,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 import h5py
 
 from setflow.background import Background
+from setflow.opened import Opened
 
 __all__ = ["CheckedFile", "Hdf5Output"]
 
@@ -112,7 +114,7 @@ class CheckedFile(io.RawIOBase):
             self._error = self._error or error
 
 
-class Hdf5Output:
+class Hdf5Output(Opened):
     """An HDF5 file and the thread that writes it; a context manager.
 
     Arguments:
@@ -138,17 +140,13 @@ class Hdf5Output:
         self._under: CheckedFile
         self._background: Background
 
-    def __enter__(self) -> Hdf5Output:
+    def _enter(self, stack: ExitStack) -> None:
         self._under, self._background = CheckedFile(self._path), Background()
-        try:
-            self._background.do(self._begin)
-            self._background.wait()
-        except BaseException:
-            self._close()
-            raise
-        return self
+        stack.push(self._end)
+        self._background.do(self._begin)
+        self._background.wait()
 
-    def __exit__(
+    def _end(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
@@ -158,7 +156,9 @@ class Hdf5Output:
             if kind is None:
                 self.wait()
         finally:
-            failure = self._close()
+            file, self._file = self._file, None
+            failure = self._background.close(None if file is None else file.close)
+            self._under.close()
         if kind is None:
             self._under.check()
             if failure is not None:
@@ -189,10 +189,3 @@ class Hdf5Output:
     def _begin(self) -> None:
         self._file = h5py.File(self._under, self._mode)
         self._under.check()
-
-    def _close(self) -> BaseException | None:
-        """Close what is open, and return what HDF5 had to say against it."""
-        file, self._file = self._file, None
-        failure = self._background.close(None if file is None else file.close)
-        self._under.close()
-        return failure

@@ -12,8 +12,8 @@ import h5py
 from setflow.data.formats.recognise import of_bytes, told_of
 from setflow.data.jets import RESERVED
 from setflow.data.layouts import Layout, layout_of
-from setflow.data.sample import units
-from setflow.schema import Schema, names
+from setflow.data.sample import Described
+from setflow.schema import Schema
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find, known
 
@@ -21,14 +21,15 @@ __all__ = ["EventHeader", "datasets_of", "header_of", "open_events", "read_heade
 
 
 @dataclass(frozen=True)
-class EventHeader:
+class EventHeader(Described):
     """What a file says about itself, known without reading its rows.
 
     Arguments:
         n: the number of events.
         objects: the number of slots `N`; where a file has none, of the objects of the longest
             event.
-        schema: the features of objects and events, with their units as they are read.
+        schema: the features of objects and events, with their units as they are read; those that
+            the layout knows stand first.
         keys: the datasets of the layout that the file holds.
         attributes: the attributes of the file that whoever wrote it added.
         columns: the names of the columns of an object in the order of the file, in JetNet's layout
@@ -43,21 +44,6 @@ class EventHeader:
     attributes: dict[str, Any]
     columns: tuple[str, ...]
     layout_version: int
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The names of the features of an object, those that the layout knows first."""
-        return names(self.schema.objects)
-
-    @property
-    def event_features(self) -> tuple[str, ...]:
-        """The names of the features of an event."""
-        return names(self.schema.event)
-
-    @property
-    def event_units(self) -> tuple[str, ...]:
-        """Their units, as they are read."""
-        return units(self.schema.event)
 
 
 def read_header(path: str | os.PathLike[str]) -> EventHeader:

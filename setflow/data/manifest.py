@@ -93,16 +93,14 @@ def manifest_of(attributes: Mapping[str, Any]) -> Manifest | None:
         return None
     try:
         nodes = json.loads(told)
-        numbers = [int(nodes[name]) for name in ("events", "first", "stop")]
+        events, first, stop = (int(nodes[name]) for name in ("events", "first", "stop"))
         hashes = {str(key): str(value) for key, value in nodes["sha256"].items()}
         counts = {str(key): int(value) for key, value in nodes["unphysical"].items()}
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ValueError(f"its manifest cannot be read: {shortened(told)}") from error
-    if not 0 <= numbers[1] <= numbers[2] <= numbers[0]:
-        raise ValueError(
-            f"its manifest tells of the events from {numbers[1]} to {numbers[2]} of {numbers[0]}"
-        )
-    return Manifest(*numbers, hashes, counts)
+    if not 0 <= first <= stop <= events:
+        raise ValueError(f"its manifest tells of the events from {first} to {stop} of {events}")
+    return Manifest(events, first, stop, hashes, counts)
 
 
 def problems_of(path: Path) -> list[str] | None:

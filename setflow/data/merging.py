@@ -7,6 +7,7 @@ for scores, byte for byte. Every value that is read is compared with the manifes
 
 from __future__ import annotations
 
+import functools
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -128,7 +129,9 @@ def _require_one_run(shards: Sequence[_Shard], whole: bool) -> None:
     """Refuse files of several runs, and events that are there twice or not at all."""
     one = shards[0]
     for other in shards[1:]:
-        pairs = {"the number of events": (one.manifest.events, other.manifest.events)}
+        pairs: dict[str, tuple[Any, Any]] = {
+            "the number of events": (one.manifest.events, other.manifest.events)
+        }
         mine, theirs = dict(one.file.attrs), dict(other.file.attrs)
         for name in sorted((mine.keys() | theirs.keys()) - {*_OWN}):
             pairs[name] = (mine.get(name), theirs.get(name))
@@ -224,12 +227,12 @@ def _flat(shards: Sequence[_Shard], out: Path, *, overwrite: bool, virtual: bool
                 for name, values in rows.items():
                     digests[name].add(values)
                 if not virtual:
-                    output.do(lambda file, at=at, rows=rows: _put(file, at, rows))
+                    output.do(functools.partial(_put, at=at, rows=rows))
                 at += size
         output.do(end)
 
 
-def _put(file: Any, at: int, rows: Mapping[str, NDArray[Any]]) -> None:
+def _put(file: Any, *, at: int, rows: Mapping[str, NDArray[Any]]) -> None:
     for name, values in rows.items():
         file[name][at : at + len(values)] = values
 

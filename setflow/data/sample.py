@@ -11,14 +11,35 @@ from torch import Tensor
 from setflow.schema import JETNET, RELATIVE_JET_UNITS, Feature, Schema, names
 from setflow.sets.batch import SetBatch
 
-__all__ = ["EventSample"]
+__all__ = ["Described", "EventSample"]
 
 RELATIVE = RELATIVE_JET_UNITS[0]
 """The unit of pt and mass in files that do not know the jet pT; it is kept."""
 
 
+class Described:
+    """What has a schema, and tells the names in it."""
+
+    schema: Schema
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """The names of the D features of an object."""
+        return names(self.schema.objects)
+
+    @property
+    def event_features(self) -> tuple[str, ...]:
+        """The names of the C features of an event."""
+        return names(self.schema.event)
+
+    @property
+    def event_units(self) -> tuple[str, ...]:
+        """Their units."""
+        return units(self.schema.event)
+
+
 @dataclass(frozen=True)
-class EventSample:
+class EventSample(Described):
     """Events as they stand in a file.
 
     Arguments:
@@ -71,21 +92,6 @@ class EventSample:
                     f"shape {mask} and the features {', '.join(self.features)} of an object and "
                     f"{', '.join(self.event_features) or 'none'} of an event"
                 )
-
-    @property
-    def features(self) -> tuple[str, ...]:
-        """The names of the D features of an object."""
-        return names(self.schema.objects)
-
-    @property
-    def event_features(self) -> tuple[str, ...]:
-        """The names of the C features of an event."""
-        return names(self.schema.event)
-
-    @property
-    def event_units(self) -> tuple[str, ...]:
-        """Their units."""
-        return units(self.schema.event)
 
     def context(self, columns: Sequence[str]) -> Tensor:
         """Return features of the events, by name, with shape `(n, len(columns))`.

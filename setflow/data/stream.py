@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Any
 
 import h5py
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.manifest import Digest, Manifest, Run
 from setflow.files import NewFile, check_hdf5_name
+from setflow.opened import Opened
 
 __all__ = ["Table", "TableStream", "chunk_rows"]
 
@@ -47,7 +47,7 @@ class Table:
     first: NDArray[Any] | None = None
 
 
-class TableStream:
+class TableStream(Opened):
     """Write tables to a file, batch by batch; a context manager.
 
     Arguments:
@@ -84,7 +84,6 @@ class TableStream:
         self._lengths: list[NDArray[np.int64]] = []
         self._n = self._n_waiting = 0
         self._output: Hdf5Output | None = None
-        self._open = ExitStack()
 
     @property
     def n(self) -> int:
@@ -96,23 +95,13 @@ class TableStream:
         """Whether the block has begun and not ended."""
         return self._output is not None
 
-    def __enter__(self) -> TableStream:
-        with ExitStack() as stack:  # on the way out: the rest is written, the file closed, renamed
-            part = stack.enter_context(self._target)
-            self._output = stack.enter_context(Hdf5Output(part, "w"))
-            self._open = stack.pop_all()
-        return self
+    def _enter(self, stack: ExitStack) -> None:
+        stack.callback(self._closed)  # on the way out: the file closed, renamed, forgotten
+        part = stack.enter_context(self._target)
+        self._output = stack.enter_context(Hdf5Output(part, "w"))
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        try:
-            self._open.__exit__(kind, error, traceback)
-        finally:
-            self._output = None
+    def _closed(self) -> None:
+        self._output = None
 
     def create(self, tables: Mapping[str, Table], rows: int, attributes: Mapping[str, Any]) -> None:
         """Make the datasets, empty, and the attributes of the file.

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,6 +50,7 @@ from setflow.data.valid import (
     note,
     refuse,
 )
+from setflow.opened import Opened
 from setflow.physics.kinematics import delta_phi
 from setflow.schema import (
     JET_FEATURES,
@@ -72,7 +73,7 @@ __all__ = ["JetWriter", "Writer", "as_int64"]
 Columns = dict[str, NDArray[Any]]
 
 
-class Writer:
+class Writer(Opened):
     """What both writers share: a stream that is a context manager, and the checks of a batch."""
 
     def __init__(
@@ -89,28 +90,16 @@ class Writer:
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
         self._keep_unphysical = keep_unphysical
         self.unphysical: Counter[str] = Counter()
-        self._open = ExitStack()
 
     @property
     def n(self) -> int:
         """The number of events given to `write` so far."""
         return self._stream.n
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            stack.enter_context(self._stream)
-            stack.push(self._finish)
-            self._begin()
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
+    def _enter(self, stack: ExitStack) -> None:
+        stack.enter_context(self._stream)
+        stack.push(self._finish)
+        self._begin()
 
     def _begin(self) -> None:
         """Make what can be made before the first batch is known."""

@@ -24,10 +24,10 @@ from typing import Any, NamedTuple, Protocol
 import h5py
 
 from setflow.background import Background
-
 from setflow.data.manifest import MANIFEST, manifest_of, problems_of, read_folder
 from setflow.data.merging import merge
 from setflow.files import check_target, file_sha256, in_use_by_one, move, write_text
+from setflow.opened import Opened
 
 __all__ = ["PieceWriter", "Pieces", "refuse_another", "require_made_so", "written_in"]
 
@@ -48,7 +48,7 @@ class _Piece(NamedTuple):
     path: Path
 
 
-class Pieces:
+class Pieces(Opened):
     """The pieces of a run; a context manager that ends with the target.
 
     An error leaves what is done, also the events of the piece that was being written; if nothing is
@@ -80,36 +80,32 @@ class Pieces:
         self._plan = {**plan, "first": rows.start, "stop": rows.stop}
         self._overwrite, self._single = overwrite, is_file_name(target)
         self._part = part_of(target)
-        self._open = ExitStack()
         self._background: Background
         self._piece: tuple[int, int, PieceWriter, float] | None = None
 
-    def __enter__(self) -> Pieces:
+    def _enter(self, stack: ExitStack) -> None:
         self._check_target()
-        with ExitStack() as stack:
-            self._part.mkdir(exist_ok=True)
-            stack.enter_context(in_use_by_one(self._part))
-            stack.callback(self._leave_nothing)
-            self._prepare()
-            self._background = Background()
-            self._open = stack.pop_all()
-        return self
+        self._part.mkdir(exist_ok=True)
+        stack.enter_context(in_use_by_one(self._part))
+        stack.callback(self._leave_nothing)
+        self._prepare()
+        self._background = Background()
+        stack.push(self._end)
 
-    def __exit__(
+    def _end(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        with self._open:
-            try:
-                if kind is None:
-                    self._background.do(lambda: self._while_there(self._end_piece))
-                    self._background.wait()
-            finally:
-                self._background.close(lambda: self._end_piece(discard=self._background.failed))
+        try:
             if kind is None:
-                self._publish()
+                self._background.do(lambda: self._while_there(self._end_piece))
+                self._background.wait()
+        finally:
+            self._background.close(lambda: self._end_piece(discard=self._background.failed))
+        if kind is None:
+            self._publish()
 
     def finished(self) -> bool:
         """Return whether the target is there, as it would be made again; remove what is left over.

@@ -1,9 +1,9 @@
 """Sampling to a file: blocks of events go to HDF5 while the next ones are made, in pieces that
 outlive a kill (`setflow.jobs.pieces`), and the file appears when it is complete.
 
-Event k depends on the seed and k alone, so the same call gives the same events in however many goes,
-and parts of a run (`setflow.jobs.parts`) are those of the whole. To the last bit they are so on like
-devices with as many threads; elsewhere numbers differ by rounding, some 1e-7.
+Event k depends on the seed and k alone, so the same call gives the same events in however many
+goes, and parts of a run (`setflow.jobs.parts`) are those of the whole. To the last bit they are so
+on like devices with as many threads; elsewhere numbers differ by rounding, some 1e-7.
 """
 
 from __future__ import annotations

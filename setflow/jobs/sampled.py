@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -19,6 +18,7 @@ from setflow.data.merging import shards_of
 from setflow.data.valid import counted
 from setflow.data.writing import JetWriter
 from setflow.model.model import SetFlow
+from setflow.opened import Opened
 from setflow.physics.kinematics import jet_features
 from setflow.schema import RELATIVE_JET_UNITS, Schema, words_of
 from setflow.sets.batch import SetBatch
@@ -50,7 +50,7 @@ def layout_for(flow: SetFlow, asked: int | None) -> int:
     return asked
 
 
-class SampledFile(AbstractContextManager["SampledFile"]):
+class SampledFile(Opened):
     """A file that is being sampled; values that cannot be are kept and counted.
 
     Arguments:
@@ -97,19 +97,9 @@ class SampledFile(AbstractContextManager["SampledFile"]):
             )
         else:
             self._writer = EventWriter(out, self._schema, **options)
-        self._open = ExitStack()
 
-    def __enter__(self) -> SampledFile:
-        self._open.enter_context(self._writer)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
+    def _enter(self, stack: ExitStack) -> None:
+        stack.enter_context(self._writer)
 
     def write(self, batch: SetBatch) -> None:
         """Append events of the model, with their contexts as `c` if it has conditions."""

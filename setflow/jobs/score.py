@@ -16,8 +16,8 @@ others are neither shifted nor changed, since the probes of an estimated diverge
 Rows go block by block into a part that can be continued (`setflow.files`): the values first, then
 the number of rows that are done. Its datasets have their full size from the beginning, so that a
 kill finds no structure half changed. The same call goes on behind the last block that is done.
-At the end the file has a manifest (`setflow.data.manifest`), and parts of a run (`setflow.jobs.parts`)
-are put together by `setflow.data.merging.merge`.
+At the end the file has a manifest (`setflow.data.manifest`), and parts of a run
+(`setflow.jobs.parts`) are put together by `setflow.data.merging.merge`.
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refu
 from setflow.jobs.parts import Part
 from setflow.jobs.pieces import is_file_name, refuse_another, require_made_so
 from setflow.model.model import LogDensity, SetFlow
+from setflow.opened import Opened
 from setflow.progress import counting_bar
 from setflow.schema import Kind, kept_objects, words_of
 from setflow.sets.batch import SetBatch
@@ -357,7 +358,7 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
 # --- the file ---
 
 
-class _ScoreFile:
+class _ScoreFile(Opened):
     """The output: begun or continued, and renamed once it is complete.
 
     Arguments:
@@ -388,27 +389,15 @@ class _ScoreFile:
         self._rows, self._n, self._columns, self._how = rows, len(rows), dict(columns), dict(how)
         self._told = dict(told)
         self._target = NewFile(path, overwrite=overwrite, begin=self._begin, same=self._is_same)
-        self._open = ExitStack()
         self._output: Hdf5Output
         self.done = 0
 
-    def __enter__(self) -> _ScoreFile:
-        with ExitStack() as stack:
-            part = stack.enter_context(self._target)
-            self._require_same(part)
-            self._output = stack.enter_context(Hdf5Output(part, "r+"))
-            stack.push(self._finish)
-            self._target.keep = self.done > 0  # else nothing is lost
-            self._open = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
+    def _enter(self, stack: ExitStack) -> None:
+        part = stack.enter_context(self._target)
+        self._require_same(part)
+        self._output = stack.enter_context(Hdf5Output(part, "r+"))
+        stack.push(self._finish)
+        self._target.keep = self.done > 0  # else nothing is lost
 
     def _finish(
         self,

@@ -9,7 +9,6 @@ vector for each name.
 
 from __future__ import annotations
 
-import difflib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -23,6 +22,7 @@ from setflow.data.scaling import Standardizer
 from setflow.schema import Angle, Category, Feature, names
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import current_transform, is_at_hand, is_readable
+from setflow.spelling import nearest
 
 __all__ = ["ContextEncoder", "NamedContext", "OutsideTrainingWarning", "context_columns"]
 
@@ -303,10 +303,10 @@ def require_names(given: Mapping[str, Any], conditions: Sequence[str]) -> None:
         return
     wrong = [f"lacks {', '.join(missing)}"] if missing else []
     wrong += [f"has {', '.join(unknown)}, which the model does not know"] if unknown else []
-    near = difflib.get_close_matches(unknown[0].lower(), conditions, n=1) if unknown else []
     raise ValueError(
         f"the context {' and '.join(wrong)}; the conditions of the model are "
-        f"{', '.join(conditions) or 'none'}" + (f"; did you mean '{near[0]}'?" if near else "")
+        f"{', '.join(conditions) or 'none'}"
+        + (nearest(unknown[0].lower(), conditions) if unknown else "")
     )
 
 

@@ -10,7 +10,6 @@ its arguments as attributes of the same names, so that an object describes itsel
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import inspect
 import json
@@ -39,6 +38,7 @@ from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.schema import Category, Kind, Positive
 from setflow.shipped import MODELS, known
+from setflow.spelling import nearest
 from setflow.timesteps import TimeSampling
 
 __all__ = [
@@ -143,8 +143,7 @@ def build(node: Any, *, expected: type, where: str) -> Any:
     arguments = init_args_of(node, where)
     unknown = sorted(map(str, set(arguments) - set(_parameters(cls))))
     if unknown:
-        close = difflib.get_close_matches(unknown[0][:80], _parameters(cls), n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = nearest(unknown[0], _parameters(cls))
         raise ValueError(f"{where}: {name} has no argument {shortened(unknown[0])}{hint}")
     for key, value in arguments.items():
         if isinstance(value, Mapping) and "class_path" in value:

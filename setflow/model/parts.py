@@ -11,7 +11,16 @@ from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel
 from setflow.fitted import Fitted
 from setflow.model.encoding import ContextEncoder
-from setflow.schema import JETNET, Feature, Kind, Schema, kind_of, schema_of
+from setflow.schema import (
+    JETNET,
+    Feature,
+    Kind,
+    Schema,
+    event_of,
+    kind_of,
+    lists_objects,
+    schema_of,
+)
 from setflow.sets.arrays import shown
 
 __all__ = [
@@ -131,11 +140,8 @@ def schema_for(
         ValueError: if a name is not in the schema, a feature cannot be generated, or the scaler
             takes one for another kind than the schema.
     """
-    event: dict[str, Feature] = {}
-    if isinstance(given, Mapping) and "objects" not in given:
-        event = {entry.name: entry for entry in Schema.from_node({"objects": ["x"], **given}).event}
-        given = None
-    if given is None:
+    if not lists_objects(given):
+        event = {entry.name: entry for entry in event_of(given)}
         listed = JETNET.generated if features is None else tuple(features)
         told = scaler.kinds if isinstance(scaler, Standardizer) else ()
         kinds: dict[str, Kind] = dict(zip(listed, told, strict=False))

@@ -6,13 +6,13 @@ node of plain values (`Schema.node`), which stands in configurations, model fold
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from setflow.schema.kinds import KINDS, Kind, kind_of
+from setflow.spelling import nearest
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
 
@@ -277,10 +277,9 @@ def _found(name: str, features: Sequence[Feature], what: str) -> Feature:
     for feature in features:
         if feature.name == name:
             return feature
-    near = difflib.get_close_matches(name, names(features), n=1)
     raise ValueError(
         f"the schema has no {what} '{name}'; it has {', '.join(names(features)) or 'none'}"
-        + (f"; did you mean '{near[0]}'?" if near else "")
+        + nearest(name, names(features))
     )
 
 
@@ -289,10 +288,8 @@ def _mapping(node: Any, known: Sequence[str], where: str) -> dict[str, Any]:
     if not isinstance(node, Mapping):
         raise ValueError(f"{where} is {node!r}, expected a mapping with {', '.join(known)}")
     if unknown := [str(key) for key in node if key not in known]:
-        near = difflib.get_close_matches(unknown[0], known, n=1)
         raise ValueError(
-            f"{where} has '{unknown[0]}'; expected {', '.join(known)}"
-            + (f"; did you mean '{near[0]}'?" if near else "")
+            f"{where} has '{unknown[0]}'; expected {', '.join(known)}" + nearest(unknown[0], known)
         )
     return dict(node)
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from setflow.schema.features import Feature, Limits, Schema
 from setflow.schema.kinds import Positive, Real
@@ -29,7 +29,10 @@ __all__ = [
     "PARTICLE_UNITS",
     "RELATIVE_JET_UNITS",
     "DatasetSpec",
+    "GivenSchema",
     "ParticleType",
+    "event_of",
+    "lists_objects",
     "schema_of",
 ]
 
@@ -124,6 +127,34 @@ DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("event_number", "(n,)", "int64", "the collision that a jet comes from", False),
     DatasetSpec("weight", "(n,)", "float64", "how much a jet counts; may be negative", False),
 )
+
+
+GivenSchema = Schema | Mapping[str, Any] | str | None
+"""A schema as a configuration gives it: itself, its node, which need not list the objects, its name
+(`jetnet`), or None."""
+
+
+def lists_objects(given: GivenSchema) -> TypeGuard[Schema | Mapping[str, Any] | str]:
+    """Return whether a schema says what the objects are, and not of the event alone.
+
+    >>> lists_objects("jetnet"), lists_objects({"event": ["radius"]}), lists_objects(None)
+    (True, False, False)
+    """
+    return given is not None and not (isinstance(given, Mapping) and "objects" not in given)
+
+
+def event_of(given: GivenSchema) -> tuple[Feature, ...]:
+    """Return the features of an event that a schema lists, whether or not it lists the objects.
+
+    Raises:
+        ValueError: if it is malformed.
+
+    >>> [entry.name for entry in event_of({"event": ["radius"]})], event_of(None)
+    (['radius'], ())
+    """
+    if isinstance(given, Mapping) and "objects" not in given:
+        given = Schema.from_node({"objects": ["x"], **given})
+    return () if given is None else tuple(schema_of(given).event)
 
 
 def schema_of(given: Schema | Mapping[str, Any] | str) -> Schema:

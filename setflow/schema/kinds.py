@@ -11,10 +11,11 @@ density needs log|df/dx|. Where f ends at a boundary, generated values obey it.
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
+
+from setflow.spelling import nearest
 
 __all__ = ["KINDS", "Angle", "Bounded", "Category", "Kind", "Positive", "Real", "kind_of"]
 
@@ -226,10 +227,8 @@ class Category(Kind):
         """
         if name in self.names:
             return self.names.index(name)
-        near = difflib.get_close_matches(name, self.names, n=1)
         raise ValueError(
-            f"there is no '{name}' among {', '.join(self.names)}"
-            + (f"; did you mean '{near[0]}'?" if near else "")
+            f"there is no '{name}' among {', '.join(self.names)}" + nearest(name, self.names)
         )
 
 
@@ -258,10 +257,8 @@ def kind_of(kind: Kind | str) -> Kind:
         raise TypeError(f"a kind is {kind!r}, expected one of {', '.join(KINDS)}, as a text")
     name = kind.partition("(")[0].strip()
     if name not in KINDS:
-        near = difflib.get_close_matches(name, KINDS, n=1)
         raise ValueError(
-            f"there is no kind '{name}'; expected one of {', '.join(KINDS)}"
-            + (f"; did you mean '{near[0]}'?" if near else "")
+            f"there is no kind '{name}'; expected one of {', '.join(KINDS)}" + nearest(name, KINDS)
         )
     try:
         call = ast.parse(kind.strip(), mode="eval").body

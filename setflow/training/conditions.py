@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,15 +13,21 @@ from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
 from setflow.model.encoding import context_columns
 from setflow.model.folder import takes
-from setflow.schema import JETNET, Category, Feature, Schema, schema_of
+from setflow.schema import (
+    JETNET,
+    Category,
+    Feature,
+    GivenSchema,
+    event_of,
+    lists_objects,
+    schema_of,
+)
 from setflow.training.files import CLASS, Files, classes_of, files_of, is_there
 
 __all__ = ["complete", "described", "features_of"]
 
 PARTS = ("field", "cardinality")
 """The parts of a model that are built for the columns of its context."""
-
-GivenSchema = Schema | Mapping[str, Any] | str | None
 
 
 def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
@@ -67,9 +73,9 @@ def _of_file(given: GivenSchema, features: Sequence[str], path: str) -> GivenSch
     header = read_header(path)
     if header.layout_version == 1:
         return given
-    if given is None or (isinstance(given, Mapping) and "objects" not in given):
+    if not lists_objects(given):
         held, event = header.schema, {entry.name: entry for entry in header.schema.event}
-        event |= {entry.name: entry for entry in _event(given)}
+        event |= {entry.name: entry for entry in event_of(given)}
         return replace(held, event=tuple(event.values())).node()
     asked = features or schema_of(given).generated
     if missing := [name for name in asked if name not in header.features]:
@@ -99,8 +105,7 @@ def described(schema: GivenSchema, conditions: Sequence[str], train: Files) -> G
     >>> described("jetnet", ["class"], {"top": "a.h5", "gluon": "b.h5"}).of_event("class").kind
     Category(names=('top', 'gluon'))
     """
-    complete = schema is not None and not (isinstance(schema, Mapping) and "objects" not in schema)
-    event = {entry.name: entry for entry in _event(schema)}
+    event = {entry.name: entry for entry in event_of(schema)}
     known = {entry.name for entry in JETNET.event}
     classes = classes_of(train)
     added = {}
@@ -109,13 +114,13 @@ def described(schema: GivenSchema, conditions: Sequence[str], train: Files) -> G
             continue
         if name == CLASS and classes:
             added[name] = Feature(CLASS, kind=Category(classes))
-        elif not complete and name not in known:
+        elif not lists_objects(schema) and name not in known:
             added[name] = _told(files_of(train)[0].path, name)
     if not added:
         return schema
     listed = (*event.values(), *added.values())
-    if complete:
-        return replace(schema_of(schema), event=listed)  # type: ignore[arg-type]
+    if lists_objects(schema):
+        return replace(schema_of(schema), event=listed)
     return {"event": [entry.node() for entry in listed]}
 
 
@@ -134,17 +139,8 @@ def features_of(
     known = {entry.name: entry for entry in JETNET.event}
     if classes:
         known[CLASS] = Feature(CLASS, kind=Category(tuple(classes)))
-    known |= {entry.name: entry for entry in _event(schema)}
+    known |= {entry.name: entry for entry in event_of(schema)}
     return tuple(known.get(name, Feature(name)) for name in conditions)
-
-
-def _event(schema: GivenSchema) -> Sequence[Feature]:
-    """Return the features of an event that a schema lists."""
-    if schema is None:
-        return ()
-    if isinstance(schema, Mapping) and "objects" not in schema:
-        return Schema.from_node({"objects": ["x"], **schema}).event
-    return schema_of(schema).event
 
 
 def _told(path: str, name: str) -> Feature:

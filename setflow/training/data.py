@@ -16,7 +16,16 @@ from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.random import derive
-from setflow.schema import Category, Feature, Schema, Words, names, schema_of, words_of
+from setflow.schema import (
+    Category,
+    Feature,
+    Schema,
+    Words,
+    lists_objects,
+    names,
+    schema_of,
+    words_of,
+)
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import described, features_of
@@ -135,8 +144,7 @@ class SetDataModule(LightningDataModule):
                     "one of data.train and data.val has a class for each of its files and the "
                     "other has none; give both the same way"
                 )
-        whole = schema is not None and not (isinstance(schema, dict) and "objects" not in schema)
-        self._schema = schema_of(schema) if whole and schema is not None else None
+        self._schema = schema_of(schema) if lists_objects(schema) else None
         self.seed, self.weight = seed, weight
         self._told: Schema | None = None
         self._train: SetBatch | None = None

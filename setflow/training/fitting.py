@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -28,7 +27,7 @@ from setflow.fields.transformer import TransformerField
 from setflow.model.encoding import context_columns
 from setflow.model.model import SetFlow
 from setflow.random import derive
-from setflow.schema import Feature, Schema, left_out_of, names, schema_of, words_of
+from setflow.schema import Feature, GivenSchema, Schema, left_out_of, names, schema_of, words_of
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
 from setflow.sets.shapes import whole_number
@@ -45,8 +44,6 @@ _HIDDEN, _LAYERS, _HEADS = 64, 4, 2
 _OPTIMIZER = {"lr": 5e-3, "weight_decay": 1e-4}
 _WARMUP, _BATCH, _HELD_OUT, _CLIP, _AVERAGE = 0.05, 128, 0.05, 1.0, 0.99
 _VALIDATIONS = 2  # in a training
-
-GivenSchema = Schema | Mapping[str, Any] | str | None
 
 
 def fit(
@@ -86,9 +83,9 @@ def fit(
     Raises:
         ImportError: if Lightning is not installed.
         TypeError: if the data are neither a `SetBatch` nor a sample.
-        ValueError: if `steps` is no whole number from 1, or `seed` none from 0, data and schema do
-            not fit, a value is none that its feature can have, a condition is unknown, or the loss
-            is not finite.
+        ValueError: if `steps` is no whole number from 1, or `seed` none from 0, the field has
+            nothing to train, data and schema do not fit, a value is none that its feature can have,
+            a condition is unknown, or the loss is not finite.
 
     >>> rings = setflow.SetBatch(torch.randn(200, 5, 2))
     >>> field = setflow.TransformerField(2, hidden=16, layers=1)
@@ -97,6 +94,11 @@ def fit(
     torch.Size([3, 5, 2])
     """
     steps, seed = whole_number(steps, "steps", 1), whole_number(seed, "seed")
+    if field is not None and not any(weight.requires_grad for weight in field.parameters()):
+        raise ValueError(
+            f"the field is a {type(field).__name__} with no parameter to train; give one with "
+            "weights, or make the model with SetFlow(field).fit_statistics(data)"
+        )
     if isinstance(data, EventSample):
         if schema is not None:
             raise ValueError("the events bring their schema; leave schema out")

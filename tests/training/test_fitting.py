@@ -220,6 +220,7 @@ def test_values_that_cannot_be_are_refused_in_memory_as_in_files(column, value, 
         ({"conditions": []}, ValueError, "context of 1 columns, and conditions names 0"),
         ({"data": rings(5)}, ValueError, "of 5 events none is left for the validation; give more"),
         ({"conditions": ["kind", "mass"]}, ValueError, "context of 1 columns, and conditions name"),
+        ({"field": setflow.fields.GaussianSetField([0.0], [1.0])}, ValueError, "no parameter"),
         ({"conditions": ["kidn"]}, ValueError, "event 'kidn'; it has kind; did you mean 'kind'"),
     ],
 )

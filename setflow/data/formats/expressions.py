@@ -7,7 +7,6 @@ the functions of `FUNCTIONS`. It is walked, never compiled: nothing of Python ca
 from __future__ import annotations
 
 import ast
-import difflib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from setflow.spelling import nearest
 
 __all__ = ["FUNCTIONS", "Expression", "no_such_name", "parse"]
 
@@ -131,11 +132,10 @@ def parse(text: Any, where: str = "the expression") -> Expression:
 def no_such_name(name: str, known: Iterable[str], where: str) -> ValueError:
     """Return the error that a name is not there, with the nearest that is."""
     known = tuple(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     shown = ", ".join(known[:30]) + (f" and {len(known) - 30} more" if len(known) > 30 else "")
     return ValueError(
         f"{where}: there is no '{name}'; there are {shown or 'none'}"
-        + (f"; did you mean '{near[0]}'?" if near else "")
+        + nearest(name, known, cutoff=0.5)
     )
 
 
@@ -171,8 +171,7 @@ def _check(node: ast.AST, text: str, where: str, names: dict[str, None], depth: 
     elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         function = node.func.id
         if function not in FUNCTIONS:
-            near = difflib.get_close_matches(function, FUNCTIONS, n=1, cutoff=0.5)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            hint = nearest(function, FUNCTIONS, cutoff=0.5)
             raise refuse(f"there is no function {function}, expected {', '.join(FUNCTIONS)}{hint}")
         expected = FUNCTIONS[function][0]
         if node.keywords or len(node.args) != expected:

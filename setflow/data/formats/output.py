@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from setflow.data.sample import RELATIVE, EventSample
 from setflow.data.valid import counted
 from setflow.data.writing import JetWriter
 from setflow.files import check_hdf5_name
+from setflow.opened import Opened
 from setflow.physics.kinematics import jet_features
 from setflow.schema import (
     JET_UNITS,
@@ -36,7 +36,7 @@ CLASS = "class"
 TYPE = Feature("type", kind=Category(tuple(kind.name for kind in PARTICLE_TYPES[1:])))
 
 
-class Output(AbstractContextManager["Output"]):
+class Output(Opened):
     """A file that is being written.
 
     Arguments:
@@ -78,22 +78,12 @@ class Output(AbstractContextManager["Output"]):
         known = (*full, NUM) if self._full else (NUM,)
         self._context = [entry for entry in schema.event if entry.name not in known]
         self._writer: JetWriter | EventWriter | TreeWriter | None = None
-        self._open = ExitStack()
         if self._tree:
             self._writer = TreeWriter(out, schema, overwrite=overwrite)
 
-    def __enter__(self) -> Output:
+    def _enter(self, stack: ExitStack) -> None:
         if self._writer is not None:
-            self._open.enter_context(self._writer)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._open.__exit__(kind, error, traceback)
+            stack.enter_context(self._writer)
 
     def write(self, sample: EventSample) -> None:
         """Append events."""

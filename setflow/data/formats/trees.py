@@ -10,14 +10,14 @@ import importlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
 from setflow.data.formats.sources import BLOCK_BYTES, Jagged, Raw, Source
 from setflow.data.sample import EventSample
 from setflow.files import NewFile
+from setflow.opened import Opened
 from setflow.schema import Schema, names, words_of
 
 __all__ = ["ParquetSource", "RootSource", "TreeWriter"]
@@ -179,7 +179,7 @@ class ParquetSource(Source):
         self._file.close()
 
 
-class TreeWriter:
+class TreeWriter(Opened):
     """Write events as ROOT or parquet, by the name of the file; a context manager.
 
     The file appears when the block ends without an error.
@@ -204,25 +204,17 @@ class TreeWriter:
         jets = words_of(schema.generated).event == "jet"
         self._prefixes = ("part_", "jet_") if jets else ("object_", "event_")
         self._new = NewFile(path, overwrite=overwrite)
-        self._schema, self._open, self.n = schema, ExitStack(), 0
+        self._schema, self.n = schema, 0
         self._file: Any = None
         self._there: Any = None
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self._there = stack.enter_context(self._new)
-            self._open = stack.pop_all()
-        return self
+    def _enter(self, stack: ExitStack) -> None:
+        self._there = stack.enter_context(self._new)
+        stack.callback(self._close)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._open.__exit__(kind, error, traceback)
 
     def write(self, sample: EventSample) -> None:
         """Append events."""

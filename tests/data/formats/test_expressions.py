@@ -145,7 +145,7 @@ def test_large_powers_take_no_time():
 @each(
     ("text", "told"),
     [
-        ("x + hypo(x, y)", "at position 5: there is no function hypo.*did you mean hypot"),
+        ("x + hypo(x, y)", "at position 5: there is no function hypo.*did you mean 'hypot"),
         ("x + (y", "cannot be read at position 5"),
         ("x * y[0]", "at position 5: expected names"),
         ("exp(x, y)", "exp takes 1 argument$"),
