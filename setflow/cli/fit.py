@@ -36,6 +36,7 @@ from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
 from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
+from setflow.progress import told_as
 from setflow.schema import left_out_of, words_of
 from setflow.sets.batch import SetBatch
 from setflow.training.checkpoints import Checkpoint, asked_for_steps, last_checkpoint
@@ -128,7 +129,8 @@ def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> 
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
     try:
-        return _run(cli)
+        with told_as(cli.config.progress):
+            return _run(cli)
     except Stopped as stop:
         raise _interrupted(stop, cli.folder, same) from None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from yaml import YAMLError, safe_load
 
-from setflow.cli.parsing import Argument, Command, integer, nearest, number
+from setflow.cli.parsing import PROGRESS, Argument, Command, integer, nearest, number
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
@@ -55,6 +55,7 @@ FIT_ONLY = (
         "of steps is open, for the training has finished then, and 85 if one was asked for, for "
         "the same command goes on.",
     ),
+    PROGRESS,
     Argument("--force", "Start a run that exists already anew, and overwrite what it has left."),
 )
 """The options of `fit` that are not those of Lightning or of the parts of a training."""

@@ -1,8 +1,9 @@
 """Put the files of a run together: into one file, or into one that leads to the others.
 
-The files of a run tell by their manifests (`setflow.data.manifest`) which events they hold. Together
-they make the file that one command would have made of all events, attribute for attribute and, but
-for scores, byte for byte. Every value that is read is compared with the manifest of its file.
+The files of a run tell by their manifests (`setflow.data.manifest`) which events they hold.
+Together they make the file that one command would have made of all events, attribute for attribute
+and, but for scores, byte for byte. Every value that is read is compared with the manifest of its
+file.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 The events of a run are cut by their numbers alone, so what a part holds does not depend on who
 computes it. The cuts fall between blocks of events that are computed together, if there are blocks
-enough: then a part holds, on like machines and threads, the very bits of the whole; elsewhere numbers
-differ by rounding, some 1e-7.
+enough: then a part holds, on like machines and threads, the very bits of the whole; elsewhere
+numbers differ by rounding, some 1e-7.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events, screen_events
 from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.header import read_header
-from setflow.data.manifest import Digest, Manifest, manifest_of
+from setflow.data.manifest import Digest, Manifest, has_manifest, manifest_of
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256
@@ -49,7 +49,7 @@ from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.jobs.parts import Part
-from setflow.jobs.pieces import is_file_name, refuse_another, require_made_so
+from setflow.jobs.pieces import refuse_another, require_made_so
 from setflow.model.model import LogDensity, SetFlow
 from setflow.opened import Opened
 from setflow.progress import counting_bar
@@ -144,7 +144,7 @@ def score_to_hdf5(
     """
     data, out = find(JETS, data), check_hdf5_name(out)
     out = out if part is None else part.path(out)
-    finished = not overwrite and is_file_name(out) and out.is_file()
+    finished = not overwrite and has_manifest(out)
     if not finished:
         NewFile(out, overwrite=overwrite)  # raises if it cannot be written
     header = read_header(data)
