@@ -103,10 +103,11 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise type(error)(
-            error.errno,
-            f"no file can be made in the folder {folder} ({error.strerror}); choose another",
-        ) from error
+        told = type(error)(
+            f"no file can be made in the folder {folder} ({error.strerror}); choose another"
+        )
+        told.errno = error.errno
+        raise told from error
     return path
 
 

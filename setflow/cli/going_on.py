@@ -47,7 +47,7 @@ def going_on(command: str, config: Namespace, arguments: Sequence[str]) -> Itera
         kept = _written(command, out, same)
         if error.errno is None or kept.startswith("nothing"):
             raise
-        raise OSError(f"{error.strerror}: {error.filename or out}; {kept}") from error
+        raise OSError(f"{error}; {kept}") from error
 
 
 def _written(command: str, out: Path, same: str) -> str:

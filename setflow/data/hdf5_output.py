@@ -47,8 +47,9 @@ class CheckedFile(io.RawIOBase):
             OSError: what the system said, with the name of the file.
         """
         if self._error is not None:
-            number, text = self._error.errno, self._error.strerror or str(self._error)
-            raise OSError(number, f"{text}, in writing", str(self._path)) from self._error
+            told = OSError(f"{self._path} cannot be written: {self._error.strerror}")
+            told.errno = self._error.errno
+            raise told from self._error
 
     def sync(self) -> None:
         """Wait until what was written is on disk."""

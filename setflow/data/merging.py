@@ -143,7 +143,7 @@ def _require_one_run(shards: Sequence[_Shard], whole: bool) -> None:
             ):
                 raise ValueError(
                     f"{other.path} is of another run than {one.path}: {name} is "
-                    f"{shortened(there)} there and {shortened(here)} here"
+                    f"{_shown(there)} there and {_shown(here)} here"
                 )
     at = 0 if whole else one.manifest.first
     for shard in shards:
@@ -158,6 +158,10 @@ def _require_one_run(shards: Sequence[_Shard], whole: bool) -> None:
             f"the events from {at} to {one.manifest.events} are in none of the files; give all "
             "files of the run"
         )
+
+
+def _shown(value: Any) -> str:
+    return shortened(value.item() if isinstance(value, np.generic) else value)
 
 
 def _both_nan(one: Any, other: Any) -> bool:
