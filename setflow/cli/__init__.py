@@ -287,7 +287,9 @@ def _sample(config: Namespace, ending: Ending) -> None:
             "steps, --solver midpoint"
         ) from error
     reference = config.like or config.context_from or held_out(model)
-    if reference is None:
+    if path.is_dir():
+        following = ["setflow", "dataset", "merge", path, "--out", unused(path.with_suffix(".h5"))]
+    elif reference is None:
         scores = unused(path.with_stem(f"{path.stem}-scores"))
         following = ["setflow", "score", config.model, path, "--out", scores]
         following += ["--estimator", "hutchinson"]
