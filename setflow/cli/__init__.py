@@ -25,8 +25,7 @@ from setflow.cli.arguments import SOLVERS, parser
 from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
 from setflow.cli.going_on import going_on
 from setflow.files import check_hdf5_name, check_target
-from setflow.jobs.parts import Part
-from setflow.progress import told_as
+from setflow.parts import Part
 from setflow.shipped import JETS, MODELS, find, known
 
 if TYPE_CHECKING:
@@ -100,6 +99,8 @@ def _run(arguments: Sequence[str]) -> None:
         given = config[config.command]
         action = given.get("action")
         told = given if action is None else given[action]
+        from setflow.progress import told_as
+
         with told_as(told.get("progress", "auto")), going_on(config.command, told, arguments):
             _COMMANDS[config.command](given, ending)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from setflow.cli.endings import Interrupted
-from setflow.jobs.parts import Part
+from setflow.parts import Part
 
 __all__ = ["going_on"]
 

@@ -2,7 +2,7 @@
 outlive a kill (`setflow.jobs.pieces`), and the file appears when it is complete.
 
 Event k depends on the seed and k alone, so the same call gives the same events in however many
-goes, and parts of a run (`setflow.jobs.parts`) are those of the whole. To the last bit they are so
+goes, and parts of a run (`setflow.parts`) are those of the whole. To the last bit they are so
 on like devices with as many threads; elsewhere numbers differ by rounding, some 1e-7.
 """
 
@@ -15,11 +15,11 @@ from setflow.data.manifest import Run
 from setflow.files import as_path, check_hdf5_name
 from setflow.jobs.contexts import Asked, Conditions, asked_for
 from setflow.jobs.identity import described, identity_of
-from setflow.jobs.parts import Part
 from setflow.jobs.pieces import Pieces
 from setflow.jobs.sampled import SampledFile, layout_for, unphysical_warning
 from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
+from setflow.parts import Part
 from setflow.progress import counting_bar
 from setflow.sets.protocols import Solver
 from setflow.solvers.fixed import FixedStepSolver, Midpoint

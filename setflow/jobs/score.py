@@ -17,7 +17,7 @@ Rows go block by block into a part that can be continued (`setflow.files`): the 
 the number of rows that are done. Its datasets have their full size from the beginning, so that a
 kill finds no structure half changed. The same call goes on behind the last block that is done.
 At the end the file has a manifest (`setflow.data.manifest`), and parts of a run
-(`setflow.jobs.parts`) are put together by `setflow.data.merging.merge`.
+(`setflow.parts`) are put together by `setflow.data.merging.merge`.
 """
 
 from __future__ import annotations
@@ -48,10 +48,10 @@ from setflow.files import NewFile, check_hdf5_name, file_sha256
 from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
-from setflow.jobs.parts import Part
 from setflow.jobs.pieces import refuse_another, require_made_so
 from setflow.model.model import LogDensity, SetFlow
 from setflow.opened import Opened
+from setflow.parts import Part
 from setflow.progress import counting_bar
 from setflow.schema import Kind, kept_objects, words_of
 from setflow.sets.batch import SetBatch

@@ -22,10 +22,10 @@ from setflow.data import Standardizer
 from setflow.data.manifest import problems_of
 from setflow.data.merging import merge, shards_of
 from setflow.jobs import pieces, sample
-from setflow.jobs.parts import Part
 from setflow.jobs.pieces import written_in
 from setflow.jobs.sample import sample_to_hdf5
 from setflow.jobs.score import score_to_hdf5
+from setflow.parts import Part
 
 EVENTS, BLOCK = 150, 16
 
