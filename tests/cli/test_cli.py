@@ -210,7 +210,9 @@ def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
         assert file.attrs["n"] == 9
         np.testing.assert_allclose(file["log_prob"], whole["log_prob"], rtol=1e-5)
     before = Path("scores.h5").read_bytes()
-    assert "exists already" in fails(capsys, *arguments)
+    run(*arguments)
+    assert "scores.h5 is written already: log-densities of 9 jets" in capsys.readouterr().out
+    assert "exists already" in fails(capsys, *arguments, "--seed", 1)
     assert Path("scores.h5").read_bytes() == before
     run(*arguments, "--estimator", "hutchinson", "--force")
     assert Path("scores.h5").read_bytes() != before
