@@ -433,12 +433,12 @@ class _ScoreFile(Opened):
         def counter(file: Any) -> None:
             file.attrs.modify("n", np.int64(stop))  # in its place: the structure stays
             file.flush()
+            self.done, self._target.keep = stop, True  # here, where no signal comes between
 
         self._output.do(values)
         self._output.sync()
         self._output.do(counter)
         self._output.wait()
-        self.done, self._target.keep = stop, True
 
     def tell(self, told: Mapping[str, str | int | float]) -> None:
         """Write what has become known, in its place."""
