@@ -32,6 +32,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "MANIFEST",
     "NewFile",
     "NewFolder",
     "as_path",
@@ -39,6 +40,7 @@ __all__ = [
     "check_target",
     "dump_yaml",
     "file_sha256",
+    "has_manifest",
     "in_use_by_one",
     "load_yaml",
     "move",
@@ -47,6 +49,9 @@ __all__ = [
     "shortened",
     "write_text",
 ]
+
+MANIFEST = "manifest.json"
+"""What a folder of files that belong together says of them."""
 
 _HDF5 = (".h5", ".hdf5")
 _DEPTH, _SIZE = 40, 2**18  # of YAML: levels, and characters
@@ -354,6 +359,25 @@ def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content as hexadecimal digits, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_manifest(path: Path) -> bool:
+    """Return whether there is an HDF5 file, or a folder of files, that tells its content.
+
+    See `setflow.data.manifest`.
+
+    >>> has_manifest(Path("no such file"))
+    False
+    """
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "manifest" in file.attrs
+    except OSError:
+        return False
 
 
 def same_file(one: Path, other: Path) -> bool:

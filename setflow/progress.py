@@ -1,14 +1,14 @@
 """How far something is: a bar in a terminal, a line every minute in a log, or JSON for programs.
 
-A command says once, by `told_as`, how it is told; what is under way tells it by `counting_bar`.
+A command says once, by `setflow.telling.told_as`, how it is told; what is under way tells it by
+`counting_bar`.
 """
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -22,29 +22,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["FORMS", "Lines", "clock", "counting_bar", "is_told_as", "json_line", "told_as"]
+from setflow.telling import is_told_as
 
-FORMS = ("auto", "lines", "json", "none")
-"""How progress is told: a bar in a terminal and lines elsewhere, lines, lines of JSON, or not."""
+__all__ = ["Lines", "clock", "counting_bar", "json_line"]
 
 _EVERY = 60.0  # seconds between lines
-_form = "auto"
-
-
-@contextmanager
-def told_as(form: str) -> Iterator[None]:
-    """Tell all progress in one of `FORMS` while the block runs."""
-    global _form
-    before, _form = _form, form
-    try:
-        yield
-    finally:
-        _form = before
-
-
-def is_told_as(form: str) -> bool:
-    """Return whether progress is told in a form of `FORMS` just now."""
-    return _form == form
 
 
 class Lines:

@@ -36,6 +36,7 @@ FLOORS = {
     "random": 1,
     "files": 1,
     "parts": 1,
+    "telling": 0,
     "fitted": 1,
     "progress": 1,
     "solvers": 1,

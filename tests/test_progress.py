@@ -7,8 +7,8 @@ import json
 
 from rich.console import Console
 
-from setflow.cli.parsing import PROGRESS
-from setflow.progress import FORMS, Lines, counting_bar, told_as
+from setflow.progress import Lines, counting_bar
+from setflow.telling import told_as
 
 
 def test_a_line_is_due_every_minute():
@@ -55,4 +55,3 @@ def test_nothing_is_told_where_nothing_is_asked_for():
     with told_as("none"), counting_bar(disable=False, console=console) as bar:
         bar.advance(bar.add_task("sampling", total=1), 1)
     assert console.file.getvalue() == ""
-    assert set(FORMS) == set(PROGRESS.choices)

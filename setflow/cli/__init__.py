@@ -24,9 +24,10 @@ import setflow
 from setflow.cli.arguments import SOLVERS, parser
 from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
 from setflow.cli.going_on import going_on
-from setflow.files import check_hdf5_name, check_target
+from setflow.files import check_hdf5_name, check_target, has_manifest
 from setflow.parts import Part
 from setflow.shipped import JETS, MODELS, find, known
+from setflow.telling import told_as
 
 if TYPE_CHECKING:
     from setflow.divergence import DivergenceEstimator
@@ -99,8 +100,6 @@ def _run(arguments: Sequence[str]) -> None:
         given = config[config.command]
         action = given.get("action")
         told = given if action is None else given[action]
-        from setflow.progress import told_as
-
         with told_as(told.get("progress", "auto")), going_on(config.command, told, arguments):
             _COMMANDS[config.command](given, ending)
 
@@ -116,11 +115,8 @@ def _check_resumable(out: Path, *, force: bool) -> None:
     """Check an output that may be there already, made by the same command."""
     if out.suffix:
         check_hdf5_name(out)
-    if not force and out.exists():
-        from setflow.data.manifest import has_manifest
-
-        if has_manifest(out):
-            return
+    if not force and out.exists() and has_manifest(out):
+        return
     check_target(out, overwrite=force)
 
 

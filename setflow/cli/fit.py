@@ -36,9 +36,9 @@ from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
 from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
-from setflow.progress import told_as
 from setflow.schema import left_out_of, words_of
 from setflow.sets.batch import SetBatch
+from setflow.telling import told_as
 from setflow.training.checkpoints import Checkpoint, asked_for_steps, last_checkpoint
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel

@@ -44,8 +44,10 @@ def going_on(command: str, config: Namespace, arguments: Sequence[str]) -> Itera
         text = f"stopped by {stop.name}; {_written(command, out, same)}"
         raise Interrupted(text, stop.status) from None
     except OSError as error:
+        if error.errno is None:  # it is ours, of what was asked for
+            raise
         kept = _written(command, out, same)
-        if error.errno is None or kept.startswith("nothing"):
+        if kept.startswith("nothing"):
             raise
         raise OSError(f"{error}; {kept}") from error
 

@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
+from setflow.telling import FORMS
+
 __all__ = [
     "Argument",
     "Command",
@@ -209,7 +211,7 @@ PROGRESS = Argument(
     "minute elsewhere; lines writes these lines everywhere; json writes them as JSON, one object a "
     "line, with what is done, the total, the number for each second and the seconds left; none "
     "tells nothing.",
-    choices=("auto", "lines", "json", "none"),  # setflow.progress.FORMS
+    choices=FORMS,
     default="auto",
 )
 

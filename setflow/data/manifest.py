@@ -21,20 +21,17 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from setflow.files import file_sha256, shortened
+from setflow.files import MANIFEST, file_sha256, shortened
 
 __all__ = [
-    "MANIFEST",
     "Digest",
     "Manifest",
     "Run",
-    "has_manifest",
     "manifest_of",
     "problems_of",
     "read_folder",
 ]
 
-MANIFEST = "manifest.json"
 _BYTES = 2**24  # read at a time
 
 
@@ -110,21 +107,6 @@ def manifest_of(attributes: Mapping[str, Any]) -> Manifest | None:
     if not 0 <= first <= stop <= events:
         raise ValueError(f"its manifest tells of the events from {first} to {stop} of {events}")
     return Manifest(events, first, stop, hashes, counts)
-
-
-def has_manifest(path: Path) -> bool:
-    """Return whether there is a file, or a folder of files, that has a manifest.
-
-    >>> has_manifest(Path("no such file"))
-    False
-    """
-    if path.is_dir():
-        return (path / MANIFEST).is_file()
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            return "manifest" in file.attrs
-    except OSError:
-        return False
 
 
 def problems_of(path: Path) -> list[str] | None:

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.header import open_events
 from setflow.data.layouts import OFFSETS, layout_of
-from setflow.data.manifest import MANIFEST, Digest, Manifest, Run, manifest_of, read_folder
+from setflow.data.manifest import Digest, Manifest, Run, manifest_of, read_folder
 from setflow.data.stream import Table, TableStream
 from setflow.data.valid import counted
-from setflow.files import NewFile, check_hdf5_name, shortened
+from setflow.files import MANIFEST, NewFile, check_hdf5_name, shortened
 
 __all__ = ["merge", "shards_of"]
 

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple, Protocol
 import h5py
 
 from setflow.background import Background
-from setflow.data.manifest import MANIFEST, manifest_of, problems_of, read_folder
+from setflow.data.manifest import manifest_of, problems_of, read_folder
 from setflow.data.merging import merge
-from setflow.files import check_target, file_sha256, in_use_by_one, move, write_text
+from setflow.files import MANIFEST, check_target, file_sha256, in_use_by_one, move, write_text
 from setflow.opened import Opened
 
 __all__ = ["PieceWriter", "Pieces", "refuse_another", "require_made_so", "written_in"]

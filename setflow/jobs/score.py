@@ -41,10 +41,10 @@ from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events, screen_events
 from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.header import read_header
-from setflow.data.manifest import Digest, Manifest, has_manifest, manifest_of
+from setflow.data.manifest import Digest, Manifest, manifest_of
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
-from setflow.files import NewFile, check_hdf5_name, file_sha256
+from setflow.files import NewFile, check_hdf5_name, file_sha256, has_manifest
 from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from setflow.progress import Lines, clock, is_told_as, json_line
+from setflow.progress import Lines, clock, json_line
+from setflow.telling import is_told_as
 
 __all__ = ["StepProgress"]
 
@@ -22,7 +23,7 @@ class StepProgress(ProgressBar):
     """Shows the step of a training, the loss, the best validation and the time that is left.
 
     In a terminal it is a line that changes, with a bar where the number of steps is known;
-    elsewhere a line every minute and one at the end, in JSON where `setflow.progress.told_as` has
+    elsewhere a line every minute and one at the end, in JSON where `setflow.telling.told_as` has
     asked for it.
 
     The loss is that of the last batch, by which the weights are trained; the best validation is the

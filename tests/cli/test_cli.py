@@ -418,7 +418,10 @@ def test_what_needs_no_torch_imports_none(folder, arguments):
         f"main({list(arguments)!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.endswith("imported []\n"), done.stdout + done.stderr
+    # an output that is there is looked into: the same command may have made it
+    looked = "['numpy', 'h5py']" if "--out jets.h5" in " ".join(arguments[:5]) else "[]"
+    looked = "[]" if "evaluate" in arguments else looked
+    assert done.stdout.endswith(f"imported {looked}\n"), done.stdout + done.stderr
     helps = arguments[-1:] in [("--help",), ("--version",)]
     assert done.returncode == (0 if helps else 2)
     assert ("error: " in done.stderr) != helps
