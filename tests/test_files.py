@@ -22,7 +22,7 @@ import setflow
 from setflow.data import JetWriter, Standardizer, recipes
 from setflow.files import NewFile, NewFolder, check_target, require_single_keys, write_text
 from setflow.jobs import sample, sampled, score
-from setflow.report import figures, page
+from setflow.report import document, page
 from setflow.sets.batch import SetBatch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,12 +80,12 @@ def samples(target: Path, overwrite: bool, hook: Hook) -> None:
 
 
 def report(target: Path, overwrite: bool, hook: Hook) -> None:
-    def write_plots(folder: Path, *_: object) -> list[str]:
+    def write_document(folder: Path, *_: object) -> list[str]:
         (folder / "half.png").write_bytes(b"half")
         hook()
         return ["half.png"]
 
-    with patch.object(figures, "write_plots", write_plots):
+    with patch.object(document, "write_document", write_document):
         page.evaluate(JETS, JETS, target, events=20, pairs=2, overwrite=overwrite)
 
 

@@ -76,6 +76,7 @@ def elsewhere(monkeypatch, tmp_path):
     for folder in ("datasets", "models"):
         (tmp_path / folder).symlink_to(ROOT / folder)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")  # whatever the terminal
     torch.set_default_dtype(torch.float32)
     return tmp_path
 

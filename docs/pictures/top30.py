@@ -46,7 +46,7 @@ def spectra(truth, model):
     reference, generated = (observables(batch.x, batch.mask) for batch in (truth, model))
     shown = {quantity.name: quantity for quantity in QUANTITIES}
     with plt.rc_context(REPORT_STYLE):
-        figure = plt.figure(figsize=(16.5, 5.5), layout="none")
+        figure = plt.figure(figsize=(16.5, 6.2), layout="none")
         panels = figure.subfigures(1, 3)
         for panel, name in zip(panels, ("mass", "tau21", "ptrel"), strict=True):
             draw_spectrum(panel, shown[name], generated, reference)

@@ -292,7 +292,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
         following += ["--estimator", "hutchinson"]
     else:
         report = unused(path.with_name(f"{path.stem}-report"))
-        following = ["setflow", "evaluate", path, reference, "--out", report]
+        following = ["setflow", "evaluate", path, reference, "--fast", "--out", report]
     n = _events_in(path)
     what = f"{n:,} {words_of(flow.features).events}"
     ending(path, what, following, there=there)
@@ -375,7 +375,8 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         _jets(given)
     from rich.console import Console
 
-    from setflow.report.page import METRICS_FILE, evaluate
+    from setflow.physics.measures import FAST_MEASURES, MEASURES
+    from setflow.report.page import METRICS_FILE, PAGES, evaluate
 
     report = evaluate(
         config.generated,
@@ -385,6 +386,9 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
         seed=config.seed,
         overwrite=config.force,
         weight=config.weight,
+        measures=FAST_MEASURES if config.fast else MEASURES,
+        require=config.require,
+        say=lambda text: print(text, flush=True),
     )
     console = Console()
     with console.capture() as shown:  # for a pipe that nobody reads it would exit by itself
@@ -392,9 +396,12 @@ def _evaluate(config: Namespace, ending: Ending) -> None:
     print(shown.get(), end="")
     for note in report.notes:
         warn(note)
-    numbers = Path(config.out) / METRICS_FILE
-    what = f"{METRICS_FILE} and {len(report.pictures)} pictures"
-    ending(config.out, what, ["python", "-m", "json.tool", numbers])
+    what = f"{', '.join(PAGES)}, {METRICS_FILE} and {len(report.pictures)} pictures"
+    ending(config.out, what, ["setflow", "info", config.out])
+    for sentence in report.broken:
+        print(f"setflow: {sentence}", file=sys.stderr)
+    if report.broken:
+        sys.exit(1)
 
 
 def _dataset(config: Namespace, ending: Ending) -> None:
@@ -404,6 +411,19 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         return convert_files(config.convert, ending)
     if config.action == "merge":
         return _merge(config.merge, ending)
+    if config.action == "check":
+        from setflow.cli.dataset import check_dataset
+
+        return check_dataset(config.check)
+    if config.action == "split":
+        from setflow.cli.dataset import split_dataset
+
+        _jets(config.split.file)
+        return split_dataset(config.split, ending)
+    if config.action == "show":
+        from setflow.cli.dataset import show_dataset
+
+        return show_dataset(config.show, ending)
     make = config.make
     _check_numbers(make, "events", "jobs")
     _check_output(make.out, force=make.force)

@@ -15,6 +15,7 @@ from setflow.cli.parsing import (
     Help,
     OneLineErrors,
     conditions,
+    decimals,
     integer,
     listed,
     number,
@@ -213,9 +214,11 @@ COMMANDS = {
     ),
     "evaluate": Command(
         "setflow evaluate GENERATED REFERENCE --out FOLDER [options]",
-        "Compare generated events with true ones: distances, their floor, and pictures.",
-        "Compare generated jets, or events of other objects, with true ones, and write distances, "
-        "their floor and pictures into a folder.",
+        "Compare generated events with true ones: numbers, verdicts, and a page of pictures.",
+        "Compare generated jets, or events of other objects, with true ones, say in one line how "
+        "good they are, and write numbers with their floor, a page (report.html, report.pdf) and "
+        "pictures into a folder. Of jets it trains classifiers and compares jets by the energy "
+        "mover's distance, which takes minutes to an hour; see --fast.",
         (
             Argument("generated", "The HDF5 file of generated events.", "GENERATED"),
             Argument(
@@ -235,6 +238,16 @@ COMMANDS = {
                 "The name of the dataset that holds the weights of the jets, such as weight, in "
                 "one of the files or both; without it, all jets count equally.",
                 "NAME",
+            ),
+            Argument(
+                "--fast",
+                "Leave out the classifier on particles, coverage and MMD: seconds for 5,000 jets.",
+            ),
+            Argument(
+                "--require",
+                "The limits that numbers have to keep, such as w1m<2e-3,auc<0.7, where auc is the "
+                "largest one: the exit status is 1 if one is not kept.",
+                "LIMITS",
             ),
             integer(
                 "--seed",
@@ -308,6 +321,62 @@ MAKE = Command(
     ),
 )
 
+_OF_FORMAT = (
+    Argument(
+        "--format",
+        "The layout of the files; without it they must be such as setflow reads itself. custom "
+        "takes a mapping, and npy and ragged the names of columns.",
+        choices=FORMATS,
+    ),
+    Argument(
+        "--mapping",
+        "A YAML file that says for the format custom where objects, mask, events, class, "
+        "weight and units stand.",
+        "FILE",
+    ),
+    Argument(
+        "--columns",
+        "The names of the columns of an array of the format npy or ragged, in their order and "
+        "with commas; _ leaves one out.",
+        "NAMES",
+        listed,
+    ),
+    Argument(
+        "--mask",
+        "The rule that says for the format npy which slots hold an object: nonzero:NAME,... "
+        "(at least one of them is not 0), field:NAME (1 or 0), above:NAME:VALUE, count:NAME, "
+        "or all.",
+        "RULE",
+    ),
+    Argument(
+        "--features",
+        "The names of the features of objects to take, with commas; without it, those that the "
+        "format has by default.",
+        "NAMES",
+        listed,
+    ),
+    Argument(
+        "--classes",
+        "The names of the classes that the files tell by numbers, in the order of these and "
+        "with commas.",
+        "NAMES",
+        listed,
+    ),
+    Argument(
+        "--voxels",
+        "A table of the number, x, y and z of each voxel of the format calo: text, or .npy.",
+        "FILE",
+    ),
+    Argument(
+        "--shape",
+        "The numbers of layers and of voxels within them of the format calo, with commas, such "
+        "as 45,16,9.",
+        "NUMBERS",
+        numbers,
+    ),
+)
+"""What tells how files of others are read."""
+
 CONVERT = Command(
     "setflow dataset convert FILE... --out FILE [--format F] [options]",
     "Convert files of others, or into those of others.",
@@ -328,58 +397,7 @@ CONVERT = Command(
             "FILE",
             required=True,
         ),
-        Argument(
-            "--format",
-            "The layout of the files; without it they must be such as setflow reads itself. custom "
-            "takes a mapping, and npy and ragged the names of columns.",
-            choices=FORMATS,
-        ),
-        Argument(
-            "--mapping",
-            "A YAML file that says for the format custom where objects, mask, events, class, "
-            "weight and units stand.",
-            "FILE",
-        ),
-        Argument(
-            "--columns",
-            "The names of the columns of an array of the format npy or ragged, in their order and "
-            "with commas; _ leaves one out.",
-            "NAMES",
-            listed,
-        ),
-        Argument(
-            "--mask",
-            "The rule that says for the format npy which slots hold an object: nonzero:NAME,... "
-            "(at least one of them is not 0), field:NAME (1 or 0), above:NAME:VALUE, count:NAME, "
-            "or all.",
-            "RULE",
-        ),
-        Argument(
-            "--features",
-            "The names of the features of objects to take, with commas; without it, those that the "
-            "format has by default.",
-            "NAMES",
-            listed,
-        ),
-        Argument(
-            "--classes",
-            "The names of the classes that the files tell by numbers, in the order of these and "
-            "with commas.",
-            "NAMES",
-            listed,
-        ),
-        Argument(
-            "--voxels",
-            "A table of the number, x, y and z of each voxel of the format calo: text, or .npy.",
-            "FILE",
-        ),
-        Argument(
-            "--shape",
-            "The numbers of layers and of voxels within them of the format calo, with commas, such "
-            "as 45,16,9.",
-            "NUMBERS",
-            numbers,
-        ),
+        *_OF_FORMAT,
         Argument(
             "--keep-unphysical",
             "Write values that cannot be, such as a ptrel of 0, and count them; without it they "
@@ -413,6 +431,82 @@ MERGE = Command(
 )
 
 
+CHECK = Command(
+    "setflow dataset check FILE... [--format F] [options]",
+    "Say what files hold, and what of it cannot be.",
+    "Say what files of events, of samples or of scores hold, each read once, block by block: the "
+    "range and the quantiles of each feature, numbers of objects, what is all 0, what stands "
+    "twice, in one file or in several. The exit status is 1 if something cannot be, such as NaN, "
+    "a mask of 2, or another number of objects than the mask says.",
+    (
+        Argument(
+            "files",
+            "The files to look at: paths, or patterns with * in quotes.",
+            "FILE",
+            several=True,
+        ),
+        *_OF_FORMAT,
+    ),
+)
+
+
+SPLIT = Command(
+    "setflow dataset split FILE --out FILE FILE... --fractions NUMBERS [options]",
+    "Share the events of a file out among several.",
+    "Share the events of a file out among several, such as training and validation, by a hash: "
+    "an event goes to the same part wherever it stands, those of one collision together, and keeps "
+    "all that the file holds of it.",
+    (
+        Argument("file", "The HDF5 file of events to share out.", "FILE"),
+        Argument(
+            "--out",
+            "The HDF5 files to write, one for each part; their names end in .h5 or .hdf5.",
+            "FILE",
+            required=True,
+            several=True,
+        ),
+        Argument(
+            "--fractions",
+            "The fractions of the events that go to each of them, with commas, such as 0.9,0.1; "
+            "they sum to 1.",
+            "NUMBERS",
+            decimals,
+            required=True,
+        ),
+        _FORCE,
+    ),
+)
+
+SHOW = Command(
+    "setflow dataset show FILE --out FIGURE [--format F] [options]",
+    "Draw what a file of events holds.",
+    "Draw how every feature of the events of a file is spread, with its unit, and their numbers of "
+    "objects, into one picture; the file is read once, block by block.",
+    (
+        Argument("file", "The file of events to draw.", "FILE"),
+        Argument(
+            "--out",
+            "The picture to write; its name ends in .png, .pdf or .svg.",
+            "FIGURE",
+            required=True,
+        ),
+        *_OF_FORMAT,
+        _FORCE,
+    ),
+)
+
+
+ACTIONS = {
+    "make": MAKE,
+    "convert": CONVERT,
+    "merge": MERGE,
+    "check": CHECK,
+    "split": SPLIT,
+    "show": SHOW,
+}
+"""The actions of `setflow dataset`."""
+
+
 def parser() -> OneLineErrors:
     """Return the parser of `setflow`."""
     root = OneLineErrors(
@@ -429,15 +523,14 @@ def parser() -> OneLineErrors:
         commands.add_subcommand(name, _parser_of(command), help=command.summary)
     dataset = OneLineErrors(
         usage="setflow dataset ACTION ...",
-        description="Make data sets, convert them, or put them together.",
+        description="Make, convert, look at and share out data sets.",
     )
     commands.add_subcommand(
-        "dataset", dataset, help="Make data sets, convert them, or put them together."
+        "dataset", dataset, help="Make, convert, look at and share out data sets."
     )
     actions = dataset.add_subcommands(dest="action", metavar="ACTION", title="actions")
-    actions.add_subcommand("make", _parser_of(MAKE), help=MAKE.summary)
-    actions.add_subcommand("convert", _parser_of(CONVERT), help=CONVERT.summary)
-    actions.add_subcommand("merge", _parser_of(MERGE), help=MERGE.summary)
+    for name, command in ACTIONS.items():
+        actions.add_subcommand(name, _parser_of(command), help=command.summary)
     return root
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from setflow.cli.endings import Ending, warn
 from setflow.files import check_target
 
-__all__ = ["convert_files"]
+if TYPE_CHECKING:
+    from setflow.data.formats.named import Given
+
+__all__ = ["convert_files", "given_of"]
 
 _OF_FORMAT = {
     "mapping": ("custom",),
@@ -30,12 +33,7 @@ def convert_files(config: Namespace, ending: Ending) -> None:
         ValueError: if arguments do not fit each other, or a file does not have the format.
     """
     out = Path(config.out)
-    for name, formats in _OF_FORMAT.items():
-        if config[name] is not None and config.format not in formats:
-            of = f"the format {config.format}" if config.format else "files that need no format"
-            raise ValueError(f"--{name} belongs to --format {' or '.join(formats)}, not to {of}")
-    if config.voxels is not None and config.shape is not None:
-        raise ValueError("--voxels and --shape both say where the voxels are; give one of them")
+    given = given_of(config)
     if out.suffix.lower() not in (".h5", ".hdf5", ".root", ".parquet"):
         raise ValueError(
             f"{out} is not named like a file that can be written, expected a name that ends in "
@@ -43,19 +41,8 @@ def convert_files(config: Namespace, ending: Ending) -> None:
         )
     check_target(out, overwrite=config.force)
     from setflow.data.formats.convert import convert, inputs_of
-    from setflow.data.formats.named import Given
     from setflow.schema import words_of
 
-    given = Given(
-        format=config.format,
-        mapping=None if config.mapping is None else _node(Path(config.mapping)),
-        columns=config.columns or (),
-        features=config.features,
-        mask=config.mask,
-        voxels=None if config.voxels is None else Path(config.voxels),
-        shape=config.shape or (),
-        classes=config.classes or (),
-    )
     done = convert(
         inputs_of(config.files),
         out,
@@ -73,6 +60,32 @@ def convert_files(config: Namespace, ending: Ending) -> None:
         look = look if package == "uproot" else "print(pyarrow.parquet.read_schema(sys.argv[1]))"
         following = ["python", "-c", f"import sys, {package}; {look}", out]
     ending(out, f"{done.n:,} {words_of(done.schema.generated).events}", following)
+
+
+def given_of(config: Namespace) -> Given:
+    """Return what arguments tell of the format of files.
+
+    Raises:
+        OSError, ValueError: if they do not fit each other, or a mapping cannot be read.
+    """
+    for name, formats in _OF_FORMAT.items():
+        if config[name] is not None and config.format not in formats:
+            of = f"the format {config.format}" if config.format else "files that need no format"
+            raise ValueError(f"--{name} belongs to --format {' or '.join(formats)}, not to {of}")
+    if config.voxels is not None and config.shape is not None:
+        raise ValueError("--voxels and --shape both say where the voxels are; give one of them")
+    from setflow.data.formats.named import Given
+
+    return Given(
+        format=config.format,
+        mapping=None if config.mapping is None else _node(Path(config.mapping)),
+        columns=config.columns or (),
+        features=config.features,
+        mask=config.mask,
+        voxels=None if config.voxels is None else Path(config.voxels),
+        shape=config.shape or (),
+        classes=config.classes or (),
+    )
 
 
 def _node(path: Path) -> Any:

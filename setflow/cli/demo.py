@@ -12,7 +12,7 @@ from rich.console import Console
 from setflow.cli.fit import fit
 from setflow.jobs.sample import sample_to_hdf5
 from setflow.model.model import SetFlow
-from setflow.report.page import evaluate
+from setflow.report.page import METRICS_FILE, PAGES, evaluate
 from setflow.shipped import CONFIGURATIONS, JETS, known, paths
 from setflow.solvers.fixed import Midpoint
 
@@ -68,9 +68,9 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
     console.print(result.table())
     console.print(f"model     {model}")
     console.print(f"jets      {samples}")
-    console.print(f"metrics   {report / 'metrics.json'}")
-    for picture in sorted(report.glob("*.png")):
-        console.print(f"picture   {picture}")
+    console.print(f"metrics   {report / METRICS_FILE}")
+    for page in PAGES:
+        console.print(f"page      {report / page}")
     return model, report
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from setflow.cli.endings import Interrupted, warn
 from setflow.cli.fit_arguments import prepared
+from setflow.cli.fit_data import accept_data, tell_data, with_advice
 from setflow.cli.fit_parts import ALLOWED_CLASSES, FitCLI, built
 from setflow.cli.parsing import of_optional_part
 from setflow.cli.resuming import (
@@ -133,10 +134,13 @@ def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> 
             return _run(cli)
     except Stopped as stop:
         raise _interrupted(stop, cli.folder, same) from None
+    except ValueError as error:
+        raise ValueError(with_advice(str(error))) from error
 
 
 def _run(cli: FitCLI) -> FitResult:
     """Prepare the model of a run, train it, and return what that has left."""
+    accept_data(cli)
     if cli.found is not None:
         done = _require_same_run(cli, cli.found)
         if done is not None:
@@ -144,6 +148,8 @@ def _run(cli: FitCLI) -> FitResult:
     _require_room(cli.model.flow, cli.datamodule)
     if (told := left_out_of(cli.model.flow.schema)) is not None:
         warn(told)
+    if cli.found is None:
+        tell_data(cli)
     if cli.found is not None:
         pass  # its checkpoint holds weights and statistics
     elif cli.config.init is not None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from yaml import YAMLError, safe_load
 
-from setflow.cli.parsing import PROGRESS, Argument, Command, integer, nearest, number
+from setflow.cli.parsing import PROGRESS, Argument, Command, integer, listed, nearest, number
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
@@ -56,6 +56,14 @@ FIT_ONLY = (
         "the same command goes on.",
     ),
     PROGRESS,
+    Argument(
+        "--accept",
+        "The names of what is not refused of the data, with commas: zeros, real objects whose "
+        "features are all 0; ptrel, a ptrel that sums to more than 1.5 over a jet; counts, numbers "
+        "of objects that are not those of the mask; same, training events among the validation.",
+        "NAMES",
+        listed,
+    ),
     Argument("--force", "Start a run that exists already anew, and overwrite what it has left."),
 )
 """The options of `fit` that are not those of Lightning or of the parts of a training."""

@@ -95,7 +95,9 @@ def _several(given: str, inside: Sequence[Path]) -> Iterator[Line]:
 def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.jobs.contexts import context_options
     from setflow.model.model import SetFlow
+    from setflow.model.stages import given_conditions
     from setflow.schema import Category, words_of
+    from setflow.sets.protocols import in_short
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
@@ -115,6 +117,10 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         for entry in flow.context_features
     )
     yield "conditions", conditions or "none: it needs no context"
+    if flow.context_model is not None:
+        field = flow.context_model.field
+        made = " and ".join(flow.context_model.features)
+        yield "made first", f"{made}, by a model of their own, a {in_short(field)}"
     if flow.cardinality is None:
         yield "objects", "no p(N): sampling needs a file that tells the numbers, --like"
     else:
@@ -131,14 +137,14 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         yield "" if number else "training", line
     yield "sampling", "50 steps of midpoint, 100 evaluations of the field, unless --steps is given"
     name, made = shlex.quote(given), f"{words_of(flow.features).events}.h5"
-    if flow.conditions or flow.cardinality is None:
+    if given_conditions(flow) or flow.cardinality is None:
         train = (training or {}).get("train", {}).get("file", "JETS.h5")
         told = shlex.join(context_options(flow, train) or ("--like", train))
         yield "next", f"setflow sample {name} {told} --out {made}"
     else:
         yield "next", f"setflow sample {name} --events 10000 --out {made}"
     if (reference := held_out(path)) is not None:
-        yield "next", f"setflow evaluate {made} {reference} --out report"
+        yield "next", f"setflow evaluate {made} {reference} --fast --out report"
 
 
 def _of_card(path: Path) -> list[str]:
@@ -230,6 +236,8 @@ def _recipe(given: str, path: Path) -> Iterator[Line]:
 def _report(given: str, path: Path) -> Iterator[Line]:
     told = json.loads((path / "metrics.json").read_text())
     yield "report", f"{given}, of setflow evaluate"
+    if "summary" in told:
+        yield "summary", told["summary"]
     what = told.get("compared", "jets")
     for side in ("generated", "reference"):
         one = told[side]
@@ -246,6 +254,8 @@ def _report(given: str, path: Path) -> Iterator[Line]:
         )
     for note in told.get("notes", ()):
         yield "note", note
+    if (page := path / "report.html").is_file():
+        yield "page", str(page)
     yield "pictures", f"{len(told['pictures'])} in {path}"
 
 
@@ -330,9 +340,12 @@ def _next_of_events(
     name = shlex.quote(given)
     if "weights_sha256" in told:
         reference = f"{told['recipe']}/heldout.h5" if "recipe" in told else "TRUE.h5"
-        yield "next", f"setflow evaluate {name} {reference} --out report"
+        yield "next", f"setflow evaluate {name} {reference} --fast --out report"
     elif path.stem == "heldout":
-        yield "next", f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --out report"
+        yield (
+            "next",
+            f"setflow evaluate {'JETS' if jets else 'EVENTS'}.h5 {name} --fast --out report",
+        )
     else:
         config = "top30" if jets else "CONFIG.yaml"
         yield "next", f"setflow fit --config {config} --data.train {name} --name NAME"

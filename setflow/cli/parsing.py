@@ -23,6 +23,7 @@ __all__ = [
     "Help",
     "OneLineErrors",
     "conditions",
+    "decimals",
     "integer",
     "listed",
     "nearest",
@@ -87,6 +88,18 @@ def numbers(text: str | list[int]) -> list[int]:
     [45, 16, 9]
     """
     return [whole(part) for part in listed(text)] if isinstance(text, str) else text
+
+
+def decimals(text: str | list[float]) -> list[float]:
+    """Return the numbers that a text lists with commas.
+
+    Raises:
+        argparse.ArgumentTypeError: if one is none.
+
+    >>> decimals("0.9,0.1")
+    [0.9, 0.1]
+    """
+    return [number(part) for part in listed(text)] if isinstance(text, str) else text
 
 
 def conditions(text: str | dict[str, Any]) -> dict[str, Any]:

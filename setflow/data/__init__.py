@@ -28,6 +28,7 @@ __all__ = [
     "sample_spirals",
     "sample_two_clusters",
     "screen_events",
+    "split_events",
 ]
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from setflow.data.jets import JetSample
     from setflow.data.sample import EventSample
     from setflow.data.scaling import Standardizer
+    from setflow.data.splitting import split_events
     from setflow.data.toys import (
         sample_checkerboard,
         sample_gaussians,

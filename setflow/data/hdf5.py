@@ -48,7 +48,14 @@ from setflow.sets.shapes import whole_number
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find
 
-__all__ = ["ScreenedEvents", "read_events", "read_jets", "screen_events"]
+__all__ = [
+    "ScreenedEvents",
+    "blocks_of",
+    "read_events",
+    "read_jets",
+    "screen_events",
+    "unreadable",
+]
 
 BLOCK_BYTES = 2**24  # so much is read at a time
 
@@ -76,6 +83,7 @@ def read_events(
     conditions: Sequence[str] = (),
     keep_unphysical: bool = False,
     weight: str | None = None,
+    counts: bool = True,
 ) -> EventSample:
     """Read events from a file, block by block, so that little more than the result is in memory.
 
@@ -97,6 +105,8 @@ def read_events(
             model may hold.
         weight: the name of the dataset that holds the weights of the events, such as `weight`; None
             reads none. They come with the objects, as they stand in the file.
+        counts: whether the number of objects that the file tells of an event must be that of the
+            mask; the mask counts in any case.
 
     Returns:
         The events. Features are float64 if the file's are, else float32. `num_particles` is counted
@@ -117,8 +127,9 @@ def read_events(
     torch.Size([3, 150, 2])
     """
     wanted = _Wanted(
-        schema, start, stop, max_objects, features, conditions, keep_unphysical, weight=weight
-    )
+        schema, start, stop, max_objects, features, conditions, keep_unphysical,
+        weight=weight, counts=counts,
+    )  # fmt: skip
     return _read_all(path, wanted)
 
 
@@ -227,6 +238,7 @@ class _Wanted:
     keep_unphysical: bool = False
     with_types: bool = False
     weight: str | None = None
+    counts: bool = True
 
 
 @dataclass
@@ -274,7 +286,7 @@ def _read(
         slots = min(layout.objects, most or layout.objects)
         shape = (stop - start, slots, len(features))
         result = _empty(layout, shape, len(of_event.features), wanted)
-        for there in _blocks(layout, start, stop):
+        for there in blocks_of(layout, start, stop):
             block = _rows(layout, there, columns, of_event, result)
             defects = _check(block, columns, of_event, layout, wanted)
             if defects:
@@ -332,7 +344,7 @@ def _empty(
     )
 
 
-def _blocks(layout: Layout, start: int, stop: int) -> Iterator[slice]:
+def blocks_of(layout: Layout, start: int, stop: int) -> Iterator[slice]:
     """Yield the rows to read at a time: whole chunks, some megabytes."""
     dataset = layout.file[layout.table]
     size = layout.objects * dataset.shape[-1] * int(dataset.dtype.itemsize)
@@ -359,7 +371,7 @@ def _rows(
             event = of_event.of(file[key][there])
         others = {name: file[name][there] for name in like.others}
     except OSError as error:
-        raise _unreadable(layout, there, error) from error
+        raise unreadable(layout, there, error) from error
     return _Block(x, real, event, others)
 
 
@@ -392,7 +404,7 @@ def _check(
         told = [_as_told(layout, feature) for feature in of_event.features]
         check_physical_events(block.event, told, block.real, defects, words)
         at = of_event.names.index(NUM) if NUM in of_event.names else -1
-        if at >= 0 and there[at]:
+        if at >= 0 and there[at] and wanted.counts:
             check_counts(block.event[:, at], block.real, defects, words)
     _recode(block.event, of_event.features, layout, defects)
     return defects
@@ -454,7 +466,8 @@ def _cut(block: _Block, columns: Columns, order_by: str | None, slots: int) -> N
         block.others[TYPES] = np.take_along_axis(block.others[TYPES], order, axis=1)
 
 
-def _unreadable(layout: Layout, there: slice, error: OSError) -> OSError:
+def unreadable(layout: Layout, there: slice, error: OSError) -> OSError:
+    """Return the error that says why rows of a file cannot be read."""
     path, file = layout.path, layout.file
     lacking = sorted({name for key in layout.keys for name in missing_filters(file[key])})
     if lacking:

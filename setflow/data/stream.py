@@ -34,7 +34,7 @@ class Table:
         tail: the shape of one row.
         dtype: its dtype.
         rows: the rows of a chunk.
-        texts: its attributes, each a list of texts.
+        texts: its attributes: each a list of texts, or what another file had, as it stood there.
         of_objects: whether it has a row for each object, and not for each event.
         first: the rows that it begins with, or None.
     """
@@ -42,7 +42,7 @@ class Table:
     tail: tuple[int, ...]
     dtype: Any
     rows: int
-    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    texts: Mapping[str, Any] = field(default_factory=dict)
     of_objects: bool = False
     first: NDArray[Any] | None = None
 
@@ -139,7 +139,8 @@ class TableStream(Opened):
                 dataset[:] = table.first
                 self._digests[key].add(np.asarray(table.first, table.dtype))
             for name, texts in sorted(table.texts.items()):
-                dataset.attrs[name] = np.array(texts, dtype=strings)
+                kept = isinstance(texts, (str, np.ndarray, np.generic, h5py.Empty))
+                dataset.attrs[name] = texts if kept else np.array(texts, dtype=strings)
         for name, value in attributes.items():
             file.attrs[name] = value
 

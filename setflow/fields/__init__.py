@@ -5,6 +5,7 @@ from setflow.fields.embeddings import EventEmbedding, FourierFeatures, FourierTi
 from setflow.fields.epic import EPiCField
 from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.graph import GraphField
+from setflow.fields.guidance import GuidedField
 from setflow.fields.interpolants import (
     DriftFromVelocityScore,
     MirrorVelocityFromScore,
@@ -22,6 +23,7 @@ __all__ = [
     "FourierTime",
     "GaussianSetField",
     "GraphField",
+    "GuidedField",
     "MirrorVelocityFromScore",
     "PairFeatures",
     "ScoreFromNoise",

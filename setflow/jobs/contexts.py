@@ -18,6 +18,7 @@ from setflow.data.valid import impossible
 from setflow.files import file_sha256
 from setflow.model.encoding import require_names
 from setflow.model.model import SetFlow
+from setflow.model.stages import as_given, given_conditions
 from setflow.schema import Angle, Category, Feature, words_of
 from setflow.shipped import JETS, find
 
@@ -33,14 +34,22 @@ class Asked(NamedTuple):
     Attributes:
         events: how many.
         lengths: their numbers of objects, with shape `(events,)`; None draws them from p(N | c).
-        context: their physical context, with shape `(events, C)`; None for a model without.
+        context: their physical context, with shape `(events, C)`; of a model that makes some of its
+            conditions itself, the others by name, each with shape `(events,)`; None if nothing is
+            to be told.
         attributes: what a file says of where these come from.
     """
 
     events: int
     lengths: Tensor | None
-    context: Tensor | None
+    context: Tensor | dict[str, Tensor] | None
     attributes: dict[str, str | int]
+
+    def context_of(self, rows: slice) -> Tensor | dict[str, Tensor] | None:
+        """Return the context of some of the events, as `SetFlow.sample` takes it."""
+        if isinstance(self.context, dict):
+            return {name: column[rows] for name, column in self.context.items()}
+        return None if self.context is None else self.context[rows]
 
 
 def asked_for(
@@ -155,11 +164,14 @@ def context_options(flow: SetFlow, train: object) -> tuple[str, ...]:
         flow: the model.
         train: the file of its training, if it is one.
     """
-    if not flow.conditions:
+    needed = given_conditions(flow)
+    if not needed:
         return ()
     values: dict[str, Any] = {}
     encoder = flow.context_encoder
     for k, feature in enumerate(flow.context_features):
+        if feature.name not in needed:
+            continue
         kind, counted = feature.kind, any(isinstance(value, dict) for value in values.values())
         if isinstance(kind, Category):
             values[feature.name] = kind.names[0] if counted else dict.fromkeys(kind.names, 1000)
@@ -201,10 +213,11 @@ def _require_one_source(flow: SetFlow, like: object, context: object) -> None:
         )
     if context is not None and not flow.conditions:
         raise ValueError("the model has no conditions, so it takes no context; leave it out")
-    if flow.conditions and like is None and context is None:
+    needed = given_conditions(flow)
+    if needed and like is None and context is None:
         words, example = words_of(flow.features), " ".join(context_options(flow, None))
         raise ValueError(
-            f"the model is conditioned on {', '.join(flow.conditions)}; say for which values to "
+            f"the model is conditioned on {', '.join(needed)}; say for which values to "
             f"sample: {example}, one value for all {words.events} or a "
             f"number of {words.events} for each; --like FILE, as many {words.objects} and the "
             f"context of its {words.events}; or "
@@ -214,7 +227,9 @@ def _require_one_source(flow: SetFlow, like: object, context: object) -> None:
 
 def _by_name(flow: SetFlow, events: int | None, given: Conditions) -> Asked:
     """Return the events asked for by values of the conditions."""
-    require_names(given, flow.conditions)
+    whole = flow.context_model is None or as_given(flow, given) is None
+    if whole:
+        require_names(given, flow.conditions)
     counted = [name for name, value in given.items() if isinstance(value, Mapping)]
     if len(counted) > 1:
         raise ValueError(
@@ -242,6 +257,8 @@ def _by_name(flow: SetFlow, events: int | None, given: Conditions) -> Asked:
         )
     columns: dict[str, Tensor | float] = {}
     for feature in flow.context_features:
+        if feature.name not in given:  # the model makes it
+            continue
         name, value = feature.name, given[feature.name]
         if name in counted:
             columns[name] = torch.cat(
@@ -250,6 +267,9 @@ def _by_name(flow: SetFlow, events: int | None, given: Conditions) -> Asked:
         else:
             columns[name] = _number(flow, feature, value)
     assert flow.context_encoder is not None
+    if not whole:
+        by_name = {name: torch.as_tensor(value).expand(total) for name, value in columns.items()}
+        return Asked(total, None, by_name, {"condition": in_words(given)})
     rows = flow.context_encoder.rows(columns, total)
     return Asked(total, None, rows, {"condition": in_words(given)})
 

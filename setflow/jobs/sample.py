@@ -11,6 +11,8 @@ from __future__ import annotations
 import warnings
 from pathlib import Path
 
+from torch import Tensor
+
 from setflow.data.manifest import Run
 from setflow.files import as_path, check_hdf5_name
 from setflow.jobs.contexts import Asked, Conditions, asked_for
@@ -114,7 +116,7 @@ def sample_to_hdf5(
     pieces = Pieces(out, plan, rows, write, overwrite=overwrite)
     if pieces.finished():
         return out
-    if asked.context is not None and flow.context_encoder is not None:
+    if isinstance(asked.context, Tensor) and flow.context_encoder is not None:
         flow.context_encoder.warn_outside(asked.context[rows.start : rows.stop])
     with (
         warnings.catch_warnings(),
@@ -127,7 +129,7 @@ def sample_to_hdf5(
             there = slice(block.start, block.stop)
             batch = flow.sample(
                 len(block),
-                None if asked.context is None else asked.context[there],
+                asked.context_of(there),
                 seed,
                 lengths=None if asked.lengths is None else asked.lengths[there],
                 first=block.start,

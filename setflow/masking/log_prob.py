@@ -168,8 +168,9 @@ def masked_log_prob(
         TypeError: if something is no tensor, array or object of the kind that is expected.
         ValueError: if shapes do not fit, the mask holds values other than 0 and 1, a time lies
             outside [0, 1], a real object holds NaN or infinity, the field declares
-            `is_discontinuous`, the solver is one for stochastic equations, or the base does not
-            factorise; if a standard error is asked for that the estimator cannot tell.
+            `is_discontinuous` or `samples_only`, the solver is one for stochastic equations, or the
+            base does not factorise; if a standard error is asked for that the estimator cannot
+            tell.
         IntegrationError: if an adaptive solver does not reach its tolerance; it names the events.
 
     >>> field = setflow.GaussianSetField(torch.zeros(3), torch.ones(3), coupling=2.0)
@@ -316,6 +317,12 @@ def _scorable(field: nn.Module, events: Events) -> Events:
             "the divergence misses what the jumps do to the density, so that the number would be "
             "wrong though it looks right; make the field continuous (edge weights that fall to "
             "zero at the border of a neighbourhood) or use it for sampling only"
+        )
+    made = part_that_declares(field, "samples_only")
+    if made is not None:
+        raise ValueError(
+            f"{type(made).__name__} declares samples_only: what it generates does not follow the "
+            "density of a model; score with the field itself"
         )
     x = events.x
     wide = any(p.dtype == torch.float64 for p in field.parameters())

@@ -89,6 +89,7 @@ _PARTS: dict[str, type] = {
     "context_scaler": Standardizer,
 }
 _NAME_LISTS = ("features", "conditions")
+_OTHERS = ("schema", "drop_context", "context_model")
 _FORMAT = 1  # of a model folder
 _LONGEST = 400  # characters of an error that repeats what stands in a file
 # what the classes raise that are built of arguments which nobody has checked
@@ -226,6 +227,10 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
             for argument in part.given_by:
                 arguments[name]["init_args"].pop(argument)
     arguments |= {name: list(getattr(flow, name)) for name in _NAME_LISTS}
+    if flow.drop_context:
+        arguments["drop_context"] = flow.drop_context
+    if flow.context_model is not None:
+        arguments["context_model"] = describe_model(flow.context_model, fitted=fitted)
     return {"class_path": _MODEL, "init_args": arguments | {"schema": flow.schema.node()}}
 
 
@@ -243,6 +248,10 @@ def architecture(flow: Any) -> dict[str, Any]:
     """Return the node of a `SetFlow` without weights, statistics, and what only names things."""
     node = describe_model(flow)
     node["init_args"].pop("schema")
+    if flow.drop_context:
+        node["init_args"]["drop_context"] = True  # there is a vector, however often it is taken
+    if flow.context_model is not None:
+        node["init_args"]["context_model"] = architecture(flow.context_model)
     kinds = {entry.name: entry.kind for entry in flow.context_features}
     if coded := {name: str(kind) for name, kind in kinds.items() if isinstance(kind, Category)}:
         node["init_args"]["categories"] = coded  # what the columns of the field mean
@@ -309,7 +318,7 @@ def arguments_of(node: Any, where: str) -> dict[str, Any]:
     if not isinstance(node, Mapping) or node.get("class_path") not in (_MODEL, *_FORMER):
         raise ValueError(f"{where}: expected class_path: {_MODEL}, got {shortened(node)}")
     arguments = init_args_of(node, where)
-    unknown = sorted(map(str, set(arguments) - {*_PARTS, *_NAME_LISTS, "schema"}))
+    unknown = sorted(map(str, set(arguments) - {*_PARTS, *_NAME_LISTS, *_OTHERS}))
     if unknown:
         raise ValueError(f"{where}: SetFlow has no argument {shortened(unknown[0])}")
     for name, kind in _PARTS.items():
@@ -353,6 +362,11 @@ def short_card(flow: Any, name: str) -> str:
         f"A flow-matching model of sets with the features {', '.join(flow.features)}: "
         f"{type(flow.field).__name__} with {parameters:,} parameters"
         + (f", conditioned on {', '.join(flow.conditions)}" if flow.conditions else "")
+        + (
+            f"; {' and '.join(flow.context_model.features)} are made first, by a model of their own"
+            if flow.context_model is not None
+            else ""
+        )
         + ".\n\n"
         "```python\nimport setflow\n\n"
         f'flow = setflow.SetFlow.load("{name}")\nbatch = flow.sample(1000, seed=1)\n```\n\n'

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, refuse_diverged
-from setflow.random import counter_normal, counter_uniform
+from setflow.model.guidance import guided
+from setflow.model.stages import as_given
+from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
 from setflow.solvers.fixed import Midpoint
@@ -29,6 +31,7 @@ def generate(
     seed: int,
     *,
     lengths: Array | None,
+    guidance: Array | float,
     solver: Solver | None,
     batch_size: int,
 ) -> SetBatch:
@@ -40,6 +43,7 @@ def generate(
         c: their physical context, as `SetFlow.sample` takes it.
         seed: the seed of noise and cardinalities.
         lengths: the number of objects of each, with shape `(n,)`; None draws from p(N | c).
+        guidance: how strongly they follow their context.
         solver: the ODE solver; None takes `Midpoint(steps=50)`.
         batch_size: how many events to integrate at a time.
 
@@ -49,14 +53,22 @@ def generate(
     """
     n, device, features = len(index), index.device, (len(flow.features),)
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
-    given = None
+    given, told = None, c
+    if flow.context_model is not None and (named := as_given(flow, c)) is not None:
+        model = flow.context_model
+        made = generate(
+            model, index, {name: named[name] for name in model.conditions} or None,
+            derive(seed, "context"), lengths=torch.ones(n, dtype=torch.int64), guidance=1.0,
+            solver=None, batch_size=batch_size,
+        )  # fmt: skip
+        c = named | {name: made.x[:, 0, k] for k, name in enumerate(model.features)}
     if c is not None:
         given = (flow.context_encoder or ContextEncoder(())).rows(c, n).to(device)
     context = flow.scaled_context(given, n)
     if context is not None and not bool(context.isfinite().all()):
         advice = "give numbers that the model can be asked for"
         raise context_error(~context.isfinite(), flow.context_columns, advice)
-    if given is not None and flow.context_encoder is not None:
+    if given is not None and flow.context_encoder is not None and c is told:
         flow.context_encoder.warn_outside(given, stacklevel=4)
     context = None if context is None else context.to(dtype)
     if lengths is None:
@@ -85,6 +97,9 @@ def generate(
                 f"{flow.cardinality.max_objects} objects, the max_objects of its cardinality "
                 "model; give smaller lengths"
             )
+    field: nn.Module = flow.field
+    if not isinstance(guidance, (int, float)) or guidance != 1:
+        field, context = guided(flow, context, guidance)
     mask = torch.arange(slots, device=device) < lengths[:, None]
     x = torch.zeros(n, slots, *features, dtype=dtype, device=device)
     solver = Midpoint(steps=50) if solver is None else solver
@@ -92,7 +107,7 @@ def generate(
         rows = slice(start, start + batch_size)
         noise = counter_normal(seed, index[rows], mask[rows], features).to(dtype)
         row_context = None if context is None else context[rows]
-        z = masked_sample(flow.field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
+        z = masked_sample(field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
         x[rows] = flow.scaler.inverse(z, mask[rows])
     if not bool(x.isfinite().all()):
         refuse_diverged(flow)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel, length_error
@@ -36,6 +36,7 @@ from setflow.model.finite import (
     refuse_diverged,
 )
 from setflow.model.generate import generate
+from setflow.model.guidance import checked_share, context_left_out
 from setflow.model.parts import (
     FOR_USE,
     NOT_FOR_USE,
@@ -45,6 +46,7 @@ from setflow.model.parts import (
     schema_for,
 )
 from setflow.model.saved import SavedModel
+from setflow.model.stages import check_context_model, contexts_as_sets, no_density
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
@@ -86,15 +88,23 @@ class SetFlow(SavedModel):
         schema: what the features are: a `setflow.schema.Schema`, its node of plain values, or
             `jetnet`. None takes what JetNet's layout says of the names that it knows, and all
             features as real numbers, or of the kinds of the scaler if one is given.
+        context_model: a model that makes conditions of the whole event, such as pt and mass, given
+            the others: a `SetFlow` of sets of one object, whose features are these conditions. A
+            sample needs them no more; see `setflow.model.stages`.
+        drop_context: the share of the events whose context a training leaves out, such as 0.1, so
+            that samples can be guided; 0 for none.
 
     Attributes:
         schema: the schema, whatever it was made from.
         context_features: what the conditions are, in order, as the schema says.
         context_columns: the names of the columns that field and p(N | c) get of a context.
+        no_context: what the field gets for no context, learned, with shape
+            `(len(context_columns),)`; None if none is dropped.
 
     Raises:
         ValueError: if the field does not take sets or takes a context per object or a context set,
-            or the number of features or conditions differs.
+            or the number of features or conditions differs; if `drop_context` does not lie in
+            [0, 1), or there are no conditions.
 
     >>> flow = SetFlow(setflow.TransformerField(3, hidden=16, layers=1, heads=2),
     ...                cardinality=setflow.EmpiricalCardinality(30))
@@ -102,6 +112,8 @@ class SetFlow(SavedModel):
     >>> flow.sample(4, seed=1, solver=setflow.Midpoint(steps=2)).x.shape
     torch.Size([4, 30, 3])
     """
+
+    no_context: nn.Parameter | None
 
     def __init__(
         self,
@@ -114,6 +126,8 @@ class SetFlow(SavedModel):
         conditions: Sequence[str] = (),
         context_scaler: Standardizer | None = None,
         schema: dict[str, Any] | Schema | str | None = None,
+        drop_context: float = 0.0,
+        context_model: SetFlow | None = None,
     ) -> None:
         super().__init__()
         event_ndim_of(field, at_least=2)
@@ -137,7 +151,14 @@ class SetFlow(SavedModel):
             encoder,
         )
         self.context_encoder = encoder if self.conditions else None
+        self.drop_context = checked_share(drop_context, self.conditions)
+        self.register_parameter(
+            "no_context", nn.Parameter(torch.zeros(len(encoder.columns))) if drop_context else None
+        )
         self.context_columns = encoder.columns
+        if context_model is not None:
+            check_context_model(context_model, self.context_features)
+        self.context_model = context_model
         kinds = [self.context_features[k].of_kind for k in encoder.scaled]
         if context_scaler is None and kinds:
             context_scaler = Standardizer(kinds=kinds)
@@ -194,6 +215,9 @@ class SetFlow(SavedModel):
             if scaled is not None and (refit or not scaled.is_fitted):
                 scaled.fit(c[:, None, self.context_encoder.scaled], weight=weight)
             context = self.context_encoder(c, scaled)
+            if self.context_model is not None:
+                made = contexts_as_sets(self, c, weight)
+                self.context_model.fit_statistics(made, refit=refit)
             if refit or not (trained or self.context_encoder.knows_range):
                 self.context_encoder.learn_range(c)
         elif batch.c is not None:
@@ -223,6 +247,8 @@ class SetFlow(SavedModel):
         require_statistics(
             scaler=self.scaler, context_scaler=self.context_scaler, cardinality=self.cardinality
         )
+        if self.context_model is not None:
+            self.context_model.require_fitted()
 
     def loss(
         self,
@@ -231,6 +257,8 @@ class SetFlow(SavedModel):
         t: Tensor | None = None,
         times: TimeSampling | None = None,
         noise: Tensor | None = None,
+        context_noise: Tensor | None = None,
+        drop_context: float | Tensor = 0.0,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the training loss of physical events, a scalar: the sum of `loss_terms`.
@@ -244,14 +272,21 @@ class SetFlow(SavedModel):
             times: the density of the times and their weight; None takes uniform times, no weight.
             noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
                 it.
-            generator: the random generator for noise and times that are not given.
+            context_noise: that of the scaled conditions which the context model makes, with shape
+                `(B, 1, len(context_model.features))`.
+            drop_context: the share of the events whose context the field does not get but
+                `no_context`, or which, boolean with shape `(B,)`. p(N | c) always gets it.
+            generator: the random generator for what is not given.
 
         Raises:
             TypeError: as `loss_terms`.
             ValueError: as `loss_terms`; or, on a CPU, if the loss is not finite: it then names the
                 event and the feature. On an accelerator nothing looks at the value.
         """
-        terms = self.loss_terms(batch, t=t, times=times, noise=noise, generator=generator)
+        terms = self.loss_terms(
+            batch, t=t, times=times, noise=noise, context_noise=context_noise,
+            drop_context=drop_context, generator=generator,
+        )  # fmt: skip
         loss = torch.stack(list(terms.values())).sum()
         if is_at_hand(loss) and not bool(loss.isfinite()):
             culprit = first_not_finite(batch, self.features, self.conditions)
@@ -268,14 +303,17 @@ class SetFlow(SavedModel):
         t: Tensor | None = None,
         times: TimeSampling | None = None,
         noise: Tensor | None = None,
+        context_noise: Tensor | None = None,
+        drop_context: float | Tensor = 0.0,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms of the training loss by name, each a scalar; the arguments of `loss`.
 
         Returns:
             `flow`, the flow-matching loss; and, if the cardinality model has parameters,
-            `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats. The
-            terms share no parameter, so the gradient of each is what it would be alone. Both are
+            `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats; and,
+            with a context model, `context`, its flow-matching loss, at the same times. The terms
+            share no parameter, so the gradient of each is what it would be alone. Both are
             means of an event's term times its weight, if there are weights; see `loss`.
 
         Raises:
@@ -300,6 +338,8 @@ class SetFlow(SavedModel):
             noise = torch.randn(z.shape, dtype=z.dtype, device=z.device, generator=generator)
         elif single:
             noise = noise[None]
+        if isinstance(drop_context, Tensor) or drop_context:
+            c = context_left_out(self, c, drop_context, generator)
         events = Events.of(self.field, z, batch.mask, c=c, name="x_target")
         if batch.cpu_lengths is not None:
             events = replace(events, sizes=batch.cpu_lengths)
@@ -310,10 +350,15 @@ class SetFlow(SavedModel):
         if batch.weight is not None:
             losses = batch.weight.to(losses.dtype) * losses
             log_p = None if log_p is None else batch.weight * log_p
-        flow = reduce_events(losses, "mean")
-        if log_p is None:
-            return {"flow": flow}
-        return {"flow": flow, "cardinality": -reduce_events(log_p, "mean").to(flow.dtype)}
+        terms = {"flow": reduce_events(losses, "mean")}
+        if log_p is not None:
+            terms["cardinality"] = -reduce_events(log_p, "mean").to(losses.dtype)
+        if self.context_model is not None:
+            made = contexts_as_sets(self, self._context(batch.c, len(batch)), batch.weight)
+            terms["context"] = self.context_model.loss_terms(
+                made, t=t, times=times, noise=context_noise, generator=generator
+            )["flow"]
+        return terms
 
     def _log_p_of_lengths(self, batch: SetBatch, c: Tensor | None) -> Tensor:
         """Return log p(N | c) of events to train on, with shape `(B,)`."""
@@ -335,6 +380,7 @@ class SetFlow(SavedModel):
         *,
         lengths: Array | None = None,
         first: int = 0,
+        guidance: Array | float = 1.0,
         solver: Solver | None = None,
         batch_size: int | None = None,
     ) -> SetBatch:
@@ -345,11 +391,15 @@ class SetFlow(SavedModel):
             c: physical context, with shape `(n, len(conditions))`, categories as their codes; one
                 row for all events, with shape `(1, len(conditions))` or `(len(conditions),)`; or a
                 mapping from the names of the conditions to numbers or names of categories, one for
-                all events or one for each: `{"class": "top", "pt": 900}`.
+                all events or one for each: `{"class": "top", "pt": 900}`. What the context model
+                makes may be left out.
             seed: the seed of noise and cardinalities, from 0 to 2^64 - 1.
             lengths: the number of objects of each event, with shape `(n,)`, none larger than the
                 cardinality model knows if there is one; None draws from p(N | c).
             first: the index of the first event.
+            guidance: how strongly events follow their context, a number or one for each event with
+                shape `(n,)`: 1 as the data do, more than 1 more than the data do, in twice the
+                time. p(N | c) is not guided. See `setflow.fields.GuidedField`.
             solver: the ODE solver; None takes `Midpoint(steps=50)`.
             batch_size: how many events to integrate at a time; None takes 128 on a CPU, where they
                 should fit its cache, and 2048 elsewhere. It changes no result.
@@ -359,17 +409,22 @@ class SetFlow(SavedModel):
             knows, or to the longest event if `lengths` are given.
 
         Warns:
-            OutsideTrainingWarning: if a context lies outside the range of the training.
+            OutsideTrainingWarning: if a context that is given lies outside the range of the
+                training.
 
         Raises:
             ValueError: if the model has no statistics, the context or the lengths do not fit, there
-                is neither a cardinality model nor lengths, or a number is no whole one.
+                is neither a cardinality model nor lengths, or a number is no whole one; if it is to
+                be guided and was trained without leaving contexts out.
         """
         batch_size = self._batch_size(batch_size, n=n, first=first, seed=seed)
         if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
             raise ValueError(f"the model samples by its seed alone; {FOR_USE}")
         index = torch.arange(first, first + n, device=self.scaler.mean.device)
-        return generate(self, index, c, seed, lengths=lengths, solver=solver, batch_size=batch_size)
+        return generate(
+            self, index, c, seed, lengths=lengths, guidance=guidance, solver=solver,
+            batch_size=batch_size,
+        )  # fmt: skip
 
     def log_prob(
         self,
@@ -450,6 +505,10 @@ class SetFlow(SavedModel):
             )
         if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
             raise ValueError(f"a density must be the same at each call; {FOR_USE}")
+        if self.context_model is not None:
+            if batch.c is None:
+                raise ValueError(f"{no_density(self)}; give the context, and it is that given it")
+            warnings.warn(f"{no_density(self)}; log p is that given the context", stacklevel=3)
         c = self.scaled_context(batch.c, n)
         seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
         bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)

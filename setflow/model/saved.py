@@ -46,6 +46,9 @@ class SavedModel(nn.Module, ABC):
             ValueError: if the node names another class or an argument that does not exist.
         """
         arguments = arguments_of(node, where)
+        if arguments.get("context_model") is not None:
+            inner = cls.from_node(arguments["context_model"], where=f"{where}.context_model")
+            arguments["context_model"] = inner
         try:
             return cls(**arguments)
         except UNBUILT as error:

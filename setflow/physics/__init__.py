@@ -36,10 +36,10 @@ from setflow.physics.metrics import (
     distances,
     truth_floor,
     w1,
+    w1_estimates,
 )
 from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21, tau32
 from setflow.physics.protocols import PROTOCOLS, Estimate
-from setflow.physics.samples import W1_METRICS, Sample, w1_estimates
 from setflow.physics.transport import coverage_and_mmd, energy_movers_distances
 
 __all__ = [
@@ -51,12 +51,10 @@ __all__ = [
     "PARTICLE_OBSERVABLES",
     "PROTOCOLS",
     "W1EFP_GRAPHS",
-    "W1_METRICS",
     "Estimate",
     "Floor",
     "Metric",
     "Observables",
-    "Sample",
     "Split",
     "auc",
     "coverage_and_mmd",

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from setflow.physics.protocols import Estimate
-from setflow.physics.samples import Sample, require_equal_jets
+from setflow.physics.samples import Observables, require_equal_jets
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real
 
@@ -109,7 +109,7 @@ def auc(real: Array, generated: Array) -> Estimate:
     return Estimate(float(above.mean()), float(error))
 
 
-def _parts(real: Sample, generated: Sample, seed: int) -> list[tuple[Tensor, Tensor]]:
+def _parts(real: Observables, generated: Observables, seed: int) -> list[tuple[Tensor, Tensor]]:
     """Return, to train, to stop and to judge, which real and which generated jets are taken."""
     require_equal_jets(real, generated)
     split = Split.of(min(len(real), len(generated)))
@@ -126,7 +126,7 @@ def _labels(jets: tuple[Tensor, Tensor]) -> Tensor:
     return torch.arange(2).repeat_interleave(torch.tensor([len(part) for part in jets])).float()
 
 
-def trees_auc(real: Sample, generated: Sample, *, seed: int = 42) -> Estimate:
+def trees_auc(real: Observables, generated: Observables, *, seed: int = 42) -> Estimate:
     """Return the AUC of boosted trees on mass, pT, multiplicity, tau21, tau32, D2 and 36 EFPs.
 
     Arguments:
@@ -216,8 +216,8 @@ def _inputs(x: Tensor) -> Tensor:
 
 
 def transformer_auc(
-    real: Sample,
-    generated: Sample,
+    real: Observables,
+    generated: Observables,
     *,
     passes: int = 30,
     seeds: tuple[int, ...] = (1, 2),
@@ -247,7 +247,7 @@ def transformer_auc(
 
 
 def _trained(
-    real: Sample, generated: Sample, passes: int, seed: int, device: torch.device
+    real: Observables, generated: Observables, passes: int, seed: int, device: torch.device
 ) -> Estimate:
     train, stop, judge = _scaled_parts(real, generated, seed, device)
     with torch.random.fork_rng(devices=[]):
@@ -291,7 +291,9 @@ def _scores(model: nn.Module, jets: _Jets) -> Tensor:
     return torch.cat([model(*jets.batch(part)[:2]) for part in torch.split(order, 4 * _BATCH)])
 
 
-def _scaled_parts(real: Sample, generated: Sample, seed: int, device: torch.device) -> list[_Jets]:
+def _scaled_parts(
+    real: Observables, generated: Observables, seed: int, device: torch.device
+) -> list[_Jets]:
     """Return the jets to train, to stop and to judge, scaled by the statistics of the first."""
     slots = max(real.x.shape[1], generated.x.shape[1])
     sides = []

@@ -1,9 +1,9 @@
 """Everything that is measured between generated and true jets, by name, and its floor.
 
-    real, generated = Sample.of(x, mask), Sample.of(y, y_mask)
+    real, generated = observables(x, mask), observables(y, y_mask)
     found = fidelity(real, generated)                      # name -> value and error
     floor = fidelity_floor(real)                           # the same between parts of the truth
-    control = fidelity(real, Sample.of(*shuffle_particles(x, mask, generator)))
+    control = fidelity(real, observables(*shuffle_particles(x, mask, generator)))
 
 A value means nothing without its floor, and says what it can see only beside the controls.
 """
@@ -11,6 +11,7 @@ A value means nothing without its floor, and says what it can see only beside th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,37 +19,102 @@ import torch
 from setflow.physics.classifier import transformer_auc, trees_auc
 from setflow.physics.frechet import fpd
 from setflow.physics.kernel import kpd
+from setflow.physics.metrics import w1_estimates
 from setflow.physics.protocols import Estimate, check_protocol
-from setflow.physics.samples import Sample, require_equal_jets, w1_estimates
+from setflow.physics.samples import METRICS, Metric, Observables, require_equal_jets
 from setflow.physics.transport import coverage_and_mmd
 
-__all__ = ["FAST_MEASURES", "MEASURES", "fidelity", "fidelity_floor"]
+__all__ = ["FAST_MEASURES", "MEASURES", "fidelity", "fidelity_floor", "least_jets", "metrics_of"]
 
-_Measure = Callable[[Sample, Sample, str, int], dict[str, Estimate]]
 
-_MEASURES: dict[str, _Measure] = {
-    "w1": lambda real, generated, protocol, seed: w1_estimates(
-        real, generated, protocol, seed=seed
+@dataclass(frozen=True)
+class _Measure:
+    """A way to compare two samples of jets.
+
+    Arguments:
+        metrics: the metrics that it gives.
+        run: returns them, of the real and the generated jets, the protocol and a seed.
+        least: with fewer jets on a side the values are mostly chance.
+        pairs: how many pairs of parts of the truth its floor takes.
+        truth: what is expected between samples of one truth, with few jets as with many; None where
+            the mean itself falls with their number.
+        power: the power of 1 / n that the distance from there falls with.
+    """
+
+    metrics: tuple[Metric, ...]
+    run: Callable[[Observables, Observables, str, int], dict[str, Estimate]]
+    least: int
+    pairs: int
+    truth: float | None
+    power: float
+
+
+_MEASURES = {
+    "w1": _Measure(
+        METRICS,
+        lambda real, generated, protocol, seed: w1_estimates(real, generated, protocol, seed=seed),
+        least=1,
+        pairs=5,
+        truth=None,
+        power=0.5,
     ),
-    "fpd": lambda real, generated, protocol, seed: {
-        "fpd": fpd(real.efps, generated.efps, protocol, seed=seed)
-    },
-    "kpd": lambda real, generated, protocol, seed: {
-        "kpd": kpd(real.efps, generated.efps, protocol, seed=seed)
-    },
-    "trees": lambda real, generated, _, seed: {"auc_trees": trees_auc(real, generated, seed=seed)},
-    "emd": lambda real, generated, protocol, seed: coverage_and_mmd(
-        real, generated, protocol, seed=seed
+    "fpd": _Measure(
+        (Metric("fpd", "FPD", (), ""),),
+        lambda real, generated, protocol, seed: {
+            "fpd": fpd(real.efps, generated.efps, protocol, seed=seed)
+        },
+        least=1000,
+        pairs=5,
+        truth=0.0,
+        power=1.0,
     ),
-    "transformer": lambda real, generated, _, seed: {
-        "auc_transformer": transformer_auc(
-            real, generated, seeds=(seed, seed + 1), device=real.x.device
-        )
-    },
+    "kpd": _Measure(
+        (Metric("kpd", "KPD", (), "", 1e-5),),
+        lambda real, generated, protocol, seed: {
+            "kpd": kpd(real.efps, generated.efps, protocol, seed=seed)
+        },
+        least=1000,
+        pairs=5,
+        truth=0.0,
+        power=1.0,
+    ),
+    "trees": _Measure(
+        (Metric("auc_trees", "AUC trees", (), "", 1.0),),
+        lambda real, generated, _, seed: {"auc_trees": trees_auc(real, generated, seed=seed)},
+        least=1000,
+        pairs=2,
+        truth=0.5,
+        power=0.5,
+    ),
+    "emd": _Measure(
+        (
+            Metric("coverage", "coverage", (), "", 1.0, larger_is_better=True),
+            Metric("mmd", "MMD", (), "jet pT"),
+        ),
+        lambda real, generated, protocol, seed: coverage_and_mmd(
+            real, generated, protocol, seed=seed
+        ),
+        least=400,
+        pairs=2,
+        truth=None,
+        power=0.0,  # batches are of 100 jets, however many there are
+    ),
+    "transformer": _Measure(
+        (Metric("auc_transformer", "AUC transformer", (), "", 1.0),),
+        lambda real, generated, _, seed: {
+            "auc_transformer": transformer_auc(
+                real, generated, seeds=(seed, seed + 1), device=real.x.device
+            )
+        },
+        least=1000,
+        pairs=2,
+        truth=0.5,
+        power=0.5,
+    ),
 }
 
 MEASURES = tuple(_MEASURES)
-"""What can be measured: `"w1"` (all of `W1_METRICS`), `"fpd"`, `"kpd"`, `"trees"` (the AUC of
+"""What can be measured: `"w1"` (all of `METRICS`), `"fpd"`, `"kpd"`, `"trees"` (the AUC of
 boosted trees, `"auc_trees"`), `"emd"` (`"coverage"` and `"mmd"`) and `"transformer"` (its AUC,
 `"auc_transformer"`)."""
 
@@ -56,9 +122,42 @@ FAST_MEASURES = ("w1", "fpd", "kpd", "trees")
 """What takes seconds for thousands of jets; the others take minutes to an hour."""
 
 
+def _known(measures: Sequence[str]) -> list[str]:
+    """Return the names of measures in their order.
+
+    Raises:
+        ValueError: if there is no such measure.
+    """
+    unknown = [name for name in measures if name not in MEASURES]
+    if unknown:
+        raise ValueError(f"there is no measure {unknown[0]!r}, expected of: {', '.join(MEASURES)}")
+    return [name for name in MEASURES if name in measures]
+
+
+def metrics_of(measures: Sequence[str]) -> tuple[Metric, ...]:
+    """Return the metrics that measures give, in the order of a report.
+
+    Raises:
+        ValueError: if there is no such measure.
+
+    >>> [metric.name for metric in metrics_of(["trees", "fpd"])]
+    ['fpd', 'auc_trees']
+    """
+    return tuple(metric for name in _known(measures) for metric in _MEASURES[name].metrics)
+
+
+def least_jets(measure: str) -> int:
+    """Return how many jets on each side a measure needs, so that it says more than chance.
+
+    >>> least_jets("fpd")
+    1000
+    """
+    return _MEASURES[measure].least
+
+
 def fidelity(
-    real: Sample,
-    generated: Sample,
+    real: Observables,
+    generated: Observables,
     protocol: str = "whole",
     *,
     measures: Sequence[str] = FAST_MEASURES,
@@ -80,30 +179,28 @@ def fidelity(
             jets have weights and something else than `"w1"` is asked for.
 
     >>> generator = torch.Generator().manual_seed(0)
-    >>> a, b = (Sample.of(torch.rand(300, 8, 3, generator=generator)) for _ in range(2))
+    >>> from setflow.physics.metrics import observables
+    >>> a, b = (observables(torch.rand(300, 8, 3, generator=generator)) for _ in range(2))
     >>> list(fidelity(a, b, measures=["fpd", "kpd"]))
     ['fpd', 'kpd']
     """
     check_protocol(protocol)
-    unknown = [name for name in measures if name not in MEASURES]
-    if unknown:
-        raise ValueError(f"there is no measure {unknown[0]!r}, expected of: {', '.join(MEASURES)}")
-    if set(measures) - {"w1"}:
+    chosen = _known(measures)
+    if set(chosen) - {"w1"}:
         require_equal_jets(real, generated)
     found = {}
-    for name in MEASURES:
-        if name in measures:
-            found.update(_MEASURES[name](real, generated, protocol, seed))
+    for name in chosen:
+        found.update(_MEASURES[name].run(real, generated, protocol, seed))
     return found
 
 
 def fidelity_floor(
-    reference: Sample,
+    reference: Observables,
     protocol: str = "whole",
     *,
     measures: Sequence[str] = FAST_MEASURES,
     sizes: tuple[int, int] | None = None,
-    pairs: int = 5,
+    pairs: int | None = None,
     seed: int = 42,
 ) -> dict[str, Estimate]:
     """Measure what two samples of one truth differ by, with the scatter of one value as the error.
@@ -114,28 +211,45 @@ def fidelity_floor(
         measures: those of `fidelity`.
         sizes: the numbers of jets of the two parts, those of the comparison that the floor is for;
             None takes halves.
-        pairs: how many pairs of disjoint parts to draw.
+        pairs: how many pairs of disjoint parts to draw; None takes 5, of the slow ones 2.
         seed: the seed of the draws, splits and trainings.
 
+    Where the reference has fewer jets than both parts need, halves are taken and the result is
+    brought to the sizes by the law of each measure: a W1 falls with the root of the number of jets,
+    an AUC comes to 0.5 and scatters likewise, FPD and KPD scatter around 0 with its inverse, and
+    coverage and MMD know no number but that of their batches. The error is the larger one of the
+    scatter over the pairs, which are few and share their jets, and of the mean error that the
+    values have themselves.
+
     Raises:
-        ValueError: if there are fewer jets than both parts need, or fewer than 2 pairs.
+        ValueError: if there are fewer than 2 jets, a size is below 1, or fewer than 2 pairs.
     """
     n = len(reference)
-    first, second = (n // 2, n - n // 2) if sizes is None else sizes
-    if min(first, second) < 1 or first + second > n or pairs < 2:
+    first, second = sizes = (n // 2, n - n // 2) if sizes is None else sizes
+    if min(first, second, n // 2) < 1 or (pairs is not None and pairs < 2):
         raise ValueError(
-            f"got {n} jets, parts of {first} and {second}, and pairs={pairs}, expected at least 2 "
-            "pairs of parts that are disjoint; take more jets of the truth or smaller parts"
+            f"got {n} jets, parts of {first} and {second}, and pairs={pairs}, expected at least 1 "
+            "jet in each part and 2 pairs"
         )
-    rng = np.random.default_rng(seed)
-    values: dict[str, list[float]] = {}
-    for pair in range(pairs):
-        order = torch.from_numpy(rng.permutation(n)).to(reference.x.device)
-        parts = reference.select(order[:first]), reference.select(order[first : first + second])
-        found = fidelity(*parts, protocol, measures=measures, seed=seed + pair)
-        for name, estimate in found.items():
-            values.setdefault(name, []).append(estimate.value)
-    return {
-        name: Estimate(float(np.mean(draws)), float(np.std(draws, ddof=1)))
-        for name, draws in values.items()
-    }
+    ratio = 1.0
+    if first + second > n:
+        ratio = (1 / first + 1 / second) / (2 / (n // 2))
+        first = second = n // 2
+    floor = {}
+    for name in _known(measures):
+        measure = _MEASURES[name]
+        rng = np.random.default_rng(seed)
+        draws: list[dict[str, Estimate]] = []
+        for pair in range(pairs or measure.pairs):
+            order = torch.from_numpy(rng.permutation(n)).to(reference.x.device)
+            one, other = order[:first], order[first : first + second]
+            chosen = reference.select(one), reference.select(other)
+            draws.append(fidelity(*chosen, protocol, measures=[name], seed=seed + pair))
+        for metric in draws[0]:
+            values = [draw[metric].value for draw in draws]
+            own = float(np.mean([draw[metric].error for draw in draws]))
+            spread = max(float(np.std(values, ddof=1)), own)
+            centre = 0.0 if measure.truth is None else measure.truth
+            mean = centre + (float(np.mean(values)) - centre) * ratio**measure.power
+            floor[metric] = Estimate(mean, spread * ratio ** (measure.power or 0.5))
+    return floor

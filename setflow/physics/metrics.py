@@ -1,7 +1,7 @@
 """Distances between two samples of jets, and what they would be if the model were perfect.
 
 Every metric is a 1-Wasserstein distance between one-dimensional distributions, in the unit of the
-observable,
+observable (the list is in `setflow.physics.samples`),
 
     W1(a, b) = integral |F_a(v) - F_b(v)| dv,      F the empirical distribution functions,
 
@@ -9,8 +9,8 @@ with weights F(v) = sum of the w_i with v_i <= v over the sum of all, exactly. O
 may fall, and nothing is transported any more; the integral is still a distance, that of Kantorovich
 and Rubinstein: the largest difference of the means of a function whose slope is at most 1. It is
 zero only if F_a = F_b, so it is what is taken, and no weight is cut to 0, which would move the
-truth. It is computed once per jet observable (mass, multiplicity, pT, tau21, EFP), and once per
-particle feature with the particles of all jets pooled. Two finite samples of the same truth are
+truth. It is computed once per jet observable, and once per particle feature with the particles of
+all jets pooled. Two finite samples of the same truth are
 never at distance zero, so a value means nothing without its *floor*: the same distance between
 disjoint parts of the reference at the sizes that are compared, of weighted jets the effective ones.
 Two controls say what a metric can see: the reference with the particles of its jets shuffled, and
@@ -32,11 +32,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.physics.kinematics import checked_particles, jet_mass, jet_pt
-from setflow.physics.observables import energy_flow_polynomial, multiplicity, tau21
+from setflow.physics.protocols import Counts, Estimate, measured
+from setflow.physics.samples import (
+    JET_OBSERVABLES,
+    METRICS,
+    PARTICLE_OBSERVABLES,
+    Metric,
+    Observables,
+    observables,
+)
 from setflow.sets import arrays
 from setflow.sets.arrays import as_tensor
-from setflow.sets.weights import as_weight, effective_number, total_weight
+from setflow.sets.weights import as_weight, total_weight
 
 __all__ = [
     "JET_OBSERVABLES",
@@ -50,167 +57,10 @@ __all__ = [
     "observables",
     "truth_floor",
     "w1",
+    "w1_estimates",
 ]
 
 Array = NDArray[np.float64]
-
-JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "efp")
-"""The observables with one value per jet."""
-
-PARTICLE_OBSERVABLES = ("etarel", "phirel", "ptrel")
-"""The observables with one value per particle, in the order of the last dimension of `x`."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """One line of the report: the plain mean of the W1 of one or more observables.
-
-    Arguments:
-        name: the key in files.
-        title: what people call it.
-        parts: the names of the observables, columns of `Observables`, whose W1 is averaged.
-        unit: the unit of the value, empty if it has none.
-        scale: the power of ten in which the field quotes it.
-    """
-
-    name: str
-    title: str
-    parts: tuple[str, ...]
-    unit: str
-    scale: float = 1e-3
-
-
-METRICS = (
-    Metric("w1m", "W1M jet mass", ("mass",), "jet pT"),
-    Metric("w1p", "W1P mean", PARTICLE_OBSERVABLES, ""),
-    Metric("w1p_etarel", "W1P etarel", ("etarel",), ""),
-    Metric("w1p_phirel", "W1P phirel", ("phirel",), "rad"),
-    Metric("w1p_ptrel", "W1P ptrel", ("ptrel",), "jet pT"),
-    Metric("w1_multiplicity", "W1 multiplicity", ("multiplicity",), "particles", 1.0),
-    Metric("w1_pt", "W1 jet pT", ("pt",), "jet pT"),
-    Metric("w1_tau21", "W1 tau21", ("tau21",), ""),
-    Metric("w1_efp", "W1 EFP square", ("efp",), "", 1e-5),
-)
-"""The metrics in the order of the report.
-
-W1M, W1P and the use of EFPs follow "Particle Cloud Generation with Message Passing Generative
-Adversarial Networks" (arXiv:2106.11535); of its EFPs only the square is taken.
-"""
-
-
-@dataclass(frozen=True)
-class Observables:
-    """All observables of a sample of n jets with P real particles, in float64.
-
-    Arguments:
-        mass: the invariant mass in units of the jet pT, with shape `(n,)`.
-        pt: the vector sum of the particles' pT in units of the jet pT, with shape `(n,)`.
-        multiplicity: the number of real particles, with shape `(n,)`.
-        tau21: the N-subjettiness ratio, with shape `(n,)`.
-        efp: the energy flow polynomial of the square, with shape `(n,)`.
-        particles: (etarel, phirel, ptrel) of the real particles of all jets, with shape `(P, 3)`.
-        jet: the jet that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
-        weight: how much each jet counts, and its particles with it, with shape `(n,)`; None means
-            equally much.
-    """
-
-    mass: Tensor
-    pt: Tensor
-    multiplicity: Tensor
-    tau21: Tensor
-    efp: Tensor
-    particles: Tensor
-    jet: Tensor
-    weight: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.mass)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of the observables."""
-        return JET_OBSERVABLES + PARTICLE_OBSERVABLES
-
-    @property
-    def metrics(self) -> tuple[Metric, ...]:
-        """The metrics of these observables."""
-        return METRICS
-
-    @property
-    def effective(self) -> float:
-        """The effective number of jets, (sum w)^2 / sum w^2; n without weights."""
-        return float(len(self)) if self.weight is None else effective_number(self.weight)
-
-    def column(self, name: str) -> tuple[Tensor, Tensor]:
-        """Return the values of one observable and the jet of each, both of one dimension.
-
-        Raises:
-            ValueError: if there is no such observable.
-        """
-        if name in PARTICLE_OBSERVABLES:
-            return self.particles[:, PARTICLE_OBSERVABLES.index(name)], self.jet
-        if name not in JET_OBSERVABLES:
-            known = ", ".join(JET_OBSERVABLES + PARTICLE_OBSERVABLES)
-            raise ValueError(f"there is no observable {name!r}, expected one of: {known}")
-        values: Tensor = getattr(self, name)
-        return values, torch.arange(len(values), device=values.device)
-
-    def select(self, jets: Tensor) -> Observables:
-        """Return the observables of some jets, given by their distinct indices, shape `(k,)`."""
-        place = torch.full((len(self),), -1, dtype=torch.long, device=self.jet.device)
-        place[jets] = torch.arange(len(jets), device=self.jet.device)
-        jet = place[self.jet]
-        kept = jet >= 0
-        per_jet = {name: getattr(self, name)[jets] for name in JET_OBSERVABLES}
-        weight = None if self.weight is None else self.weight[jets]
-        return Observables(**per_jet, particles=self.particles[kept], jet=jet[kept], weight=weight)
-
-
-def observables(
-    x: arrays.Array, mask: arrays.Array | None = None, weight: arrays.Array | None = None
-) -> Observables:
-    """Compute every observable of a sample of jets once.
-
-    Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; all batch dimensions
-            together count the jets.
-        mask: which are real, with shape `(*batch, N)`; None means all.
-        weight: how much each jet counts, with shape `batch`; None means equally much.
-
-    Raises:
-        ValueError: if there is no jet, a real particle, an observable or a weight is not finite, or
-            the weights do not sum to a positive number.
-    """
-    real, mask = checked_particles(as_tensor(x, "particles").detach(), mask)
-    n = math.prod(real.shape[:-2])
-    if n == 0:
-        raise ValueError(
-            f"particles have shape {tuple(real.shape)}: no jet to compute observables of"
-        )
-    if weight is not None:
-        weight = as_weight(weight, real.shape[:-2]).reshape(n).to(real.device)
-        total_weight(weight, "the weights of the jets")
-    real, mask = real.double().reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
-    result = Observables(
-        mass=jet_mass(real, mask),
-        pt=jet_pt(real, mask),
-        multiplicity=multiplicity(real, mask),
-        tau21=tau21(real, mask),
-        efp=energy_flow_polynomial(real, mask),
-        particles=real[mask],
-        jet=mask.nonzero()[:, 0],
-        weight=weight,
-    )
-    for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES:
-        values, jet = result.column(name)
-        bad = jet[~values.isfinite()]
-        if len(bad):
-            raise ValueError(
-                f"{name} is not finite in {int((bad.diff() > 0).sum()) + 1} of {n} jets, the first "
-                f"of them jet {int(bad[0])}; a distance to them is not defined: find out why they "
-                "were made, and count them, before cutting them away"
-            )
-    return result
 
 
 def w1(
@@ -441,3 +291,82 @@ def truth_floor(
     mean = dict(zip(names, table.mean(0).tolist(), strict=True))
     spread = dict(zip(names, table.std(0, ddof=1).tolist(), strict=True))
     return Floor(mean, spread, pairs, (size_a, size_b), scaled, factor)
+
+
+def w1_estimates(
+    real: Measured,
+    generated: Measured,
+    protocol: str = "whole",
+    *,
+    draws: int | None = None,
+    size: int = 50_000,
+    seed: int = 42,
+) -> dict[str, Estimate]:
+    """Return every metric between two samples with an error, in the order of their `metrics`.
+
+    Arguments:
+        real: the reference.
+        generated: what is compared with it.
+        protocol: `"whole"`, whose error is that of the bootstrap, or `"jetnet"`.
+        draws: the number of draws; None takes 20 of `"whole"` and the 5 of the package.
+        size: the number of jets of one draw of `"jetnet"`.
+        seed: the seed of the draws.
+
+    Weights of jets count in `"whole"` and in `"jetnet"`, which draws jets and not weights.
+
+    Raises:
+        TypeError: if a sample is none of observables.
+        ValueError: if there is no such protocol, a number is out of range, or there is no particle
+            on a side or in a draw.
+
+    >>> x = torch.rand(200, 5, 3, generator=torch.Generator().manual_seed(0)).double()
+    >>> moved = x + torch.tensor([0.125, 0.0, 0.0])
+    >>> found = w1_estimates(observables(x), observables(moved), draws=3)
+    >>> round(found["w1p"].value, 5), found["w1p"].error < 0.01  # a third of 0.125
+    (0.04167, True)
+    """
+    _require_measured(real, generated)
+    if draws is None:
+        draws = 20 if protocol == "whole" else 5
+    columns = {name: _Column(real, generated, name) for name in real.names}
+
+    def found(a: Counts, b: Counts) -> list[float]:
+        parts = {name: column.distance(a, b) for name, column in columns.items()}
+        return list(_metrics_of(parts, real.metrics).values())
+
+    sizes = (len(real), len(generated))
+    estimates = measured(found, sizes, protocol, draws=draws, size=size, seed=seed)
+    return {metric.name: e for metric, e in zip(real.metrics, estimates, strict=True)}
+
+
+class _Column:
+    """One observable of two samples, sorted once, so that each draw only sums weights."""
+
+    def __init__(self, real: Measured, generated: Measured, name: str) -> None:
+        pairs = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
+        (a, of_a), (b, of_b) = pairs
+        _require_values(len(a), len(b), f"W1 of {name}")
+        values = np.concatenate([a, b])
+        order = values.argsort(kind="stable")
+        self._gaps = np.diff(values[order])
+        first, jets = order < len(a), np.concatenate([of_a, of_b])[order]
+        places = (np.where(first, jets, len(real)), np.where(first, len(generated), jets))
+        weights = [None if s.weight is None else _as_array(s.weight) for s in (real, generated)]
+        self._sides = list(zip(places, weights, strict=True))
+        self._name = name
+
+    def distance(self, *counts: Counts) -> float:
+        """Return W1 where each jet counts so often, the real ones and the generated ones."""
+        shares = []
+        for (place, weight), times in zip(self._sides, counts, strict=True):
+            counted = times if weight is None else times * weight
+            values = np.append(counted, 0)[place]  # those of the other side count nothing
+            if weight is not None:
+                total_weight(torch.from_numpy(values), f"in a draw of W1 of {self._name} weights")
+            sums = values.cumsum()
+            if sums[-1] == 0:
+                raise ValueError(
+                    f"a draw of W1 of {self._name} has no particle; the jets are too empty for it"
+                )
+            shares.append(sums / sums[-1])
+        return float((np.abs(shares[0] - shares[1])[:-1] * self._gaps).sum())

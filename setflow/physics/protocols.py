@@ -20,7 +20,7 @@ high energy physics" (doi:10.21105/joss.05789), and its version 0.2.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,18 +62,18 @@ def check_protocol(protocol: str) -> None:
 
 
 def measured(
-    distance: Callable[[Counts, Counts], float],
+    distances: Callable[[Counts, Counts], Sequence[float]],
     sizes: tuple[int, int],
     protocol: str,
     *,
     draws: int,
     size: int,
     seed: int,
-) -> Estimate:
-    """Measure a distance that takes how often each jet counts.
+) -> list[Estimate]:
+    """Measure distances that take how often each jet counts, all of them on the same draws.
 
     Arguments:
-        distance: the distance, of the counts of the two samples.
+        distances: the distances, of the counts of the two samples.
         sizes: the numbers of jets there are.
         protocol: `"whole"`: every jet once, with the bootstrap's error; or `"jetnet"`.
         draws: how many draws with replacement; of all jets, or of `size` of them.
@@ -93,11 +93,13 @@ def measured(
         for n in sizes:
             drawn = rng.choice(n, size=n if protocol == "whole" else size)
             counts.append(np.bincount(drawn, minlength=n))
-        values.append(distance(*counts))
+        values.append(distances(*counts))
     if protocol == "jetnet":
-        return Estimate(float(np.mean(values)), float(np.std(values)))
-    once = distance(*(np.ones(n, np.int64) for n in sizes))
-    return Estimate(once, float(np.std(values, ddof=1)))
+        means, errors = np.mean(values, 0), np.std(values, 0)
+    else:
+        means = np.array(distances(*(np.ones(n, np.int64) for n in sizes)))
+        errors = np.std(values, 0, ddof=1)
+    return [Estimate(*pair) for pair in zip(means.tolist(), errors.tolist(), strict=True)]
 
 
 def feature_pair(real: Array, generated: Array, at_least: int) -> tuple[Tensor, Tensor]:

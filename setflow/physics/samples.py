@@ -1,38 +1,77 @@
-"""All that the metrics of fidelity ask of a sample of jets, and the 1-Wasserstein metrics of it.
+"""What is measured of a sample of jets, once, and the list of the metrics of it.
 
-A `Sample` is measured once; every metric and every draw of jets then takes numbers from it. Its W1
-metrics are those of `setflow.physics.metrics`, and besides
+`Observables` holds all that metrics, floors, classifiers and pictures ask of a sample; draws and
+subsets then take numbers from it. `METRICS` is the one list of 1-Wasserstein metrics, which
+`setflow.physics.metrics` computes: W1M, W1P and W1EFP as published, then others.
 
-    W1EFP      the mean over the five energy flow polynomials of 4 vertices and 4 edges,
-    tau32, D2  three prongs or two, two or one,
+W1EFP is the mean over the five energy flow polynomials of 4 vertices and 4 edges; tau32 tells three
+prongs from two, D2 two from one.
 
-each with an error, by one of the protocols of `setflow.physics.protocols`.
+"Particle Cloud Generation with Message Passing Generative Adversarial Networks" (arXiv:2106.11535).
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.physics.efps import W1EFP_GRAPHS, d2_of_efps, energy_flow_polynomials
-from setflow.physics.kinematics import hardest_first
-from setflow.physics.metrics import PARTICLE_OBSERVABLES, Metric, Observables, observables
-from setflow.physics.observables import tau32
-from setflow.physics.protocols import Counts, Estimate, measured
-from setflow.sets.arrays import Array, as_tensor
-from setflow.sets.weights import total_weight
+from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
+from setflow.physics.observables import multiplicity, tau21, tau32
+from setflow.sets import arrays
+from setflow.sets.arrays import as_tensor
+from setflow.sets.weights import as_weight, effective_number, total_weight
 
-__all__ = ["W1_METRICS", "Sample", "require_equal_jets", "w1_estimates"]
+__all__ = [
+    "JET_OBSERVABLES",
+    "METRICS",
+    "PARTICLE_OBSERVABLES",
+    "Metric",
+    "Observables",
+    "observables",
+    "require_equal_jets",
+]
+
+JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "tau32", "d2")
+"""The observables with one value per jet, besides the energy flow polynomials."""
+
+PARTICLE_OBSERVABLES = ("etarel", "phirel", "ptrel")
+"""The observables with one value per particle, in the order of the last dimension of `x`."""
 
 _EFPS = tuple(f"efp_{graph}" for graph in W1EFP_GRAPHS)
 
-W1_METRICS = (
+
+@dataclass(frozen=True)
+class Metric:
+    """One line of the report: the plain mean of the W1 of one or more observables, or another.
+
+    Arguments:
+        name: the key in files.
+        title: what people call it.
+        parts: the names of the observables, columns of `Observables`, whose W1 is averaged; empty
+            for a metric that is no W1.
+        unit: the unit of the value, empty if it has none.
+        scale: the power of ten in which the field quotes it.
+        larger_is_better: whether a larger value is closer to the truth.
+    """
+
+    name: str
+    title: str
+    parts: tuple[str, ...]
+    unit: str
+    scale: float = 1e-3
+    larger_is_better: bool = False
+
+
+METRICS = (
     Metric("w1m", "W1M jet mass", ("mass",), "jet pT"),
     Metric("w1p", "W1P mean", PARTICLE_OBSERVABLES, ""),
+    Metric("w1p_etarel", "W1P etarel", ("etarel",), ""),
+    Metric("w1p_phirel", "W1P phirel", ("phirel",), "rad"),
+    Metric("w1p_ptrel", "W1P ptrel", ("ptrel",), "jet pT"),
     Metric("w1efp", "W1EFP mean", _EFPS, "", 1e-5),
     Metric("w1_multiplicity", "W1 multiplicity", ("multiplicity",), "particles", 1.0),
     Metric("w1_pt", "W1 jet pT", ("pt",), "jet pT"),
@@ -40,190 +79,162 @@ W1_METRICS = (
     Metric("w1_tau32", "W1 tau32", ("tau32",), ""),
     Metric("w1_d2", "W1 D2", ("d2",), ""),
 )
-"""The metrics of `w1_estimates`, in this order: W1M, W1P and W1EFP as published, then others.
-
-"Particle Cloud Generation with Message Passing Generative Adversarial Networks" (arXiv:2106.11535).
-"""
+"""The metrics in the order of the report."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A sample of n jets with what metrics of fidelity ask of it, in float64.
+class Observables:
+    """All observables of a sample of n jets with P real particles, in float64.
 
     Arguments:
-        observables: masses, momenta, multiplicities, tau21, particles and weights.
-        tau32: the N-subjettiness ratio, with shape `(n,)`.
+        mass: the invariant mass in units of the jet pT, with shape `(n,)`.
+        pt: the vector sum of the particles' pT in units of the jet pT, with shape `(n,)`.
+        multiplicity: the number of real particles, with shape `(n,)`.
+        tau21: the N-subjettiness ratio, with shape `(n,)`.
+        tau32: that of three prongs, with shape `(n,)`.
         d2: the ratio of energy correlations, with shape `(n,)`.
         efps: the energy flow polynomials of `EFP_GRAPHS`, with shape `(n, 36)`.
+        particles: (etarel, phirel, ptrel) of the real particles of all jets, with shape `(P, 3)`.
+        jet: the jet that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
         x: particles (etarel, phirel, ptrel), hardest first, with shape `(n, N, 3)`.
         mask: which are real, with shape `(n, N)`.
+        weight: how much each jet counts, and its particles with it, with shape `(n,)`; None means
+            equally much.
     """
 
-    observables: Observables
+    mass: Tensor
+    pt: Tensor
+    multiplicity: Tensor
+    tau21: Tensor
     tau32: Tensor
     d2: Tensor
     efps: Tensor
+    particles: Tensor
+    jet: Tensor
     x: Tensor
     mask: Tensor
+    weight: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.tau32)
+        return len(self.mass)
 
-    @classmethod
-    def of(cls, x: Array, mask: Array | None = None, weight: Array | None = None) -> Sample:
-        """Measure jets.
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the observables that metrics ask for."""
+        return JET_OBSERVABLES + _EFPS + PARTICLE_OBSERVABLES
 
-        Arguments:
-            x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; all batch dimensions
-                together count the jets.
-            mask: which are real, with shape `(*batch, N)`; None means all.
-            weight: how much each jet counts, with shape `batch`; None means equally much.
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics of these observables."""
+        return METRICS
 
-        Raises:
-            ValueError: if there is no jet, a real particle, an observable or a weight is not
-                finite, or the weights do not sum to a positive number.
-
-        >>> sample = Sample.of(torch.rand(100, 30, 3), torch.rand(100, 30) < 0.7)
-        >>> len(sample), sample.efps.shape, sample.column("d2")[0].shape
-        (100, torch.Size([100, 36]), torch.Size([100]))
-        """
-        found = observables(x, mask, weight)
-        jets, real = hardest_first(as_tensor(x, "particles").detach().double(), mask)
-        jets = jets.reshape(len(found), *jets.shape[-2:])
-        real = real.reshape(len(found), real.shape[-1])
-        efps = energy_flow_polynomials(jets, real)
-        return cls(found, tau32(jets, real), d2_of_efps(efps), efps, jets, real)
-
-    def select(self, jets: Tensor) -> Sample:
-        """Return some jets, given by their distinct indices, with shape `(k,)`."""
-        return Sample(
-            self.observables.select(jets),
-            self.tau32[jets],
-            self.d2[jets],
-            self.efps[jets],
-            self.x[jets],
-            self.mask[jets],
-        )
+    @property
+    def effective(self) -> float:
+        """The effective number of jets, (sum w)^2 / sum w^2; n without weights."""
+        return float(len(self)) if self.weight is None else effective_number(self.weight)
 
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of one observable and the jet of each, both of one dimension.
 
         Arguments:
-            name: one of those of `Observables`, `"tau32"`, `"d2"`, or `"efp_17"` and so on for the
-                polynomial of `EFP_GRAPHS[17]`.
+            name: one of `names`, or `"efp_17"` and so on for the polynomial of `EFP_GRAPHS[17]`.
 
         Raises:
             ValueError: if there is no such observable.
         """
+        if name in PARTICLE_OBSERVABLES:
+            return self.particles[:, PARTICLE_OBSERVABLES.index(name)], self.jet
         graph = name.removeprefix("efp_")
-        if name in ("tau32", "d2"):
+        if name in JET_OBSERVABLES:
             values: Tensor = getattr(self, name)
         elif graph.isdecimal() and int(graph) < self.efps.shape[1]:
             values = self.efps[:, int(graph)]
         else:
-            return self.observables.column(name)
+            raise ValueError(
+                f"there is no observable {name!r}, expected one of: {', '.join(self.names)}"
+            )
         return values, torch.arange(len(self), device=values.device)
 
+    def select(self, jets: Tensor) -> Observables:
+        """Return the observables of some jets, given by their distinct indices, shape `(k,)`."""
+        place = torch.full((len(self),), -1, dtype=torch.long, device=self.jet.device)
+        place[jets] = torch.arange(len(jets), device=self.jet.device)
+        jet = place[self.jet]
+        kept = jet >= 0
+        per_jet = (*JET_OBSERVABLES, "efps", "x", "mask")
+        return Observables(
+            **{name: getattr(self, name)[jets] for name in per_jet},
+            particles=self.particles[kept],
+            jet=jet[kept],
+            weight=None if self.weight is None else self.weight[jets],
+        )
 
-def require_equal_jets(*samples: Sample) -> None:
+
+def observables(
+    x: arrays.Array, mask: arrays.Array | None = None, weight: arrays.Array | None = None
+) -> Observables:
+    """Compute every observable of a sample of jets once.
+
+    Arguments:
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; all batch dimensions
+            together count the jets.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+        weight: how much each jet counts, with shape `batch`; None means equally much.
+
+    Raises:
+        ValueError: if there is no jet, a real particle, an observable or a weight is not finite, or
+            the weights do not sum to a positive number.
+
+    >>> sample = observables(torch.rand(100, 30, 3), torch.rand(100, 30) < 0.7)
+    >>> len(sample), sample.efps.shape, sample.column("d2")[0].shape
+    (100, torch.Size([100, 36]), torch.Size([100]))
+    """
+    real, mask = checked_particles(as_tensor(x, "particles").detach(), mask)
+    n = math.prod(real.shape[:-2])
+    if n == 0:
+        raise ValueError(
+            f"particles have shape {tuple(real.shape)}: no jet to compute observables of"
+        )
+    if weight is not None:
+        weight = as_weight(weight, real.shape[:-2]).reshape(n).to(real.device)
+        total_weight(weight, "the weights of the jets")
+    real, mask = real.double().reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
+    efps = energy_flow_polynomials(real, mask)
+    ordered, there = hardest_first(real, mask)
+    result = Observables(
+        mass=jet_mass(real, mask),
+        pt=jet_pt(real, mask),
+        multiplicity=multiplicity(real, mask),
+        tau21=tau21(real, mask),
+        tau32=tau32(real, mask),
+        d2=d2_of_efps(efps),
+        efps=efps,
+        particles=real[mask],
+        jet=mask.nonzero()[:, 0],
+        x=ordered,
+        mask=there,
+        weight=weight,
+    )
+    for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES + _EFPS:
+        values, jet = result.column(name)
+        bad = jet[~values.isfinite()]
+        if len(bad):
+            raise ValueError(
+                f"{name} is not finite in {int((bad.diff() > 0).sum()) + 1} of {n} jets, the first "
+                f"of them jet {int(bad[0])}; a distance to them is not defined: find out why they "
+                "were made, and count them, before cutting them away"
+            )
+    return result
+
+
+def require_equal_jets(*samples: Observables) -> None:
     """Check that jets count equally, where a metric knows no weights.
 
     Raises:
         ValueError: if a sample has weights.
     """
-    if any(sample.observables.weight is not None for sample in samples):
+    if any(sample.weight is not None for sample in samples):
         raise ValueError(
             "the jets have weights, expected jets that count equally: of the metrics only the W1 "
             "take weights; draw jets in proportion to their weights first"
         )
-
-
-def w1_estimates(
-    real: Sample,
-    generated: Sample,
-    protocol: str = "whole",
-    *,
-    draws: int | None = None,
-    size: int = 50_000,
-    seed: int = 42,
-) -> dict[str, Estimate]:
-    """Return every metric of `W1_METRICS` between two samples, by name.
-
-    Arguments:
-        real: the reference.
-        generated: what is compared with it.
-        protocol: `"whole"`, whose error is that of the bootstrap, or `"jetnet"`.
-        draws: the number of draws; None takes 20 of `"whole"` and the 5 of the package.
-        size: the number of jets of one draw of `"jetnet"`.
-        seed: the seed of the draws.
-
-    Weights of jets count in `"whole"` and in `"jetnet"`, which draws jets and not weights.
-
-    Raises:
-        ValueError: if there is no such protocol, a number is out of range, or there is no particle.
-
-    >>> x = torch.rand(200, 5, 3, generator=torch.Generator().manual_seed(0)).double()
-    >>> moved = x + torch.tensor([0.125, 0.0, 0.0])
-    >>> found = w1_estimates(Sample.of(x), Sample.of(moved), draws=3)
-    >>> round(found["w1p"].value, 5), found["w1p"].error < 0.01  # a third of 0.125
-    (0.04167, True)
-    """
-    if draws is None:
-        draws = 20 if protocol == "whole" else 5
-    columns = {part: _Column(real, generated, part) for m in W1_METRICS for part in m.parts}
-    sizes = (len(real), len(generated))
-    return {
-        metric.name: measured(
-            lambda a, b, parts=metric.parts: (  # type: ignore[misc]
-                sum(columns[part].distance(a, b) for part in parts) / len(parts)
-            ),
-            sizes,
-            protocol,
-            draws=draws,
-            size=size,
-            seed=seed,
-        )
-        for metric in W1_METRICS
-    }
-
-
-class _Column:
-    """One observable of two samples, sorted once, so that each draw only sums weights."""
-
-    def __init__(self, real: Sample, generated: Sample, name: str) -> None:
-        pairs = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
-        if not all(len(values) for values, _ in pairs):
-            raise ValueError(
-                f"W1 of {name} between samples with {len(pairs[0][0])} and {len(pairs[1][0])} "
-                "values is not defined, expected at least one on each side; are there particles?"
-            )
-        values = np.concatenate([side[0] for side in pairs])
-        order = values.argsort(kind="stable")
-        self._gaps = np.diff(values[order])
-        self._jet = np.concatenate([side[1] for side in pairs])[order]
-        self._first = order < len(pairs[0][0])
-        self._weights = [_weight(side) for side in (real, generated)]
-        self._name = name
-
-    def distance(self, real: Counts, generated: Counts) -> float:
-        """Return W1 where each jet counts so often."""
-        sums = []
-        for side, counts, weight in zip(
-            (self._first, ~self._first), (real, generated), self._weights, strict=True
-        ):
-            counted = counts if weight is None else counts * weight
-            values = np.where(side, counted[np.where(side, self._jet, 0)], 0)
-            if weight is not None:
-                total_weight(torch.from_numpy(values), f"in a draw of W1 of {self._name} weights")
-            if values.sum() == 0:
-                raise ValueError(
-                    f"a draw of W1 of {self._name} has no particle; the jets are too empty for it"
-                )
-            sums.append(values.cumsum())
-        difference = sums[0] / sums[0][-1] - sums[1] / sums[1][-1]
-        return float((np.abs(difference[:-1]) * self._gaps).sum())
-
-
-def _weight(sample: Sample) -> NDArray[np.float64] | None:
-    weight = sample.observables.weight
-    return None if weight is None else weight.cpu().numpy()

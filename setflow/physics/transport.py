@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from setflow.physics.protocols import Estimate, check_protocol
-from setflow.physics.samples import Sample, require_equal_jets
+from setflow.physics.samples import Observables, require_equal_jets
 from setflow.physics.tables import packed
 from setflow.sets.arrays import Array, as_tensor
 
@@ -104,8 +104,8 @@ def _distance(ot: ModuleType, a: np.ndarray, b: np.ndarray) -> float:
 
 
 def coverage_and_mmd(
-    real: Sample,
-    generated: Sample,
+    real: Observables,
+    generated: Observables,
     protocol: str = "whole",
     *,
     draws: int = 10,

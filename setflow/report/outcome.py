@@ -9,33 +9,14 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from setflow.physics.measures import MEASURES, metrics_of
 from setflow.physics.metrics import Floor, Metric
+from setflow.report.judging import CONTROLS, FLOOR, Result, shortly, summary_of
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number
 
 __all__ = ["Report", "Result", "Side"]
-
-
-@dataclass(frozen=True)
-class Result:
-    """One metric of a report; all numbers are in `unit`.
-
-    Arguments:
-        value: generated against reference.
-        floor: the mean between disjoint parts of the reference.
-        floor_spread: its standard deviation: how far one value scatters.
-        shuffled: the reference with objects shuffled, against the reference.
-        swapped: the reference with lists of features swapped, against the reference.
-        unit: the unit, empty if there is none.
-    """
-
-    value: float
-    floor: float
-    floor_spread: float
-    shuffled: float
-    swapped: float
-    unit: str
 
 
 @dataclass(frozen=True)
@@ -94,6 +75,9 @@ class Report:
             share events, that generated values cannot be, or that events are few.
         unphysical: how many values of the generated objects cannot be, by what is wrong; they are
             kept in the comparison.
+        missing: the metrics that could not be measured, and why.
+        broken: which of the limits that were required are not kept, a sentence for each.
+        classes: the comparison of each class of events, by its name, where both sides tell it.
         pictures: the names of the PNG files in the folder.
     """
 
@@ -107,11 +91,18 @@ class Report:
     notes: tuple[str, ...] = ()
     pictures: tuple[str, ...] = ()
     unphysical: dict[str, int] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    broken: tuple[str, ...] = ()
+    classes: dict[str, Report] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what `metrics.json` holds."""
         return {
-            "metrics": {name: asdict(result) for name, result in self.metrics.items()},
+            "summary": self.summary,
+            "metrics": _numbers(self),
+            "missing": self.missing,
+            "broken": list(self.broken),
+            "classes": {name: _numbers(report) for name, report in self.classes.items()},
             "generated": asdict(self.generated),
             "reference": asdict(self.reference),
             "columns": self.columns,
@@ -130,13 +121,61 @@ class Report:
             "pictures": list(self.pictures),
         }
 
-    def table(self) -> Table:
-        """Return the numbers as a table for the terminal, each in the power of ten it is quoted in.
+    @property
+    def summary(self) -> str:
+        """How good the generated events are, in one line."""
+        titles = {metric.name: metric.title.removeprefix("W1 ") for metric in self.measured}
+        titles |= {"w1m": "W1M", "fpd": "FPD"}
+        events = self.generated.events
+        lists = "momenta" if self.subject.words.events == "jets" else "features"
+        return summary_of(self.metrics, titles, events, self.subject.words.events, lists)
 
-        The ratio is value / floor: about 1 where the model cannot be told from the reference.
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """The metrics that were measured, in the order of the report."""
+        known = (*self.subject.metrics, *metrics_of(MEASURES))
+        found = {metric.name: metric for metric in known if metric.name in self.metrics}
+        return tuple(found.values())
+
+    def explanations(self) -> list[str]:
+        """Return what the columns of the table mean, a sentence for each."""
+        lines = [FLOOR, *CONTROLS["jets" if self.subject.words.events == "jets" else "events"]]
+        if any(r.zero(c) for r in self.metrics.values() for c in ("shuffled", "swapped")):
+            lines.append("a control of 0: by construction, as it keeps what the metric looks at")
+        return lines
+
+    def rows(self) -> list[tuple[str, ...]]:
+        """Return the numbers of the table, each in the power of ten it is quoted in.
+
+        Each row holds the title of the metric, its unit, value and error, floor and spread, both
+        controls, and the verdict.
+        """
+        rows = []
+        for metric in self.measured:
+            result = self.metrics[metric.name]
+            digits = _digits(result.floor_spread / metric.scale)
+
+            def shown(number: float, digits: int = digits, scale: float = metric.scale) -> str:
+                text = f"{number / scale:.{digits}f}"
+                return text if float(text) else text.lstrip("-")  # no -0.00
+
+            error = "" if result.error is None else f" ± {shown(result.error)}"
+            floor = f"{shown(result.floor)} ± {shown(result.floor_spread)}"
+            controls = (
+                "0 (kept)" if result.zero(name) else shown(getattr(result, name))
+                for name in ("shuffled", "swapped")
+            )
+            value = f"{shown(result.value)}{error}"
+            rows.append((metric.title, _unit(metric), value, floor, *controls, result.verdict))
+        return rows
+
+    def table(self) -> Table:
+        """Return the numbers as a table for the terminal.
+
+        The last column says which controls the value beats, or that it is at the floor.
         """
         table = Table(
-            title="Generated against reference: 1-Wasserstein distances",
+            title="Generated against reference",
             caption=self._caption(),
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -145,39 +184,41 @@ class Report:
         )
         table.add_column("metric", no_wrap=True)
         table.add_column("unit", no_wrap=True)
-        for heading in ("value", "floor ± spread", "shuffled", "swapped", "ratio"):
+        for heading in ("value", "floor ± spread", "shuffled", "swapped"):
             table.add_column(heading, justify="right", no_wrap=True)
-        for metric in self.subject.metrics:
-            result = self.metrics[metric.name]
-            digits = _digits(result.floor_spread / metric.scale)
-            value, floor, spread, shuffled, swapped = (
-                f"{number / metric.scale:.{digits}f}"
-                for number in (
-                    result.value,
-                    result.floor,
-                    result.floor_spread,
-                    result.shuffled,
-                    result.swapped,
-                )
-            )
-            ratio = f"{result.value / result.floor:.2f}" if result.floor > 0 else "-"
-            unit = _unit(metric)
-            table.add_row(
-                metric.title, unit, value, f"{floor} ± {spread}", shuffled, swapped, ratio
-            )
+        table.add_column("beats")
+        for title, unit, value, *row, verdict in self.rows():
+            short = unit.replace(
+                "jet pT", "pT"
+            )  # a terminal has 80 columns: errors are on the page
+            cells = (cell.removesuffix(" (kept)") for cell in row)
+            table.add_row(title, short, value.partition(" ± ")[0], *cells, shortly(verdict))
         return table
+
+    def unmeasured(self) -> list[str]:
+        """Return which metrics could not be measured, and why."""
+        reasons: dict[str, list[str]] = {}
+        for name, reason in self.missing.items():
+            reasons.setdefault(reason, []).append(name)
+        return [f"{', '.join(names)}: not measured, {why}" for why, names in reasons.items()]
+
+    def conditions(self) -> list[str]:
+        """Return what is compared, and with what the floor was measured."""
+        floor = f"floor: mean and spread of {self._floor()}"
+        return [*self._weights(), self._cut(), floor]
 
     def _caption(self) -> str:
         lines = [
+            self.summary,
             f"{self.generated.events:,} generated and {self.reference.events:,} reference "
             f"{self.subject.words.events}, seed {self.seed}",
-            *self._weights(),
             *self._model(),
-            self._cut(),
-            f"floor: mean and spread of {self._floor()}",
-            "ratio: value / floor",
+            *self.conditions(),
+            *self.explanations()[1:],
+            *self.unmeasured(),
+            *(f"note: {note}" for note in self.notes),
         ]
-        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
+        return "\n".join(lines)
 
     def _weights(self) -> list[str]:
         """Return what weighted events are worth."""
@@ -233,6 +274,10 @@ class Report:
         )
 
 
+def _numbers(report: Report) -> dict[str, dict[str, Any]]:
+    return {name: asdict(result) for name, result in report.metrics.items()}
+
+
 def _digits(spread: float) -> int:
     """Return how many decimals, 3 at most, show two digits of the spread."""
     return min(3, max(0, 1 - math.floor(math.log10(spread)))) if spread > 0 else 3
@@ -240,4 +285,4 @@ def _digits(spread: float) -> int:
 
 def _unit(metric: Metric) -> str:
     power = round(math.log10(metric.scale))
-    return " ".join(filter(None, [f"1e{power}" if power else "", metric.unit])) or "1"
+    return " ".join(filter(None, [f"1e{power}" if power else "", metric.unit]))

@@ -1,22 +1,24 @@
-"""Compare generated events with a reference: numbers beside their floor, controls, and pictures.
+"""Compare generated events with a reference: numbers, verdicts, and a page of pictures.
 
 Both sides are treated alike: cut to the same number of columns, of jets the hardest particles
 first, and every observable recomputed from the objects. For each metric, of jets those of
-`setflow.physics.metrics` and of other sets those of `setflow.physics.sets`, the report holds
+`setflow.physics.measures` and of other sets those of `setflow.physics.sets`, the report holds
 
     value      generated against reference,
     floor      reference against reference, disjoint random parts at the same sizes, and its spread,
     shuffled   the reference with its objects shuffled between events, against the reference,
     swapped    the reference with its lists of features, of jets ptrel, swapped between events.
 
-A good model comes down to the floor; what is at the floor cannot be told from the reference with
-so many events. A metric whose controls are at the floor too is blind to what they destroy.
+and a verdict (`setflow.report.judging`). A good model comes down to the floor; what is at the floor
+cannot be told from the reference with so many events. Where events tell their class, each class is
+compared by itself, too.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,18 +28,30 @@ from setflow.data.hdf5 import read_events
 from setflow.data.header import EventHeader, datasets_of, read_header
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.files import NewFolder, check_target, same_file
-from setflow.physics.metrics import distances, truth_floor
+from setflow.physics.measures import FAST_MEASURES, metrics_of
+from setflow.report.judging import broken, limits_of
+from setflow.report.measuring import findings_of
 from setflow.report.notes import notes_on, unphysical_of
-from setflow.report.outcome import Report, Result, Side
-from setflow.report.subjects import Jets, Sets
+from setflow.report.origins import Origin, class_of, origin_of
+from setflow.report.outcome import Report, Side
+from setflow.report.subjects import Jets, Sets, Subject
 from setflow.schema import JETNET, Schema
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
-__all__ = ["METRICS_FILE", "compare", "evaluate"]
+__all__ = ["METRICS_FILE", "PAGES", "compare", "evaluate"]
 
 METRICS_FILE = "metrics.json"
 """The file of numbers in the folder of a report, beside its pictures."""
+
+PAGES = ("report.html", "report.pdf")
+"""The report to look at, twice: a page that holds its pictures, and sheets to print."""
+
+_FEWEST = 20  # events of a class on a side, to be compared by itself
+
+
+def _nothing(text: str) -> None:
+    """Keep silent."""
 
 
 def evaluate(
@@ -50,6 +64,9 @@ def evaluate(
     pairs: int = 20,
     overwrite: bool = False,
     weight: str | None = None,
+    measures: Sequence[str] = FAST_MEASURES,
+    require: str | None = None,
+    say: Callable[[str], None] = _nothing,
 ) -> Report:
     """Compare two files of events and write the report, numbers and pictures, into a folder.
 
@@ -67,46 +84,64 @@ def evaluate(
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
         weight: the name of the dataset that holds the weights of the jets, such as `weight`, in
             either file or both; the jets of a file without it count equally. None takes none.
+        measures: what is measured of jets, of `setflow.physics.MEASURES`; of other sets W1 alone.
+        require: limits that metrics have to keep, such as `w1m<2e-3,auc<0.7`, where `auc` is the
+            largest one; which are not kept is told in the report.
+        say: is told what takes long.
 
     Raises:
         FileExistsError: if `out` exists and `overwrite` is False, or if it is anything but an empty
             folder or a report.
         FileNotFoundError: if a file does not exist.
         ValueError: if a file has no layout, no event or no object to compare, lacks a feature, or
-            has a malformed row. What cannot be, such as a ptrel below 0, is malformed in the
-            reference; in the generated file it is counted, told in a note and compared.
+            has a malformed row; if there is no such measure, or no such metric to require. What
+            cannot be, such as a ptrel below 0, is malformed in the reference; in the generated file
+            it is counted, told in a note and compared.
     """
     _checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
     same = same_file(generated, reference)
-    headers = [read_header(path) for path in (generated, reference)]
-    made = [header.attributes.get("weights_sha256") for header in headers]
+    paths = (generated, reference)
+    headers = [read_header(path) for path in paths]
     schema = _schema_of(headers[0])
+    if schema is JETNET and require is not None:  # before reading
+        limits_of(require, [metric.name for metric in metrics_of(measures)])
     features = schema.generated
-    weights = {path: weight for path in (generated, reference) if weight in datasets_of(path)}
+    weights = {path: weight for path in paths if weight in datasets_of(path)}
     if weight is not None and not weights:
         raise ValueError(
             f"neither {generated} nor {reference} has a dataset '{weight}' of weights; name one "
             "that is there, or leave the weights out"
         )
-    return compare(
+    classes = [class_of(path, header) for path, header in zip(paths, headers, strict=True)]
+    samples = [
         read_events(
-            generated,
+            path,
             schema,
             features=features,
-            keep_unphysical=True,
-            weight=weights.get(generated),
-        ).objects,
-        read_events(reference, schema, features=features, weight=weights.get(reference)).objects,
+            keep_unphysical=path == generated,
+            weight=weights.get(path),
+            conditions=[one.name] if one is not None and one in header.schema.event else [],
+        )
+        for path, header, one in zip(paths, headers, classes, strict=True)
+    ]
+    return compare(
+        samples[0].objects,
+        samples[1].objects,
         out,
         events=events,
         seed=seed,
         pairs=pairs,
         overwrite=overwrite,
-        names=(os.fspath(generated_path), os.fspath(reference_path)),
+        origins=(
+            origin_of(os.fspath(generated_path), generated, headers[0], samples[0], classes[0]),
+            origin_of(os.fspath(reference_path), reference, headers[1], samples[1], classes[1]),
+        ),
         same=same,
-        weights_sha256=(made[0], made[1]),
         schema=None if schema is JETNET else schema,
+        measures=measures,
+        require=require,
+        say=say,
     )
 
 
@@ -133,10 +168,12 @@ def compare(
     seed: int = 0,
     pairs: int = 20,
     overwrite: bool = False,
-    names: tuple[str, str] = ("generated", "reference"),
+    origins: tuple[Origin, Origin] = (Origin("generated"), Origin("reference")),
     same: bool = False,
-    weights_sha256: tuple[str | None, str | None] = (None, None),
     schema: Schema | None = None,
+    measures: Sequence[str] = FAST_MEASURES,
+    require: str | None = None,
+    say: Callable[[str], None] = _nothing,
 ) -> Report:
     """Compare two samples of events; `evaluate` without reading files.
 
@@ -149,11 +186,13 @@ def compare(
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
-        names: what the two sides are called in the report.
+        origins: where the two sides come from. Where a model has sampled the reference, the report
+            says so, and where both tell the class of each event, classes are compared, too.
         same: whether both sides are known to be the same, which the report then says.
-        weights_sha256: for each side the hash of the weights of the model that sampled it, or None;
-            where a model has sampled the reference, the report says so.
         schema: what the D features are, all of them numbers on a line; None takes jets.
+        measures: what is measured of jets, of `setflow.physics.MEASURES`; of other sets W1 alone.
+        require: limits that metrics have to keep; see `evaluate`.
+        say: is told what takes long.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that events must share to be swapped is the full one.
@@ -166,49 +205,47 @@ def compare(
             without a positive sum.
     """
     target = None if out is None else _checked_target(out, overwrite)
-    for side, name in zip((generated, reference), names, strict=True):
+    sides = (generated, reference)
+    for side, origin in zip(sides, origins, strict=True):
         if side.mask.ndim != 2:
             raise ValueError(
-                f"{name} has a mask of shape {tuple(side.mask.shape)}, expected (n, N)"
+                f"{origin.name} has a mask of shape {tuple(side.mask.shape)}, expected (n, N)"
             )
     if events is not None and events < 1:
         raise ValueError(f"events is {events}, expected at least 1, or None for all")
-    columns = min(generated.mask.shape[1], reference.mask.shape[1])
-    n_gen, n_ref = (min(len(side), events or len(side)) for side in (generated, reference))
+    subject: Subject = Jets() if schema is None else Sets(schema, reference)
+    metrics_of(measures)  # an unknown one is refused, of whatever sets
+    taken = [name for name in measures if name in subject.measures and name != "w1"]
+    known = (*subject.metrics, *metrics_of(taken))
+    limits = [] if require is None else limits_of(require, [metric.name for metric in known])
+    columns = min(side.mask.shape[1] for side in sides)
+    n_gen, n_ref = (min(len(side), events or len(side)) for side in sides)
 
-    subject = Jets() if schema is None else Sets(schema, reference)
     model, truth, compared = (
         subject.cut(side, columns) for side in (generated[:n_gen], reference, reference[:n_ref])
     )
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
-    values = distances(of_model, of_truth)
-    worths = of_model.effective, of_truth.effective
-    generator = torch.Generator().manual_seed(seed)
-    floor = truth_floor(of_all, *worths, pairs=pairs, generator=generator)
-    controls = [
-        distances(subject.measured(control), of_truth)
-        for control in subject.controls(reference[:n_ref], columns, seed)
-    ]
+    wrong = [subject.measured(side) for side in subject.controls(reference[:n_ref], columns, seed)]
+    found = findings_of(
+        of_model,
+        of_truth,
+        of_all,
+        wrong,
+        measures=taken,
+        seed=seed,
+        pairs=pairs,
+        say=say,
+    )
     unphysical = unphysical_of(generated[:n_gen], subject)
-    made, truly = weights_sha256
+    made, truly = (origin.weights_sha256 for origin in origins)
     report = Report(
-        metrics={
-            metric.name: Result(
-                value=values[metric.name],
-                floor=floor.mean[metric.name],
-                floor_spread=floor.spread[metric.name],
-                shuffled=controls[0][metric.name],
-                swapped=controls[1][metric.name],
-                unit=metric.unit,
-            )
-            for metric in subject.metrics
-        },
-        generated=Side.of(names[0], generated, n_gen, made),
-        reference=Side.of(names[1], reference, n_ref, truly),
+        metrics=found.metrics,
+        generated=Side.of(origins[0].name, generated, n_gen, made),
+        reference=Side.of(origins[1].name, reference, n_ref, truly),
         columns=columns,
         seed=seed,
-        floor=floor,
+        floor=found.floor,
         subject=subject,
         notes=notes_on(
             model,
@@ -218,19 +255,55 @@ def compare(
             subject,
             same=same,
             sampled=truly is not None,
-            worth=min(worths),
+            worth=min(of_model.effective, of_truth.effective),
         ),
         unphysical=unphysical,
+        missing=found.missing,
+        broken=tuple(broken(limits, found.metrics, found.missing)),
+        classes=_classes(generated[:n_gen], reference[:n_ref], origins, seed, schema),
     )
     if target is None:
         return report
+    from setflow.report.document import Drawing, write_document  # numbers alone need no mplhep
+
+    drawing = Drawing(report, origins, (model, compared), (of_model, of_truth))
     with NewFolder(target, overwrite=overwrite, marker=METRICS_FILE) as folder:
-        batches, measured = (model, compared), (of_model, of_truth)
-        pictures = subject.draw(folder, batches, measured, values, floor)
-        report = replace(report, pictures=tuple(pictures))
+        report = replace(report, pictures=tuple(write_document(folder, PAGES, drawing)))
         text = json.dumps(report.to_dict(), indent=2, allow_nan=False)
         (folder / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def _classes(
+    generated: SetBatch,
+    reference: SetBatch,
+    origins: tuple[Origin, Origin],
+    seed: int,
+    schema: Schema | None,
+) -> dict[str, Report]:
+    """Return the comparison of each class that both sides have, by its name."""
+    mine, theirs = origins
+    if mine.classes is None or theirs.classes is None:
+        return {}
+    found = {}
+    for name in mine.class_names:
+        if name not in theirs.class_names:
+            continue
+        parts = []
+        for side, origin in ((generated, mine), (reference, theirs)):
+            assert origin.classes is not None
+            of_it = origin.classes[: len(side)] == origin.class_names.index(name)
+            parts.append(side[of_it.to(side.x.device)])
+        if min(map(len, parts)) >= _FEWEST:
+            found[name] = compare(
+                parts[0],
+                parts[1],
+                seed=seed,
+                schema=schema,
+                measures=("w1",),
+                origins=(Origin(f"{mine.name}: {name}"), Origin(f"{theirs.name}: {name}")),
+            )
+    return found
 
 
 def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
@@ -238,7 +311,7 @@ def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
 
     Raises:
         FileExistsError: if it exists and `overwrite` is False, or if it is anything but an empty
-            folder or a report, that is `metrics.json` with pictures and nothing else.
+            folder or a report, that is `metrics.json` with pages, pictures and nothing else.
         OSError: if its own folder does not exist or cannot be written to.
     """
     target = Path(out).resolve()
@@ -250,7 +323,8 @@ def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:
     strange = [
         entry.name
         for entry in entries
-        if not entry.is_file() or (entry.name != METRICS_FILE and entry.suffix != ".png")
+        if not entry.is_file()
+        or (entry.name not in (METRICS_FILE, *PAGES) and entry.suffix != ".png")
     ]
     if strange or (entries and target / METRICS_FILE not in entries):
         reason = f"holds {strange[0]!r}" if strange else f"has no {METRICS_FILE}"

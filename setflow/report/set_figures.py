@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Mapping
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-from setflow.physics.metrics import Floor, Measured
+from setflow.physics.metrics import Measured
 from setflow.physics.sets import MULTIPLICITY, PAIR
-from setflow.report.figures import Quantity, note_of, spectrum
+from setflow.report.figures import note_of, spectrum
+from setflow.report.histograms import Quantity
+from setflow.report.judging import Result
 from setflow.report.style import GENERATED, REFERENCE, STYLE, Array, as_numpy
 from setflow.schema import Feature, Positive, Schema, axis_label
 from setflow.sets.batch import SetBatch
 
-__all__ = ["example_events", "quantities_of", "write_set_plots"]
+__all__ = ["draw_sets", "example_events", "quantities_of"]
 
 _WIDE = 30.0  # a positive feature that spans more than this ratio is drawn on a logarithmic axis
 _TAIL = 1e-3
@@ -117,36 +119,28 @@ def _limits(values: Array) -> tuple[float, float]:
     return float(low - margin), float(high + margin)
 
 
-def write_set_plots(
-    folder: Path,
+def draw_sets(
     schema: Schema,
     batches: tuple[SetBatch, SetBatch],
     measured: tuple[Measured, Measured],
-    values: dict[str, float],
-    floor: Floor,
-) -> list[str]:
-    """Write every picture of a comparison of sets into a folder as PNG.
+    results: Mapping[str, Result],
+    *,
+    origin: str = "",
+) -> dict[str, Figure]:
+    """Return every picture of a comparison of sets by its name.
 
     Arguments:
-        folder: where to, an existing folder.
         schema: the features, numbers on a line.
         batches: the generated events, and those of the reference.
         measured: the observables of both.
-        values: the metrics between the two, by name.
-        floor: the metrics between parts of the reference.
-
-    Returns:
-        The names of the files.
+        results: the metrics between the two, by name.
+        origin: what is compared, in a line above each spectrum.
     """
-    figures = {
-        re.sub(r"[^\w.-]", "_", quantity.name): spectrum(
-            quantity, *measured, note=note_of(quantity.name, measured[1].metrics, values, floor)
-        )
-        for quantity in quantities_of(schema, measured[1])
-    }
+    drawn = {}
+    for quantity in quantities_of(schema, measured[1]):
+        note = note_of(quantity.name, measured[1].metrics, results)
+        name = re.sub(r"[^\w.-]", "_", quantity.name)
+        drawn[name] = spectrum(quantity, *measured, note=note, origin=origin)
     if len(schema.objects) > 1:
-        figures["example_events"] = example_events(schema, *batches)
-    with matplotlib.rc_context(STYLE):
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png")
-    return [f"{name}.png" for name in figures]
+        drawn["example_events"] = example_events(schema, *batches)
+    return drawn

@@ -13,7 +13,17 @@ from setflow.schema import PARTICLE_FEATURES, axis_label
 
 Array = NDArray[np.float64]
 
-REFERENCE, BAND, GENERATED = "#5790fc", "#86affd", "#e42536"
+Mask = NDArray[np.bool_]
+
+REFERENCE, GENERATED, IMPOSSIBLE = "#3f6fd8", "#e42536", "#f2e3e3"
+HATCHED: Any = {
+    "fill": True,
+    "facecolor": "none",
+    "edgecolor": "#8fb1f5",
+    "hatch": "//////",
+    "linewidth": 0,
+}
+"""How the statistical error of the reference is drawn."""
 STYLE: Any = mplhep.style.ROOT | {
     "font.size": 11.0,
     "axes.labelsize": 13.0,

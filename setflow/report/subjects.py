@@ -7,18 +7,22 @@ of other features is here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from pathlib import Path
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from setflow.physics.controls import shuffle_particles, swap_ptrel
 from setflow.physics.kinematics import hardest_first
-from setflow.physics.metrics import METRICS, Floor, Measured, Metric, observables
+from setflow.physics.measures import MEASURES
+from setflow.physics.metrics import METRICS, Measured, Metric, observables
 from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
+from setflow.report.judging import Result
 from setflow.schema import EVENT_WORDS, JET_WORDS, JETNET, Feature, Schema, Words, kept_objects
 from setflow.sets.batch import SetBatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 __all__ = ["Jets", "Sets", "Subject"]
 
@@ -29,13 +33,15 @@ class Subject(ABC):
     Attributes:
         words: what events and objects are called.
         features: the features of an object.
-        metrics: the metrics, in the order of the report.
+        metrics: the W1 metrics, in the order of the report.
+        measures: what can be measured, of `setflow.physics.MEASURES`.
         swapped: what the second control swaps, in words.
     """
 
     words: ClassVar[Words]
     features: Sequence[Feature]
     metrics: tuple[Metric, ...]
+    measures: ClassVar[tuple[str, ...]]
     swapped: str
 
     @abstractmethod
@@ -57,13 +63,21 @@ class Subject(ABC):
     @abstractmethod
     def draw(
         self,
-        folder: Path,
         batches: tuple[SetBatch, SetBatch],
-        measured: tuple[Measured, Measured],
-        values: dict[str, float],
-        floor: Floor,
-    ) -> list[str]:
-        """Write the pictures of generated and reference events; return the names of the files."""
+        measured: tuple[Any, Any],
+        results: Mapping[str, Result],
+        origin: str,
+        jet_pt: float | None,
+    ) -> dict[str, Figure]:
+        """Return the pictures of generated and reference events, by name.
+
+        Arguments:
+            batches: the events of both sides, cut.
+            measured: their observables.
+            results: the metrics, by name.
+            origin: what is compared, in a line.
+            jet_pt: the median jet pT of the reference in GeV, of jets where it is known.
+        """
 
 
 class Jets(Subject):
@@ -72,6 +86,7 @@ class Jets(Subject):
     words = JET_WORDS
     features = JETNET.objects
     metrics = METRICS
+    measures = MEASURES
     swapped = "ptrel"
 
     def kept(self, columns: int) -> str:
@@ -93,15 +108,15 @@ class Jets(Subject):
 
     def draw(
         self,
-        folder: Path,
         batches: tuple[SetBatch, SetBatch],
-        measured: tuple[Measured, Measured],
-        values: dict[str, float],
-        floor: Floor,
-    ) -> list[str]:
-        from setflow.report.figures import write_plots  # numbers alone need no mplhep
+        measured: tuple[Any, Any],
+        results: Mapping[str, Result],
+        origin: str,
+        jet_pt: float | None,
+    ) -> dict[str, Figure]:
+        from setflow.report import figures  # numbers alone need no mplhep
 
-        return write_plots(folder, *batches, *measured, values, floor)
+        return figures.draw_jets(batches, measured, results, origin=origin, jet_pt=jet_pt)
 
 
 class Sets(Subject):
@@ -114,6 +129,7 @@ class Sets(Subject):
     """
 
     words = EVENT_WORDS
+    measures = ("w1",)
     swapped = "each feature but the first"
 
     def __init__(self, schema: Schema, reference: SetBatch) -> None:
@@ -143,15 +159,15 @@ class Sets(Subject):
 
     def draw(
         self,
-        folder: Path,
         batches: tuple[SetBatch, SetBatch],
-        measured: tuple[Measured, Measured],
-        values: dict[str, float],
-        floor: Floor,
-    ) -> list[str]:
-        from setflow.report.set_figures import write_set_plots
+        measured: tuple[Any, Any],
+        results: Mapping[str, Result],
+        origin: str,
+        jet_pt: float | None,
+    ) -> dict[str, Figure]:
+        from setflow.report import set_figures
 
-        return write_set_plots(folder, self._schema, batches, measured, values, floor)
+        return set_figures.draw_sets(self._schema, batches, measured, results, origin=origin)
 
 
 def _generator(seed: int) -> torch.Generator:

@@ -2,7 +2,8 @@
 
 A *field* is any `nn.Module` with `forward(x, t, c=None)` and the attribute `event_ndim`; if it
 declares `takes_mask = True` it is also given `mask=`, and one whose velocity jumps in x declares
-`is_discontinuous = True`, since it has no density. Solvers, paths and bases need to inherit
+`is_discontinuous = True`, since it has no density, and so does `samples_only = True` one whose
+samples are not those of a density. Solvers, paths and bases need to inherit
 nothing. Optional attributes that an object lacks count as False, here and nowhere else; where the
 signature or a misspelt attribute says otherwise, that is an error and not a False.
 """
@@ -41,12 +42,13 @@ Flag = Literal[
     "is_discontinuous",
     "is_sde",
     "requires_steps",
+    "samples_only",
     "steps_apart",
     "supports_rsample",
     "takes_mask",
 ]
 
-_OF_FIELDS = ("takes_mask", "holds_context", "is_discontinuous")
+_OF_FIELDS = ("takes_mask", "holds_context", "is_discontinuous", "samples_only")
 
 
 class Path(Protocol):

@@ -18,6 +18,7 @@ from setflow.schema import (
     Category,
     Feature,
     GivenSchema,
+    Schema,
     event_of,
     lists_objects,
     schema_of,
@@ -51,15 +52,50 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
         schema = described(schema, conditions, train)
         width = len(context_columns(features_of(schema, conditions)))
         for part in PARTS:
-            node = arguments.get(part)
-            if not node or not takes(str(node["class_path"]), "condition_dim"):
-                continue
-            if node.get("init_args") is None:
-                node["init_args"] = {}
-            if not node["init_args"].get("condition_dim"):
-                node["init_args"]["condition_dim"] = width
+            _widen(arguments.get(part), width)
+        if arguments.get("context_model") is not None:
+            _complete_context_model(arguments["context_model"], schema, conditions)
     if schema is not None:
         arguments["schema"] = schema
+
+
+def _complete_context_model(
+    node: MutableMapping[str, Any], schema: GivenSchema, conditions: Sequence[str]
+) -> None:
+    """Complete the node of a context model: what it makes and takes is what the conditions are.
+
+    It makes the conditions that are numbers on a line, and takes the others, unless it says so.
+    """
+    inner = _arguments(node)
+    known = {entry.name: entry for entry in features_of(schema, conditions)}
+    if not inner.get("features"):
+        taken = inner.get("conditions") or ()
+        numbers = [name for name, entry in known.items() if entry.of_kind.on_a_line]
+        inner["features"] = [name for name in numbers if name not in taken]
+    if not inner.get("conditions"):
+        inner["conditions"] = [name for name in known if name not in inner["features"]]
+    made, taken = (
+        [known[name] for name in inner[key] if name in known] for key in ("features", "conditions")
+    )
+    if not inner.get("schema"):
+        inner["schema"] = Schema(made, taken).node()
+    _widen(inner.get("field"), len(context_columns(taken)))
+
+
+def _widen(node: MutableMapping[str, Any] | None, width: int) -> None:
+    """Give a part that leaves its `condition_dim` open the number of columns of its context."""
+    if node and takes(str(node["class_path"]), "condition_dim"):
+        arguments = _arguments(node)
+        if not arguments.get("condition_dim"):
+            arguments["condition_dim"] = width
+
+
+def _arguments(node: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Return the arguments of a node, to be changed."""
+    if node.get("init_args") is None:
+        node["init_args"] = {}
+    arguments: MutableMapping[str, Any] = node["init_args"]
+    return arguments
 
 
 def _of_file(given: GivenSchema, features: Sequence[str], path: str) -> GivenSchema:

@@ -149,6 +149,8 @@ class SetDataModule(LightningDataModule):
         self._told: Schema | None = None
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
+        self.accepted: frozenset[str] = frozenset()
+        """What is not refused of the files, by the names of `setflow.data.tally.ACCEPTED`."""
 
     @property
     def train_events(self) -> SetBatch:
@@ -156,6 +158,13 @@ class SetDataModule(LightningDataModule):
         self.setup("fit")
         assert self._train is not None
         return self._train
+
+    @property
+    def val_events(self) -> SetBatch:
+        """The events that are held out, with the conditions as context."""
+        self.setup("fit")
+        assert self._val is not None
+        return self._val
 
     def setup(self, stage: str) -> None:
         if self._train is not None:
@@ -166,7 +175,8 @@ class SetDataModule(LightningDataModule):
             self.context_features = features_of(told, self.conditions, self._classes)
         train, numbers = self._read(self.train_files)
         if self.val_files is not None:
-            if common := in_both(self.val_files, self.train_files):
+            common = in_both(self.val_files, self.train_files)
+            if common and "same" not in self.accepted:
                 raise ValueError(
                     f"the validation file {common} is the training file, so the weights "
                     "would be chosen by how well they know it by heart; leave --data.val out, and "
@@ -217,6 +227,7 @@ class SetDataModule(LightningDataModule):
                 features=self.features,
                 conditions=source.columns,
                 weight=self.weight,
+                counts="counts" not in self.accepted,
             )
             if schema is None:  # what the first file says holds of all
                 schema = self._told = self._of_all(sample.schema)

@@ -177,7 +177,16 @@ class FlowMatchingModule(LightningModule):
         t = counter_uniform(seed, place)
         if times is not None:
             t = times.from_uniform(t, lengths=events.lengths)
-        terms = self.flow.loss_terms(events, t=t, times=times, noise=noise)
+        dropped: float | Tensor = 0.0
+        if stage == "train" and self.flow.drop_context:
+            dropped = counter_uniform(derive(seed, "context"), place) < self.flow.drop_context
+        made = None
+        if self.flow.context_model is not None:
+            width, one = len(self.flow.context_model.features), torch.ones_like(events.mask[:, :1])
+            made = counter_normal(derive(seed, "conditions"), place, one, (width,))
+        terms = self.flow.loss_terms(
+            events, t=t, times=times, noise=noise, context_noise=made, drop_context=dropped
+        )
         loss = self._logged(stage, terms, events, sync_dist=sync_dist)
         if self._is_lost(stage, loss):
             self._refuse(stage, loss, events, place if isinstance(batch, PlacedBatch) else None)

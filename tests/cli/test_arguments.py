@@ -9,12 +9,12 @@ import sys
 import pytest
 
 from each import each
-from setflow.cli.arguments import COMMANDS, MAKE, SOLVERS, parser
+from setflow.cli.arguments import COMMANDS, MAKE, SOLVERS, SPLIT, parser
 from setflow.cli.fit_arguments import plain, prepared
 from setflow.cli.parsing import whole
 from setflow.shipped import CONFIGURATIONS, MODELS, paths
 
-ALL = {**COMMANDS, "dataset make": MAKE}
+ALL = {**COMMANDS, "dataset make": MAKE, "dataset split": SPLIT}
 REQUIRED = {
     "sample": ["m", "--out", "a.h5"],
     "score": ["m", "d.h5", "--out", "a.h5"],
@@ -23,6 +23,7 @@ REQUIRED = {
     "info": ["a.h5"],
     "doctor": [],
     "dataset make": ["f", "--out", "a.h5"],
+    "dataset split": ["f.h5", "--out", "a.h5", "--fractions", "1"],
     "fit": [],
 }
 ARGUMENTS = [(name, a) for name, command in ALL.items() for a in command.arguments]
@@ -57,7 +58,7 @@ def test_a_help_text_is_a_phrase_that_can_be_read_alone(command, argument):
     assert len(text.split()) >= 4
     # it begins with what it is or does, and not with the end of a sentence that the name begins
     assert text.split()[0] in {
-        "The", "An", "A", "Overwrite", "Compile", "Start", "Go", "Show",
+        "The", "An", "A", "Overwrite", "Compile", "Start", "Go", "Leave", "Show",
     }  # fmt: skip
     if argument.choices is not None:
         for choice in argument.choices:

@@ -123,6 +123,40 @@ def test_three_classes_are_trained_sampled_scored_and_evaluated(trained, capsys)
     assert "--condition pt=1020,class=top:1000,gluon:1000,quark:1000" in out
 
 
+def test_two_stages_are_trained_and_sampled_without_a_file(folder, capsys):
+    write_classes()
+    field = {"class_path": "setflow.TransformerField",
+             "init_args": {"dim": 1, "hidden": 8, "layers": 1}}  # fmt: skip
+    model = {"class_path": "setflow.SetFlow", "init_args": {"field": field}}
+    cardinality = {"class_path": "setflow.ConditionalCardinality", "init_args": {"max_objects": 8}}
+    configuration(
+        "pt", "class", train=TRAIN, cardinality=cardinality, context_model=model, drop_context=0.2
+    )
+    run("fit", "--config", "classes.yaml")
+    trained = folder / "runs" / "classes" / "model"
+    flow = setflow.SetFlow.load(trained)
+    assert flow.context_model.features == ("pt",)
+    assert flow.context_model.conditions == ("class",)
+    assert flow.context_model.field.condition_dim == 3
+    assert flow.drop_context == 0.2
+    assert "context" in (trained / "README.md").read_text()
+    capsys.readouterr()
+    run("info", trained)
+    out = capsys.readouterr().out
+    assert "made first      pt, by a model of their own" in out
+    assert "--condition class=top:1000,gluon:1000,quark:1000" in out
+    run("sample", trained, "--out", "s.h5", "--condition", "class=gluon:5,top:7", *SHORT)
+    values, told = contexts("s.h5")
+    assert told[0] == ["pt", "class"]
+    assert values[:, 1].tolist() == [1] * 5 + [0] * 7
+    assert len(set(values[:, 0].tolist())) == 12
+    expected = flow.sample(12, {"class": ["gluon"] * 5 + ["top"] * 7}, solver=setflow.Midpoint(2))
+    np.testing.assert_allclose(values[:, 0], expected.c[:, 0].numpy(), rtol=1e-5)
+    assert "lacks class" in fails(
+        capsys, "sample", trained, "--out", "t.h5", "--condition", "pt=1020", "--events", "3"
+    )
+
+
 def test_the_card_lists_all_files(trained):
     facts = json.loads((trained / "manifest.json").read_text())["training"]["train"]
     names = [(entry["class"], entry["file"]) for entry in facts["files"]]

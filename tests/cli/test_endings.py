@@ -54,11 +54,13 @@ def test_sample_evaluate_and_score_name_what_comes_next_and_it_runs(model, capsy
     run("sample", model, "--like", "jets.h5", "--steps", 1, "--out", "like.h5")
     _, following = last_lines(capsys)
     words = shlex.split(following)
-    assert words == ["setflow", "evaluate", "like.h5", "jets.h5", "--out", "like-report"]
+    assert words == ["setflow", "evaluate", "like.h5", "jets.h5", "--fast", "--out", "like-report"]
     run(*words[1:])
     wrote, following = last_lines(capsys)
-    assert wrote.startswith("wrote like-report: metrics.json and 10 pictures")
-    assert following == "python -m json.tool like-report/metrics.json"
+    assert wrote.startswith(
+        "wrote like-report: report.html, report.pdf, metrics.json and 14 pictures"
+    )
+    assert following == "setflow info like-report"
     run("sample", model, "--like", "jets.h5", "--steps", 1, "--out", "like.h5", "--force")
     assert last_lines(capsys)[1].endswith("--out like-report-2")  # so that it can be copied
 

@@ -50,7 +50,7 @@ def test_a_shipped_model_tells_what_its_card_says(folder, capsys):
         "bd93c4012872d2aa6d47dbf8ac82e19c35e3efd4e6eba5cfc462a6333900b2df",
         "147,000 jets, and 3,000 for validation",
         "next: setflow sample top30 --events",
-        "next: setflow evaluate jets.h5 pythia-top/heldout.h5",
+        "next: setflow evaluate jets.h5 pythia-top/heldout.h5 --fast --out report",
     ):
         assert part in text
 

@@ -202,7 +202,9 @@ def observed(dtype):
 
 def all_observables(dtype):
     seen = physics.metrics.observables(particles(dtype), MASK)
-    return torch.cat([seen.mass, seen.tau21, seen.efp, seen.particles.flatten()])
+    return torch.cat(
+        [seen.mass, seen.tau21, seen.tau32, seen.efps.flatten(), seen.particles.flatten()]
+    )
 
 
 def diagnosed(dtype):

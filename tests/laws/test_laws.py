@@ -95,6 +95,17 @@ FIELDS = {
         {},
     ),
 }
+# fields without a density: their context has the strength of the guidance in its last column
+SAMPLES_ONLY = {
+    "guided": lambda: (
+        setflow.fields.GuidedField(
+            redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=4, condition_dim=2)),
+            torch.tensor([0.3, -0.4]),
+        ),
+        (3,),
+        {"context": 3},
+    ),
+}
 # fields of users: they enter through the verbs only
 USER_FIELDS = {
     "pointwise": lambda: (redraw(Pointwise()), (3,), {}),
@@ -147,10 +158,19 @@ def test_verbs_keep_the_law(name, verb, law, device):
         LAWS[law](VERBS[verb](field.to(device)), case)
 
 
-@pytest.mark.parametrize("name", FIELDS)
+@each("name", SAMPLES_ONLY)
+@each("verb", ("loss", "sample", "adaptive sample"))
+@each("law", LAWS)
+def test_verbs_keep_the_law_with_fields_that_only_sample(name, verb, law, device):
+    field, features, options = SAMPLES_ONLY[name]()
+    for case in _matching_cases(options, features, law, device):
+        LAWS[law](VERBS[verb](field.to(device)), case)
+
+
+@pytest.mark.parametrize("name", [*FIELDS, *SAMPLES_ONLY])
 @each("law", LAWS)
 def test_fields_keep_the_law_when_called_directly(name, law, device):
-    field, features, options = FIELDS[name]()
+    field, features, options = (FIELDS | SAMPLES_ONLY)[name]()
     for case in _matching_cases(options, features, law, device):
         LAWS[law](velocity_of(field.to(device)), case)
 

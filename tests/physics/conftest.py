@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from setflow.data import read_jets
-from setflow.physics import Sample
+from setflow.physics.metrics import observables
 
 HERE = Path(__file__).parent
 
@@ -30,7 +30,7 @@ def published() -> SimpleNamespace:
     wide[..., 0] *= 1.05
     return SimpleNamespace(
         values=json.loads((HERE / "jetnet_values.json").read_text()),
-        real=Sample.of(*particles["heldout"]),
-        same=Sample.of(x, mask),
-        wide=Sample.of(wide, mask),
+        real=observables(*particles["heldout"]),
+        same=observables(x, mask),
+        wide=observables(wide, mask),
     )

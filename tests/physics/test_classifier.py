@@ -10,7 +10,8 @@ import torch
 
 from each import each
 from laws.laws import LAWS, Case, Outcome, cases
-from setflow.physics import Sample, Split, auc, transformer_auc, trees_auc
+from setflow.physics import Split, auc, transformer_auc, trees_auc
+from setflow.physics.metrics import observables
 
 F64 = torch.float64
 
@@ -71,16 +72,16 @@ def classifiers():
 
 @pytest.mark.parametrize("classifier", classifiers())
 def test_truth_has_one_half_and_what_is_wrong_more(classifier):
-    real = Sample.of(*jets())
-    same = classifier(real, Sample.of(*jets(seed=1)))
+    real = observables(*jets())
+    same = classifier(real, observables(*jets(seed=1)))
     assert abs(same.value - 0.5) < 4 * same.error
     assert 0.02 < same.error < 0.04
-    wrong = classifier(real, Sample.of(*jets(seed=1, width=0.8)))
+    wrong = classifier(real, observables(*jets(seed=1, width=0.8)))
     assert wrong.value > 0.98
 
 
 def test_the_larger_of_several_trainings_counts():
-    real, generated = Sample.of(*jets(140)), Sample.of(*jets(140, seed=1))
+    real, generated = observables(*jets(140)), observables(*jets(140, seed=1))
     one, two = (transformer_auc(real, generated, passes=1, seeds=(seed,)).value for seed in (1, 2))
     both = transformer_auc(real, generated, passes=1, seeds=(1, 2))
     assert both.value == max(one, two)
@@ -93,8 +94,8 @@ def test_the_larger_of_several_trainings_counts():
 
 def test_what_is_not_defined_is_refused(monkeypatch):
     x, mask = jets(100)
-    sample, weighted = Sample.of(x, mask), Sample.of(x, mask, torch.ones(100))
-    few = Sample.of(*jets(40))
+    sample, weighted = observables(x, mask), observables(x, mask, torch.ones(100))
+    few = observables(*jets(40))
     for classifier in (trees_auc, transformer_auc):
         if classifier is trees_auc:
             pytest.importorskip("sklearn", reason="trees need `pip install 'setflow[metrics]'`")
@@ -114,14 +115,14 @@ def test_what_is_not_defined_is_refused(monkeypatch):
 def test_classifiers_keep_the_law(classifier, law):
     """The jets of a case, some of which stand in each part of the split, against others."""
     case = dict(cases())["lead1"]
-    other = Sample.of(*jets(70, seed=1))
+    other = observables(*jets(70, seed=1))
 
     def subject(case: Case) -> Outcome:
         x = case.x.double() * torch.tensor([0.4, 0.4, 1.0], dtype=F64)
         x = torch.cat([x[..., :2], x[..., 2:].abs()], -1)
         repeats = -(-70 // len(x))
         mask = None if case.mask is None else torch.cat([case.mask] * repeats)
-        found = classifier(Sample.of(torch.cat([x] * repeats), mask), other)
+        found = classifier(observables(torch.cat([x] * repeats), mask), other)
         return Outcome(gradients={"auc": torch.tensor(found.value, dtype=F64)})
 
     LAWS[law](subject, case)

@@ -8,12 +8,13 @@ import torch
 from setflow.physics import (
     FAST_MEASURES,
     MEASURES,
-    W1_METRICS,
-    Sample,
+    METRICS,
+    Estimate,
     fidelity,
     fidelity_floor,
     shuffle_particles,
 )
+from setflow.physics.metrics import observables
 
 LIGHT = ("w1", "fpd", "kpd")
 
@@ -27,7 +28,7 @@ def test_every_measure_gives_values_by_name(published, monkeypatch):
     some = torch.arange(250)
     real, generated = published.real.select(some), published.same.select(some)
     found = fidelity(real, generated, measures=MEASURES)
-    names = [metric.name for metric in W1_METRICS]
+    names = [metric.name for metric in METRICS]
     expected = [*names, "fpd", "kpd", "auc_trees", "coverage", "mmd", "auc_transformer"]
     assert list(found) == expected
     assert found["auc_transformer"] == (42, 43)
@@ -36,7 +37,7 @@ def test_every_measure_gives_values_by_name(published, monkeypatch):
 
 def test_a_control_lies_far_above_the_floor_and_the_truth_at_it(published):
     generator = torch.Generator().manual_seed(0)
-    control = Sample.of(*shuffle_particles(published.real.x, published.real.mask, generator))
+    control = observables(*shuffle_particles(published.real.x, published.real.mask, generator))
     floor = fidelity_floor(published.real, measures=LIGHT, pairs=4)
     same = fidelity(published.real, published.same, measures=LIGHT)
     found = fidelity(published.real, control, measures=LIGHT)
@@ -53,19 +54,40 @@ def test_the_floor_has_the_sizes_that_it_is_given(published, monkeypatch):
 
     def watched(real, generated, protocol, *, measures, seed):
         seen.append((len(real), len(generated)))
-        return {}
+        return {"w1m": Estimate(float(len(seen)), 1.0)}
 
     monkeypatch.setattr("setflow.physics.measures.fidelity", watched)
-    fidelity_floor(published.real, pairs=2)
-    fidelity_floor(published.real, sizes=(100, 300), pairs=2)
+    fidelity_floor(published.real, pairs=2, measures=["w1"])
+    fidelity_floor(published.real, sizes=(100, 300), pairs=2, measures=["w1"])
     assert seen == [(2500, 2500)] * 2 + [(100, 300)] * 2
-    with pytest.raises(ValueError, match="got 5000 jets, parts of 3000 and 2001"):
-        fidelity_floor(published.real, sizes=(3000, 2001))
+    for sizes, pairs in (((0, 10), None), ((10, 10), 1)):
+        with pytest.raises(ValueError, match="expected at least 1 jet in each part and 2 pairs"):
+            fidelity_floor(published.real, sizes=sizes, pairs=pairs)
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "mean", "spread"),
+    [
+        ("w1", 2.0, 1.0, 0.5),  # halves of 2,500 for 10,000 + 10,000: a quarter of the variance
+        ("kpd", 2.0, 0.5, 0.25),
+        ("trees", 0.7, 0.6, 0.5),
+        ("emd", 0.6, 0.6, 0.5),
+    ],
+)
+def test_the_floor_of_more_jets_than_there_are_follows_the_law(
+    measure, value, mean, spread, published, monkeypatch
+):
+    monkeypatch.setattr(
+        "setflow.physics.measures.fidelity", lambda *_, **__: {"it": Estimate(value, 1.0)}
+    )
+    floor = fidelity_floor(published.real, measures=[measure], sizes=(10_000, 10_000), pairs=2)
+    assert floor["it"].value == pytest.approx(mean)
+    assert floor["it"].error == pytest.approx(spread)
 
 
 def test_weights_are_taken_or_refused(published):
     x, mask = published.real.x[:300], published.real.mask[:300]
-    weighted = Sample.of(x, mask, torch.linspace(1.0, 2.0, 300))
+    weighted = observables(x, mask, torch.linspace(1.0, 2.0, 300))
     assert fidelity(weighted, weighted, measures=["w1"])["w1m"].value == 0.0
     for name in set(MEASURES) - {"w1"}:
         with pytest.raises(ValueError, match=r"the jets have weights, .* draw jets in proportion"):

@@ -16,6 +16,7 @@ from setflow.physics import (
     JET_OBSERVABLES,
     METRICS,
     PARTICLE_OBSERVABLES,
+    W1EFP_GRAPHS,
     Observables,
     distances,
     hardest_first,
@@ -80,7 +81,8 @@ def test_w1_without_values_is_refused():
 def test_metrics_stand_in_the_order_of_the_report_and_have_known_parts():
     assert NAMES[:2] == ["w1m", "w1p"]
     assert len(set(NAMES)) == len(NAMES)
-    known = set(JET_OBSERVABLES) | set(PARTICLE_OBSERVABLES)
+    efps = {f"efp_{graph}" for graph in W1EFP_GRAPHS}
+    known = {*JET_OBSERVABLES, *PARTICLE_OBSERVABLES, *efps}
     assert {part for metric in METRICS for part in metric.parts} == known
     sample = observables(*jets(50))
     assert list(distances(sample, sample)) == NAMES
@@ -104,7 +106,7 @@ def test_a_shift_of_one_feature_moves_its_metric_by_that_much():
     values = distances(observables(x, mask), observables(moved, mask))
     assert math.isclose(values["w1p_etarel"], 0.125, rel_tol=1e-10)
     assert math.isclose(values["w1p"], 0.125 / 3, rel_tol=1e-10)
-    for name in ("w1m", "w1p_phirel", "w1_tau21", "w1_efp", "w1_pt"):
+    for name in ("w1m", "w1p_phirel", "w1_tau21", "w1efp", "w1_pt"):
         assert values[name] < 1e-10
 
 
@@ -160,7 +162,10 @@ def synthetic(n, seed, particles=3):
     counts = torch.randint(1, 2 * particles, (n,), generator=generator)
     jet = torch.arange(n).repeat_interleave(counts)
     pooled = torch.randn(len(jet), 3, generator=generator, dtype=F64)
-    return Observables(**dict(zip(JET_OBSERVABLES, values, strict=True)), particles=pooled, jet=jet)
+    per_jet = dict(zip(JET_OBSERVABLES, values, strict=True))
+    efps = torch.randn(n, 36, generator=generator, dtype=F64)
+    x, mask = torch.zeros(n, 1, 3, dtype=F64), torch.ones(n, 1, dtype=torch.bool)
+    return Observables(**per_jet, efps=efps, particles=pooled, jet=jet, x=x, mask=mask)
 
 
 def test_jets_in_place_of_their_observables_are_told():

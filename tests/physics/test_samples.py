@@ -11,8 +11,7 @@ from scipy.stats import wasserstein_distance
 from each import each
 from laws.laws import LAWS, SLOTS, Case, Outcome, cases
 from setflow.physics import (
-    W1_METRICS,
-    Sample,
+    METRICS,
     d2,
     distances,
     energy_flow_polynomials,
@@ -20,9 +19,10 @@ from setflow.physics import (
     tau32,
     w1_estimates,
 )
+from setflow.physics.metrics import Observables, observables
 
 F64 = torch.float64
-NAMES = [metric.name for metric in W1_METRICS]
+NAMES = [metric.name for metric in METRICS]
 
 
 def jets(n=200, slots=8, seed=0):
@@ -35,18 +35,18 @@ def jets(n=200, slots=8, seed=0):
 
 def test_a_sample_holds_what_the_functions_give():
     x, mask = jets(24)
-    sample = Sample.of(x.reshape(4, 6, 8, 3), mask.reshape(4, 6, 8))
+    sample = observables(x.reshape(4, 6, 8, 3), mask.reshape(4, 6, 8))
     assert len(sample) == 24
     assert torch.equal(sample.x, hardest_first(x, mask)[0])
     for name, expected in (
         ("tau32", tau32(x, mask)),
         ("d2", d2(x, mask)),
         ("efp_16", energy_flow_polynomials(x, mask)[:, 16]),
-        ("tau21", sample.observables.tau21),
+        ("tau21", sample.tau21),
     ):
         torch.testing.assert_close(sample.column(name)[0], expected)
     chosen = torch.tensor([5, 2, 11])
-    part, expected = sample.select(chosen), Sample.of(x[chosen], mask[chosen])
+    part, expected = sample.select(chosen), observables(x[chosen], mask[chosen])
     for name in ("tau32", "d2", "efp_35", "mass"):
         torch.testing.assert_close(part.column(name)[0], expected.column(name)[0])
     torch.testing.assert_close(part.x[part.mask], expected.x[expected.mask])
@@ -56,13 +56,13 @@ def test_a_sample_holds_what_the_functions_give():
 
 
 def test_every_value_is_the_w1_of_its_observables():
-    a, b = (Sample.of(*jets(n, seed=n)) for n in (150, 200))
+    a, b = (observables(*jets(n, seed=n)) for n in (150, 200))
     found = w1_estimates(a, b, draws=2)
     assert list(found) == NAMES
-    for metric in W1_METRICS:
+    for metric in METRICS:
         parts = [wasserstein_distance(a.column(p)[0], b.column(p)[0]) for p in metric.parts]
         assert math.isclose(found[metric.name].value, sum(parts) / len(parts), rel_tol=1e-10)
-    others = distances(a.observables, b.observables)
+    others = distances(a, b)
     for name in others.keys() & found.keys():
         assert math.isclose(found[name].value, others[name], rel_tol=1e-10)
     assert {value.value for value in w1_estimates(a, a, draws=2).values()} == {0.0}
@@ -72,7 +72,7 @@ def test_a_shift_moves_its_metric_by_that_much():
     x, mask = jets()
     moved = x.clone()
     moved[..., 1] += 0.25
-    found = w1_estimates(Sample.of(x, mask), Sample.of(moved, mask), draws=5)
+    found = w1_estimates(observables(x, mask), observables(moved, mask), draws=5)
     assert math.isclose(found["w1p"].value, 0.25 / 3, rel_tol=1e-10)
     assert 0 < found["w1p"].error < 0.02
     for name in ("w1m", "w1efp", "w1_pt", "w1_tau32", "w1_d2"):
@@ -81,10 +81,10 @@ def test_a_shift_moves_its_metric_by_that_much():
 
 def test_weights_count_as_repeated_jets_do():
     x, mask = jets(60)
-    other = Sample.of(*jets(90, seed=4))
+    other = observables(*jets(90, seed=4))
     weight = torch.randint(1, 4, (60,), generator=torch.Generator().manual_seed(1))
-    repeated = Sample.of(x.repeat_interleave(weight, 0), mask.repeat_interleave(weight, 0))
-    weighted = w1_estimates(Sample.of(x, mask, weight), other, draws=2)
+    repeated = observables(x.repeat_interleave(weight, 0), mask.repeat_interleave(weight, 0))
+    weighted = w1_estimates(observables(x, mask, weight), other, draws=2)
     for name, expected in w1_estimates(repeated, other, draws=2).items():
         assert math.isclose(weighted[name].value, expected.value, rel_tol=1e-10)
 
@@ -92,7 +92,7 @@ def test_weights_count_as_repeated_jets_do():
 def test_the_error_is_the_scatter_of_the_value():
     """Between independent samples, over 20 pairs of them."""
     found = [
-        w1_estimates(Sample.of(*jets(300, seed=2 * k)), Sample.of(*jets(300, seed=2 * k + 1)))
+        w1_estimates(observables(*jets(300, seed=2 * k)), observables(*jets(300, seed=2 * k + 1)))
         for k in range(20)
     ]
     for name in ("w1m", "w1_pt", "w1efp"):
@@ -118,24 +118,24 @@ def test_draws_give_the_published_values(published):
 
 def test_what_is_not_defined_is_refused():
     x, mask = jets(20)
-    sample, empty = Sample.of(x, mask), Sample.of(x, torch.zeros_like(mask))
+    sample, empty = observables(x, mask), observables(x, torch.zeros_like(mask))
     with pytest.raises(ValueError, match="no protocol 'half', expected one of: whole, jetnet"):
         w1_estimates(sample, sample, "half")
     with pytest.raises(ValueError, match="draws=1"):
         w1_estimates(sample, sample, draws=1)
-    with pytest.raises(ValueError, match=r"W1 of etarel .* are there particles"):
+    with pytest.raises(ValueError, match=r"W1 of etarel .* are there jets, and particles"):
         w1_estimates(sample, empty)
     x[3, :, 0], mask[3] = float("nan"), True
     with pytest.raises(ValueError, match="not finite in 1 of 20 jets"):
-        Sample.of(x, mask)
+        observables(x, mask)
 
 
 # --- the laws ---
 
 
-def sample_of(case: Case) -> Sample:
+def sample_of(case: Case) -> Observables:
     x = case.x.double() * torch.tensor([0.4, 0.4, 1.0], dtype=F64)
-    return Sample.of(torch.cat([x[..., :2], x[..., 2:].abs()], -1), case.mask)
+    return observables(torch.cat([x[..., :2], x[..., 2:].abs()], -1), case.mask)
 
 
 def numbers(case: Case) -> Outcome:
@@ -148,7 +148,7 @@ def numbers(case: Case) -> Outcome:
 def estimates(case: Case) -> Outcome:
     if case.mask is not None and not case.mask.any():
         return Outcome()
-    found = w1_estimates(sample_of(case), Sample.of(*jets(30)), "jetnet", draws=2, size=300)
+    found = w1_estimates(sample_of(case), observables(*jets(30)), "jetnet", draws=2, size=300)
     return Outcome(gradients={name: torch.tensor(v.value, dtype=F64) for name, v in found.items()})
 
 

@@ -11,7 +11,8 @@ from scipy.optimize import linprog
 
 from each import each
 from laws.laws import LAWS, Case, Outcome, cases
-from setflow.physics import Sample, coverage_and_mmd, energy_movers_distances
+from setflow.physics import coverage_and_mmd, energy_movers_distances
+from setflow.physics.metrics import observables
 
 pytest.importorskip("ot", reason="POT needs `pip install 'setflow[metrics]'`")
 
@@ -82,7 +83,7 @@ def test_coverage_and_mmd_of_known_samples():
     def at(places):
         places = torch.as_tensor(places, dtype=F64)
         rows = [places, torch.zeros_like(places), torch.ones_like(places)]
-        return Sample.of(torch.stack(rows, -1)[:, None])
+        return observables(torch.stack(rows, -1)[:, None])
 
     places = torch.arange(20) / 10
     found = coverage_and_mmd(at(places), at(places), size=10, draws=2)
@@ -104,7 +105,7 @@ def test_the_published_protocol_gives_the_published_values(published):
 
 
 def test_what_is_not_defined_is_refused(monkeypatch):
-    sample = Sample.of(*jets())
+    sample = observables(*jets())
     with pytest.raises(ValueError, match="no protocol 'half'"):
         coverage_and_mmd(sample, sample, "half")
     with pytest.raises(ValueError, match="size=6 of 10 real and 10 generated jets, expected at"):

@@ -12,11 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from setflow import SetBatch
-from setflow.physics import METRICS, distances, truth_floor
+from setflow.physics import METRICS
 from setflow.physics.metrics import observables
 from setflow.report import figures, images
-from setflow.report.figures import QUANTITIES, draw_spectrum, spectrum, write_plots
+from setflow.report.correlations import DELTA_R, correlations, joint_spectra, with_pairs
+from setflow.report.figures import QUANTITIES, draw_jets, draw_spectrum, spectrum
+from setflow.report.histograms import Histogram, chi2_of, edges_of, pulls_of
 from setflow.report.images import example_jets, jet_images
+from setflow.report.judging import Result
+from setflow.report.page import compare
 
 F64 = torch.float64
 
@@ -33,7 +37,7 @@ def jets(n=300, slots=10, seed=0, dtype=F64, scale=1.0):
 
 def both(**options):
     sides = jets(seed=1, **options), jets(n=200, seed=2)
-    return sides, tuple(observables(side.x, side.mask) for side in sides)
+    return sides, tuple(with_pairs(observables(side.x, side.mask)) for side in sides)
 
 
 def texts(figure):
@@ -57,10 +61,11 @@ def test_a_spectrum_is_labelled_and_legible(quantity):
     with matplotlib.rc_context(figures.STYLE):
         figure = spectrum(quantity, generated, reference, note="W1 = 1.23, floor (1.00 ± 0.20)")
         assert_legible(figure)
-    top, bottom = figure.axes
+    top, middle, bottom = figure.axes
     assert bottom.get_xlabel() == quantity.label
     assert quantity.symbol in top.get_ylabel()
-    assert bottom.get_ylabel() == "Gen. / ref."
+    assert middle.get_ylabel() == "Gen. / ref."
+    assert bottom.get_ylabel() == "Pull"
     assert bottom.get_xscale() == ("log" if quantity.log_x else "linear")
     assert top.get_yscale() == ("log" if quantity.log_y else "linear")
     legend = top.get_legend()
@@ -68,7 +73,8 @@ def test_a_spectrum_is_labelled_and_legible(quantity):
     assert entries[0].startswith("Reference: 200 jets")
     assert entries[1].startswith("Generated: 300 jets")
     title = legend.get_title().get_text()
-    assert title.startswith("W1 = 1.23, floor (1.00 ± 0.20)\nOutside (below, above): ref.")
+    assert title.startswith("W1 = 1.23, floor (1.00 ± 0.20)\n$\\chi^2$ / ndf = ")
+    assert middle.get_ylim() == (0.5, 1.5)
     figure.canvas.draw()
     box = legend.get_window_extent().transformed(top.transAxes.inverted())
     assert box.x0 > 0
@@ -80,13 +86,13 @@ def test_a_spectrum_is_labelled_and_legible(quantity):
 def test_a_part_of_a_figure_gets_what_a_figure_gets():
     _, sides = both()
     alone = spectrum(QUANTITIES[0], *sides, note="a model")
-    figure = Figure(figsize=(12.0, 5.8))
+    figure = Figure(figsize=(12.0, 6.4))
     parts = figure.subfigures(1, 2)
     for part in parts:
         draw_spectrum(part, QUANTITIES[0], *sides, note="a model")
     with matplotlib.rc_context(figures.STYLE):
         assert_legible(figure)
-    assert len(figure.axes) == 4
+    assert len(figure.axes) == 6
     for part in parts:
         for one, other in zip(alone.axes, part.axes, strict=True):
             assert one.get_ylabel() == other.get_ylabel()
@@ -100,7 +106,6 @@ UNITS = {
     "pt": r"/ $p_T^\mathrm{jet}$",
     "phirel": "[rad]",
     "ptrel": r"/ p_T^\mathrm{jet}",
-    "efp": r"p_T^\mathrm{jet})^4",
 }
 
 
@@ -111,15 +116,15 @@ def test_axes_name_the_unit(name):
 
 
 def test_every_observable_is_drawn():
-    parts = {part for metric in METRICS for part in metric.parts}
-    assert {quantity.name for quantity in QUANTITIES} == parts
+    single = {metric.parts[0] for metric in METRICS if len(metric.parts) == 1}
+    assert {quantity.name for quantity in QUANTITIES} == {*single, DELTA_R}
 
 
 @pytest.mark.parametrize("quantity", QUANTITIES, ids=lambda q: q.name)
 def test_a_histogram_counts_everything(quantity):
     _, (_, reference) = both()
-    edges = figures._edges(quantity, reference, 200)
-    got = figures.Histogram.of(quantity, reference, edges)
+    edges = edges_of(quantity, reference, reference)
+    got = Histogram.of(quantity, reference, edges)
     values = reference.column(quantity.name)[0].numpy()
     width = np.diff(np.log10(edges) if quantity.log_x else edges)
     counts, _ = np.histogram(values, edges)
@@ -143,7 +148,7 @@ def test_the_errors_of_particle_spectra_are_those_of_many_samples():
         tilt = torch.randn(100, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
         samples.append(observables(side.x + 0.3 * tilt, side.mask))
     edges = np.linspace(-0.6, 0.6, 13)
-    many = [figures.Histogram.of(quantity, sample, edges) for sample in samples]
+    many = [Histogram.of(quantity, sample, edges) for sample in samples]
     scatter = np.std([h.density for h in many], axis=0)
     claimed = np.sqrt(np.mean([h.error**2 for h in many], axis=0))
     np.testing.assert_allclose(claimed, scatter, rtol=0.3)
@@ -177,31 +182,114 @@ def test_an_image_holds_the_momentum_of_the_jets():
     assert image[5:].sum() > 0.99 * image.sum()  # etarel is the first axis
 
 
-def test_all_pictures_are_written_and_nothing_global_is_touched(tmp_path):
-    (generated, reference), (of_generated, of_reference) = both(dtype=torch.float32)
-    floor = truth_floor(of_reference, 100, 100, pairs=2, generator=torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("draw", [joint_spectra, correlations])
+def test_correlations_are_labelled_and_legible(draw):
+    _, sides = both()
+    with matplotlib.rc_context(figures.STYLE):
+        figure = draw(*(side.sample for side in sides))
+        assert_legible(figure)
+    shown = " ".join(text.get_text() for text in texts(figure))
+    for label in (r"\tau_{21}", "D_2", "Reference", "Generated"):
+        assert label in shown
+
+
+def test_pairs_are_those_of_the_hardest_particles():
+    x = torch.zeros(1, 12, 3, dtype=F64)
+    x[0, :, 2] = torch.arange(12, 0, -1)
+    x[0, 11, 0] = 5.0  # the softest ones make no pairs
+    x[0, 0, 0] = 0.5
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    mask[0, 1] = False
+    values, jet = with_pairs(observables(x, mask)).column(DELTA_R)
+    assert sorted(values.tolist()) == [0.0] * 36 + [0.5] * 9
+    assert set(jet.tolist()) == {0}
+
+
+def test_all_pictures_are_drawn_and_nothing_global_is_touched():
+    sides, measured = both(dtype=torch.float32)
     before = dict(matplotlib.rcParams)
-    figures = matplotlib.pyplot.get_fignums()
-    values = distances(of_generated, of_reference)
-    names = write_plots(tmp_path, generated, reference, of_generated, of_reference, values, floor)
+    open_ones = matplotlib.pyplot.get_fignums()
+    results = compare(*sides, pairs=2).metrics
+    drawn = draw_jets(sides, tuple(s.sample for s in measured), results, jet_pt=1000.0)
     assert dict(matplotlib.rcParams) == before
-    assert matplotlib.pyplot.get_fignums() == figures
-    assert sorted(names) == sorted(path.name for path in tmp_path.iterdir())
-    assert len(names) == len(QUANTITIES) + 2
-    for name in names:
-        pixels = matplotlib.image.imread(tmp_path / name)
-        assert min(pixels.shape[:2]) > 500
-        assert pixels[..., :3].std() > 0.05
+    assert matplotlib.pyplot.get_fignums() == open_ones
+    assert len(drawn) == len(QUANTITIES) + 4
+    with matplotlib.rc_context(figures.STYLE):
+        assert_legible(drawn["mass"])
+    shown = {text.get_text().strip() for text in texts(drawn["mass"])}
+    assert {"W", "t"} <= shown
+    assert any("[GeV]" in text for text in shown)
 
 
-def test_the_note_gives_two_digits_of_the_spread():
-    _, (_, reference) = both()
-    floor = truth_floor(reference, 100, 100, pairs=2, generator=torch.Generator().manual_seed(0))
-    floor.mean["w1m"], floor.spread["w1m"] = 1.234e-3, 0.234e-3
-    note = figures.note_of("mass", METRICS, {"w1m": 2.347e-3}, floor)
-    assert note.startswith(r"$W_1$ = 2.35 $\times\, 10^{-3}$, floor (1.23 $\pm$ 0.23)")
-    floor.spread["w1m"] = 0.0
-    assert "2.347" in figures.note_of("mass", METRICS, {"w1m": 2.347e-3}, floor)
+def result(value, floor, spread):
+    return Result(value, 0.1, floor, spread, 0.0, 0.0, "jet pT", "at the floor")
+
+
+def test_the_note_gives_unit_and_two_digits_of_the_spread():
+    note = figures.note_of("mass", METRICS, {"w1m": result(2.347e-3, 1.234e-3, 0.234e-3)})
+    assert note == r"$W_1$ = 2.35 $\times\, 10^{-3}$ jet pT, truth to truth 1.23 $\pm$ 0.23"
+    exact = figures.note_of("mass", METRICS, {"w1m": result(2.347e-3, 1.234e-3, 0.0)})
+    assert "2.347" in exact
+    assert figures.note_of("delta_r", METRICS, {}) == ""
+
+
+def filled(density, error):
+    edges = np.arange(len(density) + 1.0)
+    density, error = np.array(density), np.array(error)
+    return Histogram(edges, density, error, 0.0, 0.0, "jets", edges[1:] - 0.5)
+
+
+def test_a_chi2_sums_the_pulls_of_the_bins_that_are_known():
+    truth = filled([0.4, 0.3, 0.3, 0.001], [0.03, 0.03, 0.04, 0.001])
+    model = filled([0.3, 0.4, 0.3, 0.002], [0.04, 0.04, 0.03, 0.002])
+    pulls = pulls_of(truth, model)
+    np.testing.assert_allclose(pulls, [-2, 2, 0, np.nan], atol=1e-12)
+    assert chi2_of(truth, model) == (pytest.approx(8.0), 3)
+
+
+def test_the_chi2_of_one_law_is_its_number_of_bins():
+    """Over 40 pairs of samples of one law, mean and scatter of chi2 / ndf."""
+    found = []
+    quantity = QUANTITIES[0]
+    for seed in range(40):
+        sides = [
+            observables(s.x, s.mask) for s in (jets(600, seed=seed), jets(600, seed=seed + 99))
+        ]
+        edges = edges_of(quantity, *sides)
+        chi2, ndf = chi2_of(*(Histogram.of(quantity, side, edges) for side in sides))
+        found.append(chi2 / ndf)
+    assert np.mean(found) == pytest.approx(1.0, abs=0.15)
+
+
+def test_what_lies_beyond_the_panels_gets_an_arrow():
+    x = jets(4000, seed=1)
+    truth = observables(x.x, x.mask)
+    other = observables(x.x * torch.tensor([2.0, 2.0, 1.0]), x.mask)
+    figure = spectrum(QUANTITIES[0], other, truth)
+    _, ratio, pull = figure.axes
+    assert ratio.texts
+    assert pull.texts
+
+
+def test_what_cannot_be_is_within_the_range():
+    """Particles whose pT exceeds that of the jet are seen, in a part of the panel that says so."""
+    one = jets(300, seed=1)
+    x = torch.nan_to_num(one.x)
+    x[..., 2] *= 1.0 / x[..., 2].sum(-1, keepdim=True)
+    truth, wrong = observables(x, one.mask), observables(x * 1.05, one.mask)
+    for name in ("pt", "ptrel"):
+        quantity = next(quantity for quantity in QUANTITIES if quantity.name == name)
+        assert edges_of(quantity, truth, wrong)[-1] > 1.05
+    assert any(len(axes.patches) for axes in spectrum(QUANTITIES[1], wrong, truth).axes[1:])
+
+
+def test_multiplicities_are_drawn_over_their_whole_range():
+    few, many = jets(300, slots=4, seed=1), jets(300, slots=30, seed=2)
+    sides = [observables(side.x, side.mask) for side in (few, many)]
+    edges = edges_of(QUANTITIES[2], sides[1], sides[0])
+    lows, highs = zip(*((s.multiplicity.min(), s.multiplicity.max()) for s in sides), strict=True)
+    assert edges[0] < min(lows)
+    assert edges[-1] > max(highs)
 
 
 def odd_samples():
@@ -222,8 +310,11 @@ def odd_samples():
 def test_odd_samples_are_drawn_on_either_side(odd):
     usual = jets(n=40)
     for generated, reference in ((odd, usual), (usual, odd)):
-        of_generated, of_reference = (observables(s.x, s.mask) for s in (generated, reference))
+        measured = [observables(s.x, s.mask) for s in (generated, reference)]
+        of_generated, of_reference = map(with_pairs, measured)
         for quantity in QUANTITIES:
             spectrum(quantity, of_generated, of_reference).canvas.draw()
+        joint_spectra(*measured).canvas.draw()
+        correlations(*measured).canvas.draw()
         jet_images(generated, reference).canvas.draw()
         example_jets(generated, reference).canvas.draw()

@@ -9,6 +9,7 @@ import math
 import h5py
 import pytest
 import torch
+from matplotlib.figure import Figure
 from rich.console import Console
 
 from laws.laws import GARBAGE
@@ -18,7 +19,7 @@ from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
 from setflow.report import figures
 from setflow.report.figures import QUANTITIES
-from setflow.report.page import METRICS_FILE, compare, evaluate
+from setflow.report.page import METRICS_FILE, PAGES, compare, evaluate
 
 F64 = torch.float64
 
@@ -52,11 +53,7 @@ def files(tmp_path):
 def no_pictures(monkeypatch):
     """Pictures have tests of their own; most of these do without."""
 
-    def write_one(folder, *rest):
-        (folder / "mass.png").write_bytes(b"picture")
-        return ["mass.png"]
-
-    monkeypatch.setattr(figures, "write_plots", write_one)
+    monkeypatch.setattr(figures, "draw_jets", lambda *_, **__: {"mass": Figure()})
 
 
 def read(folder):
@@ -82,9 +79,10 @@ def test_a_report_from_files_holds_the_numbers_and_the_pictures(files, tmp_path)
     assert list(held["metrics"]) == [metric.name for metric in METRICS]
     for metric in METRICS:
         row = held["metrics"][metric.name]
-        assert set(row) == {"value", "floor", "floor_spread", "shuffled", "swapped", "unit"}
+        numbers = {"value", "error", "floor", "floor_spread", "shuffled", "swapped"}
+        assert set(row) == {*numbers, "unit", "verdict"}
         assert row["unit"] == metric.unit
-        assert all(math.isfinite(row[key]) for key in row if key != "unit")
+        assert all(math.isfinite(row[key]) for key in numbers)
     assert (held["columns"], held["seed"]) == (12, 5)
     assert held["generated"] == {
         "name": str(generated_path),
@@ -101,8 +99,9 @@ def test_a_report_from_files_holds_the_numbers_and_the_pictures(files, tmp_path)
     assert held["floor"]["factor"] == pytest.approx(math.sqrt((1 / 120 + 1 / 200) / (4 / 200)))
     assert held["floor"]["sizes"] == [100, 100]
     names = {f"{quantity.name}.png" for quantity in QUANTITIES}
-    assert set(held["pictures"]) == names | {"jet_images.png", "example_jets.png"}
-    assert {path.name for path in out.iterdir()} == {METRICS_FILE, *held["pictures"]}
+    more = ("joint_spectra", "correlations", "jet_images", "example_jets")
+    assert set(held["pictures"]) == names | {f"{name}.png" for name in more}
+    assert {path.name for path in out.iterdir()} == {METRICS_FILE, *PAGES, *held["pictures"]}
     assert [path.name for path in out.parent.iterdir()] == ["report"]
 
     same = compare(generated, reference, pairs=3, seed=5)
@@ -226,12 +225,14 @@ def test_the_report_says_which_particles_and_which_rows_are_cut(files, tmp_path,
     assert read(tmp_path / "report")["cut"] == said
 
 
-def test_the_ratio_of_a_floor_of_zero_is_no_number():
+def test_a_floor_of_zero_is_a_floor():
     x = torch.full((6, 4, 3), 0.1)
     alike = SetBatch(x, torch.ones(6, 4))
     got = compare(alike, alike, pairs=2)
     assert {result.floor for result in got.metrics.values()} == {0.0}
-    assert text_of(got.table()).count(" - ") >= len(METRICS)
+    assert {result.verdict for result in got.metrics.values()} == {"at the floor"}
+    other = compare(SetBatch(x + 0.1, torch.ones(6, 4)), alike, pairs=2)
+    assert other.metrics["w1p"].verdict == "above the floor"
 
 
 # --- refusals ---
@@ -252,15 +253,16 @@ def test_an_existing_report_is_replaced_only_when_asked(files, tmp_path, no_pict
 def test_a_report_that_fails_leaves_the_old_one_and_no_remains(files, tmp_path, monkeypatch):
     out = tmp_path / "report"
     with monkeypatch.context() as patch:
-        patch.setattr(figures, "write_plots", lambda folder, *rest: [])
+        patch.setattr(figures, "draw_jets", lambda *_, **__: {})
         evaluate(*files[:2], out, pairs=2)
     before = sorted(path.name for path in tmp_path.iterdir())
 
-    def fails(folder, *rest):
-        (folder / "half.png").write_bytes(b"half")
-        raise KeyboardInterrupt
+    class Broken(Figure):
+        def savefig(self, *_, **__):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(figures, "write_plots", fails)
+    drawn = {"whole": Figure(), "half": Broken()}
+    monkeypatch.setattr(figures, "draw_jets", lambda *_, **__: drawn)
     for target in (out, tmp_path / "new"):
         with pytest.raises(KeyboardInterrupt):
             evaluate(*files[:2], target, pairs=2, overwrite=True)
@@ -311,11 +313,11 @@ def test_an_empty_folder_is_taken_only_when_asked(files, tmp_path, no_pictures):
 def test_a_folder_that_appears_meanwhile_is_not_replaced(files, tmp_path, monkeypatch):
     out = tmp_path / "report"
 
-    def slow(folder, *rest):
+    def slow(*_, **__):
         make_foreign(out, "a folder of data")
-        return []
+        return {}
 
-    monkeypatch.setattr(figures, "write_plots", slow)
+    monkeypatch.setattr(figures, "draw_jets", slow)
     with pytest.raises(FileExistsError, match=r"holds no metrics\.json"):
         evaluate(*files[:2], out, pairs=2, overwrite=True)
     assert [path.name for path in out.iterdir()] == ["events.h5"]

@@ -14,7 +14,9 @@ from rich.console import Console
 from report.test_notes import jets, write
 from setflow import SetBatch
 from setflow.physics.metrics import distances, observables
-from setflow.report.figures import QUANTITIES, Histogram, spectrum
+from setflow.report.correlations import with_pairs
+from setflow.report.figures import QUANTITIES, spectrum
+from setflow.report.histograms import Histogram
 from setflow.report.images import _image, jet_images
 from setflow.report.page import compare, evaluate
 
@@ -71,7 +73,7 @@ def test_negative_weights_are_counted_and_cancel():
 
 
 def test_files_with_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("setflow.report.figures.write_plots", lambda *_: [])
+    monkeypatch.setattr("setflow.report.figures.draw_jets", lambda *_, **__: {})
     paths = [write(tmp_path / f"{seed}.h5", jets(150, seed)) for seed in (1, 2)]
     with pytest.raises(ValueError, match=r"neither .* has a dataset 'weight' of weights"):
         evaluate(*paths, tmp_path / "none", weight="weight", pairs=2)
@@ -91,8 +93,8 @@ def test_files_with_weights(tmp_path, monkeypatch):
 def test_spectra_and_images_of_weighted_jets_are_those_of_repeated_jets():
     sample = jets(150, 3)
     many = repeated(sample, TIMES)
-    one = observables(sample.x, sample.mask, 0.2 * TIMES)
-    other = observables(many.x, many.mask)
+    one = with_pairs(observables(sample.x, sample.mask, 0.2 * TIMES))
+    other = with_pairs(observables(many.x, many.mask))
     for quantity in QUANTITIES:
         low, high = (float(end) for end in torch.aminmax(other.column(quantity.name)[0]))
         edges = np.linspace(max(low, 1e-6), high, 7)
@@ -109,7 +111,7 @@ def test_spectra_and_images_of_weighted_jets_are_those_of_repeated_jets():
 def test_pictures_of_negative_weights_are_drawn():
     weight = torch.where(torch.arange(150) % 4 == 0, -0.5, 1.0)
     sample = weighted(150, 1, weight)
-    side = observables(sample.x, sample.mask, weight)
+    side = with_pairs(observables(sample.x, sample.mask, weight))
     for quantity in QUANTITIES:
         spectrum(quantity, side, side).draw_without_rendering()
     jet_images(sample, sample).draw_without_rendering()

@@ -205,6 +205,7 @@ def _jets(path: Path, jets: int = 300) -> None:
     lengths = (3.5 + (pt - 1000) / 50 + torch.randn(jets, generator=generator)).round()
     mask = torch.arange(6) < lengths.clamp(1, 6)[:, None]
     x = torch.rand(jets, 6, 3, generator=generator) + 0.1
+    x[..., 2] /= 6  # all of a jet hold about its pT
     features = torch.stack([pt, torch.zeros(jets), torch.ones(jets), mask.sum(-1)], -1)
     with JetWriter(path, objects=6) as writer:
         writer.write(SetBatch(x, mask), features)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,7 +17,7 @@ from setflow.data.formats.blocks import Reader
 from setflow.data.formats.expressions import no_such_name
 from setflow.data.formats.mapping import AXES, Mapping, Mask, mapping_of
 from setflow.data.formats.named import Given, node_of
-from setflow.data.formats.output import CLASS, Output
+from setflow.data.formats.output import CLASS, Output, compared, without_counts
 from setflow.data.formats.recognise import of_bytes, told_of
 from setflow.data.formats.sources import BLOCK_BYTES, Hdf5Source, NumpySource, Source
 from setflow.data.formats.trees import ParquetSource, RootSource
@@ -30,7 +30,7 @@ from setflow.progress import counting_bar
 from setflow.schema import Category, Feature, Schema, names
 from setflow.shipped import JETS, find
 
-__all__ = ["Converted", "InputFile", "convert", "inputs_of"]
+__all__ = ["Converted", "EventFile", "InputFile", "convert", "inputs_of", "opened"]
 
 
 class InputFile(NamedTuple):
@@ -109,20 +109,17 @@ def convert(
         OSError: if a file cannot be read or written.
         ValueError: if a file is of another format, or a row cannot be.
     """
-    labels = tuple(dict.fromkeys(entry.label for entry in inputs if entry.label is not None))
-    with ExitStack() as stack:
-        files = [stack.enter_context(_File(entry, given, labels)) for entry in inputs]
-        classes = labels or _classes(files, given)
-        for file in files:
-            file.name_classes(classes)
-            if file.schema != files[0].schema:
+    with opened(inputs, given) as files:
+        schemas = [file.schema if file.native else without_counts(file.schema) for file in files]
+        for file, schema in zip(files, schemas, strict=True):
+            if schema != schemas[0]:
                 raise ValueError(
-                    f"{file.path} holds {_told(file.schema)}, and {files[0].path} "
-                    f"{_told(files[0].schema)}; convert them one by one"
+                    f"{file.path} holds {_told(schema)}, and {files[0].path} "
+                    f"{_told(schemas[0])}; convert them one by one"
                 )
         output = Output(
             out,
-            files[0].schema,
+            schemas[0],
             slots=lambda: max(file.slots() for file in files),
             attributes=_attributes(inputs, files, given),
             overwrite=overwrite,
@@ -135,6 +132,8 @@ def convert(
                 for sample in file:
                     if len(sample):
                         try:
+                            if not file.native:
+                                sample = compared(sample, keep_unphysical=keep_unphysical)
                             output.write(sample)
                         except ValueError as error:
                             told = f"{file.path}, of the rows from {file.first}: {error}"
@@ -144,7 +143,25 @@ def convert(
                     bar.advance(task, len(sample))
             if not n:
                 raise ValueError(f"{inputs[0].path} holds no events; give files that hold some")
-    return Converted(out, n, files[0].schema, output.notes())
+    return Converted(out, n, schemas[0], output.notes())
+
+
+@contextmanager
+def opened(inputs: Sequence[InputFile], given: Given) -> Iterator[list[EventFile]]:
+    """Open files of any format, whose events are then iterated over, with the same classes.
+
+    Raises:
+        ImportError: if a package that reads a format is not installed.
+        OSError: if a file cannot be read.
+        ValueError: if a file is of another format.
+    """
+    labels = tuple(dict.fromkeys(entry.label for entry in inputs if entry.label is not None))
+    with ExitStack() as stack:
+        files = [stack.enter_context(EventFile(entry, given, labels)) for entry in inputs]
+        classes = labels or _classes(files, given)
+        for file in files:
+            file.name_classes(classes)
+        yield files
 
 
 def _told(schema: Schema) -> str:
@@ -153,7 +170,7 @@ def _told(schema: Schema) -> str:
 
 
 def _attributes(
-    inputs: Sequence[InputFile], files: Sequence[_File], given: Given
+    inputs: Sequence[InputFile], files: Sequence[EventFile], given: Given
 ) -> dict[str, str]:
     paths = [entry.path.name for entry in inputs]
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
@@ -165,7 +182,7 @@ def _attributes(
     return told
 
 
-def _classes(files: Sequence[_File], given: Given) -> tuple[str, ...]:
+def _classes(files: Sequence[EventFile], given: Given) -> tuple[str, ...]:
     """Return the names of the classes that the files tell, if they do."""
     if all(file.codes is None for file in files):
         if given.classes:
@@ -239,8 +256,14 @@ def _context_of(path: Path) -> tuple[Feature, ...]:
     return tuple(entry for entry in context_features(path) if entry.name not in held)
 
 
-class _File:
-    """One of the files; a context manager and its events."""
+class EventFile:
+    """A file of any format; a context manager, and its events, block by block.
+
+    Attributes:
+        path: where it is.
+        schema: what its events are, once its classes are named.
+        native: whether setflow reads it as it is, without a mapping.
+    """
 
     def __init__(self, entry: InputFile, given: Given, labels: Sequence[str]) -> None:
         self.path, self.first = entry.path, 0
@@ -253,7 +276,7 @@ class _File:
         self.class_names: tuple[str, ...] = ()
         self.axis: str | None = None
 
-    def __enter__(self) -> _File:
+    def __enter__(self) -> EventFile:
         if self._reads_as_it_is():
             header = read_header(self.path)
             # the writer of jets counts particles itself
@@ -325,6 +348,10 @@ class _File:
         else:
             assert self._source is not None
             self._events = Reader(self._layout, self._source, self.schema, label)
+
+    @property
+    def native(self) -> bool:
+        return self._layout is None
 
     def largest_class(self) -> int:
         """Return the largest code of a class, in one pass over them."""

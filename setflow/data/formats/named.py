@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from setflow.data.formats.sources import Source
+from setflow.data.jets import NUM
 
 __all__ = ["FORMATS", "Given", "node_of"]
 
@@ -261,7 +262,7 @@ def _jetnet(source: Source) -> dict[str, Any]:
 def _with_jets(node: dict[str, Any], source: Source) -> dict[str, Any]:
     if "jet_features" in source.paths():
         node["arrays"]["jet_features"] = _JET_COLUMNS
-        node["event"] = _JETS
+        node["event"] = {**_JETS, NUM: "jet_n"}
     return node
 
 

@@ -14,7 +14,7 @@ from setflow.data.event_writing import EventWriter
 from setflow.data.formats.trees import TreeWriter
 from setflow.data.jets import JET_NAMES, NUM, PARTICLE_NAMES
 from setflow.data.sample import RELATIVE, EventSample
-from setflow.data.valid import counted
+from setflow.data.valid import OF_JETS, check_counts, counted, refuse
 from setflow.data.writing import JetWriter
 from setflow.files import check_hdf5_name
 from setflow.opened import Opened
@@ -30,7 +30,7 @@ from setflow.schema import (
 )
 from setflow.sets.batch import SetBatch
 
-__all__ = ["CLASS", "Output"]
+__all__ = ["CLASS", "Output", "compared", "without_counts"]
 
 CLASS = "class"
 TYPE = Feature("type", kind=Category(tuple(kind.name for kind in PARTICLE_TYPES[1:])))
@@ -150,6 +150,31 @@ class Output(Opened):
         if counts:
             found.append(f"kept as they are: {counted(counts, self._schema.objects)}")
         return tuple(found)
+
+
+def without_counts(schema: Schema) -> Schema:
+    """Return a schema without the number of objects of an event, which the mask tells."""
+    event = [entry for entry in schema.event if entry.name != NUM]
+    return Schema(schema.objects, event, schema.order_by)
+
+
+def compared(sample: EventSample, *, keep_unphysical: bool) -> EventSample:
+    """Return events without the number of objects that they are said to have.
+
+    Raises:
+        ValueError: if it is not that of the mask, unless what cannot be is kept.
+    """
+    held = sample.event_features
+    if NUM not in held:
+        return sample
+    defects: dict[int, str] = {}
+    at = held.index(NUM)
+    if not keep_unphysical:
+        check_counts(sample.event[:, at].numpy(), sample.objects.mask.numpy(), defects, OF_JETS)
+    if defects:
+        refuse(defects, "this block", 0)
+    others = [k for k in range(len(held)) if k != at]
+    return replace(sample, event=sample.event[:, others], schema=without_counts(sample.schema))
 
 
 def _with_types(sample: EventSample) -> EventSample:

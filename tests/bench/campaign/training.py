@@ -55,7 +55,7 @@ _JETS_WANTED = 40e6  # that a model should see in the time: the largest that doe
 _SAVE_EVERY = 60.0  # seconds
 _LOOK_EVERY = 0.2  # seconds between looks at loss and clock, which wait for the device
 _COMPILE_SECONDS = 60
-_SHOWN = ("w1m", "w1_tau21", "w1_pt", "w1p", "w1p_ptrel", "w1_multiplicity", "w1_efp")
+_SHOWN = ("w1m", "w1_tau21", "w1_pt", "w1p", "w1p_ptrel", "w1_multiplicity", "w1efp")
 
 
 class Size(NamedTuple):

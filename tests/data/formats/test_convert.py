@@ -338,6 +338,16 @@ def test_the_rule_of_the_mask_can_be_told(tmp_path):
     close(jets.jets, J)
 
 
+@pytest.mark.parametrize("name", ["int_mask", "vlen", "offsets", "jetnet"])
+def test_numbers_that_are_not_those_of_the_mask_are_refused(name, tmp_path):
+    path = WRITTEN[name](tmp_path / "a.h5")
+    with h5py.File(path, "a") as file:
+        file["jet_features"][7, 3] += 1
+    told = r"row 7, column 'num_particles' of jet_features holds \d+, the mask says \d+"
+    with pytest.raises(ValueError, match=told):
+        convert(inputs_of([str(path)]), tmp_path / "out.h5", GIVEN[name])
+
+
 def test_a_fifth_column_may_be_the_type(tmp_path):
     node = {
         "arrays": {"particle_features": [*COLUMNS, "flag", "kind"]},

@@ -140,6 +140,57 @@ def _types(path: Path) -> Path:
     return hdf5(path, {"x": GENERIC, "mask": FLAGS, "type": KINDS})
 
 
+def _attributes(path: Path, **attributes: Any) -> Path:
+    with h5py.File(path, "a") as file:
+        for key, value in attributes.items():
+            dataset, _, name = key.rpartition("__")
+            file[dataset].attrs[name] = value
+    return path
+
+
+def _changed(change: Callable[[Any, Any], None]) -> Callable[[Path], Path]:
+    """Return what writes jets of which particles and jets have been changed in place."""
+
+    def written(path: Path) -> Path:
+        p, j = P.copy(), J.copy()
+        change(p, j)
+        return hdf5(path, {"particle_features": p, "jet_features": j})
+
+    return written
+
+
+def _order(path: Path) -> Path:
+    hdf5(path, {"particle_features": P[..., [2, 0, 1, 3]], "jet_features": J})
+    names = ["ptrel", "etarel", "phirel", "mask"]
+    return _attributes(path, particle_features__features=names)
+
+
+def _tev(path: Path) -> Path:
+    hdf5(path, {"particle_features": P, "jet_features": J / [1000, 1, 1000, 1]})
+    return _attributes(path, jet_features__units=["TeV", "", "TeV", ""])
+
+
+def _in_gev(p: Any, j: Any) -> None:
+    p[..., 2] *= j[:, :1]
+
+
+def _mask_ones(p: Any, j: Any) -> None:
+    p[..., 3] = 1
+
+
+def _mask_half(p: Any, j: Any) -> None:
+    p[..., 3] -= 0.5
+
+
+def _normalised(p: Any, j: Any) -> None:
+    p[..., :3] /= np.abs(p[..., :3]).max((0, 1))
+    p[..., 3] -= 0.5
+
+
+def _fraction(p: Any, j: Any) -> None:
+    j[:, 3] /= 30
+
+
 def _kept(name: str) -> Callable[[Path], Path]:
     return lambda path: HERE / name
 
@@ -167,3 +218,14 @@ WRITTEN: dict[str, Callable[[Path], Path]] = {
     "types": _types,
 }
 """What writes each layout to a path, or knows where it is; it returns the path."""
+
+WRONG: dict[str, Callable[[Path], Path]] = {
+    "order_pt_eta_phi": _order,
+    "jet_TeV": _tev,
+    "pt_abs_GeV": _changed(_in_gev),
+    "mask_ones": _changed(_mask_ones),
+    "mask_half": _changed(_mask_half),
+    "normalised": _changed(_normalised),
+    "numparticles_frac": _changed(_fraction),
+}
+"""The same for files that must not be read as if nothing were wrong with them."""

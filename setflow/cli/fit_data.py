@@ -1,0 +1,123 @@
+"""What `setflow fit` says of its data before it trains, and what of it is refused."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Iterator
+
+from lightning.pytorch.utilities import rank_zero_only
+
+from setflow.cli.endings import warn
+from setflow.cli.fit_parts import FitCLI
+from setflow.cli.parsing import nearest
+from setflow.data.jets import NUM
+from setflow.data.tally import ACCEPTED, PTREL, Fault, Rows, Tally
+from setflow.schema import Schema
+from setflow.sets.batch import SetBatch
+from setflow.training.data import SetDataModule
+
+__all__ = ["accept_data", "tell_data", "with_advice"]
+
+_BLOCK = 2**14  # events that are looked at together
+_MOST_SHARED = 0.01  # of the validation events
+
+
+def accept_data(cli: FitCLI) -> None:
+    """Let the data be read with what is accepted of them; a run that goes on accepts all.
+
+    Raises:
+        ValueError: if a name is none of those that can be accepted.
+    """
+    names = cli.config.accept or ()
+    for name in names:
+        if name not in ACCEPTED:
+            told = "; ".join(f"{known}: {what}" for known, what in ACCEPTED.items())
+            raise ValueError(f"--accept {name} is none{nearest(name, list(ACCEPTED))}, of {told}")
+    cli.datamodule.accepted = frozenset(ACCEPTED if cli.found is not None else names)
+
+
+def tell_data(cli: FitCLI) -> None:
+    """Print three lines of the data that are trained on, and warn of what may be wrong.
+
+    Raises:
+        ValueError: if something cannot be that is not accepted.
+    """
+    data, flow = cli.datamodule, cli.model.flow
+    schema = Schema([flow.schema.object(name) for name in flow.features])
+    sides = (data.train_events, data.val_events)
+    train, val = (_counted(_blocks(events), schema) for events in sides)
+    shared = val.seen.also_in(train.seen)
+    faults, doubts = train.faults(), train.doubts()
+    if shared:
+        text = f"{shared:,} of {val.n:,} {val.called.events} to validate on are trained on, too"
+        if data.val_files is not None and shared > _MOST_SHARED * val.n:
+            faults.append(Fault("same", text))
+        else:
+            doubts.append(text)
+    for fault in faults:
+        if fault.name not in data.accepted:
+            raise ValueError(_refusal(fault, data))
+    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says it
+        return
+    for line in _lines(train, val, shared):
+        print(f"data: {line}")
+    for text in [fault.text for fault in faults] + doubts:
+        warn(text)
+
+
+def with_advice(error: str) -> str:
+    """Return an error with the command that says more, if it is of a row of a file.
+
+    >>> with_advice("a.h5: row 3, particle 1, column 'ptrel' holds 0").partition("; ")[2]
+    'setflow dataset check a.h5 counts all that is wrong'
+    >>> with_advice("--name is wrong")
+    '--name is wrong'
+    """
+    found = re.match(r"(.+?): row \d+, ", error)
+    if found is None:
+        return error
+    check = shlex.join(["setflow", "dataset", "check", found[1]])
+    on = ", and --accept counts goes on all the same" if f"'{NUM}'" in error else ""
+    return f"{error}; {check} counts all that is wrong{on}"
+
+
+def _counted(blocks: Iterable[SetBatch], schema: Schema) -> Tally:
+    tally = Tally(schema)
+    for block in blocks:
+        x = block.x.numpy()
+        tally.add(Rows(x, block.mask.numpy(), x[:, 0, :0]))
+    return tally
+
+
+def _blocks(events: SetBatch) -> Iterator[SetBatch]:
+    for start in range(0, len(events), _BLOCK):
+        yield events[start : start + _BLOCK]
+
+
+def _refusal(fault: Fault, data: SetDataModule) -> str:
+    files = [path for path, _ in (*data.train_files, *(data.val_files or ()))]
+    more = shlex.join(["setflow", "dataset", "check", *files[:4]])
+    on = f", and --accept {fault.name} goes on all the same" if fault.name in ACCEPTED else ""
+    return f"the training data: {fault.text}; {more} says more{on}"
+
+
+def _lines(train: Tally, val: Tally, shared: int) -> list[str]:
+    called = train.called
+    spreads = []
+    for entry, spread in train.spreads:
+        low, high = spread.quantiles([0.01, 0.99])
+        spreads.append(f"{entry.name} {low:.3g} to {high:.3g}{f' {entry.unit}' * bool(entry.unit)}")
+    numbers = train.numbers
+    sums = ""
+    if train.sums.n:
+        low, high = train.sums.quantiles([0.01, 0.99])
+        sums = f"{PTREL} sums to {low:.3g} to {high:.3g} over {called.an_event}; "
+    return [
+        f"{train.n:,} {called.events} to train on, {val.n:,} to validate on; of 98% of the "
+        f"{called.objects} {', '.join(spreads)}",
+        f"{numbers.low:.0f} to {numbers.high:.0f} {called.objects} of {called.an_event}, "
+        f"{numbers.mean:.3g} on average; {train.zeros:,} of {train.objects:,} are all 0",
+        f"{sums}{train.seen.again:,} {called.events} are the same as one before, {shared:,} on "
+        "both sides",
+    ]

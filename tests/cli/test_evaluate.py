@@ -1,0 +1,63 @@
+"""`setflow evaluate` as a script meets it: limits, exit status, and what is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from cli.shell import fails, run, write_jets
+from setflow.report import figures
+
+EVALUATE = ("evaluate", "new.h5", "jets.h5", "--out", "report")
+
+
+@pytest.fixture
+def files(folder, monkeypatch):
+    monkeypatch.setattr(figures, "draw_jets", lambda *_, **__: {"mass": Figure()})
+    write_jets(Path("new.h5"), seed=5)
+    return folder
+
+
+def test_limits_that_are_kept_change_nothing(files, capsys):
+    run(*EVALUATE, "--require", "w1m<1,w1_tau21 < 1")
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.splitlines()[-1] == "next: setflow info report"
+    run("info", "report")
+    told = capsys.readouterr().out
+    assert "summary" in told
+    assert "Like the truth, as far as 200 jets can tell" in " ".join(told.split())
+    assert "report/report.html" in told
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ("w1m<1e-9", "setflow: w1m<1e-09 is required, and w1m is "),
+        ("auc<0.7", "auc<0.7 is required, and auc_trees was not measured: needs at least 1,000 "),
+    ],
+)
+def test_a_limit_that_is_not_kept_exits_with_1_and_leaves_the_report(files, capsys, limits, told):
+    with pytest.raises(SystemExit) as stop:
+        run(*EVALUATE, "--fast", "--require", limits)
+    assert stop.value.code == 1
+    shown = capsys.readouterr()
+    assert told in shown.err
+    assert "wrote report: " in shown.out
+    assert Path("report/report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("limits", "told"),
+    [
+        ("w1n<1", "there is no metric 'w1n' to require, expected one of: w1m, w1p"),
+        ("w1m<little", "got 'w1m<little', expected a metric, < or >, and a number"),
+        ("mmd<1", "there is no metric 'mmd' to require"),  # --fast does not measure it
+    ],
+)
+def test_limits_that_cannot_be_are_refused_before_reading(files, capsys, monkeypatch, limits, told):
+    monkeypatch.setattr("setflow.report.page.read_events", None)
+    assert told in fails(capsys, *EVALUATE, "--fast", "--require", limits)
+    assert not Path("report").exists()
