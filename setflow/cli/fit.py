@@ -40,6 +40,7 @@ from setflow.model.model import SetFlow
 from setflow.model.statistics import SampleStatistics
 from setflow.schema import left_out_of, words_of
 from setflow.sets.batch import SetBatch
+from setflow.telling import told_as
 from setflow.training.checkpoints import Checkpoint, asked_for_steps, last_checkpoint
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
@@ -129,7 +130,8 @@ def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> 
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
     try:
-        return _run(cli)
+        with told_as(cli.config.progress):
+            return _run(cli)
     except Stopped as stop:
         raise _interrupted(stop, cli.folder, same) from None
     except ValueError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from yaml import YAMLError, safe_load
 
-from setflow.cli.parsing import Argument, Command, integer, listed, nearest, number
+from setflow.cli.parsing import PROGRESS, Argument, Command, integer, listed, nearest, number
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
@@ -55,6 +55,7 @@ FIT_ONLY = (
         "of steps is open, for the training has finished then, and 85 if one was asked for, for "
         "the same command goes on.",
     ),
+    PROGRESS,
     Argument(
         "--accept",
         "The names of what is not refused of the data, with commas: zeros, real objects whose "
