@@ -19,6 +19,7 @@ import reprlib
 import secrets
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,7 @@ if sys.platform != "win32":
     import fcntl
 
 __all__ = [
+    "MANIFEST",
     "NewFile",
     "NewFolder",
     "as_path",
@@ -38,13 +40,18 @@ __all__ = [
     "check_target",
     "dump_yaml",
     "file_sha256",
+    "has_manifest",
     "in_use_by_one",
     "load_yaml",
+    "move",
     "require_single_keys",
     "same_file",
     "shortened",
     "write_text",
 ]
+
+MANIFEST = "manifest.json"
+"""What a folder of files that belong together says of them."""
 
 _HDF5 = (".h5", ".hdf5")
 _DEPTH, _SIZE = 40, 2**18  # of YAML: levels, and characters
@@ -97,6 +104,15 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         raise PermissionError(
             f"the folder {folder} cannot be written to; change its permissions, or choose another"
         )
+    try:  # permissions tell nothing of /proc, nor of a quota
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        told = type(error)(
+            f"no file can be made in the folder {folder} ({error.strerror}); choose another"
+        )
+        told.errno = error.errno
+        raise told from error
     return path
 
 
@@ -133,6 +149,8 @@ class NewFile:
         begin: makes the part, given its path, where it can be continued: then the part of a call
             that failed or was killed stays, and the next call finds it as it was left. Whether it
             is the same work is for the caller to check. None writes all of it in one call.
+        same: says of a part, given its path, whether it is the same work; then it is continued also
+            where `overwrite` would begin anew.
 
     Attributes:
         keep: whether a failure leaves the part; True at first for one that was found.
@@ -158,16 +176,18 @@ class NewFile:
         *,
         overwrite: bool = False,
         begin: Callable[[Path], None] | None = None,
+        same: Callable[[Path], bool] | None = None,
     ) -> None:
         self.path, self.keep = as_path(path), False
-        self._overwrite, self._begin = overwrite, begin
+        self._overwrite, self._begin, self._same = overwrite, begin, same
         self._lock = -1
         name = self.path.name
         self.part = self.path.with_name(f".{name}.part" if begin is None else f"{name}.part")
         self._check()
 
     def __enter__(self) -> Path:
-        if self._begin is None or self._overwrite:
+        anew = self._same is None or not (self.part.is_file() and self._same(self.part))
+        if self._begin is None or (self._overwrite and anew):
             self._discard()
         self.keep = self.part.exists()
         if self._begin is None:
@@ -258,10 +278,7 @@ class NewFile:
 
     def _holds(self) -> bool:
         """Return whether the part is still the one that was locked."""
-        try:
-            return os.path.samestat(os.fstat(self._lock), os.stat(self.part))
-        except FileNotFoundError:
-            return False
+        return _is_at(self.part, self._lock)
 
     def _in_use(self) -> BlockingIOError:
         return BlockingIOError(f"{self.part} is in use by another process; wait for its end")
@@ -332,10 +349,35 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def move(path: Path, target: Path) -> None:
+    """Give a file or a folder another name, at once and so that it outlives a power cut."""
+    os.replace(path, target)
+    _sync(target.parent)
+
+
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content as hexadecimal digits, read piece by piece."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_manifest(path: Path) -> bool:
+    """Return whether there is an HDF5 file, or a folder of files, that tells its content.
+
+    See `setflow.data.manifest`.
+
+    >>> has_manifest(Path("no such file"))
+    False
+    """
+    if path.is_dir():
+        return (path / MANIFEST).is_file()
+    import h5py
+
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            return "manifest" in file.attrs
+    except OSError:
+        return False
 
 
 def same_file(one: Path, other: Path) -> bool:
@@ -448,9 +490,19 @@ def in_use_by_one(folder: Path) -> Iterator[None]:
                 ) from error
             except OSError:  # a file system without locks
                 pass
+        if not _is_at(folder, descriptor):
+            raise BlockingIOError(f"{folder} was in use by another process, which has just ended")
         yield
     finally:
         os.close(descriptor)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Return whether a path leads to what is open."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _sync(path: Path) -> None:

@@ -1,11 +1,12 @@
-"""How far something is: a bar in a terminal, and elsewhere a line now and then.
+"""How far something is: a bar in a terminal, a line every minute in a log, or JSON for programs.
 
-A log file is read after hours: there the lines come at growing distances, so that an hour leaves
-some dozens of them, and the last one always stands.
+A command says once, by `setflow.telling.told_as`, how it is told; what is under way tells it by
+`counting_bar`.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,31 +22,33 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-__all__ = ["Lines", "clock", "counting_bar"]
+from setflow.telling import is_told_as
 
-_FIRST, _GROWTH = 10.0, 0.1  # seconds between lines, and as a part of the time so far
+__all__ = ["Lines", "clock", "counting_bar", "json_line"]
+
+_EVERY = 60.0  # seconds between lines
 
 
 class Lines:
-    """Says when a line of progress is due: after 10 s, then after a tenth of the time so far.
+    """Says when a line of progress is due: every minute.
 
     Arguments:
         now: the clock, in seconds.
 
     >>> seconds = iter(range(1000))
     >>> lines = Lines(lambda: float(next(seconds)))
-    >>> [second for second in range(1, 1000) if lines.due()][:6]
-    [10, 20, 30, 40, 50, 60]
+    >>> [second for second in range(1, 1000) if lines.due()][:3]
+    [60, 120, 180]
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
-        self._start = self._last = now()
+        self._last = now()
 
     def due(self) -> bool:
         """Return whether to write a line now; the next one is then due later."""
         now = self._now()
-        if now - self._last < max(_FIRST, _GROWTH * (now - self._start)):
+        if now - self._last < _EVERY:
             return False
         self._last = now
         return True
@@ -62,12 +65,35 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def json_line(doing: str, done: float, total: float | None, seconds: float, **more: Any) -> str:
+    """Return how far something is as one line of JSON.
+
+    Arguments:
+        doing: what is under way.
+        done: how much is done.
+        total: how much there is to do; None if that is not known.
+        seconds: the time so far.
+        more: what else is to be told; what is None is left out.
+
+    >>> json_line("sampling", 3, 10, 1.5, loss=None)
+    '{"doing": "sampling", "done": 3, "total": 10, "seconds": 1.5}'
+    """
+    told = {"doing": doing, "done": done, "total": total, "seconds": round(seconds, 1), **more}
+    return json.dumps({key: value for key, value in told.items() if value is not None})
+
+
 class _CountingBar(Progress):
     """Draws nothing but its last state where the console is no terminal, and lines instead."""
 
-    def __init__(self, *columns: Any, **options: Any) -> None:
+    def __init__(self, *columns: Any, shown: bool, **options: Any) -> None:
         super().__init__(*columns, **options)
-        self._lines = Lines()
+        self._lines, self._shown, self._begun = Lines(), shown, time.monotonic()
+        self._first: dict[TaskID, float] = {}
+
+    def add_task(self, *arguments: Any, **options: Any) -> TaskID:
+        task = super().add_task(*arguments, **options)
+        self._first[task] = self.tasks[task].completed
+        return task
 
     def update(self, task_id: TaskID, **changes: Any) -> None:
         super().update(task_id, **changes)
@@ -78,18 +104,34 @@ class _CountingBar(Progress):
         self._line(task_id)
 
     def _line(self, task_id: TaskID) -> None:
-        task = self.tasks[task_id]
-        if self.disable or self.console.is_terminal or task.finished or not self._lines.due():
+        task, in_json = self.tasks[task_id], is_told_as("json")
+        plain = is_told_as("lines") or not self.console.is_terminal
+        last = task.finished and (in_json or is_told_as("lines"))
+        if not self._shown or not (in_json or plain) or (task.finished and not last):
             return
-        left = "" if task.time_remaining is None else f", time left {clock(task.time_remaining)}"
-        count = f"{task.completed:,.0f}/{task.total or 0:,.0f}"
-        self.console.print(f"{task.description} {count}{left}", highlight=False)
+        if not last and not self._lines.due():
+            return
+        seconds = time.monotonic() - self._begun
+        rate = (task.completed - self._first[task_id]) / max(seconds, 1e-9)
+        left = None if task.total is None or rate <= 0 else (task.total - task.completed) / rate
+        if in_json:
+            text = json_line(
+                task.description, task.completed, task.total, seconds,
+                per_second=float(f"{rate:.4g}"), left=None if left is None else round(left, 1),
+            )  # fmt: skip
+        else:
+            of = "" if task.total is None else f"/{task.total:,.0f}"
+            text = f"{task.description} {task.completed:,.0f}{of}, {rate:,.4g} per second"
+            text += "" if left is None else f", time left {clock(left)}"
+        self.console.file.write(f"{text}\n")
+        self.console.file.flush()
 
 
 def counting_bar(*, disable: bool, console: Console | None = None) -> Progress:
     """Return a bar with description, count, elapsed and remaining time.
 
-    Where the console is no terminal, lines with the same stand in its place, dozens in an hour.
+    Where the console is no terminal, a line every minute stands in its place, with the count, the
+    number for each second and the time left; and lines of JSON where `told_as` has asked for them.
 
     Arguments:
         disable: show nothing.
@@ -106,5 +148,6 @@ def counting_bar(*, disable: bool, console: Console | None = None) -> Progress:
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=disable,
+        disable=disable or not is_told_as("auto"),
+        shown=not disable and not is_told_as("none"),
     )

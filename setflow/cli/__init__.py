@@ -23,8 +23,11 @@ from yaml import YAMLError
 import setflow
 from setflow.cli.arguments import SOLVERS, parser
 from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
-from setflow.files import check_hdf5_name, check_target
+from setflow.cli.going_on import going_on
+from setflow.files import check_hdf5_name, check_target, has_manifest
+from setflow.parts import Part
 from setflow.shipped import JETS, MODELS, find, known
+from setflow.telling import told_as
 
 if TYPE_CHECKING:
     from setflow.divergence import DivergenceEstimator
@@ -94,7 +97,11 @@ def _run(arguments: Sequence[str]) -> None:
         _fit(arguments[1:], ending)  # Lightning's own parser takes over
     else:
         config = parser().parse_args(arguments)
-        _COMMANDS[config.command](config[config.command], ending)
+        given = config[config.command]
+        action = given.get("action")
+        told = given if action is None else given[action]
+        with told_as(told.get("progress", "auto")), going_on(config.command, told, arguments):
+            _COMMANDS[config.command](given, ending)
 
 
 # --- what is checked before anything heavy is imported ---
@@ -102,6 +109,15 @@ def _run(arguments: Sequence[str]) -> None:
 
 def _check_output(path: str, *, force: bool) -> None:
     check_target(check_hdf5_name(path), overwrite=force)
+
+
+def _check_resumable(out: Path, *, force: bool) -> None:
+    """Check an output that may be there already, made by the same command."""
+    if out.suffix:
+        check_hdf5_name(out)
+    if not force and out.exists() and has_manifest(out):
+        return
+    check_target(out, overwrite=force)
 
 
 def _jets(given: str) -> Path:
@@ -230,13 +246,14 @@ def _sample(config: Namespace, ending: Ending) -> None:
     _check_solver(config)
     _check_numbers(config, "events", "steps", "oversample")
     _check_context(config)
-    _check_output(config.out, force=config.force)
+    part = None if config.part is None else Part(*config.part)
+    out = Path(config.out) if part is None else part.path(Path(config.out))
+    _check_resumable(out, force=config.force)
     like = None if config.like is None else _jets(config.like)
     context = config.condition
     if config.context_from is not None:
         context = _jets(config.context_from)
     model = _model(config.model)
-    from setflow.data.header import read_header
     from setflow.jobs.sample import sample_to_hdf5
     from setflow.model.compiled import compile_field
     from setflow.schema import words_of
@@ -245,6 +262,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
     flow = setflow.SetFlow.load(model, device=_device(config.device))
     if config.compile:
         compile_field(flow)
+    there = out.exists() and not config.force
     try:
         path = sample_to_hdf5(
             flow,
@@ -257,6 +275,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
             seed=config.seed,
             overwrite=config.force,
             layout=None if config.layout is None else int(config.layout),
+            part=part,
         )
     except IntegrationError as error:
         raise ValueError(
@@ -265,15 +284,25 @@ def _sample(config: Namespace, ending: Ending) -> None:
             "steps, --solver midpoint"
         ) from error
     reference = config.like or config.context_from or held_out(model)
-    if reference is None:
+    if path.is_dir():
+        following = ["setflow", "dataset", "merge", path, "--out", unused(path.with_suffix(".h5"))]
+    elif reference is None:
         scores = unused(path.with_stem(f"{path.stem}-scores"))
         following = ["setflow", "score", config.model, path, "--out", scores]
         following += ["--estimator", "hutchinson"]
     else:
         report = unused(path.with_name(f"{path.stem}-report"))
         following = ["setflow", "evaluate", path, reference, "--fast", "--out", report]
-    header = read_header(path)
-    ending(path, f"{header.n:,} {words_of(header.features).events}", following)
+    n = _events_in(path)
+    what = f"{n:,} {words_of(flow.features).events}"
+    ending(path, what, following, there=there)
+
+
+def _events_in(path: Path) -> int:
+    from setflow.data.header import read_header
+    from setflow.data.merging import shards_of
+
+    return sum(read_header(shard).n for shard in shards_of([path]))
 
 
 def _score(config: Namespace, ending: Ending) -> None:
@@ -282,7 +311,10 @@ def _score(config: Namespace, ending: Ending) -> None:
     _check_numbers(config, "events", "steps", "probes")
     if config.estimator == "exact" and config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
-    _check_output(config.out, force=config.force)
+    part = None if config.part is None else Part(*config.part)
+    out = Path(config.out) if part is None else part.path(Path(config.out))
+    check_hdf5_name(out)
+    _check_resumable(out, force=config.force)
     if Path(config.model).is_file() and find(MODELS, config.data).is_dir():
         raise ValueError(
             f"the model comes before the events: setflow score {config.data} {config.model}"
@@ -292,6 +324,7 @@ def _score(config: Namespace, ending: Ending) -> None:
     from setflow.jobs.score import score_to_hdf5
     from setflow.jobs.summary import summarize_scores
 
+    there = out.exists() and not config.force
     path = score_to_hdf5(
         setflow.SetFlow.load(model, device=_device(config.device)),
         data,
@@ -302,14 +335,14 @@ def _score(config: Namespace, ending: Ending) -> None:
         condition=config.condition,
         seed=config.seed,
         overwrite=config.force,
+        part=part,
     )
     summary, missing = summarize_scores(path), missing_note(path)
     notes = summary.lines() if missing is None else [*summary.lines(), missing]
     look = "import sys, h5py; print(h5py.File(sys.argv[1])['log_prob'][:10])"
     following = f'python -c "{look}" {shlex.quote(str(path))}'
-    ending(
-        path, f"log-densities of {summary.rows:,} {summary.words.events}", following, notes=notes
-    )
+    what = f"log-densities of {summary.rows:,} {summary.words.events}"
+    ending(path, what, following, notes=notes, there=there)
 
 
 def _estimator(config: Namespace) -> DivergenceEstimator:
@@ -381,6 +414,8 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         from setflow.cli.convert import convert_files
 
         return convert_files(config.convert, ending)
+    if config.action == "merge":
+        return _merge(config.merge, ending)
     if config.action == "check":
         from setflow.cli.dataset import check_dataset
 
@@ -412,6 +447,16 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         raise ValueError(str(error)) from error
     following = ["setflow", "fit", "--config", "top30", "--data.train", path, "--name", path.stem]
     return ending(path, f"{make.events:,} jets", following)
+
+
+def _merge(config: Namespace, ending: Ending) -> None:
+    _check_output(config.out, force=config.force)
+    from setflow.data.merging import merge, shards_of
+
+    files = shards_of([Path(given) for given in config.files])
+    path = merge(files, Path(config.out), overwrite=config.force, virtual=config.virtual)
+    what = f"the events of {len(files)} file{'' if len(files) == 1 else 's'}"
+    ending(path, what, ["setflow", "info", path])
 
 
 def _demo(config: Namespace, ending: Ending) -> None:

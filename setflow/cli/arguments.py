@@ -9,6 +9,7 @@ from __future__ import annotations
 import setflow
 from setflow.cli.fit_arguments import FIT
 from setflow.cli.parsing import (
+    PROGRESS,
     Argument,
     Command,
     Help,
@@ -19,9 +20,10 @@ from setflow.cli.parsing import (
     listed,
     number,
     numbers,
+    part_of_run,
 )
 
-__all__ = ["COMMANDS", "CONVERT", "FORMATS", "MAKE", "SOLVERS", "parser"]
+__all__ = ["COMMANDS", "CONVERT", "FORMATS", "MAKE", "MERGE", "SOLVERS", "parser"]
 
 SOLVERS = {"euler": "Euler", "midpoint": "Midpoint", "heun": "Heun", "rk4": "RK4"}
 """The solvers of fixed steps: their names here, and those of their classes."""
@@ -57,6 +59,15 @@ _COMPILE = Argument(
     "take more than some ten minutes.",
 )
 _FORCE = Argument("--force", "Overwrite an output that exists already.")
+_PART = Argument(
+    "--part",
+    "The part of the events to compute, for jobs side by side: K/M, the part K, from 0, of M, into "
+    "a file of its own, such as jets-03-of-10.h5 for --out jets.h5; or slurm, by the number of the "
+    "task in its job array. The events are the same whatever the cut; setflow dataset merge puts "
+    "the files together.",
+    "K/M",
+    part_of_run,
+)
 
 
 def _out(what: str) -> Argument:
@@ -101,13 +112,20 @@ def _solver(default: str) -> tuple[Argument, ...]:
 COMMANDS = {
     "fit": FIT,
     "sample": Command(
-        "setflow sample MODEL --out FILE (--events N | --like FILE | --context-from FILE | "
+        "setflow sample MODEL --out FILE|FOLDER (--events N | --like FILE | --context-from FILE | "
         "--condition VALUES) [options]",
         "Sample events from a trained model into a file.",
-        "Sample jets, or events of other objects, from a trained model into an HDF5 file.",
+        "Sample jets, or events of other objects, from a trained model into an HDF5 file; after a "
+        "kill the same command goes on.",
         (
             _MODEL,
-            _out("the events"),
+            Argument(
+                "--out",
+                "The HDF5 file to write the events to, whose name ends in .h5 or .hdf5; or, by a "
+                "name without an ending, a folder for files of 65,536 events each.",
+                "FILE",
+                required=True,
+            ),
             integer(
                 "--events",
                 "The number of events to sample; without it, as many as the file of --like or "
@@ -146,9 +164,11 @@ COMMANDS = {
                 "--context-from: first all for the first one (1 if it is not given).",
             ),
             *_solver("midpoint"),
+            _PART,
             integer("--seed", "The seed of the sample.", default=0),
             _COMPILE,
             _DEVICE,
+            PROGRESS,
             _FORCE,
         ),
     ),
@@ -185,8 +205,10 @@ COMMANDS = {
                 "VALUES",
                 conditions,
             ),
+            _PART,
             integer("--seed", "The seed of the probes of the estimator hutchinson.", default=0),
             _DEVICE,
+            PROGRESS,
             _FORCE,
         ),
     ),
@@ -309,6 +331,7 @@ MAKE = Command(
             default=1,
         ),
         integer("--seed", "The seed of the simulation; without it, that of the recipe."),
+        PROGRESS,
         _FORCE,
     ),
 )
@@ -395,6 +418,29 @@ CONVERT = Command(
             "Write values that cannot be, such as a ptrel of 0, and count them; without it they "
             "are an error.",
         ),
+        PROGRESS,
+        _FORCE,
+    ),
+)
+
+MERGE = Command(
+    "setflow dataset merge FILE|FOLDER... --out FILE [options]",
+    "Put the files of a run together.",
+    "Put the files of a run of setflow sample or setflow score together, those of its parts or of "
+    "a folder: all events, each once, in their order, compared with the manifests of the files.",
+    (
+        Argument(
+            "files",
+            "The files to put together, in any order, or folders of them.",
+            "FILE",
+            several=True,
+        ),
+        _out("the events"),
+        Argument(
+            "--virtual",
+            "Copy no events: the file leads to the others, which must stay where they are relative "
+            "to it.",
+        ),
         _FORCE,
     ),
 )
@@ -465,7 +511,14 @@ SHOW = Command(
 )
 
 
-ACTIONS = {"make": MAKE, "convert": CONVERT, "check": CHECK, "split": SPLIT, "show": SHOW}
+ACTIONS = {
+    "make": MAKE,
+    "convert": CONVERT,
+    "merge": MERGE,
+    "check": CHECK,
+    "split": SPLIT,
+    "show": SHOW,
+}
 """The actions of `setflow dataset`."""
 
 

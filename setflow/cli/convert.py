@@ -49,6 +49,7 @@ def convert_files(config: Namespace, ending: Ending) -> None:
         given,
         overwrite=config.force,
         keep_unphysical=config.keep_unphysical,
+        progress=True,
     )
     for note in done.notes:
         warn(note)

@@ -43,6 +43,7 @@ class Ending:
         following: str | Sequence[object],
         *,
         notes: Sequence[str] = (),
+        there: bool = False,
     ) -> None:
         """Print the last lines of a command.
 
@@ -51,10 +52,14 @@ class Ending:
             what: what that is.
             following: the next command, or its words.
             notes: lines to print before.
+            there: whether it was there already, and there was nothing to do.
         """
         for note in notes:
             print(note)
-        print(f"wrote {written}: {what}, in {duration(time.perf_counter() - self._start)}")
+        if there:
+            print(f"{written} is written already: {what}; --force makes it anew")
+        else:
+            print(f"wrote {written}: {what}, in {duration(time.perf_counter() - self._start)}")
         if not isinstance(following, str):
             following = shlex.join(map(str, following))
         print(f"next: {following}", flush=True)

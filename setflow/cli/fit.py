@@ -37,10 +37,11 @@ from setflow.jobs.contexts import context_options
 from setflow.model.compiled import compile_field
 from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
+from setflow.model.statistics import SampleStatistics
 from setflow.schema import left_out_of, words_of
 from setflow.sets.batch import SetBatch
+from setflow.telling import told_as
 from setflow.training.checkpoints import Checkpoint, asked_for_steps, last_checkpoint
-from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
 from setflow.training.record import command_line
@@ -129,7 +130,8 @@ def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> 
     except TypeError as error:  # what cannot be exported is not trained
         raise ValueError(f"model.flow: {error}") from error
     try:
-        return _run(cli)
+        with told_as(cli.config.progress):
+            return _run(cli)
     except Stopped as stop:
         raise _interrupted(stop, cli.folder, same) from None
     except ValueError as error:
@@ -143,7 +145,8 @@ def _run(cli: FitCLI) -> FitResult:
         done = _require_same_run(cli, cli.found)
         if done is not None:
             return done
-    _require_room(cli.model.flow, cli.datamodule)
+    sample = cli.datamodule.training_sample(cli.model.flow)
+    _require_room(cli.model.flow, sample, cli.datamodule.max_objects)
     if (told := left_out_of(cli.model.flow.schema)) is not None:
         warn(told)
     if cli.found is None:
@@ -152,10 +155,10 @@ def _run(cli: FitCLI) -> FitResult:
         pass  # its checkpoint holds weights and statistics
     elif cli.config.init is not None:
         _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
-        _widen_range(cli.model.flow, cli.datamodule.train_events)
-        _require_possible(cli.model.flow, cli.datamodule.train_events, cli.config.init)
+        _widen_range(cli.model.flow, sample)
+        _require_possible(cli.model.flow, sample, cli.config.init)
     else:
-        cli.model.flow.fit_statistics(cli.datamodule.train_events)
+        cli.datamodule.fit_statistics(cli.model.flow)
     if cli.config.compile:
         compile_field(cli.model.flow)
     new = not cli.folder.exists()
@@ -297,15 +300,15 @@ def _start_from(folder: Path, flow: SetFlow) -> None:
     flow.load_state_dict(stored.state_dict())
 
 
-def _widen_range(flow: SetFlow, events: SetBatch) -> None:
+def _widen_range(flow: SetFlow, events: SetBatch | SampleStatistics) -> None:
     """Let a model know the contexts with which its training goes on."""
     if flow.context_encoder is not None and events.c is not None:
         flow.context_encoder.learn_range(events.c, anew=False)
 
 
-def _require_room(flow: SetFlow, data: SetDataModule) -> None:
-    """Refuse jets of more particles than the p(N) of a model knows."""
-    lengths = data.train_events.lengths
+def _require_room(flow: SetFlow, events: SetBatch | SampleStatistics, kept: int) -> None:
+    """Refuse jets of more particles than the p(N) of a model knows; `kept` are kept of each."""
+    lengths = events.lengths
     longest = int(lengths.max()) if len(lengths) else 0
     if flow.cardinality is not None and longest > flow.cardinality.max_objects:
         known = flow.cardinality.max_objects
@@ -313,11 +316,11 @@ def _require_room(flow: SetFlow, data: SetDataModule) -> None:
             f"the training {words_of(flow.features).events} have up to {longest} "
             f"{words_of(flow.features).objects}, but the cardinality model knows up "
             f"to {known}: cut them with --data.max_objects={known}, or raise "
-            f"--model.flow.init_args.cardinality.init_args.max_objects to {data.max_objects}"
+            f"--model.flow.init_args.cardinality.init_args.max_objects to {kept}"
         )
 
 
-def _require_possible(flow: SetFlow, events: SetBatch, folder: str) -> None:
+def _require_possible(flow: SetFlow, events: SetBatch | SampleStatistics, folder: str) -> None:
     """Refuse a training sample whose numbers of objects the p(N) of the model rules out."""
     if not isinstance(flow.cardinality, EmpiricalCardinality) or not len(events):
         return

@@ -14,7 +14,7 @@ from typing import Any
 
 from yaml import YAMLError, safe_load
 
-from setflow.cli.parsing import Argument, Command, integer, listed, nearest, number
+from setflow.cli.parsing import PROGRESS, Argument, Command, integer, listed, nearest, number
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
@@ -55,6 +55,7 @@ FIT_ONLY = (
         "of steps is open, for the training has finished then, and 85 if one was asked for, for "
         "the same command goes on.",
     ),
+    PROGRESS,
     Argument(
         "--accept",
         "The names of what is not refused of the data, with commas: zeros, real objects whose "
@@ -107,8 +108,9 @@ _FIT = (
     Argument(
         "--data.train",
         "The HDF5 file of jets to train on, or the name of a shipped one such as "
-        "pythia-top/train.h5; several as a list, [a.h5, b.h5], or a pattern, 'g/*.h5'; or those of "
-        "each class, {top: [a.h5, b.h5], gluon: g/*.h5}, which give the condition class.",
+        "pythia-top/train.h5; several as a list, [a.h5, b.h5], a pattern, 'g/*.h5', or a folder; "
+        "some rows of one, 'a.h5[0:50000]'; or those of each class, {top: [a.h5, b.h5], gluon: "
+        "g/*.h5}, which give the condition class.",
         "FILE",
     ),
     Argument(
@@ -123,6 +125,24 @@ _FIT = (
         "NUMBER",
         number,
         default=0.1,
+    ),
+    Argument(
+        "--data.select",
+        "The jets that are taken, for training and validation alike, by their features, such as "
+        "'pt > 500 and abs(eta) < 2'; without it, all of them.",
+        "CONDITIONS",
+    ),
+    Argument(
+        "--data.in_memory",
+        "Whether all jets are held in memory, true or false; without it, those whose particles "
+        "take up to 64 MiB are. Of others a part is read at a time, and what the training needs to "
+        "know of all is kept in the cache of the user.",
+        "BOOL",
+    ),
+    integer(
+        "--data.workers",
+        "The number of processes that read ahead where jets are not held in memory.",
+        default=0,
     ),
     integer("--data.batch_size", "The number of jets in a batch.", default=256),
     integer(
@@ -197,7 +217,8 @@ FIT = Command(
 _NUMBER = re.compile(r"\d[\d_]*(\.\d*)?([eE]\+?\d+)?")
 _FRACTION = re.compile(r"val_check_interval|limit_\w+_batches|overfit_batches")
 _CONFIGURED = ("-c", "--config")
-_TEXTS = ("-c", "--config", "--name", "--init", "--data.train", "--data.val", "--data.weight")
+_DATA_TEXTS = ("--data.train", "--data.val", "--data.weight", "--data.select")
+_TEXTS = ("-c", "--config", "--name", "--init", *_DATA_TEXTS)
 
 
 def plain(value: Any, key: str = "") -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -19,7 +19,6 @@ from setflow.training.data import SetDataModule
 
 __all__ = ["accept_data", "tell_data", "with_advice"]
 
-_BLOCK = 2**14  # events that are looked at together
 _MOST_SHARED = 0.01  # of the validation events
 
 
@@ -45,8 +44,7 @@ def tell_data(cli: FitCLI) -> None:
     """
     data, flow = cli.datamodule, cli.model.flow
     schema = Schema([flow.schema.object(name) for name in flow.features])
-    sides = (data.train_events, data.val_events)
-    train, val = (_counted(_blocks(events), schema) for events in sides)
+    train, val = (_counted(data.looked_at(train=side), schema) for side in (True, False))
     shared = val.seen.also_in(train.seen)
     faults, doubts = train.faults(), train.doubts()
     if shared:
@@ -60,7 +58,7 @@ def tell_data(cli: FitCLI) -> None:
             raise ValueError(_refusal(fault, data))
     if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says it
         return
-    for line in _lines(train, val, shared):
+    for line in _lines(train, val, shared, data.sizes()):
         print(f"data: {line}")
     for text in [fault.text for fault in faults] + doubts:
         warn(text)
@@ -90,19 +88,14 @@ def _counted(blocks: Iterable[SetBatch], schema: Schema) -> Tally:
     return tally
 
 
-def _blocks(events: SetBatch) -> Iterator[SetBatch]:
-    for start in range(0, len(events), _BLOCK):
-        yield events[start : start + _BLOCK]
-
-
 def _refusal(fault: Fault, data: SetDataModule) -> str:
-    files = [path for path, _ in (*data.train_files, *(data.val_files or ()))]
+    files = [file.path for file in (*data.train_files, *(data.val_files or ()))]
     more = shlex.join(["setflow", "dataset", "check", *files[:4]])
     on = f", and --accept {fault.name} goes on all the same" if fault.name in ACCEPTED else ""
     return f"the training data: {fault.text}; {more} says more{on}"
 
 
-def _lines(train: Tally, val: Tally, shared: int) -> list[str]:
+def _lines(train: Tally, val: Tally, shared: int, sizes: tuple[int, int]) -> list[str]:
     called = train.called
     spreads = []
     for entry, spread in train.spreads:
@@ -113,9 +106,10 @@ def _lines(train: Tally, val: Tally, shared: int) -> list[str]:
     if train.sums.n:
         low, high = train.sums.quantiles([0.01, 0.99])
         sums = f"{PTREL} sums to {low:.3g} to {high:.3g} over {called.an_event}; "
+    looked = f" ({train.n:,} and {val.n:,} looked at)" if sizes != (train.n, val.n) else ""
     return [
-        f"{train.n:,} {called.events} to train on, {val.n:,} to validate on; of 98% of the "
-        f"{called.objects} {', '.join(spreads)}",
+        f"{sizes[0]:,} {called.events} to train on, {sizes[1]:,} to validate on{looked}; of 98% of "
+        f"the {called.objects} {', '.join(spreads)}",
         f"{numbers.low:.0f} to {numbers.high:.0f} {called.objects} of {called.an_event}, "
         f"{numbers.mean:.3g} on average; {train.zeros:,} of {train.objects:,} are all 0",
         f"{sums}{train.seen.again:,} {called.events} are the same as one before, {shared:,} on "

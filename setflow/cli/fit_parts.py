@@ -309,7 +309,7 @@ class _SaveConfig(SaveConfigCallback):
 def _resolved(parser: Any, config: Any, module: LightningModule) -> dict[str, Any]:
     """Return a configuration as plain nodes, without orders for one call and open defaults."""
     config = config.clone()
-    for order in ("resume", "force", "init", "compile", "status_on_time", "accept"):
+    for order in ("resume", "force", "init", "compile", "status_on_time", "accept", "progress"):
         config.pop(order)
     nodes: dict[str, Any] = safe_load(parser.dump(config, skip_unset=False))
     assert isinstance(module, FlowMatchingModule)

@@ -294,7 +294,7 @@ def _origin(told: Mapping[str, str]) -> Iterator[Line]:
     if "recipe" in told:
         yield "recipe", f"{told['recipe']}: {told.get('description', '')}"
     skipped = ("model", "weights_sha256", "recipe", "description", "layout", "layout_version", "n",
-               "complete", "format", "schema")  # fmt: skip
+               "complete", "format", "schema", "manifest")  # fmt: skip
     rest = [f"{key} {value[:_LONG]}" for key, value in told.items()
             if value and key not in skipped and not key.startswith("missing_mass")]  # fmt: skip
     yield "attributes", ", ".join(rest) or "none: the file does not say where it came from"

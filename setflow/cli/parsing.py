@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter
+
+from setflow.telling import FORMS
 
 __all__ = [
     "Argument",
@@ -133,6 +136,39 @@ def conditions(text: str | dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+def part_of_run(text: str | tuple[int, int]) -> tuple[int, int]:
+    """Return which part of a run is meant, from 0, and of how many.
+
+    `slurm` asks the environment of a job array for both; a step between the numbers of its tasks is
+    taken into account.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text says neither, or there is no such part or array.
+
+    >>> part_of_run("3/100")
+    (3, 100)
+    """
+    if not isinstance(text, str):
+        return text
+    if text == "slurm":
+        names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
+        found = [os.environ.get(name, "1" if name.endswith("STEP") else "") for name in names]
+        if not all(value.isdigit() for value in found) or int(found[3]) < 1:
+            raise argparse.ArgumentTypeError(
+                f"slurm asks for {', '.join(names[:3])}, which are set in a job array and not "
+                "here; expected a part such as 3/100"
+            )
+        task, first, last, step = map(int, found)
+        return (task - first) // step, (last - first) // step + 1
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no part of a run, expected K/M with K from 0 to M - 1, such as 3/100, or "
+            "slurm"
+        )
+    return int(number), int(of)
+
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of a command.
@@ -180,6 +216,17 @@ class Argument:
 
 def integer(names: str, help: str, **options: Any) -> Argument:
     return Argument(names, help, "N", whole, **options)
+
+
+PROGRESS = Argument(
+    "--progress",
+    "The form in which progress is told: auto draws a bar in a terminal and writes a line every "
+    "minute elsewhere; lines writes these lines everywhere; json writes them as JSON, one object a "
+    "line, with what is done, the total, the number for each second and the seconds left; none "
+    "tells nothing.",
+    choices=FORMS,
+    default="auto",
+)
 
 
 @dataclass(frozen=True)

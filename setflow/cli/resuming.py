@@ -33,7 +33,7 @@ _MAY_DIFFER = (
     *BOUNDS,
     *(f"trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")),
     *(f"trainer.{name}" for name in ("enable_progress_bar", "enable_model_summary", "profiler")),
-    *("trainer.log_every_n_steps", "trainer.detect_anomaly", "name"),
+    *("trainer.log_every_n_steps", "trainer.detect_anomaly", "name", "data.workers"),
 )
 _FILES = ("data.train", "data.val")  # compared by what they hold
 _OURS = {CONFIG, "csv", "tensorboard", "checkpoints", "model", f".{CONFIG}.part", ".model.part"}

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.data.columns import names_of, recoded, require_kind, select_columns, texts_of
-from setflow.data.header import open_events
+from setflow.data.header import OpenEvents, open_events
 from setflow.data.layouts import CONTEXT, EventLayout, layout_of
 from setflow.data.sample import EventSample
 from setflow.schema import Feature, Real, kind_of, names
@@ -50,6 +50,7 @@ class ContextSource:
         fixed: Mapping[str, float] | None = None,
     ) -> None:
         self.path, self._features, self._fixed = path, tuple(features), dict(fixed or {})
+        self._open = OpenEvents(find(JETS, path))
         open_to = [feature for feature in self._features if feature.name not in self._fixed]
         held = names(context_features(path)) if open_to else ()
         self._given = [feature for feature in open_to if feature.name in held]
@@ -70,13 +71,17 @@ class ContextSource:
         n = len(sample)
         told = dict(zip(self.columns, sample.context(self.columns).unbind(-1), strict=True))
         if self._given:
-            values = read_context(self.path, self._given, start=start, stop=start + n)
+            values = _columns(self._open.file, self._open.path, self._given, start, start + n)
             columns = torch.from_numpy(values).unbind(-1)
             told |= dict(zip(names(tuple(self._given)), columns, strict=True))
         for name, value in self._fixed.items():
             told[name] = torch.full((n,), value, dtype=sample.event.dtype)
         dtype = torch.float64 if self._given else sample.event.dtype
         return torch.stack([told[feature.name].to(dtype) for feature in self._features], -1)
+
+    def close(self) -> None:
+        """Close the file, which stays open where its context is read; it is opened when needed."""
+        self._open.close()
 
 
 def context_texts(features: Sequence[Feature]) -> dict[str, Sequence[str]]:
@@ -126,13 +131,20 @@ def read_context(
         ValueError: if a unit cannot be converted, or the file has a category that is not known.
     """
     path = find(JETS, path)
-    where = f"{path}: {CONTEXT}"
     with open_events(path) as file:
-        held = {feature.name: feature for feature in _features(file, path)}
-        for feature in wanted:
-            require_kind(held[feature.name], feature, where)
-        columns = select_columns(file[CONTEXT], (), wanted, where)
-        values = columns.of(file[CONTEXT][start:stop].astype(np.float64))
+        return _columns(file, path, wanted, start, stop)
+
+
+def _columns(
+    file: Any, path: Path, wanted: Sequence[Feature], start: int, stop: int | None
+) -> NDArray[np.float64]:
+    """Return columns of the dataset `context` of an open file; see `read_context`."""
+    where = f"{path}: {CONTEXT}"
+    held = {feature.name: feature for feature in _features(file, path)}
+    for feature in wanted:
+        require_kind(held[feature.name], feature, where)
+    columns = select_columns(file[CONTEXT], (), wanted, where)
+    values: NDArray[np.float64] = columns.of(file[CONTEXT][start:stop].astype(np.float64))
     if columns.converted:  # at one place, so that Python tells it once for a file
         warnings.warn(columns.converted, stacklevel=1)
     for k, feature in enumerate(wanted):

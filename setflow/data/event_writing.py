@@ -15,6 +15,7 @@ from torch import Tensor
 from setflow.data.contexts import context_texts
 from setflow.data.jets import EVENTS, RESERVED, WEIGHTS
 from setflow.data.layouts import CONTEXT, FORMAT, MASK, OBJECTS, OFFSETS, TARGET, VALUES, VERSION
+from setflow.data.manifest import Run
 from setflow.data.sample import EventSample, units
 from setflow.data.stream import Table, TableStream, chunk_rows
 from setflow.data.valid import OF_EVENTS, Defects, note, refuse
@@ -46,6 +47,8 @@ class EventWriter(Writer):
         keep_unphysical: write also what cannot be, such as a positive feature below 0 or NaN, as
             the sample of a model may hold it; it is counted in `unphysical`, and the file tells it
             by an attribute of this name.
+        run: where the file stands in a run of events (`setflow.data.manifest.Run`); the file then
+            has a manifest, by which its content can be verified.
 
     Raises:
         OSError: at once, if the file exists and `overwrite` is False, or its folder does not exist
@@ -73,8 +76,11 @@ class EventWriter(Writer):
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
         keep_unphysical: bool = False,
+        run: Run | None = None,
     ) -> None:
-        stream = TableStream(path, overwrite=overwrite, compression=compression, checksums=True)
+        stream = TableStream(
+            path, overwrite=overwrite, compression=compression, checksums=True, run=run
+        )
         reserved = (*RESERVED, "format", "schema")
         super().__init__(stream, schema_of(schema), attributes, reserved, keep_unphysical)
         self._objects = None if objects is None else whole_number(objects, "objects", 1)

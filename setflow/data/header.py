@@ -17,7 +17,14 @@ from setflow.schema import Schema
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find, known
 
-__all__ = ["EventHeader", "datasets_of", "header_of", "open_events", "read_header"]
+__all__ = [
+    "EventHeader",
+    "OpenEvents",
+    "datasets_of",
+    "header_of",
+    "open_events",
+    "read_header",
+]
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,39 @@ def open_events(path: Path) -> Any:
             f"{path} is {'a damaged HDF5 file' if broken else 'not an HDF5 file'} ({error}); "
             + ("fetch or make it again" if broken else "expected HDF5 in the layout of JetNet")
         ) from error
+
+
+class OpenEvents:
+    """An HDF5 file that stays open; each process that is handed it opens it for itself.
+
+    Arguments:
+        path: where it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: Any = None
+        self._process = -1
+
+    @property
+    def file(self) -> Any:
+        """The file, open in this process.
+
+        Raises:
+            OSError: if it cannot be opened.
+        """
+        if self._file is None or self._process != os.getpid():
+            self._file, self._process = open_events(self.path), os.getpid()
+        return self._file
+
+    def close(self) -> None:
+        """Close the file, if this process has opened it."""
+        if self._file is not None and self._process == os.getpid():
+            self._file.close()
+        self._file = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OpenEvents, (self.path,)
 
 
 def header_of(layout: Layout) -> EventHeader:

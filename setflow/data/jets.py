@@ -12,7 +12,7 @@ from setflow.sets.batch import SetBatch
 __all__ = ["JetSample"]
 
 LAYOUT_VERSION = 1
-RESERVED = ("complete", "layout", "layout_version", "n", "unphysical")
+RESERVED = ("complete", "layout", "layout_version", "manifest", "n", "unphysical")
 PARTICLES, JETS, TYPES, EVENTS, WEIGHTS = (spec.key for spec in DATASETS)
 DTYPES = {spec.key: np.dtype(spec.dtype) for spec in DATASETS}
 PHI = names(PARTICLE_FEATURES).index("phirel")

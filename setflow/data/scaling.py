@@ -16,6 +16,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from setflow.data.moments import Moments
 from setflow.fitted import Fitted
 from setflow.schema.kinds import Kind, Positive, kind_of
 from setflow.sets.arrays import Array, as_tensor
@@ -164,32 +165,91 @@ class Standardizer(Fitted):
         >>> Standardizer(1).fit([[[1.0]], [[4.0]]], weight=[2, 1]).mean
         tensor([2.], dtype=torch.float64)
         """
+        real, each, weight = self._real(x, mask, weight)
+        self._require_two(len(real))
+        if each is None:
+            std, mean = torch.std_mean(real, dim=0)
+        else:
+            total_weight(each, f"over {len(each):,} real objects the weights", weight)
+            std, mean = weighted_std_mean(real, each)
+        negative = (
+            None if weight is None or not bool((weight < 0).any()) else count_negative(weight)
+        )
+        return self._settle(std, mean, real.amin(0) if self.has_bound else None, negative)
+
+    def moments(self, x: Array, mask: Array | None = None, weight: Array | None = None) -> Moments:
+        """Return what `fit_moments` needs of a part of a training sample; parts add.
+
+        The arguments and errors are those of `fit`, but a part may hold anything that is finite and
+        within the bounds of its kind.
+        """
+        real, each, _ = self._real(x, mask, weight)
+        return Moments.of(real, each)
+
+    def fit_moments(
+        self, moments: Moments, *, weighted: bool = False, negative: str | None = None
+    ) -> Standardizer:
+        """Take mean and standard deviation from the sum of all parts; return self.
+
+        They are those that `fit` finds of the whole sample, to rounding.
+
+        Arguments:
+            moments: the sum of `moments` over the parts.
+            weighted: whether the events have weights.
+            negative: how many of them are negative, in words, for errors; None if none is.
+
+        Raises:
+            ValueError: as `fit`.
+
+        >>> scaler = Standardizer(1)
+        >>> parts = scaler.moments([[[1.0]]]) + scaler.moments([[[4.0], [7.0]]])
+        >>> scaler.fit_moments(parts).mean
+        tensor([4.], dtype=torch.float64)
+        """
+        self._require_two(int(moments.n))
+        std, mean = moments.std_mean(weighted=weighted)
+        return self._settle(std, mean, moments.lowest, negative)
+
+    def _require_two(self, found: int) -> None:
+        if found < 2:
+            raise ValueError(f"fit needs at least two real objects, got {found}")
+
+    def _real(
+        self, x: Array, mask: Array | None, weight: Array | None
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Return transformed features of real objects `(M, dim)`, and weights of these and events.
+
+        Raises:
+            ValueError: if a value is not finite or outside the bounds of its kind.
+        """
         x, mask = self._checked(x, mask)
-        safe = self._safe(x, mask)
-        if not bool(safe.isfinite().all()):
+        real = x[mask] if mask is not None else x.reshape(-1, self.dim)
+        if not bool(real.isfinite().all()):
+            safe = self._safe(x, mask)
             *event, _, feature = (~safe.isfinite()).nonzero()[0].tolist()
             where = f", the first in event {', '.join(map(str, event))}" if event else ""
             raise ValueError(
                 f"{self.label(feature)} holds NaN or infinite values{where}; leave such events out"
             )
-        safe = self._transform(safe.to(torch.float64))
-        real = safe[mask] if mask is not None else safe.reshape(-1, self.dim)
-        if len(real) < 2:
-            raise ValueError(f"fit needs at least two real objects, got {len(real)}")
+        if bool(self.outside(real).any()):
+            self._require_inside(self._safe(x, mask))  # which tells where
+        real = self._transform(real.to(torch.float64))
         if weight is None:
-            std, mean = torch.std_mean(real, dim=0)
-        else:
-            weight = as_weight(weight, x.shape[:-2]).to(x.device)
-            each = weight[..., None].expand(x.shape[:-1])
-            each = each[mask] if mask is not None else each.reshape(-1)
-            total_weight(each, f"over {len(each):,} real objects the weights", weight)
-            std, mean = weighted_std_mean(real, each)
+            return real, None, None
+        weight = as_weight(weight, x.shape[:-2]).to(x.device)
+        each = weight[..., None].expand(x.shape[:-1])
+        return real, each[mask] if mask is not None else each.reshape(-1), weight
+
+    def _settle(
+        self, std: Tensor, mean: Tensor, lowest: Tensor | None, negative: str | None
+    ) -> Standardizer:
+        """Take statistics that were found; `negative` counts weights for the error, if any is."""
         if not bool((std > 0).all()):
             feature = int((~(std > 0)).nonzero()[0])
-            if weight is not None and bool((weight < 0).any()):
+            if negative is not None:
                 raise ValueError(
-                    f"the weighted variance of {self.label(feature)} is not positive: "
-                    f"{count_negative(weight)}; give more events, or weights of which fewer cancel"
+                    f"the weighted variance of {self.label(feature)} is not positive: {negative}; "
+                    "give more events, or weights of which fewer cancel"
                 )
             raise ValueError(
                 f"{self.label(feature)} is constant ({mean[feature].item():g}); "
@@ -198,7 +258,8 @@ class Standardizer(Fitted):
         self.mean.copy_(mean)
         self.std.copy_(std)
         for index in self.has_bound:
-            self.lowest[index] = real[:, index].min()
+            assert lowest is not None
+            self.lowest[index] = lowest[index]
         self.given, self.known = False, True
         return self
 

@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.hashing import Hashes, hash_of_events, hash_of_numbers, shares_of
-from setflow.data.hdf5 import blocks_of, unreadable
 from setflow.data.header import open_events
 from setflow.data.jets import EVENTS
 from setflow.data.layouts import OFFSETS, VALUES, Layout, layout_of
+from setflow.data.rows import blocks_of, unreadable
 from setflow.data.stream import Table, TableStream, chunk_rows
 from setflow.data.valid import checked_mask
 from setflow.shipped import JETS, find

@@ -7,7 +7,7 @@ cut into batches: what comes waits until there are enough events for a chunk.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +16,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from setflow.data.hdf5_output import Hdf5Output
+from setflow.data.manifest import Digest, Manifest, Run
 from setflow.files import NewFile, check_hdf5_name
 from setflow.opened import Opened
 
@@ -53,6 +55,8 @@ class TableStream(Opened):
         overwrite: replace the file if it exists.
         compression: the gzip level, 0 (none) to 9.
         checksums: whether each chunk has a checksum, Fletcher32, so that damage is found.
+        run: where the file stands in a run of events; it then has a manifest
+            (`setflow.data.manifest`).
 
     Raises:
         OSError: at once, if the file exists and `overwrite` is False, or its folder does not exist
@@ -67,17 +71,19 @@ class TableStream(Opened):
         overwrite: bool,
         compression: int,
         checksums: bool,
+        run: Run | None = None,
     ) -> None:
-        self._output = NewFile(check_hdf5_name(path), overwrite=overwrite)
+        self._target = NewFile(check_hdf5_name(path), overwrite=overwrite)
         if not 0 <= compression <= 9:
             raise ValueError(f"compression is {compression}, expected a gzip level from 0 to 9")
         self._compression, self._checksums = compression, checksums
         self._tables: dict[str, Table] = {}
+        self._run, self._digests = run, dict[str, Digest]()
         self._rows = 1
         self._waiting: dict[str, list[NDArray[Any]]] = {}
         self._lengths: list[NDArray[np.int64]] = []
         self._n = self._n_waiting = 0
-        self._file: Any = None
+        self._output: Hdf5Output | None = None
 
     @property
     def n(self) -> int:
@@ -87,15 +93,15 @@ class TableStream(Opened):
     @property
     def is_open(self) -> bool:
         """Whether the block has begun and not ended."""
-        return self._file is not None
+        return self._output is not None
 
     def _enter(self, stack: ExitStack) -> None:
         stack.callback(self._closed)  # on the way out: the file closed, renamed, forgotten
-        part = stack.enter_context(self._output)
-        self._file = stack.enter_context(h5py.File(part, "w", locking=False))
+        part = stack.enter_context(self._target)
+        self._output = stack.enter_context(Hdf5Output(part, "w"))
 
     def _closed(self) -> None:
-        self._file = None
+        self._output = None
 
     def create(self, tables: Mapping[str, Table], rows: int, attributes: Mapping[str, Any]) -> None:
         """Make the datasets, empty, and the attributes of the file.
@@ -105,12 +111,19 @@ class TableStream(Opened):
             rows: how many events are written at a time.
             attributes: what the file says of itself.
         """
+        if self._run is not None:  # an order that `setflow.data.merging` knows
+            tables, attributes = dict(sorted(tables.items())), dict(sorted(attributes.items()))
         self._tables, self._rows = dict(tables), rows
         self._waiting = {key: [] for key in tables}
+        self._digests = {key: Digest() for key in tables}
+        told = {"complete": False, "n": np.int64(0), **attributes}
+        self._do(lambda file: self._create(file, told))
+
+    def _create(self, file: Any, attributes: Mapping[str, Any]) -> None:
         strings = h5py.string_dtype()
-        for key, table in tables.items():
+        for key, table in self._tables.items():
             begun = 0 if table.first is None else len(table.first)
-            dataset = self._file.create_dataset(
+            dataset = file.create_dataset(
                 key,
                 shape=(begun, *table.tail),
                 maxshape=(None, *table.tail),
@@ -124,13 +137,12 @@ class TableStream(Opened):
             )
             if table.first is not None:
                 dataset[:] = table.first
-            for name, texts in table.texts.items():
+                self._digests[key].add(np.asarray(table.first, table.dtype))
+            for name, texts in sorted(table.texts.items()):
                 kept = isinstance(texts, (str, np.ndarray, np.generic, h5py.Empty))
                 dataset.attrs[name] = texts if kept else np.array(texts, dtype=strings)
-        self._file.attrs["complete"] = False
-        self._file.attrs["n"] = np.int64(0)
         for name, value in attributes.items():
-            self._file.attrs[name] = value
+            file.attrs[name] = value
 
     def append(self, rows: Mapping[str, NDArray[Any]], lengths: NDArray[np.int64]) -> None:
         """Append events; they reach the file when enough for a chunk have come, or at the end.
@@ -146,13 +158,33 @@ class TableStream(Opened):
         if self._n_waiting >= self._rows:
             self._flush(self._n_waiting - self._n_waiting % self._rows)
 
-    def finish(self, attributes: Mapping[str, Any]) -> None:
-        """Write what waits, and what is known at the end only; the file is then complete."""
+    def finish(
+        self, attributes: Mapping[str, Any], unphysical: Mapping[str, int] | None = None
+    ) -> None:
+        """Write what waits, and what is known at the end only; the file is then complete.
+
+        Arguments:
+            attributes: what the file says of itself.
+            unphysical: how often each feature has a value that cannot be, for the manifest.
+        """
         self._flush(self._n_waiting)
-        self._file.attrs["n"] = np.int64(self._n)
-        for name, value in attributes.items():
-            self._file.attrs[name] = value
-        self._file.attrs["complete"] = True
+        self._do(lambda file: self._complete(file, attributes, dict(unphysical or {})))
+
+    def _complete(
+        self, file: Any, attributes: Mapping[str, Any], unphysical: dict[str, int]
+    ) -> None:
+        told = {"n": np.int64(self._n), **attributes}
+        if self._run is not None:
+            first, events = self._run
+            hashes = {key: digest.text() for key, digest in self._digests.items()}
+            told["manifest"] = Manifest(events, first, first + self._n, hashes, unphysical).text()
+        for name, value in told.items():
+            file.attrs[name] = value
+        file.attrs["complete"] = True
+
+    def _do(self, call: Callable[[Any], object]) -> None:
+        assert self._output is not None
+        self._output.do(call)
 
     def _flush(self, whole: int) -> None:
         """Write so many events, chunk by chunk: the bytes do not depend on the batches."""
@@ -161,19 +193,27 @@ class TableStream(Opened):
         joined = {key: np.concatenate(parts) for key, parts in self._waiting.items()}
         lengths = np.concatenate(self._lengths)
         ends = np.concatenate([np.zeros(1, np.int64), lengths.cumsum()])
+        parts = []
         for first in range(0, whole, self._rows):
             last = min(first + self._rows, whole)
             for key, table in self._tables.items():
                 start, stop = (ends[first], ends[last]) if table.of_objects else (first, last)
-                dataset = self._file[key]
-                held = len(dataset)
-                dataset.resize(held + stop - start, axis=0)
-                dataset[held:] = joined[key][start:stop]
+                parts.append((key, joined[key][start:stop]))
             self._n += last - first
         for key, table in self._tables.items():
             self._waiting[key] = [joined[key][ends[whole] if table.of_objects else whole :]]
         self._lengths = [lengths[whole:]]
         self._n_waiting -= whole
+        self._do(lambda file: self._write(file, parts))
+
+    def _write(self, file: Any, parts: Sequence[tuple[str, NDArray[Any]]]) -> None:
+        for key, rows in parts:
+            dataset = file[key]
+            held = len(dataset)
+            dataset.resize(held + len(rows), axis=0)
+            dataset[held:] = rows
+            if self._run is not None:
+                self._digests[key].add(np.asarray(rows, self._tables[key].dtype))
 
 
 def chunk_rows(row_bytes: int) -> int:

@@ -32,6 +32,7 @@ from setflow.data.jets import (
     TYPES,
     WEIGHTS,
 )
+from setflow.data.manifest import Run
 from setflow.data.sample import EventSample
 from setflow.data.stream import Table, TableStream, chunk_rows
 from setflow.data.valid import (
@@ -114,11 +115,9 @@ class Writer(Opened):
     ) -> None:
         if kind is None:
             self._end()
-            told = {}
-            if self.unphysical:
-                counts = dict(sorted(self.unphysical.items()))
-                told["unphysical"] = counted(counts, self._schema.objects)
-            self._stream.finish(told)
+            counts = dict(sorted(self.unphysical.items()))
+            told = {"unphysical": counted(counts, self._schema.objects)} if counts else {}
+            self._stream.finish(told, counts)
 
     def _listed(self, objects: SetBatch) -> None:
         if not self._stream.is_open:
@@ -227,8 +226,11 @@ class JetWriter(Writer):
         attributes: Mapping[str, Any] | None = None,
         compression: int = 4,
         keep_unphysical: bool = False,
+        run: Run | None = None,
     ) -> None:
-        stream = TableStream(path, overwrite=overwrite, compression=compression, checksums=False)
+        stream = TableStream(
+            path, overwrite=overwrite, compression=compression, checksums=False, run=run
+        )
         super().__init__(stream, JETNET, attributes, RESERVED, keep_unphysical)
         self._objects, self._jet_units = whole_number(objects, "objects", 1), tuple(jet_units)
         if len(self._jet_units) != len(JET_FEATURES):

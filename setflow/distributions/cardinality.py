@@ -49,6 +49,20 @@ class CardinalityModel(Fitted, ABC):
                 much. `SetFlow.fit_statistics` gives it only where there are weights.
         """
 
+    def fit_counts(self, counts: Tensor) -> Self:
+        """Take what the model needs from how often each number of objects occurs; return self.
+
+        It is `fit` of a sample that is not in memory at once. This one cannot.
+
+        Arguments:
+            counts: of each N from 0, float64, positive or 0, with shape `(max_objects + 1,)`;
+                weighted events are counted by their weights, which sum to their effective number.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no fit_counts, by which it would take frequencies of "
+            "events that are not in memory; give it one, or hold them there: data.in_memory: true"
+        )
+
     @abstractmethod
     def sample(self, uniform: Array, c: Array | None = None) -> Tensor:
         """Return the number of objects at each quantile, int64 with shape `batch`.
@@ -155,7 +169,10 @@ class EmpiricalCardinality(CardinalityModel):
         lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
-        counts = _counts(lengths, self.max_objects, weight)
+        return self.fit_counts(_counts(lengths, self.max_objects, weight))
+
+    def fit_counts(self, counts: Tensor) -> Self:
+        """Take the frequencies of counts; see `CardinalityModel.fit_counts`."""
         self.probabilities.copy_(counts / counts.sum())
         self.given, self.known = False, True
         return self
@@ -280,7 +297,10 @@ class ConditionalCardinality(CardinalityModel):
         lengths = as_tensor(lengths, "lengths")
         if c is not None:
             self._context(c, lengths)
-        counts = _counts(lengths, self.max_objects, weight)
+        return self.fit_counts(_counts(lengths, self.max_objects, weight))
+
+    def fit_counts(self, counts: Tensor) -> Self:
+        """Start from the frequencies of counts; see `CardinalityModel.fit_counts`."""
         self._start((counts + 1 / len(counts)) / (counts.sum() + 1))
         self.known = True
         return self
@@ -400,15 +420,31 @@ def _counts(lengths: Tensor, max_objects: int, weight: Array | None) -> Tensor:
     counts, size = (
         torch.bincount(index, each, minlength=max_objects + 1) for each in (share, share.abs())
     )
-    impossible = (size > 0) & ~(counts > 1e-12 * size)
+    numbers = torch.bincount(index, minlength=max_objects + 1)
+    require_possible(counts, size, numbers, count_negative(weight))
+    return counts * effective_number(weight)
+
+
+def require_possible(shares: Tensor, sizes: Tensor, numbers: Tensor, negative: str) -> None:
+    """Refuse weights that make a probability which is not positive.
+
+    Arguments:
+        shares: the sums of the weights at each N, over the sum of all.
+        sizes: the sums of their absolute values, likewise.
+        numbers: how many events have each N.
+        negative: how many weights are negative, in words.
+
+    Raises:
+        ValueError: if there is one; it counts the negative ones.
+    """
+    impossible = (sizes > 0) & ~(shares > 1e-12 * sizes)
     if bool(impossible.any()):
         n = int(impossible.nonzero()[0])
         raise ValueError(
-            f"the weights of the {int((index == n).sum()):,} events with {n} objects give "
-            f"p({n}) = {counts[n].item():.3g}, expected a positive probability: "
-            f"{count_negative(weight)}; give more events, or weights of which fewer cancel"
+            f"the weights of the {int(numbers[n]):,} events with {n} objects give "
+            f"p({n}) = {shares[n].item():.3g}, expected a positive probability: "
+            f"{negative}; give more events, or weights of which fewer cancel"
         )
-    return counts * effective_number(weight)
 
 
 def _checked(lengths: Tensor, max_objects: int) -> Tensor:

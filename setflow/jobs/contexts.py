@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,8 @@ import torch
 from torch import Tensor
 
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
-from setflow.data.sample import EventSample
+from setflow.data.reader import EventReader
 from setflow.data.valid import impossible
 from setflow.files import file_sha256
 from setflow.model.encoding import require_names
@@ -94,18 +94,18 @@ def asked_for(
     assert given is not None
     path = find(JETS, given)
     rows = None if events is None else -(-events // oversample)
-    source = ContextSource(path, flow.context_features)
-    sample = _rows(flow, path, rows, source.columns)
-    if events is not None and len(sample) * oversample < events:
-        times = f", of which {oversample} each make {len(sample) * oversample}"
-        most = len(sample) * oversample
+    found, of_file = _rows(flow, path, rows)
+    n = len(found)
+    if events is not None and n * oversample < events:
+        times = f", of which {oversample} each make {n * oversample}"
+        most = n * oversample
         raise ValueError(
-            f"{path} holds {len(sample)} {words_of(flow.features).events}"
+            f"{path} holds {n} {words_of(flow.features).events}"
             f"{times if oversample > 1 else ''}, and {events} are asked for; ask for at most "
             f"{most} (--events {most}), leave the number out to take all, raise --oversample, or "
             "give a larger file"
         )
-    lengths, rows_c = sample.objects.lengths, _possible(flow, source.of(sample), path)
+    lengths, rows_c = found, _possible(flow, of_file, path)
     if oversample > 1:
         lengths = lengths.repeat_interleave(oversample)
         rows_c = None if rows_c is None else rows_c.repeat_interleave(oversample, dim=0)
@@ -309,16 +309,32 @@ def _number(flow: SetFlow, feature: Feature, value: Any) -> float:
     return number
 
 
-def _rows(flow: SetFlow, path: Path, rows: int | None, conditions: Sequence[str]) -> EventSample:
-    """Return the first rows of a file, cut to the number of objects that the model knows."""
-    header = read_header(path)
-    largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    return read_events(
-        path,
-        flow.schema,
-        stop=rows if rows is None else min(rows, header.n),
-        max_objects=largest,
-        features=flow.features,
-        conditions=conditions,
-        keep_unphysical="weights_sha256" in header.attributes,  # made by a model
-    )
+def _rows(flow: SetFlow, path: Path, rows: int | None) -> tuple[Tensor, Tensor | None]:
+    """Return what the first rows of a file ask for, of which only this is held in memory.
+
+    Returns:
+        The numbers of objects, cut to what the model knows, with shape `(n,)`, and the contexts,
+        with shape `(n, C)`; None without conditions.
+    """
+    source = ContextSource(path, flow.context_features)
+    made = "weights_sha256" in read_header(path).attributes  # by a model
+    lengths, contexts = list[Tensor](), list[Tensor]()
+    with (
+        closing(source),
+        EventReader(
+            path,
+            flow.schema,
+            max_objects=None if flow.cardinality is None else flow.cardinality.max_objects,
+            features=flow.features,
+            conditions=source.columns,
+            keep_unphysical=made,
+        ) as reader,
+    ):
+        stop = reader.n if rows is None else min(rows, reader.n)
+        for there in reader.blocks(0, stop):
+            sample = reader.read(there.start, there.stop)
+            lengths.append(sample.objects.lengths)
+            if (c := source.of(sample, there.start)) is not None:
+                contexts.append(c)
+        reader.warn_unused()
+    return torch.cat(lengths), torch.cat(contexts) if contexts else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,7 +11,10 @@ from typing import Any
 import torch
 
 from setflow.data.event_writing import EventWriter
+from setflow.data.header import open_events
 from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.manifest import Run, manifest_of
+from setflow.data.merging import shards_of
 from setflow.data.valid import counted
 from setflow.data.writing import JetWriter
 from setflow.model.model import SetFlow
@@ -19,7 +23,7 @@ from setflow.physics.kinematics import jet_features
 from setflow.schema import RELATIVE_JET_UNITS, Schema, words_of
 from setflow.sets.batch import SetBatch
 
-__all__ = ["SampledFile", "layout_for"]
+__all__ = ["SampledFile", "layout_for", "unphysical_warning"]
 
 
 def layout_for(flow: SetFlow, asked: int | None) -> int:
@@ -54,7 +58,7 @@ class SampledFile(Opened):
         out: the HDF5 file to write.
         layout: 1 or 2; see `layout_for`.
         objects: the number of slots.
-        overwrite: replace a file that is there.
+        run: where the file stands in the run.
         attributes: further attributes of the file.
 
     Raises:
@@ -68,10 +72,10 @@ class SampledFile(Opened):
         *,
         layout: int,
         objects: int,
-        overwrite: bool,
+        run: Run,
         attributes: Mapping[str, Any],
     ) -> None:
-        self._out, self._objects = out, max(1, objects)
+        self._objects = max(1, objects)
         self._features = flow.features
         schema = flow.schema
         by = schema.order_by if schema.order_by in flow.features else None
@@ -82,7 +86,7 @@ class SampledFile(Opened):
         )
         options: dict[str, Any] = {
             "objects": self._objects,
-            "overwrite": overwrite,
+            "run": run,
             "attributes": attributes,
             "keep_unphysical": True,
         }
@@ -109,13 +113,25 @@ class SampledFile(Opened):
         else:
             self._writer.write(SetBatch(x, mask), c)
 
-    def warning(self) -> str | None:
-        """Return what is to be known of values that cannot be, or None if there are none."""
-        counts, words = self._writer.unphysical, words_of(self._features)
-        if not counts:
-            return None
-        return (
-            f"the model made {words.objects} that cannot be: "
-            f"{counted(counts, self._schema.objects)}. They stand in {self._out} as they are; "
-            f"setflow evaluate counts them, and setflow score leaves out their {words.events}"
-        )
+
+def unphysical_warning(flow: SetFlow, out: Path) -> str | None:
+    """Return what is to be known of values in a sample that cannot be, or None if there are none.
+
+    Arguments:
+        flow: the model that made it.
+        out: the file, or the folder of files.
+    """
+    found: Counter[str] = Counter()
+    for path in shards_of([out]):
+        with open_events(path) as file:
+            manifest = manifest_of(file.attrs)
+            found.update({} if manifest is None else manifest.unphysical)
+    counts, words = dict(sorted(found.items())), words_of(flow.features)
+    if not counts:
+        return None
+    schema = [flow.schema.object(name) for name in flow.features]
+    return (
+        f"the model made {words.objects} that cannot be: "
+        f"{counted(counts, schema)}. They stand in {out} as they are; "
+        f"setflow evaluate counts them, and setflow score leaves out their {words.events}"
+    )

@@ -16,15 +16,16 @@ others are neither shifted nor changed, since the probes of an estimated diverge
 Rows go block by block into a part that can be continued (`setflow.files`): the values first, then
 the number of rows that are done. Its datasets have their full size from the beginning, so that a
 kill finds no structure half changed. The same call goes on behind the last block that is done.
+At the end the file has a manifest (`setflow.data.manifest`), and parts of a run
+(`setflow.parts`) are put together by `setflow.data.merging.merge`.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -37,16 +38,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_events, screen_events
+from setflow.data.hdf5 import read_events
+from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.header import read_header
+from setflow.data.manifest import Digest, Manifest, manifest_of
+from setflow.data.reader import EventReader
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
-from setflow.files import NewFile, check_hdf5_name, file_sha256
+from setflow.files import NewFile, check_hdf5_name, file_sha256, has_manifest
 from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
+from setflow.jobs.pieces import refuse_another, require_made_so
 from setflow.model.model import LogDensity, SetFlow
 from setflow.opened import Opened
+from setflow.parts import Part
 from setflow.progress import counting_bar
 from setflow.schema import Kind, kept_objects, words_of
 from setflow.sets.batch import SetBatch
@@ -55,7 +61,7 @@ from setflow.shipped import JETS, find
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
 
-__all__ = ["score_to_hdf5"]
+__all__ = ["rows_in", "score_to_hdf5"]
 
 BLOCK_ROWS = {"cpu": 64, "cuda": 2048}  # of a device; what a kill loses at most
 _NATS = tuple("log_prob" if name == "total" else name for name in LogDensity._fields)
@@ -65,6 +71,7 @@ _UNREACHED = (
     "fixed steps"
 )
 _NOT_FINITE = "the log-density is not finite: it lies too far from what the model knows"
+_AT_A_TIME = 2**16  # rows that are read at a time for the manifest
 _ANEW = "begin anew with overwrite=True"
 
 
@@ -80,6 +87,7 @@ def score_to_hdf5(
     seed: int = 0,
     overwrite: bool = False,
     progress: bool = True,
+    part: Part | None = None,
 ) -> Path:
     """Write the log-density of every event of a file, row for row; see the top of the module.
 
@@ -101,11 +109,14 @@ def score_to_hdf5(
         condition: values by name of conditions that are the same for all rows, whatever the file
             says, such as `{"class": "top"}`.
         seed: the seed of the probes of an estimated divergence.
-        overwrite: replace a file that is there, and begin anew where a call was interrupted.
+        overwrite: replace a file that is there, and begin anew where a call with other arguments
+            was interrupted.
         progress: show a progress bar.
+        part: score one part of the rows, in a file of its own, `scores-03-of-10.h5` beside
+            `scores.h5`.
 
     Returns:
-        The path of the file.
+        The path of the file; one that is there already, made by the same call, is left as it is.
 
     Warns:
         OutsideTrainingWarning: if contexts lie outside the range of the training.
@@ -133,7 +144,10 @@ def score_to_hdf5(
     ((2,), [5, 2])
     """
     data, out = find(JETS, data), check_hdf5_name(out)
-    NewFile(out, overwrite=overwrite)  # raises if it cannot be written
+    out = out if part is None else part.path(out)
+    finished = not overwrite and has_manifest(out)
+    if not finished:
+        NewFile(out, overwrite=overwrite)  # raises if it cannot be written
     header = read_header(data)
     if out.exists() and out.samefile(data):
         raise ValueError(f"{out} is the data themselves; choose another name for the scores")
@@ -146,6 +160,8 @@ def score_to_hdf5(
             f"to be scored; ask for at most {header.n} (--events {header.n}), or leave the number "
             "out to score all"
         )
+    block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
+    rows = range(events) if part is None else part.rows(events, block)
     refuse_wrapped(flow, source, events, seed)
     solver = RK4(steps=50) if solver is None else solver
     estimator = ExactDivergence() if estimator is None else estimator
@@ -166,17 +182,21 @@ def score_to_hdf5(
         how["condition"] = in_words(condition)
     terms = functools.partial(flow.log_prob_terms, solver=solver, estimator=estimator, seed=seed)
     unknown = attributes_of(flow, UNKNOWN_MASS)
-    block = BLOCK_ROWS.get(flow.device.type, BLOCK_ROWS["cpu"])
+    if finished:
+        require_made_so(out, how | {"first": rows.start, "stop": rows.stop})
+        return out
     with (
-        _ScoreFile(out, events, _columns(flow), how, unknown, overwrite=overwrite) as scores,
+        _ScoreFile(out, rows, _columns(flow), how, unknown, overwrite=overwrite) as scores,
+        closing(source),
+        _reader(flow, source) as reader,
         counting_bar(disable=not progress) as bar,
         torch.no_grad(),
     ):
-        task = bar.add_task("scoring", total=events, completed=scores.done)
-        begun, contexts = scores.done, list[Tensor]()
-        for start in range(scores.done, events, block):
-            stop = min(start + block, events)
-            columns, context = _score(flow, terms, source, slice(start, stop))
+        task = bar.add_task("scoring", total=len(rows), completed=scores.done)
+        begun, contexts = rows.start + scores.done, list[Tensor]()
+        for start in range(begun, rows.stop, block):
+            stop = min(start + block, rows.stop)
+            columns, context = _score(flow, terms, reader, source, slice(start, stop))
             scores.append(columns)
             if context is not None:
                 contexts.append(context)
@@ -212,16 +232,28 @@ def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextS
     return source
 
 
+def _reader(flow: SetFlow, source: ContextSource) -> EventReader:
+    """Return the file of the data, which stays open while its rows are scored."""
+    largest = None if flow.cardinality is None else flow.cardinality.max_objects
+    return EventReader(
+        source.path,
+        flow.schema,
+        max_objects=largest,
+        features=flow.features,
+        conditions=source.columns,
+    )
+
+
 def _score(
-    flow: SetFlow, terms: Callable[..., LogDensity], source: ContextSource, rows: slice
+    flow: SetFlow,
+    terms: Callable[..., LogDensity],
+    reader: EventReader,
+    source: ContextSource,
+    rows: slice,
 ) -> tuple[dict[str, NDArray[Any]], Tensor | None]:
     """Return the columns of rows of the data, and their contexts, NaN where there is no score."""
     start, stop = rows.start, rows.stop
-    largest = None if flow.cardinality is None else flow.cardinality.max_objects
-    sample, reasons = screen_events(
-        source.path, flow.schema, start=start, stop=stop, max_objects=largest,
-        features=flow.features, conditions=source.columns,
-    )  # fmt: skip
+    sample, reasons = reader.screen(start, stop)
     particles, context = sample.objects, source.of(sample, start)
     n_objects = particles.lengths.numpy().astype(np.int32)
     n_objects[list(reasons)] = -1
@@ -346,40 +378,41 @@ class _ScoreFile(Opened):
 
     Arguments:
         path: the file to write.
-        n: the number of rows.
+        rows: which rows of the data it holds.
         columns: the datasets by name.
         how: what the scores depend on; a file is continued only if all of it is the same.
         told: what else the attributes say, once it is known, and until then.
-        overwrite: replace the file if it exists, and discard what is begun.
+        overwrite: replace the file if it exists, and discard what is begun otherwise.
 
     Raises:
         FileExistsError: at the end, if the file has appeared meanwhile.
-        OSError: if what is begun is damaged, or in use by another process.
+        OSError: if what is begun is damaged, or in use by another process; or at the first block
+            that cannot be written.
         ValueError: if what is begun was begun otherwise.
     """
 
     def __init__(
         self,
         path: Path,
-        n: int,
+        rows: range,
         columns: Mapping[str, _Column],
         how: Mapping[str, str | int],
         told: Mapping[str, str | int | float],
         *,
         overwrite: bool,
     ) -> None:
-        self._n, self._columns, self._how = n, dict(columns), dict(how)
+        self._rows, self._n, self._columns, self._how = rows, len(rows), dict(columns), dict(how)
         self._told = dict(told)
-        self._output = NewFile(path, overwrite=overwrite, begin=self._begin)
-        self._file: Any = None
+        self._target = NewFile(path, overwrite=overwrite, begin=self._begin, same=self._is_same)
+        self._output: Hdf5Output
         self.done = 0
 
     def _enter(self, stack: ExitStack) -> None:
-        part = stack.enter_context(self._output)
-        self._file, self.done = self._continue(part)
-        stack.enter_context(self._file)
+        part = stack.enter_context(self._target)
+        self._require_same(part)
+        self._output = stack.enter_context(Hdf5Output(part, "r+"))
         stack.push(self._finish)
-        self._output.keep = self.done > 0  # else nothing is lost
+        self._target.keep = self.done > 0  # else nothing is lost
 
     def _finish(
         self,
@@ -388,85 +421,108 @@ class _ScoreFile(Opened):
         traceback: TracebackType | None,
     ) -> None:
         if kind is None:
-            self._file.attrs.modify("complete", True)
+            self._output.do(self._complete)
+
+    def _complete(self, file: Any) -> None:
+        hashes = {}
+        for name in self._columns:
+            digest = Digest()
+            for start in range(0, self._n, _AT_A_TIME):
+                digest.add(file[name][start : start + _AT_A_TIME])
+            hashes[name] = digest.text()
+        file.attrs.modify("manifest", np.bytes_(self._manifest(hashes)))
+        file.attrs.modify("complete", True)
+
+    def _manifest(self, hashes: Mapping[str, str]) -> str:
+        first, stop = self._rows.start, self._rows.stop
+        return Manifest(int(self._how["events"]), first, stop, dict(hashes), {}).text()
 
     def append(self, columns: Mapping[str, NDArray[Any]]) -> None:
         """Write the next rows, one array for each column; they are on disk when it returns."""
-        stop = self.done + len(columns["reason"])
-        for name, values in columns.items():
-            self._file[name][self.done : stop] = values
-        self._sync()
-        self._file.attrs.modify("n", np.int64(stop))  # in its place: the structure stays
-        self._file.flush()
-        self.done, self._output.keep = stop, True
+        start, stop = self.done, self.done + len(columns["reason"])
+
+        def values(file: Any) -> None:
+            for name, column in columns.items():
+                file[name][start:stop] = column
+
+        def counter(file: Any) -> None:
+            file.attrs.modify("n", np.int64(stop))  # in its place: the structure stays
+            file.flush()
+            self.done, self._target.keep = stop, True  # here, where no signal comes between
+
+        self._output.do(values)
+        self._output.sync()
+        self._output.do(counter)
+        self._output.wait()
 
     def tell(self, told: Mapping[str, str | int | float]) -> None:
         """Write what has become known, in its place."""
-        for name, value in told.items():
-            if not isinstance(value, str):  # texts stand there from the beginning
-                self._file.attrs.modify(name, np.asarray(value))
+
+        def tell(file: Any) -> None:
+            for name, value in told.items():
+                if not isinstance(value, str):  # texts stand there from the beginning
+                    file.attrs.modify(name, np.asarray(value))
+
+        self._output.do(tell)
 
     def _begin(self, part: Path) -> None:
-        with h5py.File(part, "w", locking=False) as file:
-            for name, value in {"layout": "scores", **self._how, **self._told}.items():
-                file.attrs[name] = value
-            file.attrs["n"] = np.int64(0)
-            file.attrs["complete"] = False
-            for name, column in self._columns.items():
-                early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-                early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-                dataset = file.create_dataset(
-                    name,
-                    shape=(self._n,),
-                    dtype=column.dtype,
-                    fillvalue=column.fill,
-                    track_times=False,
-                    dcpl=early,
-                )
-                dataset.attrs["unit"] = column.unit
-                dataset.attrs["meaning"] = column.meaning
+        with Hdf5Output(part, "w") as output:
+            output.do(self._create)
 
-    def _continue(self, part: Path) -> tuple[Any, int]:
-        """Return the file that is begun, and how many of its rows are done."""
-        try:
-            file = h5py.File(part, "r+", locking=False)
-        except OSError as error:
-            raise self._damaged(str(error)) from error
-        try:
-            self._compare(dict(file.attrs))
-            done = int(file.attrs["n"])
-            held = {name: (file[name].shape, file[name].dtype) for name in self._columns}
-            expected = {name: ((self._n,), column.dtype) for name, column in self._columns.items()}
-            if held != expected or not 0 <= done <= self._n:
-                raise KeyError(f"it holds {done} of {self._n} rows in {held}")
-        except (AttributeError, KeyError, OSError, RuntimeError) as error:  # most are of h5py
-            file.close()
-            raise self._damaged(str(error)) from error
-        except BaseException:
-            file.close()
-            raise
-        return file, done
-
-    def _compare(self, found: Mapping[str, Any]) -> None:
-        differences = [
-            f"{name} was {_short(found[name])}, is {_short(value)}"
-            for name, value in self._how.items()
-            if str(found[name]) != str(value)
-        ]
-        if differences:
-            raise ValueError(
-                f"{self._output.part} was begun otherwise: {'; '.join(differences)}. Call as it "
-                f"was begun, choose another name, or {_ANEW}"
+    def _create(self, file: Any) -> None:
+        for name, value in {"layout": "scores", **self._how, **self._told}.items():
+            file.attrs[name] = value
+        file.attrs["n"] = np.int64(0)
+        file.attrs["complete"] = False
+        # its final length, so that it is written in its place
+        file.attrs["manifest"] = np.bytes_(self._manifest(dict.fromkeys(self._columns, "0" * 64)))
+        for name, column in self._columns.items():
+            early = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            early.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+            dataset = file.create_dataset(
+                name,
+                shape=(self._n,),
+                dtype=column.dtype,
+                fillvalue=column.fill,
+                track_times=False,
+                dcpl=early,
             )
+            dataset.attrs["unit"] = column.unit
+            dataset.attrs["meaning"] = column.meaning
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.id.get_vfd_handle())
+    def _is_same(self, part: Path) -> bool:
+        try:
+            self._require_same(part)
+        except (OSError, ValueError):
+            return False
+        return True
+
+    def _require_same(self, part: Path) -> None:
+        """Require that what is begun can be continued, and see how many of its rows are done."""
+        try:
+            with h5py.File(part, "r", locking=False) as file:
+                refuse_another(part, {name: file.attrs[name] for name in self._how}, self._how)
+                done, manifest = int(file.attrs["n"]), manifest_of(file.attrs)
+                held = {name: (file[name].shape, file[name].dtype) for name in self._columns}
+        except (AttributeError, KeyError, OSError, RuntimeError) as error:  # most are of h5py
+            raise self._damaged(str(error)) from error
+        if manifest is None:
+            raise self._damaged("it has no manifest")
+        here = {"first": self._rows.start, "stop": self._rows.stop}
+        refuse_another(part, manifest._asdict(), here)
+        expected = {name: ((self._n,), column.dtype) for name, column in self._columns.items()}
+        if held != expected or not 0 <= done <= self._n:
+            raise self._damaged(f"it holds {done} of {self._n} rows in {held}")
+        self.done = done
 
     def _damaged(self, why: str) -> OSError:
-        return OSError(f"{self._output.part} cannot be continued, it is damaged ({why}); {_ANEW}")
+        return OSError(f"{self._target.part} cannot be continued, it is damaged ({why}); {_ANEW}")
 
 
-def _short(value: object) -> str:
-    text = str(value)
-    return text if len(text) <= 70 else f"{text[:67]}..."
+def rows_in(target: Path) -> int:
+    """Return how many rows of a file of scores that is not finished are done."""
+    try:
+        with h5py.File(target.with_name(f"{target.name}.part"), "r", locking=False) as file:
+            return int(file.attrs["n"])
+    except (OSError, KeyError):
+        return 0

@@ -186,14 +186,25 @@ class ContextEncoder(nn.Module):
             c: the contexts, with shape `(n, C)`.
             anew: forget the range so far; else one that is unknown remains unknown.
         """
-        c = self._turned(c.detach().to(self.low))
         if not len(c):
             return
-        low, high = c.amin(0), c.amax(0)
+        low, high = self.ends(c)
         if not anew:
             low, high = torch.minimum(low, self.low), torch.maximum(high, self.high)
         self.low.copy_(low)
         self.high.copy_(high)
+
+    def ends(self, c: Tensor) -> Tensor:
+        """Return the smallest and the largest value of each condition, float64, `(2, C)`.
+
+        Arguments:
+            c: the contexts, with shape `(n, C)`; of none they are infinite.
+        """
+        c = self._turned(c.detach().to(self.low))
+        if not len(c):
+            full = torch.full_like(self.low, torch.inf)
+            return torch.stack([full, -full])
+        return torch.stack([c.amin(0), c.amax(0)])
 
     def warn_outside(self, c: Tensor, stacklevel: int = 2, *, first: int = 0) -> None:
         """Warn of contexts that lie outside the range of the training.

@@ -41,6 +41,7 @@ JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "tau32", "d2")
 PARTICLE_OBSERVABLES = ("etarel", "phirel", "ptrel")
 """The observables with one value per particle, in the order of the last dimension of `x`."""
 
+_BLOCK = 4096  # jets
 _EFPS = tuple(f"efp_{graph}" for graph in W1EFP_GRAPHS)
 
 
@@ -198,23 +199,11 @@ def observables(
     if weight is not None:
         weight = as_weight(weight, real.shape[:-2]).reshape(n).to(real.device)
         total_weight(weight, "the weights of the jets")
-    real, mask = real.double().reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
-    efps = energy_flow_polynomials(real, mask)
-    ordered, there = hardest_first(real, mask)
-    result = Observables(
-        mass=jet_mass(real, mask),
-        pt=jet_pt(real, mask),
-        multiplicity=multiplicity(real, mask),
-        tau21=tau21(real, mask),
-        tau32=tau32(real, mask),
-        d2=d2_of_efps(efps),
-        efps=efps,
-        particles=real[mask],
-        jet=mask.nonzero()[:, 0],
-        x=ordered,
-        mask=there,
-        weight=weight,
-    )
+    real, mask = real.reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
+    starts = range(0, n, _BLOCK)
+    parts = [_of_block(real[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
+    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    result = Observables(**columns, jet=mask.nonzero()[:, 0], weight=weight)
     for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES + _EFPS:
         values, jet = result.column(name)
         bad = jet[~values.isfinite()]
@@ -225,6 +214,25 @@ def observables(
                 "were made, and count them, before cutting them away"
             )
     return result
+
+
+def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return what is computed of some jets, a few, for it is in double precision."""
+    real = real.double()
+    efps = energy_flow_polynomials(real, mask)
+    ordered, there = hardest_first(real, mask)
+    return {
+        "mass": jet_mass(real, mask),
+        "pt": jet_pt(real, mask),
+        "multiplicity": multiplicity(real, mask),
+        "tau21": tau21(real, mask),
+        "tau32": tau32(real, mask),
+        "d2": d2_of_efps(efps),
+        "efps": efps,
+        "particles": real[mask],
+        "x": ordered,
+        "mask": there,
+    }
 
 
 def require_equal_jets(*samples: Observables) -> None:

@@ -34,6 +34,7 @@ from setflow.sets.batch import SetBatch
 
 __all__ = ["Copies", "Findings", "Procedure", "findings_of"]
 
+_BLOCK = 4096  # jets
 _TOUCHING = 1e-9  # standard deviations: what rounding leaves between a jet and itself
 
 
@@ -259,7 +260,8 @@ def _memorisation(
     """
     generated, reference, everything = sides
     procedure.say(f"looking for the nearest of {len(training):,} jets of the training")
-    efps = energy_flow_polynomials(training.x.double(), training.mask)
+    blocks = (training[k : k + _BLOCK] for k in range(0, len(training), _BLOCK))
+    efps = torch.cat([energy_flow_polynomials(b.x.double(), b.mask) for b in blocks])
     known, seed = Training(efps), procedure.seed
     near, far, *wrong = (known.distances(s.efps) for s in (generated, everything, *controls))
     compared = far[: len(reference)]

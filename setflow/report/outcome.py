@@ -52,14 +52,16 @@ class Side:
         return self.events if self.effective is None else self.effective
 
     @classmethod
-    def of(cls, name: str, jets: SetBatch, events: int, weights_sha256: str | None = None) -> Side:
-        """Return what the first `events` jets of a sample are as a side."""
+    def of(
+        cls, name: str, jets: SetBatch, events: int, available: int, weights_sha256: str | None
+    ) -> Side:
+        """Return what the first `events` jets of a sample are, of so many that there are."""
         effective, negative = None, 0
         if jets.weight is not None:
             weight = jets.weight[:events]
             effective, negative = effective_number(weight), int((weight < 0).sum())
         columns = jets.mask.shape[1]
-        return cls(name, events, len(jets), columns, effective, negative, weights_sha256)
+        return cls(name, events, available, columns, effective, negative, weights_sha256)
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "PAGES", "compare", "evaluate"]
 
+_BLOCK = 4096  # events
 METRICS_FILE = "metrics.json"
 """The file of numbers in the folder of a report, beside its pictures."""
 
@@ -83,8 +84,10 @@ def evaluate(
         generated_path: the HDF5 file of generated events.
         reference_path: that of the reference: events that the model was not trained on.
         out: the folder to write; it appears when it is complete.
-        events: compare at most so many events of each side, the first ones. The floor draws from
-            all events of the reference: with twice as many as are compared it needs no scaling.
+        events: compare at most so many events of each side, the first ones. No more are read than
+            the comparison needs: of the reference twice as many, since the floor draws disjoint
+            parts as large as what is compared; three times as many if there are weights, which are
+            not all worth the same.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -125,17 +128,22 @@ def evaluate(
             f"neither {generated} nor {reference} has a dataset '{weight}' of weights; name one "
             "that is there, or leave the weights out"
         )
+    if events is not None and events < 1:
+        raise ValueError(f"events is {events}, expected at least 1, or None for all")
+    there = [header.n for header in headers]
+    stops = there if events is None else [events, (3 if weights else 2) * events]
     classes = [class_of(path, header) for path, header in zip(paths, headers, strict=True)]
     samples = [
         read_events(
             path,
             schema,
+            stop=min(stop, header.n),
             features=features,
             keep_unphysical=path == generated,
             weight=weights.get(path),
             conditions=[one.name] if one is not None and one in header.schema.event else [],
         )
-        for path, header, one in zip(paths, headers, classes, strict=True)
+        for path, header, one, stop in zip(paths, headers, classes, stops, strict=True)
     ]
     training = None
     if train is not None:
@@ -162,6 +170,7 @@ def evaluate(
         require=require,
         device=device,
         say=say,
+        available=(there[0], there[1]),
     )
 
 
@@ -218,6 +227,7 @@ def compare(
     require: str | None = None,
     device: str = "cpu",
     say: Callable[[str], None] = _nothing,
+    available: tuple[int, int] | None = None,
 ) -> Report:
     """Compare two samples of events; `evaluate` without reading files.
 
@@ -241,6 +251,7 @@ def compare(
         require: limits that metrics have to keep; see `evaluate`.
         device: where the classifier on particles trains.
         say: is told what takes long.
+        available: how many events there are of each side, where only the first ones are given.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that events must share to be swapped is the full one.
@@ -270,26 +281,31 @@ def compare(
     columns = min(side.mask.shape[1] for side in sides)
     n_gen, n_ref = (min(len(side), events or len(side)) for side in sides)
 
-    model, truth, compared = (
-        subject.cut(side, columns) for side in (generated[:n_gen], reference, reference[:n_ref])
-    )
+    told = [
+        Side.of(origin.name, side, n, there, origin.weights_sha256)
+        for origin, side, n, there in zip(
+            origins, sides, (n_gen, n_ref), available or map(len, sides), strict=True
+        )
+    ]
+    generated, reference = generated[:n_gen].trim(), reference.trim()
+    model, truth = (_cut(subject, side, columns) for side in (generated, reference))
+    reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
-    wrong = [subject.measured(side) for side in subject.controls(reference[:n_ref], columns, seed)]
+    wrong = [subject.measured(side) for side in subject.controls(reference, columns, seed)]
     found = findings_of(
         of_model,
         of_truth,
         of_all,
         wrong,
         Procedure(taken, protocol, seed, pairs, device, say),
-        None if training is None else subject.cut(training, columns),
+        None if training is None else _cut(subject, training, columns),
     )
-    unphysical = unphysical_of(generated[:n_gen], subject)
-    made, truly = (origin.weights_sha256 for origin in origins)
+    unphysical = unphysical_of(generated, subject)
     report = Report(
         metrics=found.metrics,
-        generated=Side.of(origins[0].name, generated, n_gen, made),
-        reference=Side.of(origins[1].name, reference, n_ref, truly),
+        generated=told[0],
+        reference=told[1],
         columns=columns,
         seed=seed,
         floor=found.floor,
@@ -303,7 +319,7 @@ def compare(
                 unphysical,
                 subject,
                 same=same,
-                sampled=truly is not None,
+                sampled=origins[1].weights_sha256 is not None,
                 worth=min(of_model.effective, of_truth.effective),
             ),
             *copied(found.copies),
@@ -312,7 +328,7 @@ def compare(
         missing=found.missing,
         copies=found.copies,
         broken=tuple(broken(limits, found.metrics, found.missing)),
-        classes=_classes(generated[:n_gen], reference[:n_ref], origins, schema, seed, protocol),
+        classes=_classes(generated, reference, origins, schema, seed, protocol),
     )
     if target is None:
         return report
@@ -358,6 +374,16 @@ def _classes(
                 origins=(Origin(f"{mine.name}: {name}"), Origin(f"{theirs.name}: {name}")),
             )
     return found
+
+
+def _cut(subject: Subject, side: SetBatch, columns: int) -> SetBatch:
+    """Return events with at most so many slots, cut a few at a time, for it takes copies."""
+    columns = min(columns, side.mask.shape[1])
+    parts = [subject.cut(side[k : k + _BLOCK], columns) for k in range(0, len(side), _BLOCK)]
+    if len(parts) < 2:
+        return subject.cut(side, columns)
+    x, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "mask"))
+    return SetBatch(x, mask, weight=side.weight)
 
 
 def _checked_target(out: str | os.PathLike[str], overwrite: bool) -> Path:

@@ -26,6 +26,8 @@ __all__ = [
     "as_weight",
     "count_negative",
     "effective_number",
+    "in_words",
+    "require_positive",
     "total_weight",
     "weighted_std_mean",
 ]
@@ -75,8 +77,16 @@ def count_negative(weight: Tensor) -> str:
     >>> count_negative(torch.tensor([1.0, -1.0, 2.0]))
     '1 of 3 weights is negative'
     """
-    negative = int((weight < 0).sum())
-    return f"{negative:,} of {weight.numel():,} weights {'is' if negative == 1 else 'are'} negative"
+    return in_words(int((weight < 0).sum()), weight.numel())
+
+
+def in_words(negative: int, n: int) -> str:
+    """Return how many of n weights are negative, in words.
+
+    >>> in_words(2, 1000)
+    '2 of 1,000 weights are negative'
+    """
+    return f"{negative:,} of {n:,} weights {'is' if negative == 1 else 'are'} negative"
 
 
 def total_weight(weight: Tensor, what: str = "the weights", events: Tensor | None = None) -> Tensor:
@@ -92,14 +102,29 @@ def total_weight(weight: Tensor, what: str = "the weights", events: Tensor | Non
     """
     if not bool(weight.isfinite().all()):
         _refuse_not_finite(weight)
-    total = weight.sum()
-    if not bool(total > 1e-12 * weight.abs().sum()):  # what is left of a cancellation is rounding
-        counted = count_negative(weight if events is None else events)
-        raise ValueError(
-            f"{what} sum to {total.item():.3g}, expected a positive sum: {counted}; give more "
-            "events, or weights of which fewer cancel"
-        )
+    total, of = weight.sum(), weight if events is None else events
+    require_positive(total, weight.abs().sum(), what, int((of < 0).sum()), of.numel())
     return total
+
+
+def require_positive(total: Tensor, size: Tensor, what: str, negative: int, n: int) -> None:
+    """Refuse a sum of weights that is not positive.
+
+    Arguments:
+        total: the sum.
+        size: that of their absolute values.
+        what: whose they are.
+        negative: how many of the weights are negative.
+        n: how many there are.
+
+    Raises:
+        ValueError: if it is not; it counts the negative ones.
+    """
+    if not bool(total > 1e-12 * size):  # what is left of a cancellation is rounding
+        raise ValueError(
+            f"{what} sum to {total.item():.3g}, expected a positive sum: "
+            f"{in_words(negative, n)}; give more events, or weights of which fewer cancel"
+        )
 
 
 def effective_number(weight: Tensor) -> float:

@@ -1,10 +1,9 @@
-"""The events of a training, and those that are held out."""
+"""The events of a training, and those that are held out: in memory, or read as they are needed."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -12,25 +11,21 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
-from setflow.data.contexts import ContextSource
-from setflow.data.hdf5 import read_events
 from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.selection import selection_of
+from setflow.model.model import SetFlow
+from setflow.model.statistics import SampleStatistics, take_statistics
 from setflow.random import derive
-from setflow.schema import (
-    Category,
-    Feature,
-    Schema,
-    Words,
-    lists_objects,
-    names,
-    schema_of,
-    words_of,
-)
+from setflow.schema import Category, Feature, Schema, Words, names, schema_of, words_of
 from setflow.sets.batch import SetBatch
+from setflow.sets.shapes import whole_number
 from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import described, features_of
 from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
 from setflow.training.record import files_facts
+from setflow.training.sources import EventFiles, Wanted
+from setflow.training.streaming import PlacedBatch
+from setflow.training.streams import Streams
 
 __all__ = [
     "PlacedBatch",
@@ -41,18 +36,9 @@ __all__ = [
     "normalised",
 ]
 
-
-class PlacedBatch(NamedTuple):
-    """Events with their places: what their noise in training depends on, whatever batch it is.
-
-    Attributes:
-        events: the events.
-        place: the number of each event, int64, with shape `(B,)`: its row among the events of the
-            epoch as they stand in memory, before they are shuffled.
-    """
-
-    events: SetBatch
-    place: Tensor
+_PART = 2**14  # events that are looked at together
+HELD_BYTES = 2**26
+"""Events whose features take no more are held in memory where nothing else is said."""
 
 
 class PlacedDataset(Dataset[PlacedBatch]):
@@ -84,12 +70,17 @@ class PlacedDataset(Dataset[PlacedBatch]):
 
 
 class SetDataModule(LightningDataModule):
-    """Events from files, in memory, in random batches.
+    """Events from files, in random batches.
+
+    Events whose features take little memory are held there and shuffled as a whole. Of others a
+    part is read at a time (`setflow.training.streaming`), with a shuffle within parts that lie all
+    over the files, so that memory does not depend on the size of the files.
 
     Arguments:
         train: the training file, or a list of files, which are taken together; a name with `*` or
-            `?` stands for all files that it matches. A mapping from names of classes to such gives
-            each jet a condition `class`.
+            `?` stands for all files that it matches, a folder for its HDF5 files, and
+            `jets.h5[0:50000]` for these rows. A mapping from names of classes to such gives each
+            jet a condition `class`.
         val: the validation files, likewise; None sets a fraction of the training events aside. Both
             jets of one event fall on the same side.
         max_objects: how many of the hardest objects of each jet to keep.
@@ -105,6 +96,11 @@ class SetDataModule(LightningDataModule):
         schema: what features and conditions are; None takes what the first training file says of
             them, in whose units all others are read, and a `class` as the category of the classes
             of `train`. One that lists the event alone is of conditions.
+        select: which events are taken, for training and validation alike, by conditions on their
+            features such as `pt > 500 and abs(eta) < 2` (`setflow.data.selection`).
+        in_memory: whether all events are held in memory; None does so up to 64 MiB of features.
+            The order of the events and which are held out are not the same in both ways.
+        workers: how many processes read ahead where events are not held in memory.
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
@@ -124,6 +120,9 @@ class SetDataModule(LightningDataModule):
         features: Sequence[str] = PARTICLE_NAMES,
         weight: str | None = None,
         schema: dict[str, Any] | Schema | str | None = None,
+        select: str | None = None,
+        in_memory: bool | None = None,
+        workers: int = 0,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
@@ -144,53 +143,125 @@ class SetDataModule(LightningDataModule):
                     "one of data.train and data.val has a class for each of its files and the "
                     "other has none; give both the same way"
                 )
-        self._schema = schema_of(schema) if lists_objects(schema) else None
+        whole = schema is not None and not (isinstance(schema, dict) and "objects" not in schema)
+        self._schema = schema_of(schema) if whole and schema is not None else None
         self.seed, self.weight = seed, weight
-        self._told: Schema | None = None
+        self.select = None if select is None else selection_of(select)
+        self.in_memory, self.workers = in_memory, whole_number(workers, "workers")
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
+        self._streams: Streams | None = None
         self.accepted: frozenset[str] = frozenset()
         """What is not refused of the files, by the names of `setflow.data.tally.ACCEPTED`."""
 
     @property
     def train_events(self) -> SetBatch:
-        """The training events, with the conditions as context."""
+        """The training events, with the conditions as context, where they are held in memory.
+
+        Raises:
+            ValueError: if they are not.
+        """
         self.setup("fit")
-        assert self._train is not None
+        if self._train is None:
+            raise ValueError(
+                "the training events are read as they are needed, and not held in memory; take "
+                "data.fit_statistics(flow) for the statistics of a model, or "
+                "SetDataModule(..., in_memory=True)"
+            )
         return self._train
 
-    @property
-    def val_events(self) -> SetBatch:
-        """The events that are held out, with the conditions as context."""
+    def looked_at(self, *, train: bool) -> Iterator[SetBatch]:
+        """Yield events of a side in parts: all that are in memory, or some of the others."""
         self.setup("fit")
-        assert self._val is not None
-        return self._val
+        events = self._train if train else self._val
+        if events is None:
+            assert self._streams is not None
+            yield from self._streams.looked_at(train=train)
+            return
+        for start in range(0, len(events), _PART):
+            yield events[start : start + _PART]
+
+    def sizes(self) -> tuple[int, int]:
+        """Return the numbers of events of the training and of those held out."""
+        self.setup("fit")
+        return self._sides()[0]
+
+    def training_sample(self, flow: SetFlow) -> SetBatch | SampleStatistics:
+        """Return the training events, or what the statistics of a model need of them.
+
+        Both know the numbers of objects that occur, `lengths`, and contexts `c` that span those of
+        the training.
+        """
+        self.setup("fit")
+        if self._streams is None:
+            return self.train_events
+        sample = self._streams.sample(flow)
+        self._require_some(*self._streams.sizes())
+        return sample
+
+    def fit_statistics(self, flow: SetFlow) -> SetFlow:
+        """Fit what a model needs to know of the training events; return the model.
+
+        It is `SetFlow.fit_statistics`, in one pass over the files where events are not held in
+        memory; its result is kept in the user's cache (`setflow.training.statistics`).
+        """
+        sample = self.training_sample(flow)
+        if isinstance(sample, SetBatch):
+            return flow.fit_statistics(sample)
+        return take_statistics(flow, sample)
 
     def setup(self, stage: str) -> None:
-        if self._train is not None:
+        if self._train is not None or self._streams is not None:
             return
         if self._schema is None:  # the first file tells of conditions that nobody knows
-            schema, files = self._given
-            told = described(schema, self.conditions, files)
+            schema, given = self._given
+            told = described(schema, self.conditions, given)
             self.context_features = features_of(told, self.conditions, self._classes)
-        train, numbers = self._read(self.train_files)
-        if self.val_files is not None:
-            common = in_both(self.val_files, self.train_files)
-            if common and "same" not in self.accepted:
-                raise ValueError(
-                    f"the validation file {common} is the training file, so the weights "
-                    "would be chosen by how well they know it by heart; leave --data.val out, and "
-                    f"--data.val_fraction of the training {self._words.events} is held out, or "
-                    f"give other {self._words.events}"
-                )
-            val, _ = self._read(self.val_files)
+        train = self._opened(self.train_files, self._schema)
+        common = None if self.val_files is None else in_both(self.val_files, self.train_files)
+        if common and "same" not in self.accepted:
+            raise ValueError(
+                f"the validation file {common} is the training file, so the weights "
+                "would be chosen by how well they know it by heart; leave --data.val out, and "
+                f"--data.val_fraction of the training {self._words.events} is held out, or "
+                f"give other {self._words.events}"
+            )
+        val = None if self.val_files is None else self._opened(self.val_files, train.schema)
+        size = train.held_bytes + (0 if val is None else val.held_bytes)
+        if size <= HELD_BYTES if self.in_memory is None else self.in_memory:
+            self._hold(train, val)
+        else:
+            self._streams = Streams(
+                train, val, val_fraction=self.val_fraction, seed=self.seed, size=size
+            )
+
+    def _opened(self, files: Sequence[DataFile], schema: Schema | None) -> EventFiles:
+        wanted = Wanted(
+            self.features,
+            self.context_features,
+            schema,
+            self.max_objects,
+            self.weight,
+            self.select,
+            counts="counts" not in self.accepted,
+        )
+        return EventFiles(files, wanted)
+
+    def _hold(self, files: EventFiles, others: EventFiles | None) -> None:
+        """Read all events, and set some aside where no others are given."""
+        train, numbers = files.all()
+        if others is not None:
+            val, _ = others.all()
         else:
             held = held_out(numbers, self.val_fraction, self.seed)
             train, val = train[~held], train[held]
-        for name, sample in (("training", train), ("validation", val)):
-            if len(sample) == 0:
-                raise ValueError(self._why_empty(name, len(train) + len(val)))
+        self._require_some(len(train), len(val))
         self._train, self._val = normalised(train, val, self._words)
+
+    def _require_some(self, train: int, val: int) -> None:
+        for name, number in (("training", train), ("validation", val)):
+            if number == 0:
+                raise ValueError(self._why_empty(name, train + val))
 
     @property
     def _words(self) -> Words:
@@ -200,7 +271,9 @@ class SetDataModule(LightningDataModule):
         """Return why a sample is empty; `events` is the number of those that were shared out."""
         what = self._words.events
         files = self.train_files if name == "training" or not self.val_files else self.val_files
-        paths = ", ".join(str(path) for path, _ in files)
+        paths = ", ".join(file.path for file in files)
+        if self.select is not None:
+            paths += f", selected by {self.select.text!r},"
         if self.val_files is not None:
             return f"the {name} sample is empty: {paths} holds no {what}; give a file that has some"
         if not events:
@@ -212,65 +285,36 @@ class SetDataModule(LightningDataModule):
             f"another val_fraction, or {what} to validate on, --data.val"
         )
 
-    def _read(self, files: Sequence[DataFile]) -> tuple[SetBatch, Tensor]:
-        """Return the events of files, and numbers that are the same for those of one collision."""
-        batches: list[SetBatch] = []
-        numbers: list[Tensor] = []
-        schema = self._told if self._schema is None else self._schema
-        for path, label in files:
-            fixed = {CLASS: float(self._codes[label])} if label is not None else {}
-            source = ContextSource(path, self.context_features, fixed)
-            sample = read_events(
-                path,
-                schema,
-                max_objects=self.max_objects,
-                features=self.features,
-                conditions=source.columns,
-                weight=self.weight,
-                counts="counts" not in self.accepted,
-            )
-            if schema is None:  # what the first file says holds of all
-                schema = self._told = self._of_all(sample.schema)
-            objects = sample.objects
-            x, mask, weight = objects.x, objects.mask, objects.weight
-            batches.append(SetBatch(x, mask, source.of(sample), weight))
-            number = sample.event_number
-            if number is None:  # each jet by itself, apart from all that have numbers
-                start = sum(len(some) for some in numbers)
-                number = torch.arange(start, start + len(sample)) - 2**62
-            numbers.append(number.view(torch.int64))
-        return _together(batches), torch.cat(numbers)
-
-    def _of_all(self, first: Schema) -> Schema:
-        """Return what all files are read by, given what the first one holds."""
-        known = {entry.name: entry for entry in self.context_features}
-        event = [known[entry.name] for entry in first.event if entry.name in known]
-        return Schema(first.objects, event, first.order_by)
-
-    @property
-    def _codes(self) -> dict[str | None, int]:
-        kinds = [entry.kind for entry in self.context_features if entry.name == CLASS]
-        listed = kinds[0].names if kinds and isinstance(kinds[0], Category) else ()
-        return {name: code for code, name in enumerate(listed)}
-
     def facts(self) -> dict[str, Any]:
         """Return what the events are, for the card of a model: files, sha256, numbers of jets."""
         self.setup("fit")
-        assert self._train is not None
-        assert self._val is not None
-        val = {} if self.val_files is None else files_facts(self.val_files)
+        sides, weights = self._sides()
+        quick = self._streams is not None  # no hash of all that stands in them
+        val = {} if self.val_files is None else files_facts(self.val_files, quick=quick)
         what = self._words.events
         facts: dict[str, Any] = {
-            "train": {**files_facts(self.train_files), what: len(self._train)},
-            "validation": {**val, what: len(self._val)},
+            "train": {**files_facts(self.train_files, quick=quick), what: sides[0]},
+            "validation": {**val, what: sides[1]},
             "batch_size": self.batch_size,
             "max_objects": self.max_objects,
         }
-        if self._train.weight is not None:
-            effective = round(effective_number(self._train.weight))
-            negative = count_negative(self._train.weight)
-            facts["weights"] = f"{self.weight}, worth {effective:,} equal ones; {negative}"
+        if self.select is not None:
+            facts["select"] = self.select.text
+        if weights is not None:
+            facts["weights"] = f"{self.weight}, {weights}"
         return facts
+
+    def _sides(self) -> tuple[tuple[int, int], str | None]:
+        """Return the numbers of events of both sides, and what those of the training are worth."""
+        if self._streams is not None:
+            return self._streams.sizes(), self._streams.worth()
+        assert self._train is not None
+        assert self._val is not None
+        weights, worth = self._train.weight, None
+        if weights is not None:
+            worth = f"worth {round(effective_number(weights)):,} equal ones; "
+            worth += count_negative(weights)
+        return (len(self._train), len(self._val)), worth
 
     def train_dataloader(self) -> DataLoader[PlacedBatch]:
         return self._loader(self._train, shuffle=True)
@@ -279,8 +323,11 @@ class SetDataModule(LightningDataModule):
         return self._loader(self._val, shuffle=False)
 
     def _loader(self, events: SetBatch | None, *, shuffle: bool) -> DataLoader[PlacedBatch]:
-        assert events is not None
-        return event_loader(events, self.batch_size, seed=self.seed, shuffle=shuffle)
+        if events is not None:
+            return event_loader(events, self.batch_size, seed=self.seed, shuffle=shuffle)
+        assert self._streams is not None
+        self._require_some(*self._streams.sizes())
+        return self._streams.loader(self.batch_size, train=shuffle, workers=self.workers)
 
 
 def event_loader(
@@ -297,7 +344,7 @@ def _check_classes(what: str, files: Sequence[DataFile], features: Sequence[Feat
     Raises:
         ValueError: if there is no such condition, or no such class; it tells the nearest.
     """
-    labels = [label for _, label in files if label is not None]
+    labels = [file.label for file in files if file.label is not None]
     if not labels:
         return
     if CLASS not in names(tuple(features)):
@@ -317,25 +364,6 @@ def _check_classes(what: str, files: Sequence[DataFile], features: Sequence[Feat
             kind.code(label)
         except ValueError as error:
             raise ValueError(f"{what}: condition '{CLASS}': {error}") from None
-
-
-def _together(batches: Sequence[SetBatch]) -> SetBatch:
-    """Return the events of several batches as one, padded to the longest."""
-    if len(batches) == 1:
-        return batches[0]
-    slots = max(batch.mask.shape[1] for batch in batches)
-    dtype = functools.reduce(torch.promote_types, (batch.x.dtype for batch in batches))
-    x, mask, c = [], [], []
-    for batch in batches:
-        missing = slots - batch.mask.shape[1]
-        x.append(torch.nn.functional.pad(batch.x.to(dtype), (0, 0, 0, missing)))
-        mask.append(torch.nn.functional.pad(batch.mask, (0, missing)))
-        if batch.c is not None:
-            c.append(batch.c)
-    wide = functools.reduce(torch.promote_types, (rows.dtype for rows in c), torch.float16)
-    context = torch.cat([rows.to(wide) for rows in c]) if c else None
-    weights = [batch.weight for batch in batches if batch.weight is not None]
-    return SetBatch(torch.cat(x), torch.cat(mask), context, torch.cat(weights) if weights else None)
 
 
 def normalised(train: SetBatch, val: SetBatch, words: Words) -> tuple[SetBatch, SetBatch]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import glob
+import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,47 +18,63 @@ CLASS = "class"
 """The name of the condition that tells of which class an event is."""
 
 Files = Mapping[str, Any] | Sequence[str] | str
-"""A path, a pattern with `*` or `?`, or a list of these; or such for each class, by its name."""
+"""A path, a pattern with `*` or `?`, a folder, or a list of these; or such for each class, by name.
+
+A path may tell rows, as `jets.h5[0:50000]`.
+"""
 
 
 class DataFile(NamedTuple):
-    """A file of events.
+    """A file of events, or some of its rows.
 
     Attributes:
         path: where, or the name of a shipped one.
         label: the class of its events, or None.
+        start: the first row that is taken.
+        stop: the row before which it stops; None takes all.
     """
 
     path: str
     label: str | None = None
+    start: int = 0
+    stop: int | None = None
+
+    def overlaps(self, other: DataFile) -> bool:
+        """Return whether rows of the one, which is of the same file, are rows of the other."""
+        ends = [math.inf if one.stop is None else one.stop for one in (self, other)]
+        return self.start < ends[1] and other.start < ends[0]
 
 
 def files_of(given: Files, what: str = "data.train") -> tuple[DataFile, ...]:
-    """Return the files that are meant, in their order; those of a pattern by name.
+    """Return the files that are meant, in their order; those of a pattern or folder by name.
 
     Arguments:
         given: what a user gives.
         what: what it is called in errors.
 
     Raises:
-        FileNotFoundError: if a pattern matches nothing.
-        ValueError: if it is neither, or a file stands twice.
+        FileNotFoundError: if a pattern matches nothing, or a folder holds no HDF5 file.
+        ValueError: if it is neither, or a row stands twice.
 
-    >>> files_of({"top": ["a.h5", "b.h5"], "gluon": "g.h5"})[1:]
-    (DataFile(path='b.h5', label='top'), DataFile(path='g.h5', label='gluon'))
+    >>> [(file.path, file.label) for file in files_of({"top": ["a.h5", "b.h5"], "gluon": "g.h5"})]
+    [('a.h5', 'top'), ('b.h5', 'top'), ('g.h5', 'gluon')]
+    >>> files_of("jets.h5[1000:]")[0].start
+    1000
     """
     labelled = given.items() if isinstance(given, Mapping) else [(None, given)]
     found = [
-        DataFile(path, label)
+        DataFile(path, label, start, stop)
         for label, entries in labelled
-        for path in _paths(entries, what if label is None else f"{what}.{label}")
+        for path, start, stop in _paths(entries, what if label is None else f"{what}.{label}")
     ]
     if not found:
         raise ValueError(f"{what} names no file, expected a path, a list of paths, or classes")
-    first: dict[Path, DataFile] = {}
+    before: dict[Path, list[DataFile]] = {}
     for entry in found:
-        other = first.setdefault(find(JETS, entry.path).resolve(), entry)
-        if other is not entry:
+        others = before.setdefault(find(JETS, entry.path).resolve(), [])
+        other = next((one for one in others if one.overlaps(entry)), None)
+        others.append(entry)
+        if other is not None:
             where = f", for {other.label} and {entry.label}" if other.label != entry.label else ""
             raise ValueError(f"{what} has the file {entry.path} twice{where}; give it once")
     return tuple(found)
@@ -76,30 +94,46 @@ def classes_of(given: Files) -> tuple[str, ...]:
 
 
 def in_both(some: Sequence[DataFile], others: Sequence[DataFile]) -> str | None:
-    """Return the path of a file that stands in both, or None."""
+    """Return the path of a file of which rows stand in both, or None."""
     for mine in some:
         for theirs in others:
-            if same_file(find(JETS, mine.path), find(JETS, theirs.path)):
+            if mine.overlaps(theirs) and same_file(find(JETS, mine.path), find(JETS, theirs.path)):
                 return mine.path
     return None
 
 
-def _paths(entries: Any, what: str) -> list[str]:
+def _paths(entries: Any, what: str) -> list[tuple[str, int, int | None]]:
+    """Return paths, each with the rows that are taken."""
     if isinstance(entries, (str, Path)):
         entries = [entries]
     if isinstance(entries, Mapping) or not isinstance(entries, Sequence):
         raise ValueError(f"{what} is {entries!r}, expected a path or a list of paths")
-    found: list[str] = []
+    found: list[tuple[str, int, int | None]] = []
     for entry in entries:
         if not isinstance(entry, (str, Path)):
             raise ValueError(f"{what} holds {entry!r}, expected a path")
-        path = str(entry)
-        if Path(path).exists() or not glob.has_magic(path):
-            found.append(path)
-        elif matched := sorted(glob.glob(path, recursive=True)):
-            found += matched
-        else:
-            raise FileNotFoundError(
-                f"{what}: no file matches {path}; check the path; {known(JETS, path)}"
-            )
+        path, start, stop = str(entry), 0, None
+        rows = re.fullmatch(r"(.+)\[(\d*):(\d*)\]", path)
+        if rows is not None and not Path(path).exists():
+            path, start = rows[1], int(rows[2] or 0)
+            stop = int(rows[3]) if rows[3] else None
+            if stop is not None and stop <= start:
+                raise ValueError(f"{what}: {entry} takes no rows; expected FILE[FIRST:STOP]")
+        found += [(one, start, stop) for one in _matching(path, what)]
     return found
+
+
+def _matching(path: str, what: str) -> list[str]:
+    if Path(path).is_dir():
+        inside = sorted(str(one) for one in Path(path).iterdir() if one.suffix in (".h5", ".hdf5"))
+        if not inside:
+            raise FileNotFoundError(
+                f"{what}: the folder {path} holds no file named .h5 or .hdf5; give their pattern, "
+                f"{path}/*"
+            )
+        return inside
+    if Path(path).exists() or not glob.has_magic(path):
+        return [path]
+    if matched := sorted(glob.glob(path, recursive=True)):
+        return matched
+    raise FileNotFoundError(f"{what}: no file matches {path}; check the path; {known(JETS, path)}")

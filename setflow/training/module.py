@@ -32,6 +32,7 @@ from setflow.sets.masks import is_at_hand
 from setflow.timesteps import TimeSampling
 from setflow.training.data import PlacedBatch, PlacedDataset, SetDataModule
 from setflow.training.optimizers import warmup_cosine
+from setflow.training.streaming import EpochShares
 
 __all__ = ["FlowMatchingModule"]
 
@@ -130,7 +131,7 @@ class FlowMatchingModule(LightningModule):
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
         sampler = getattr(loader, "sampler", None)
-        if isinstance(sampler, LengthBatchSampler):  # go on in the middle of an epoch
+        if isinstance(sampler, LengthBatchSampler | EpochShares):  # go on in the middle of an epoch
             sampler.skip(self._batches_into_epoch % len(sampler))
 
     def on_train_batch_start(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
@@ -177,16 +178,15 @@ class FlowMatchingModule(LightningModule):
         t = counter_uniform(seed, place)
         if times is not None:
             t = times.from_uniform(t, lengths=events.lengths)
-        dropped: float | Tensor = 0.0
+        more: dict[str, Any] = {}
         if stage == "train" and self.flow.drop_context:
-            dropped = counter_uniform(derive(seed, "context"), place) < self.flow.drop_context
-        made = None
+            chance = counter_uniform(derive(seed, "context"), place)
+            more["drop_context"] = chance < self.flow.drop_context
         if self.flow.context_model is not None:
             width, one = len(self.flow.context_model.features), torch.ones_like(events.mask[:, :1])
-            made = counter_normal(derive(seed, "conditions"), place, one, (width,))
-        terms = self.flow.loss_terms(
-            events, t=t, times=times, noise=noise, context_noise=made, drop_context=dropped
-        )
+            drawn = counter_normal(derive(seed, "conditions"), place, one, (width,))
+            more["context_noise"] = drawn
+        terms = self.flow.loss_terms(events, t=t, times=times, noise=noise, **more)
         loss = self._logged(stage, terms, events, sync_dist=sync_dist)
         if self._is_lost(stage, loss):
             self._refuse(stage, loss, events, place if isinstance(batch, PlacedBatch) else None)

@@ -11,7 +11,8 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from setflow.progress import Lines, clock
+from setflow.progress import Lines, clock, json_line
+from setflow.telling import is_told_as
 
 __all__ = ["StepProgress"]
 
@@ -22,7 +23,8 @@ class StepProgress(ProgressBar):
     """Shows the step of a training, the loss, the best validation and the time that is left.
 
     In a terminal it is a line that changes, with a bar where the number of steps is known;
-    elsewhere, a line now and then and one at the end.
+    elsewhere a line every minute and one at the end, in JSON where `setflow.telling.told_as` has
+    asked for it.
 
     The loss is that of the last batch, by which the weights are trained; the best validation is the
     smallest `val_flow_loss`, by which the weights that are exported are chosen.
@@ -51,7 +53,7 @@ class StepProgress(ProgressBar):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start, self._first_step = time.monotonic(), trainer.global_step
         self._lines, self._console = Lines(), self._given or Console()
-        if not self._enabled or not self._console.is_terminal:
+        if not self._enabled or not self._console.is_terminal or not is_told_as("auto"):
             return
         steps = self._steps(trainer)
         columns = (TextColumn("{task.description}"), *([] if steps is None else [BarColumn()]))
@@ -72,7 +74,7 @@ class StepProgress(ProgressBar):
             return
         if self._bar is None:
             if trainer.global_step == self._first_step + 1 or self._lines.due():
-                self._console.print(self.text(trainer), highlight=False)
+                self._print(trainer)
         elif now - self._drawn >= _DRAW_EVERY:
             self._drawn = now
             self._draw(trainer)
@@ -81,7 +83,7 @@ class StepProgress(ProgressBar):
         if self._bar is not None:
             self._draw(trainer)
         elif self._enabled and self._console is not None:
-            self._console.print(self.text(trainer), highlight=False)
+            self._print(trainer)
         self._stop()
 
     def on_exception(
@@ -92,18 +94,46 @@ class StepProgress(ProgressBar):
     def text(self, trainer: Trainer) -> str:
         """Return where a training is, as one line."""
         steps = self._steps(trainer)
+        loss, best, left = self._state(trainer, steps)
         of = "" if steps is None else f"/{steps}"
         parts = [f"step {trainer.global_step}{of}"]
-        loss = trainer.callback_metrics.get("train_loss")
-        if loss is not None:
-            parts.append(f"loss {float(loss):.4g}")
-        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
-        if best is not None:
-            parts.append(f"best validation {float(best):.4g}")
-        left = self._left(trainer, steps)
-        if left is not None:
-            parts.append(f"time left {clock(left)}")
+        parts += [] if loss is None else [f"loss {loss:.4g}"]
+        parts += [] if best is None else [f"best validation {best:.4g}"]
+        parts += [] if left is None else [f"time left {clock(left)}"]
         return ", ".join(parts)
+
+    def _state(
+        self, trainer: Trainer, steps: int | None
+    ) -> tuple[float | None, float | None, float | None]:
+        """Return the loss, the best validation and the seconds that are left, None if unknown."""
+        loss = trainer.callback_metrics.get("train_loss")
+        best = getattr(trainer.checkpoint_callback, "best_model_score", None)
+        return (
+            None if loss is None else float(loss),
+            None if best is None else float(best),
+            self._left(trainer, steps),
+        )
+
+    def _print(self, trainer: Trainer) -> None:
+        """Write a line."""
+        assert self._console is not None
+        if is_told_as("none"):
+            return
+        if not is_told_as("json"):
+            self._console.print(self.text(trainer), highlight=False)
+            return
+        steps, seconds = self._steps(trainer), time.monotonic() - self._start
+        loss, best, left = self._state(trainer, steps)
+        rate = (trainer.global_step - self._first_step) / max(seconds, 1e-9)
+        more = {
+            "per_second": float(f"{rate:.4g}"),
+            "left": None if left is None else round(left, 1),
+            "loss": loss if loss is None or math.isfinite(loss) else None,
+            "best_validation": best,
+        }
+        line = json_line("training", trainer.global_step, steps, seconds, **more)
+        self._console.file.write(f"{line}\n")
+        self._console.file.flush()
 
     def _draw(self, trainer: Trainer) -> None:
         assert self._bar is not None

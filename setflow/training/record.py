@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from setflow.data.fingerprint import fingerprint
 from setflow.data.header import read_header
 from setflow.environment import commit, processor, versions
 from setflow.files import file_sha256
@@ -42,17 +43,24 @@ def command_line(argv: Sequence[str]) -> str:
     return shlex.join(["setflow", "fit", *words])
 
 
-def files_facts(files: Sequence[DataFile]) -> dict[str, Any]:
+def files_facts(files: Sequence[DataFile], *, quick: bool = False) -> dict[str, Any]:
     """Return what files of jets are: name, sha256, and the recipe and seed that made each.
 
     These facts stand by themselves for one file without a class, and as the list `files` for more.
+
+    Arguments:
+        files: the files.
+        quick: tell the fingerprint of each (`setflow.data.fingerprint`) in place of its sha256,
+            for which all of it is read.
     """
     listed = []
-    for given, label in files:
+    for given, label, start, stop in files:
         path = find(JETS, given)
         told = read_header(path).attributes
-        facts: dict[str, Any] = {"file": path.name, "sha256": file_sha256(path)}
+        digest = {"fingerprint": fingerprint(path)} if quick else {"sha256": file_sha256(path)}
+        facts: dict[str, Any] = {"file": path.name, **digest}
         facts |= {} if label is None else {"class": label}
+        facts |= {} if (start, stop) == (0, None) else {"rows": [start, stop]}
         if "recipe" in told:
             facts["recipe"] = str(told["recipe"])
             facts |= {"seed": int(told["seed"])} if "seed" in told else {}
@@ -158,6 +166,12 @@ def _data_lines(facts: Mapping[str, Any], use: str, held_out_of: str) -> list[st
 def _file_line(facts: Mapping[str, Any]) -> str:
     line = f"{facts['class']}: " if "class" in facts else ""
     line += f"`{facts['file']}`"
+    line += "" if "rows" not in facts else ", rows {} to {}".format(*map(_row, facts["rows"]))
     line += f", recipe {facts['recipe']}" if "recipe" in facts else ""
     line += f" with seed {facts['seed']}" if "seed" in facts else ""
-    return f"{line}, sha256 `{facts['sha256'][:16]}`"
+    digest = "sha256" if "sha256" in facts else "fingerprint"
+    return f"{line}, {digest} `{facts[digest][:16]}`"
+
+
+def _row(row: int | None) -> str:
+    return "the end" if row is None else f"{row:,}"

@@ -210,7 +210,9 @@ def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
         assert file.attrs["n"] == 9
         np.testing.assert_allclose(file["log_prob"], whole["log_prob"], rtol=1e-5)
     before = Path("scores.h5").read_bytes()
-    assert "exists already" in fails(capsys, *arguments)
+    run(*arguments)
+    assert "scores.h5 is written already: log-densities of 9 jets" in capsys.readouterr().out
+    assert "exists already" in fails(capsys, *arguments, "--seed", 1)
     assert Path("scores.h5").read_bytes() == before
     run(*arguments, "--estimator", "hutchinson", "--force")
     assert Path("scores.h5").read_bytes() != before
@@ -416,7 +418,10 @@ def test_what_needs_no_torch_imports_none(folder, arguments):
         f"main({list(arguments)!r})"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.stdout.endswith("imported []\n"), done.stdout + done.stderr
+    # an output that is there is looked into: the same command may have made it
+    looked = "['numpy', 'h5py']" if "--out jets.h5" in " ".join(arguments[:5]) else "[]"
+    looked = "[]" if "evaluate" in arguments else looked
+    assert done.stdout.endswith(f"imported {looked}\n"), done.stdout + done.stderr
     helps = arguments[-1:] in [("--help",), ("--version",)]
     assert done.returncode == (0 if helps else 2)
     assert ("error: " in done.stderr) != helps

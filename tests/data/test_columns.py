@@ -79,7 +79,7 @@ def test_how_a_file_is_laid_out_changes_no_number(
     path = SAME[kind](tmp_path / "a.h5")
     sample = read_jets(path)
     assert_true(sample)
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", 1)
     assert_true(screen_events(path, JETNET, max_objects=SLOTS).sample)
     assert read_header(path).event_units == JET_UNITS
 

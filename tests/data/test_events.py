@@ -99,7 +99,7 @@ def test_how_a_file_is_laid_out_changes_no_number(
 ) -> None:
     path = SAME[kind](tmp_path / "a.h5")
     assert_true(read_events(path, features=NAMES))
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", 1)
     assert_true(screen_events(path, RINGS, features=NAMES).sample)
     assert_true(read_events(path), RINGS.generated)
     header = read_header(path)
@@ -120,7 +120,7 @@ RAGGED: dict[str, Callable[[Path], Path]] = {
 def test_events_one_behind_the_other_are_those_in_slots(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, block: int
 ) -> None:
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", block)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", block)
     one = read_events(RAGGED[kind](tmp_path / "a.h5"), features=NAMES)
     other = read_events(padded(tmp_path / "b.h5"), features=NAMES)
     assert torch.equal(one.objects.lengths, other.objects.lengths)

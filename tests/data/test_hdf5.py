@@ -123,7 +123,7 @@ def test_reading_in_blocks_changes_nothing(tmp_path: Path, monkeypatch: pytest.M
     path = write_sample(tmp_path / "a.h5", make_sample(3000, objects=100))
     options: dict[str, Any] = {"start": 3, "max_objects": 20, "with_types": True}
     at_once = read_jets(path, **options)
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", 1)
     in_blocks = read_jets(path, **options)
     assert torch.equal(at_once.particles.x, in_blocks.particles.x)
     assert torch.equal(at_once.jets, in_blocks.jets)
@@ -305,7 +305,7 @@ def test_the_row_of_an_error_is_that_of_the_file(
     particles, _ = _contents(jetnet(n=20))
     particles[17, 0, 2] = np.nan
     path = jetnet(n=20, particle_features=particles)
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 3 * 4 * 4 * 4)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", 3 * 4 * 4 * 4)
     with pytest.raises(ValueError, match="row 17, particle 0, column 'ptrel' holds nan"):
         read_jets(path, start=2)
     assert len(read_jets(path, stop=17)) == 17
@@ -386,7 +386,7 @@ MALFORMED = {  # dataset, index within a row, value
 def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", 1)
     path = tmp_path / "a.h5"
     sample = make_sample(2100, objects=200)  # chunks of 256 rows
     sample.particles.mask[:, :2] = True

@@ -54,7 +54,7 @@ def test_an_event_keeps_all_that_the_file_holds_of_it(tmp_path, monkeypatch):
     assert sorted(found) == list(range(400))
     # blocks do not matter
     before = [part.read_bytes() for part in parts]
-    monkeypatch.setattr(setflow.data.hdf5, "BLOCK_BYTES", 1000)
+    monkeypatch.setattr(setflow.data.rows, "BLOCK_BYTES", 1000)
     split_events(path, parts, [0.6, 0.3, 0.1], overwrite=True)
     assert [part.read_bytes() for part in parts] == before
 

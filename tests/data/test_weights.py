@@ -44,7 +44,7 @@ def test_what_was_written_comes_back(file: Path, monkeypatch: pytest.MonkeyPatch
     assert part.particles.weight is not None
     assert torch.equal(part.particles.weight, WEIGHT[5:20])
     assert torch.equal(part[3:].particles.weight, WEIGHT[8:20])
-    monkeypatch.setattr("setflow.data.hdf5.BLOCK_BYTES", 1)
+    monkeypatch.setattr("setflow.data.rows.BLOCK_BYTES", 1)
     again = read_jets(file, weight="weight").particles.weight
     assert torch.equal(again, WEIGHT)
     with h5py.File(file) as held:

@@ -149,11 +149,11 @@ def test_the_manifest_of_a_folder(tmp_path):
 
 
 def test_a_file_larger_than_its_blocks(tmp_path, monkeypatch):
-    import setflow.data.hdf5 as hdf5
+    import setflow.data.rows as rows
 
     path = WRITTEN["jetnet_gzip"](tmp_path / "a.h5")
     whole = checked(path)
-    monkeypatch.setattr(hdf5, "BLOCK_BYTES", 20_000)
+    monkeypatch.setattr(rows, "BLOCK_BYTES", 20_000)
     parts = checked(path)
     assert [*parts.table] == [*whole.table]
     for label, spread in whole.table.items():

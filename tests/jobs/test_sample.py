@@ -42,6 +42,7 @@ def test_a_sample_says_which_model_made_it_and_how(flow, tmp_path):
     config = yaml.safe_load((tmp_path / "model/config.yaml").read_text())
     with h5py.File(out) as file:
         told = dict(file.attrs)
+    assert json.loads(told.pop("manifest"))["stop"] == 6
     assert yaml.safe_load(told.pop("model")) == config["model"]["flow"]
     assert told == {
         "weights_sha256": manifest["files"]["weights.safetensors"],

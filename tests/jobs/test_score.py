@@ -24,6 +24,7 @@ import yaml
 import setflow
 from setflow.data import EventWriter, JetWriter, SetBatch, Standardizer, read_jets
 from setflow.data.hdf5 import screen_events
+from setflow.data.reader import EventReader
 from setflow.jobs import missing
 from setflow.jobs import score as scoring
 from setflow.jobs.identity import described
@@ -199,6 +200,7 @@ def test_attributes_say_what_it_is_and_how_it_came_about(tmp_path: Path, data: P
         attributes = dict(file.attrs)
         meanings = {name: file[name].attrs["meaning"] for name in COLUMNS}
         units = {name: file[name].attrs["unit"] for name in COLUMNS}
+    assert json.loads(attributes.pop("manifest"))["stop"] == 3
     assert yaml.safe_load(attributes.pop("model")) == describe_model(flow, fitted=False)
     assert "HutchinsonDivergence" in (estimator := attributes.pop("estimator"))
     assert "rademacher" in estimator
@@ -426,15 +428,15 @@ def test_blocks_change_nothing(
 
 
 def interrupted(after: int, error: type[BaseException]) -> Callable[..., Any]:
-    """A `screen_events` that raises in the block after so many."""
-    blocks = 0
+    """A reading of rows that raises in the block after so many."""
+    blocks, ordinary = 0, EventReader.screen
 
     def screen(*arguments: Any, **options: Any) -> Any:
         nonlocal blocks
         if blocks == after:
             raise error("in the middle")
         blocks += 1
-        return setflow.data.screen_events(*arguments, **options)
+        return ordinary(*arguments, **options)
 
     return screen
 
@@ -450,7 +452,7 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
     options = {"estimator": estimator, "seed": 4}
     score(flow, data, tmp_path / "whole.h5", **options)
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_events", interrupted(after, error))
+        patch.setattr(EventReader, "screen", interrupted(after, error))
         with pytest.raises(error, match="in the middle"):
             score(flow, data, tmp_path / "s.h5", **options)
     assert not (tmp_path / "s.h5").exists()
@@ -459,9 +461,7 @@ def test_an_interrupted_call_goes_on_and_gives_the_same_bits(
         assert not file.attrs["complete"]
         assert np.isnan(file["log_prob"][5 * after :]).all()
     with monkeypatch.context() as patch:
-        patch.setattr(
-            scoring, "screen_events", interrupted(5 - after, RuntimeError)
-        )  # so many left
+        patch.setattr(EventReader, "screen", interrupted(5 - after, RuntimeError))  # so many left
         score(flow, data, tmp_path / "s.h5", **options)
     assert (tmp_path / "s.h5").read_bytes() == (tmp_path / "whole.h5").read_bytes()
     assert names(tmp_path) == ["jets.h5", "s.h5", "whole.h5"]
@@ -474,7 +474,7 @@ def test_interrupted_after_each_block_it_still_gives_the_same_bits(
     expected = score(flow, data, tmp_path / "whole.h5", estimator=HUTCHINSON)
     for _ in range(5):
         with monkeypatch.context() as patch:
-            patch.setattr(scoring, "screen_events", interrupted(1, InterruptedError))
+            patch.setattr(EventReader, "screen", interrupted(1, InterruptedError))
             with suppress(InterruptedError):
                 score(flow, data, tmp_path / "s.h5", estimator=HUTCHINSON)
     assert_same_bits(read(tmp_path / "s.h5"), expected)
@@ -487,7 +487,7 @@ torch.set_default_dtype(torch.float64)
 from jobs import test_score as t
 from setflow.jobs import score as scoring
 scoring.BLOCK_ROWS["cpu"] = 1
-screen, blocks = scoring.screen_events, 0
+screen, blocks = scoring.EventReader.screen, 0
 def slow(*arguments, **options):
     global blocks
     blocks += 1
@@ -496,7 +496,7 @@ def slow(*arguments, **options):
     if blocks == 2:
         print("begun", flush=True)
     return screen(*arguments, **options)
-scoring.screen_events = slow
+scoring.EventReader.screen = slow
 t.score(t.make_flow(), {data!r}, t.Path({out!r}), estimator=t.HUTCHINSON)
 """
 
@@ -518,7 +518,7 @@ def test_a_kill_loses_a_block_at_most(
         assert file.attrs["n"] == 8
     monkeypatch.setitem(scoring.BLOCK_ROWS, "cpu", 1)
     expected = score(make_flow(), data, tmp_path / "whole.h5", estimator=HUTCHINSON)
-    monkeypatch.setattr(scoring, "screen_events", interrupted(ROWS - 8, RuntimeError))
+    monkeypatch.setattr(EventReader, "screen", interrupted(ROWS - 8, RuntimeError))
     assert_same_bits(score(make_flow(), data, out, estimator=HUTCHINSON), expected)
 
 
@@ -545,7 +545,7 @@ def test_kills_at_any_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def begun(tmp_path: Path, data: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A call that was interrupted after ten rows; returns what it left."""
     with monkeypatch.context() as patch:
-        patch.setattr(scoring, "screen_events", interrupted(2, RuntimeError))
+        patch.setattr(EventReader, "screen", interrupted(2, RuntimeError))
         with pytest.raises(RuntimeError, match="in the middle"):
             score(make_flow(), data, tmp_path / "s.h5")
     return tmp_path / "s.h5.part"
@@ -640,12 +640,13 @@ def test_nothing_of_a_beginning_changes_but_its_values(
 ) -> None:
     """A structure that is not written cannot be torn."""
     contents: list[bytes] = []
+    ordinary = EventReader.screen
 
     def looked_at(*arguments: Any, **options: Any) -> Any:
         contents.append((tmp_path / "s.h5.part").read_bytes())
-        return setflow.data.screen_events(*arguments, **options)
+        return ordinary(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "screen_events", looked_at)
+    monkeypatch.setattr(EventReader, "screen", looked_at)
     score(make_flow(), data, tmp_path / "s.h5")
     before, after = contents[0], (tmp_path / "s.h5").read_bytes()
     with h5py.File(tmp_path / "s.h5") as file:
@@ -657,7 +658,8 @@ def test_nothing_of_a_beginning_changes_but_its_values(
     assert len(before) == len(after)
     changed = np.frombuffer(before, "u1") != np.frombuffer(after, "u1")
     assert changed[values].any()
-    assert changed[~values].sum() <= 9, "the row counter and the flag of completeness"
+    told = 9 + 64 * len(COLUMNS)
+    assert changed[~values].sum() <= told, "the row counter, the flag of completeness, the hashes"
 
 
 def test_a_beginning_in_use_is_left_alone(data: Path, begun: Path) -> None:
@@ -674,13 +676,15 @@ def test_a_beginning_in_use_is_left_alone(data: Path, begun: Path) -> None:
 def test_what_another_process_has_begun_is_not_published(
     tmp_path: Path, data: Path, small_blocks: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    ordinary = EventReader.screen
+
     def replaced(*arguments: Any, **options: Any) -> Any:
         other = tmp_path / "other"
         other.write_text("of another process")
         os.replace(other, tmp_path / "s.h5.part")
-        return setflow.data.screen_events(*arguments, **options)
+        return ordinary(*arguments, **options)
 
-    monkeypatch.setattr(scoring, "screen_events", replaced)
+    monkeypatch.setattr(EventReader, "screen", replaced)
     with pytest.raises(OSError, match="in use by another process"):
         score(make_flow(), data, tmp_path / "s.h5")
     assert names(tmp_path) == ["jets.h5", "s.h5.part"]
@@ -690,7 +694,7 @@ def test_what_another_process_has_begun_is_not_published(
 def test_an_error_in_the_first_block_leaves_nothing(
     tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "screen_events", interrupted(0, RuntimeError))
+    monkeypatch.setattr(EventReader, "screen", interrupted(0, RuntimeError))
     with pytest.raises(RuntimeError, match="in the middle"):
         score(make_flow(), data, tmp_path / "s.h5")
     assert names(tmp_path) == ["jets.h5"]

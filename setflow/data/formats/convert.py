@@ -26,6 +26,7 @@ from setflow.data.header import open_events, read_header
 from setflow.data.jets import NUM, PARTICLES, WEIGHTS
 from setflow.data.layouts import layout_of
 from setflow.data.sample import EventSample
+from setflow.progress import counting_bar
 from setflow.schema import Category, Feature, Schema, names
 from setflow.shipped import JETS, find
 
@@ -90,6 +91,7 @@ def convert(
     *,
     overwrite: bool = False,
     keep_unphysical: bool = False,
+    progress: bool = False,
 ) -> Converted:
     """Convert files into one, block by block.
 
@@ -100,6 +102,7 @@ def convert(
         given: what is told of the files.
         overwrite: replace a file that is there.
         keep_unphysical: write values that cannot be, and count them.
+        progress: show how many events are done.
 
     Raises:
         ImportError: if a package that reads or writes a format is not installed.
@@ -123,7 +126,8 @@ def convert(
             keep_unphysical=keep_unphysical,
         )
         n = 0
-        with output:
+        with output, counting_bar(disable=not progress) as bar:
+            task = bar.add_task("converting", total=None)
             for file in files:
                 for sample in file:
                     if len(sample):
@@ -136,6 +140,7 @@ def convert(
                             raise ValueError(told) from None
                         n += len(sample)
                     file.first += len(sample)
+                    bar.advance(task, len(sample))
             if not n:
                 raise ValueError(f"{inputs[0].path} holds no events; give files that hold some")
     return Converted(out, n, schemas[0], output.notes())

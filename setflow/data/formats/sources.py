@@ -279,7 +279,7 @@ class NumpySource(ArraySource):
                     for name in members
                 }
             else:
-                self._arrays = {"x": _Stored(lambda: path.open("rb"), path.name)}
+                self._arrays = {"x": _Stored(lambda: path.open("rb"), path.name, packed=False)}
         except _DAMAGED as error:
             self.close()
             raise OSError(f"{path} is damaged ({error}); fetch or make it again") from None
@@ -322,10 +322,11 @@ class _Stored:
     Arguments:
         opened: opens the stream.
         name: what it is called in errors.
+        packed: whether the stream is packed, so that going back in it reads it anew.
     """
 
-    def __init__(self, opened: Callable[[], IO[bytes]], name: str) -> None:
-        self._opened, self._name = opened, name
+    def __init__(self, opened: Callable[[], IO[bytes]], name: str, *, packed: bool = True) -> None:
+        self._opened, self._name, self._packed = opened, name, packed
         self._stream = opened()
         try:
             version = np.lib.format.read_magic(self._stream)
@@ -345,6 +346,8 @@ class _Stored:
     def __getitem__(self, there: slice) -> NDArray[Any]:
         start, stop, _ = there.indices(self.shape[0])
         if self._columnwise and len(self.shape) > 1:  # the rows do not stand one after the other
+            if not self._packed:
+                return self._of_columns(start, stop)
             if self._whole is None:
                 with self._opened() as stream:
                     self._whole = np.asarray(np.lib.format.read_array(stream))
@@ -352,14 +355,29 @@ class _Stored:
         size = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         if start != self._at:
             self._stream.seek(self._begin + start * size)
+        values = self._numbers((stop - start) * (size // max(1, self.dtype.itemsize)))
+        self._at = stop
+        return values.reshape(stop - start, *self.shape[1:])
+
+    def _of_columns(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows of an array whose columns stand one behind the other."""
+        columns = int(np.prod(self.shape[1:], dtype=np.int64))
+        values = np.empty((columns, stop - start), self.dtype)
+        for k in range(columns):
+            self._stream.seek(self._begin + (k * self.shape[0] + start) * self.dtype.itemsize)
+            values[k] = self._numbers(stop - start)
+        return values.reshape(*self.shape[:0:-1], stop - start).T
+
+    def _numbers(self, n: int) -> NDArray[Any]:
+        """Return the next numbers of the stream."""
+        size = n * self.dtype.itemsize
         try:
-            data = self._stream.read((stop - start) * size)
+            data = self._stream.read(size)
         except _DAMAGED as error:
             raise OSError(f"{self._name} is damaged ({error}); fetch or make it again") from None
-        if len(data) != (stop - start) * size:
+        if len(data) != size:
             raise OSError(f"{self._name} ends too early, the file is damaged")
-        self._at = stop
-        return np.frombuffer(data, self.dtype).reshape(stop - start, *self.shape[1:])
+        return np.frombuffer(data, self.dtype)
 
     def close(self) -> None:
         self._stream.close()

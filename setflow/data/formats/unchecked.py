@@ -14,10 +14,10 @@ from setflow.data.contexts import context_features, read_context
 from setflow.data.formats.convert import EventFile, InputFile, opened
 from setflow.data.formats.named import Given
 from setflow.data.formats.output import without_counts
-from setflow.data.hdf5 import blocks_of, unreadable
 from setflow.data.header import open_events
 from setflow.data.jets import EVENTS, NUM
 from setflow.data.layouts import Layout, layout_of
+from setflow.data.rows import blocks_of, unreadable
 from setflow.data.tally import Rows
 from setflow.data.valid import Words
 from setflow.schema import Feature, Schema, names, words_of

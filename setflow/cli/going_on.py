@@ -1,0 +1,67 @@
+"""What is said where a command ends before its time, of what it has written and how to go on."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from jsonargparse import Namespace
+
+from setflow.cli.endings import Interrupted
+from setflow.parts import Part
+
+__all__ = ["going_on"]
+
+_LONG = ("sample", "score")
+
+
+@contextmanager
+def going_on(command: str, config: Namespace, arguments: Sequence[str]) -> Iterator[None]:
+    """Say of a signal, and of a failure to write, what is written and by which command to go on.
+
+    Arguments:
+        command: its name; of those that do not go on, nothing is said.
+        config: its arguments.
+        arguments: the command line as it was given.
+
+    Raises:
+        Interrupted: if a signal came.
+        OSError: if one came from the block.
+    """
+    if command not in _LONG:
+        yield
+        return
+    from setflow.training.signals import Stopped, StopSignals
+
+    out = Path(config.out) if config.part is None else Part(*config.part).path(Path(config.out))
+    same = shlex.join(["setflow", *arguments])
+    try:
+        with StopSignals():
+            yield
+    except Stopped as stop:
+        text = f"stopped by {stop.name}; {_written(command, out, same)}"
+        raise Interrupted(text, stop.status) from None
+    except OSError as error:
+        if error.errno is None:  # it is ours, of what was asked for
+            raise
+        kept = _written(command, out, same)
+        if kept.startswith("nothing"):
+            raise
+        raise OSError(f"{error}; {kept}") from error
+
+
+def _written(command: str, out: Path, same: str) -> str:
+    """Return how much is written, and the command that goes on."""
+    if command == "sample":
+        from setflow.jobs.pieces import part_of, written_in
+
+        done, part, what = written_in(out), part_of(out), "events"
+    else:
+        from setflow.jobs.score import rows_in
+
+        done, part, what = rows_in(out), out.with_name(f"{out.name}.part"), "rows"
+    if not done:
+        return f"nothing was written; begin with: {same}"
+    return f"{done:,} {what} are written in {part}; go on with: {same}"
