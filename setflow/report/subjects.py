@@ -1,6 +1,6 @@
 """What a comparison is of, jets or other sets: their names, what is measured, and the controls.
 
-`setflow.report.page` compares whatever it gets by one procedure; what differs between jets and sets
+`setflow.report.comparing` compares whatever it gets by one procedure; what differs between jets and sets
 of other features is here.
 """
 

@@ -82,7 +82,7 @@ def test_every_metric_has_error_floor_controls_and_a_verdict():
 
 
 def test_bad_requirements_are_refused_before_anything_is_measured(monkeypatch):
-    monkeypatch.setattr("setflow.report.page.findings_of", None)
+    monkeypatch.setattr("setflow.report.comparing.findings_of", None)
     for require, told in (
         ("w1n<1", "no metric 'w1n' to require, expected one of: w1m, w1p"),
         ("auc<0.7", "no metric 'auc'"),  # nothing measures one
