@@ -35,12 +35,12 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
         FileNotFoundError: if the installation has no such sample and configuration.
     """
     shipped = paths(CONFIGURATIONS) | paths(JETS)
-    if missing := [name for name in (_CONFIG, _REFERENCE) if name not in shipped]:
+    if missing := [name for name in (_CONFIG, _TRAIN, _REFERENCE) if name not in shipped]:
         raise FileNotFoundError(
             f"this installation of setflow lacks {missing[0]}, which the demo needs: "
             f"{known(JETS)}; install setflow from its wheel, or from a clone of the repository"
         )
-    config, reference = (shipped[name] for name in (_CONFIG, _REFERENCE))
+    config = shipped[_CONFIG]
     console = Console()
     arguments = ["--config", str(config), "--name", _RUN.name, "--force"]
     arguments += ["--seed_everything", str(seed)]
@@ -64,7 +64,7 @@ def demo(*, seed: int, steps: int | None, events: int) -> tuple[Path, Path]:
         )
     report = _RUN / "report"
     with _stage(console, "evaluate"):
-        result = evaluate(samples, reference, report, train=_TRAIN, seed=seed, overwrite=True)
+        result = evaluate(samples, _REFERENCE, report, train=_TRAIN, seed=seed, overwrite=True)
     console.print(result.table())
     console.print(f"model     {model}")
     console.print(f"jets      {samples}")

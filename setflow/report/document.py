@@ -65,6 +65,7 @@ sup { line-height: 0; } .number { text-align: right; font-variant-numeric: tabul
 .figures { display: grid; gap: 1.2rem;
   grid-template-columns: repeat(auto-fill, minmax(min(100%, 380px), 1fr)); }
 figure { margin: 0; } .wide { grid-column: 1 / -1; }
+@media (max-width: 1000px) { td:nth-child(2) { white-space: normal; min-width: 8.5em; } }
 img { width: 100%; height: auto; display: block; }
 .wide img { max-width: 1100px; } figcaption { font-weight: 600; margin-bottom: 0.2rem; }
 """

@@ -1,7 +1,7 @@
 """What a comparison is of, jets or other sets: their names, what is measured, and the controls.
 
-`setflow.report.comparing` compares whatever it gets by one procedure; what differs between jets and sets
-of other features is here.
+`setflow.report.comparing` compares whatever it gets by one procedure; what differs between jets and
+sets of other features is here.
 """
 
 from __future__ import annotations
