@@ -225,13 +225,8 @@ class Report:
     def conditions(self) -> list[str]:
         """Return what is compared, and with what the floor was measured."""
         told = [*self._weights(), self._cut(), f"how the floor was taken: {self._floor()}"]
-        if self.protocol == "jetnet":
-            told.append(
-                "protocol jetnet: W1, FPD, KPD, coverage and MMD are means (KPD: a median, FPD: a "
-                "fit) over batches drawn with replacement, with their spread, to be compared with "
-                "published numbers; repeated jets make them larger near the truth than those of "
-                "whole samples"
-            )
+        if self.subject.words.events == "jets":
+            told.append(_PROTOCOLS[self.protocol])
         return told
 
     def _caption(self) -> str:
@@ -296,6 +291,17 @@ class Report:
         )
 
 
+_PROTOCOLS = {
+    "whole": (
+        "protocol whole: all jets, once; published numbers are of batches drawn with replacement, "
+        "which makes them larger near the truth: compare with these by the protocol jetnet"
+    ),
+    "jetnet": (
+        "protocol jetnet: W1, coverage and MMD are means over batches drawn with replacement, KPD "
+        "their median, FPD a fit to them, as published numbers are; near the truth they are larger "
+        "than those of whole samples"
+    ),
+}
 _SHARES = (
     "of 35,000 jets and more on a side, 20,000 would train, 5,000 choose when to stop and 10,000 "
     "judge"

@@ -42,7 +42,7 @@ def test_the_training_the_protocol_and_the_device_are_taken(files, capsys):
     words = " ".join(shown.out.split())
     assert "looking for the nearest of 500 jets of the training" in words
     assert "Suspect: " in words
-    assert "protocol jetnet: W1, FPD" in words
+    assert "protocol jetnet: W1, coverage" in words
     assert "generated jets stand in the training, particle for particle" in shown.err
     run("info", "report")
     assert "Suspect" in capsys.readouterr().out

@@ -124,14 +124,16 @@ def test_the_published_protocol_draws_in_batches():
     assert (drawn.floor.sizes, drawn.floor.scaled) == ((200, 200), True)
     assert drawn.floor.factor == pytest.approx(whole.floor.factor)
     words = " ".join(text_of(drawn.table()).split())
-    assert "protocol jetnet: W1, FPD, KPD, coverage and MMD are means" in words
-    assert "protocol" not in text_of(whole.table())
+    assert "protocol jetnet: W1, coverage and MMD are means over batches drawn" in words
+    words = " ".join(text_of(whole.table()).split())
+    assert "compare with these by the protocol jetnet" in words
     assert (whole.to_dict()["protocol"], drawn.to_dict()["protocol"]) == ("whole", "jetnet")
 
 
 def test_a_protocol_of_jets_is_one_of_jets():
     events = [SetBatch(torch.rand(30, 4, 1), torch.ones(30, 4)) for _ in range(2)]
     schema = Schema([Feature("x", "mm")])
+    assert "protocol" not in text_of(compare(*events, schema=schema, pairs=2).table())
     with pytest.raises(ValueError, match="the protocol jetnet are of jets"):
         compare(*events, schema=schema, protocol="jetnet")
     with pytest.raises(ValueError, match="the nearest jets of a training are of jets"):
