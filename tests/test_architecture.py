@@ -370,6 +370,7 @@ def test_tests_mirror_the_package():
         "notebooks",
         "pages",
         "peers",
+        "zoo",
     }
     parts = {path.stem for path in PACKAGE.iterdir()}
     tests = ROOT / "tests"
