@@ -51,8 +51,9 @@ def test_every_number_of_the_card_is_one_that_was_measured(model, data, tmp_path
     cut = [(text[: text.index(zoo.BEGIN)], text[text.index(zoo.END) :]) for text in (before, after)]
     assert cut[0] == cut[1]  # what was not measured stands as it did
     block = after[after.index(zoo.BEGIN) : after.index(zoo.END)]
-    assert f"**Fidelity.** {summary}" in block
-    assert "60 jets (midpoint, 2 steps, seed 1) against 150 jets of the recipe pythia-top" in block
+    words = " ".join(block.split())
+    assert f"**Fidelity.** {summary}" in words
+    assert "60 jets (midpoint, 2 steps, seed 1) against 150 jets of the recipe pythia-top" in words
     assert "seed 1000" in block
     assert re.search(r"^\*\*Speed\.\*\* \d+ ms a jet of one core", block, re.MULTILINE)
     rows = dict(re.findall(r"^\| ([^|]+) \| (\S+) ", block, re.MULTILINE))

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ STEPS, SEED = 25, 1
 BEGIN = "<!-- measured: by `make zoo-eval`, which writes what stands from here on anew -->"
 END = "<!-- end of what was measured -->"
 _TITLES = {metric.name: metric.title for metric in metrics_of(MEASURES)}
+_CONTROLS = "shuffled", "swapped"
 _TIMED = 200  # jets
 
 
@@ -49,35 +51,41 @@ def block_of(numbers: Mapping[str, Any], truth: str, lines: Sequence[str] = ()) 
         truth: the true jets, in words.
         lines: what else was measured, a sentence for each.
     """
-    rows = [
-        f"| {_TITLES[name]} | {r['value']:.2e}{_error(r)} | {r['floor']:.2e} ± "
-        f"{r['floor_spread']:.2e} | {r['shuffled']:.2e} | {r['swapped']:.2e} | {r['verdict']} |"
-        for name, r in numbers["metrics"].items()
-    ]
+    rows = []
+    for name, r in numbers["metrics"].items():
+        value = f"{r['value']:.2e}{_error(r)}"
+        controls = (f"{r[control]:.2e}" if r[control] else "0" for control in _CONTROLS)
+        cells = [_TITLES[name], value, f"{r['floor']:.2e} ± {r['floor_spread']:.2e}", *controls]
+        rows.append(f"| {' | '.join([*cells, r['verdict']])} |")
     head = ["distance", "value", "floor", "particles shuffled", "ptrel swapped", "verdict"]
     halves = ""
     if numbers["floor"]["scaled"]:
         halves = f" (from halves of the true jets, times {numbers['floor']['factor']:.3f})"
-    left_out = [f"Not measured: {', '.join(numbers['missing'])}."] if numbers["missing"] else []
-    return "\n".join(
-        [
-            BEGIN,
-            f"**Fidelity.** {numbers['summary']}",
-            "",
-            f"{numbers['generated']['events']:,} jets (midpoint, {STEPS} steps, seed {SEED}) "
-            f"against {numbers['reference']['events']:,} {truth}; beside them truth against "
-            f"truth{halves} and two controls, true jets spoilt on purpose. Units are those of the "
-            "report.",
-            "",
-            f"| {' | '.join(head)} |",
-            f"|{'---|' * len(head)}",
-            *rows,
-            "",
-            *left_out,
-            *lines,
-            END,
-        ]
+    told = (
+        f"{numbers['generated']['events']:,} jets (midpoint, {STEPS} steps, seed {SEED}) against "
+        f"{numbers['reference']['events']:,} {truth}; beside them truth against truth{halves} and "
+        "two controls, true jets spoilt on purpose. Units are those of the report."
     )
+    left_out = [f"Not measured: {', '.join(numbers['missing'])}.", ""]
+    parts = [
+        BEGIN,
+        _filled(f"**Fidelity.** {numbers['summary']}"),
+        "",
+        _filled(told),
+        "",
+        f"| {' | '.join(head)} |",
+        f"|{'---|' * len(head)}",
+        *rows,
+        "",
+        *(left_out if numbers["missing"] else []),
+        *lines,
+        END,
+    ]
+    return "\n".join(parts)
+
+
+def _filled(text: str) -> str:
+    return textwrap.fill(text, 105, break_long_words=False, break_on_hyphens=False)
 
 
 def _error(result: Mapping[str, Any]) -> str:
@@ -137,7 +145,6 @@ def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> 
     seed = read_header(truth).attributes.get("seed", "unknown")
     of = f"jets of the recipe {recipe}, seed {seed}, which nothing was trained or chosen by"
     lines = [
-        "",
         f"**Speed.** {speed:.0f} ms a jet of one core (midpoint, {STEPS} steps; {_TIMED} jets).",
     ]
     card.write_text(written(text, block_of(numbers, of, lines)), encoding="utf-8")
