@@ -134,8 +134,8 @@ _FIT = (
     ),
     Argument(
         "--data.in_memory",
-        "Whether all jets are held in memory, true or false; without it, those whose particles "
-        "take up to 64 MiB are. Of others a part is read at a time, and what the training needs to "
+        "The place of all jets is memory, true or false; without it, of those whose particles "
+        "take up to 64 MiB. Of others a part is read at a time, and what the training needs to "
         "know of all is kept in the cache of the user.",
         "BOOL",
     ),
