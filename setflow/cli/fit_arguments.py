@@ -134,9 +134,9 @@ _FIT = (
     ),
     Argument(
         "--data.in_memory",
-        "The place of all jets is memory, true or false; without it, of those whose particles "
-        "take up to 64 MiB. Of others a part is read at a time, and what the training needs to "
-        "know of all is kept in the cache of the user.",
+        "The way in which jets are held: true holds all in memory, and false reads a part at a "
+        "time, with what the training needs to know of all kept in the cache of the user; without "
+        "it, those whose particles take up to 64 MiB are held.",
         "BOOL",
     ),
     integer(
