@@ -133,6 +133,13 @@ _FIT = (
         "CONDITIONS",
     ),
     Argument(
+        "--data.format",
+        "The format of these files, if it is another one, such as jetclass, or a node with its "
+        "name and what setflow dataset convert is told beside it; they are converted once, into "
+        "the cache of the user.",
+        "FORMAT",
+    ),
+    Argument(
         "--data.in_memory",
         "The way in which jets are held: true holds all in memory, and false reads a part at a "
         "time, with what the training needs to know of all kept in the cache of the user; without "
