@@ -20,6 +20,7 @@ import yaml
 
 import setflow
 from setflow.data import JetWriter, Standardizer, recipes
+from setflow.data.reader import EventReader
 from setflow.files import NewFile, NewFolder, check_target, require_single_keys, write_text
 from setflow.jobs import sample, sampled, score
 from setflow.report import document, page
@@ -104,16 +105,16 @@ def dataset(target: Path, overwrite: bool, hook: Hook) -> None:
 
 
 def scores(target: Path, overwrite: bool, hook: Hook) -> None:
-    screen_events, blocks = score.screen_events, iter(range(10))
+    ordinary, blocks = EventReader.screen, iter(range(10))
 
     def screen(*arguments: Any, **options: Any) -> Any:
         if next(blocks):
             hook()
-        return screen_events(*arguments, **options)
+        return ordinary(*arguments, **options)
 
     with (
         patch.dict(score.BLOCK_ROWS, cpu=2),
-        patch.object(score, "screen_events", screen),
+        patch.object(EventReader, "screen", screen),
     ):
         score.score_to_hdf5(
             flow(), JETS, target, events=4, solver=setflow.Euler(1), overwrite=overwrite,

@@ -271,6 +271,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
             like=like,
             context=context,
             oversample=config.oversample or 1,
+            guidance=config.guidance,
             solver=_solver(config),
             seed=config.seed,
             overwrite=config.force,

@@ -21,6 +21,7 @@ from setflow.cli.parsing import (
     number,
     numbers,
     part_of_run,
+    strengths,
 )
 
 __all__ = ["COMMANDS", "CONVERT", "FORMATS", "MAKE", "MERGE", "SOLVERS", "parser"]
@@ -162,6 +163,15 @@ COMMANDS = {
                 "--oversample",
                 "The number of jets to sample for each jet of the file of --like or "
                 "--context-from: first all for the first one (1 if it is not given).",
+            ),
+            Argument(
+                "--guidance",
+                "The strength by which samples follow their context: 1 as the data do, more than 1 "
+                "more than that, in twice the time; or a number for each class, top:2,gluon:1.5. "
+                "The model has to be trained with drop_context.",
+                "STRENGTH",
+                strengths,
+                default=1.0,
             ),
             *_solver("midpoint"),
             _PART,

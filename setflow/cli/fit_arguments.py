@@ -133,10 +133,17 @@ _FIT = (
         "CONDITIONS",
     ),
     Argument(
+        "--data.format",
+        "The format of these files, if it is another one, such as jetclass, or a node with its "
+        "name and what setflow dataset convert is told beside it; they are converted once, into "
+        "the cache of the user.",
+        "FORMAT",
+    ),
+    Argument(
         "--data.in_memory",
-        "Whether all jets are held in memory, true or false; without it, those whose particles "
-        "take up to 64 MiB are. Of others a part is read at a time, and what the training needs to "
-        "know of all is kept in the cache of the user.",
+        "The way in which jets are held: true holds all in memory, and false reads a part at a "
+        "time, with what the training needs to know of all kept in the cache of the user; without "
+        "it, those whose particles take up to 64 MiB are held.",
         "BOOL",
     ),
     integer(

@@ -32,6 +32,7 @@ from setflow.training.checkpoints import Checkpoint, asked_for_steps
 from setflow.training.conditions import complete
 from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
+from setflow.training.foreign import readable
 from setflow.training.module import FlowMatchingModule
 from setflow.training.progress import StepProgress
 from setflow.training.signals import StopSignals
@@ -187,7 +188,8 @@ class FitCLI(LightningCLI):
         status = config.status_on_time
         if status is not None and not 0 <= status < 256:
             raise ValueError(f"--status-on-time is {status}, expected a number from 0 to 255")
-        complete(config.model.flow.init_args, config.data.train)
+        files = readable(config.data.train, config.data.format)
+        complete(config.model.flow.init_args, files)
         self.found = find_run(self.folder, resume=config.resume, force=config.force)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -181,7 +181,7 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {error}") from error
     train = data.get("train")
-    if train and isinstance(node, dict):
+    if train and isinstance(node, dict) and not data.get("format"):
         with suppress(FileNotFoundError):  # then the configuration alone is told
             complete(node.setdefault("init_args", {}), train)
     try:

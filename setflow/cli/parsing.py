@@ -29,6 +29,7 @@ __all__ = [
     "nearest",
     "number",
     "numbers",
+    "strengths",
     "whole",
 ]
 
@@ -133,6 +134,28 @@ def conditions(text: str | dict[str, Any]) -> dict[str, Any]:
         if not isinstance(counts, dict) or value in counts or not value:
             raise argparse.ArgumentTypeError(f"{text!r} cannot be read at {piece!r}, {form}")
         counts[value.strip()] = whole(count)
+    return given
+
+
+def strengths(text: str | float | dict[str, float]) -> float | dict[str, float]:
+    """Return how strongly samples are guided: a number, or one for each name of a category.
+
+    Raises:
+        argparse.ArgumentTypeError: if the text is of another form.
+
+    >>> strengths("2"), strengths("top:2.5,gluon:1")
+    (2.0, {'top': 2.5, 'gluon': 1.0})
+    """
+    if not isinstance(text, str) or ":" not in text:
+        return number(text) if isinstance(text, str) else text
+    given: dict[str, float] = {}
+    for piece in text.split(","):
+        name, _, value = (part.strip() for part in piece.rpartition(":"))
+        if not name or name in given:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} cannot be read at {piece!r}, expected a number, or NAME:NUMBER,..."
+            )
+        given[name] = number(value)
     return given
 
 

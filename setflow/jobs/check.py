@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +13,9 @@ from setflow.data.formats.convert import InputFile
 from setflow.data.formats.named import Given
 from setflow.data.formats.unchecked import Unchecked, unchecked
 from setflow.data.header import open_events
+from setflow.data.manifest import problems_of
 from setflow.data.spread import Spread
 from setflow.data.tally import Fault, Tally
-from setflow.files import file_sha256
 from setflow.jobs.summary import summarize_scores
 from setflow.schema import Category, Feature, Words, axis_label, names
 
@@ -72,6 +71,7 @@ def check_files(entries: Sequence[InputFile], given: Given) -> Iterator[Checked]
             held = names(file.schema.objects)
         compared = tuple(name for name in compared or held if name in held)
     before: list[Checked] = []
+    folders: set[Path] = set()
     for entry in entries:
         if entry not in of_events:
             one = _scores(entry.path)
@@ -80,7 +80,7 @@ def check_files(entries: Sequence[InputFile], given: Given) -> Iterator[Checked]
                 one = _events(file, compared)
             one.doubts += [text for other in before if (text := _shared(one, other))]
             before.append(one)
-        one.faults += _verified(entry.path)
+        one.faults += _verified(entry.path, folders)
         yield one
 
 
@@ -193,19 +193,17 @@ def _scores(path: Path) -> Checked:
 # --- manifests ---
 
 
-def _verified(path: Path) -> list[Fault]:
-    """Return what is wrong with a file by the manifest of its folder, if that lists it.
+def _verified(path: Path, folders: set[Path]) -> list[Fault]:
+    """Return in what a file differs from its manifest, and its folder from that of the run.
 
-    A manifest is a file manifest.json, in which `files` holds the sha256 of each by its name.
+    Arguments:
+        path: the file.
+        folders: those that were looked at, to which this one is added.
     """
-    manifest = path.parent / "manifest.json"
-    if not manifest.is_file():
+    problems = problems_of(path) if h5py.is_hdf5(path) else None
+    if problems is None:
         return []
-    try:
-        files = json.loads(manifest.read_text(encoding="utf-8"))["files"]
-        told = files.get(path.name)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        return [Fault("manifest", f"{manifest} cannot be read ({error})")]
-    if told is None or told == (got := file_sha256(path)):
-        return []
-    return [Fault("manifest", f"its sha256 is {got}, and {manifest} says {told}")]
+    if path.parent not in folders:
+        folders.add(path.parent)
+        problems = problems + [f"{path.parent}: {text}" for text in problems_of(path.parent) or ()]
+    return [Fault("manifest", text) for text in problems]

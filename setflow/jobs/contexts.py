@@ -17,12 +17,22 @@ from setflow.data.reader import EventReader
 from setflow.data.valid import impossible
 from setflow.files import file_sha256
 from setflow.model.encoding import require_names
+from setflow.model.guidance import vector_of
 from setflow.model.model import SetFlow
 from setflow.model.stages import as_given, given_conditions
 from setflow.schema import Angle, Category, Feature, words_of
 from setflow.shipped import JETS, find
+from setflow.spelling import nearest
 
-__all__ = ["Asked", "Conditions", "asked_for", "context_options", "fixed_conditions", "in_words"]
+__all__ = [
+    "Asked",
+    "Conditions",
+    "asked_for",
+    "context_options",
+    "fixed_conditions",
+    "in_words",
+    "strengths_of",
+]
 
 Conditions = Mapping[str, Any]
 """Values of conditions by name: one for all events, or a mapping from values to how many events."""
@@ -136,6 +146,56 @@ def _possible(flow: SetFlow, rows: Tensor | None, path: Path) -> Tensor | None:
             f"{encoder.expected(k, flow.context_scaler)}"
         )
     return rows
+
+
+def strengths_of(
+    flow: SetFlow, asked: Asked, guidance: float | Mapping[str, float]
+) -> Tensor | None:
+    """Return how strongly each event that is asked for follows its context, with shape `(events,)`.
+
+    Arguments:
+        flow: the model.
+        asked: the events.
+        guidance: a number for all; or one for each name of a category, 1 for what is not named.
+
+    Returns:
+        The strengths, or None if all are 1.
+
+    Raises:
+        ValueError: if the model cannot be guided, or no condition has such a name.
+    """
+    if isinstance(guidance, Mapping):
+        strengths = torch.ones(asked.events)
+        for name, strength in guidance.items():
+            strengths[_of_category(flow, asked, name)] = strength
+    else:
+        strengths = torch.full((asked.events,), float(guidance))
+    if bool((strengths == 1).all()):
+        return None
+    vector_of(flow)
+    return strengths
+
+
+def _of_category(flow: SetFlow, asked: Asked, name: str) -> Tensor:
+    """Return which events are of a category, boolean with shape `(events,)`.
+
+    Raises:
+        ValueError: if no condition has such a name, or the events are not told it.
+    """
+    known: list[str] = []
+    for k, feature in enumerate(flow.context_features):
+        if not isinstance(feature.kind, Category):
+            continue
+        known += feature.kind.names
+        if name in feature.kind.names:
+            c = asked.context
+            assert c is not None  # what is a category no model makes
+            column = c[feature.name] if isinstance(c, dict) else c[:, k]
+            return column == feature.kind.code(name)
+    raise ValueError(
+        f"guidance names '{name}', and the categories of the model are "
+        f"{', '.join(known) or 'none: give one number for all'}{nearest(name, known)}"
+    )
 
 
 def fixed_conditions(flow: SetFlow, given: Conditions | None) -> dict[str, float]:

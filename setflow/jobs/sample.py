@@ -9,13 +9,14 @@ on like devices with as many threads; elsewhere numbers differ by rounding, some
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import Tensor
 
 from setflow.data.manifest import Run
 from setflow.files import as_path, check_hdf5_name
-from setflow.jobs.contexts import Asked, Conditions, asked_for
+from setflow.jobs.contexts import Asked, Conditions, asked_for, strengths_of
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.pieces import Pieces
 from setflow.jobs.sampled import SampledFile, layout_for, unphysical_warning
@@ -39,6 +40,7 @@ def sample_to_hdf5(
     like: str | Path | None = None,
     context: Conditions | str | Path | None = None,
     oversample: int = 1,
+    guidance: float | Mapping[str, float] = 1.0,
     solver: Solver | None = None,
     seed: int = 0,
     overwrite: bool = False,
@@ -61,6 +63,8 @@ def sample_to_hdf5(
             `{"class": {"top": 5000, "gluon": 5000}, "pt": 900}`; or a file whose jets give the
             context alone.
         oversample: how many jets to make for each row of the file: first all of row 0.
+        guidance: how strongly jets follow their context (`SetFlow.sample`), or by name how strongly
+            those of each category do; 1 for those that are not named.
         solver: the ODE solver; None takes `Midpoint(steps=50)`.
         seed: the seed of the sample.
         overwrite: replace a file that is there, and begin anew where a call with other arguments
@@ -102,8 +106,14 @@ def sample_to_hdf5(
     objects = _slots(flow, asked)
     solver = Midpoint(steps=50) if solver is None else solver
     attributes = {**identity_of(flow), "seed": seed, "solver": described(solver)}
+    strengths = strengths_of(flow, asked, guidance)
     if isinstance(solver, FixedStepSolver):
-        attributes["evaluations"] = len(solver.weights) * solver.steps  # of the field, each jet
+        once = len(solver.weights) * solver.steps  # evaluations of the field, each jet
+        attributes["evaluations"] = once if strengths is None else 2 * once
+    if strengths is not None:
+        named = guidance.items() if isinstance(guidance, Mapping) else ()
+        told = ",".join(f"{name}:{strength:g}" for name, strength in named)
+        attributes["guidance"] = told or f"{guidance:g}"
     attributes |= asked.attributes
 
     def write(path: Path, first: int) -> SampledFile:
@@ -133,6 +143,7 @@ def sample_to_hdf5(
                 seed,
                 lengths=None if asked.lengths is None else asked.lengths[there],
                 first=block.start,
+                guidance=1.0 if strengths is None else strengths[there],
                 solver=solver,
             )
             pieces.append(block, batch.to("cpu"))

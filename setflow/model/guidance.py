@@ -15,7 +15,7 @@ from setflow.sets.arrays import Array, as_tensor, shown
 if TYPE_CHECKING:
     from setflow.model.model import SetFlow
 
-__all__ = ["checked_share", "context_left_out", "guided"]
+__all__ = ["checked_share", "context_left_out", "guided", "vector_of"]
 
 
 def checked_share(share: float, conditions: Sequence[str]) -> float:
@@ -67,6 +67,21 @@ def context_left_out(
     return torch.where(drop[:, None], flow.no_context.to(c), c)
 
 
+def vector_of(flow: SetFlow) -> Tensor:
+    """Return what stands for no context in a model whose samples can be guided.
+
+    Raises:
+        ValueError: if the model was trained without leaving contexts out.
+    """
+    if flow.no_context is None:
+        why = "was trained with the context of every event" if flow.conditions else "takes none"
+        raise ValueError(
+            f"guidance asks for more or less of the context, and the model {why}; train one with "
+            "conditions and drop_context: 0.1 under model.flow.init_args"
+        )
+    return flow.no_context
+
+
 def guided(flow: SetFlow, c: Tensor | None, strength: Array | float) -> tuple[GuidedField, Tensor]:
     """Return the field of guided samples, and the contexts that it takes.
 
@@ -79,12 +94,8 @@ def guided(flow: SetFlow, c: Tensor | None, strength: Array | float) -> tuple[Gu
         ValueError: if the model was trained without leaving contexts out, or the strength is no
             finite number for each event.
     """
-    if c is None or flow.no_context is None:
-        why = "was trained with the context of every event"
-        raise ValueError(
-            f"the model {'takes no context' if c is None else why}, so its samples cannot be "
-            "guided; train one with conditions and drop_context: 0.1 under model.flow.init_args"
-        )
+    no_context = vector_of(flow)
+    assert c is not None
     if isinstance(strength, (int, float)):
         given = torch.full((len(c),), float(strength))
     else:
@@ -94,4 +105,4 @@ def guided(flow: SetFlow, c: Tensor | None, strength: Array | float) -> tuple[Gu
             f"guidance is {shown(strength)}, expected a finite number, or {len(c)}, one for each "
             "event; 1 follows the context as the data do"
         )
-    return GuidedField(flow.field, flow.no_context), torch.cat([c, given.to(c)[:, None]], -1)
+    return GuidedField(flow.field, no_context), torch.cat([c, given.to(c)[:, None]], -1)

@@ -22,6 +22,7 @@ from setflow.sets.shapes import whole_number
 from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import described, features_of
 from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
+from setflow.training.foreign import readable
 from setflow.training.record import files_facts
 from setflow.training.sources import EventFiles, Wanted
 from setflow.training.streaming import PlacedBatch
@@ -101,6 +102,9 @@ class SetDataModule(LightningDataModule):
         in_memory: whether all events are held in memory; None does so up to 64 MiB of features.
             The order of the events and which are held out are not the same in both ways.
         workers: how many processes read ahead where events are not held in memory.
+        format: the format of the files, if it is another one, `jetclass`, or a mapping with its
+            `name` and what `setflow dataset convert` would be told; they are converted once, into
+            the user's cache (`setflow.training.foreign`).
 
     Raises:
         ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
@@ -123,17 +127,20 @@ class SetDataModule(LightningDataModule):
         select: str | None = None,
         in_memory: bool | None = None,
         workers: int = 0,
+        format: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
-        self.train_files = files_of(train)
-        self.val_files = None if val is None else files_of(val, "data.val")
+        files = readable(train, format)
+        self.train_files = files_of(files)
+        others = None if val is None else readable(val, format)
+        self.val_files = None if others is None else files_of(others, "data.val")
         self.max_objects = max_objects
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.features, self.conditions = tuple(features), tuple(conditions)
-        self._classes, self._given = classes_of(train), (schema, train)
+        self._classes, self._given = classes_of(files), (schema, files)
         self.context_features = features_of(schema, self.conditions, self._classes)
         _check_classes("data.train", self.train_files, self.context_features)
         if self.val_files is not None:

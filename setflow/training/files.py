@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 from setflow.files import same_file
 from setflow.shipped import JETS, find, known
 
-__all__ = ["CLASS", "DataFile", "Files", "classes_of", "files_of", "in_both", "is_there"]
+__all__ = [
+    "CLASS",
+    "DataFile",
+    "Files",
+    "classes_of",
+    "files_of",
+    "in_both",
+    "is_there",
+    "paths_of",
+]
 
 CLASS = "class"
 """The name of the condition that tells of which class an event is."""
@@ -65,7 +74,7 @@ def files_of(given: Files, what: str = "data.train") -> tuple[DataFile, ...]:
     found = [
         DataFile(path, label, start, stop)
         for label, entries in labelled
-        for path, start, stop in _paths(entries, what if label is None else f"{what}.{label}")
+        for path, start, stop in paths_of(entries, what if label is None else f"{what}.{label}")
     ]
     if not found:
         raise ValueError(f"{what} names no file, expected a path, a list of paths, or classes")
@@ -102,7 +111,7 @@ def in_both(some: Sequence[DataFile], others: Sequence[DataFile]) -> str | None:
     return None
 
 
-def _paths(entries: Any, what: str) -> list[tuple[str, int, int | None]]:
+def paths_of(entries: Any, what: str) -> list[tuple[str, int, int | None]]:
     """Return paths, each with the rows that are taken."""
     if isinstance(entries, (str, Path)):
         entries = [entries]

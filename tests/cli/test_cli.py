@@ -19,6 +19,7 @@ import setflow
 from cli.shell import UNPHYSICAL, fails, run
 from setflow import shipped
 from setflow.data import read_jets
+from setflow.data.reader import EventReader
 from setflow.jobs import score
 
 pytestmark = UNPHYSICAL
@@ -199,8 +200,8 @@ def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
     run(*arguments[:3], "--out", "whole.h5", *arguments[5:])
     monkeypatch.setitem(score.BLOCK_ROWS, "cpu", 5)
     with monkeypatch.context() as patch:
-        blocks = iter([setflow.data.screen_events])
-        patch.setattr(score, "screen_events", lambda *a, **o: next(blocks)(*a, **o))
+        blocks = iter([EventReader.screen])
+        patch.setattr(EventReader, "screen", lambda *a, **o: next(blocks)(*a, **o))
         with pytest.raises(StopIteration):
             run(*arguments)
     assert "seed was 0, is 1" in fails(capsys, *arguments, "--seed", 1)

@@ -152,6 +152,22 @@ def test_two_stages_are_trained_and_sampled_without_a_file(folder, capsys):
     assert len(set(values[:, 0].tolist())) == 12
     expected = flow.sample(12, {"class": ["gluon"] * 5 + ["top"] * 7}, solver=setflow.Midpoint(2))
     np.testing.assert_allclose(values[:, 0], expected.c[:, 0].numpy(), rtol=1e-5)
+    guided = flow.sample(
+        12, {"class": ["gluon"] * 5 + ["top"] * 7}, solver=setflow.Midpoint(2),
+        guidance=torch.tensor([1.0] * 5 + [3.0] * 7),
+    )  # fmt: skip
+    run("sample", trained, "--out", "g.h5", "--condition", "class=gluon:5,top:7",
+        "--guidance", "top:3", *SHORT)  # fmt: skip
+    with h5py.File("g.h5") as file, h5py.File("s.h5") as plain:
+        assert file.attrs["guidance"] == "top:3"
+        assert file.attrs["evaluations"] == 2 * plain.attrs["evaluations"]
+        x, before = file["particle_features"][..., :3], plain["particle_features"][..., :3]
+    np.testing.assert_allclose(x[:, : guided.x.shape[1]], guided.x.numpy(), atol=1e-5)
+    assert np.array_equal(x[:5], before[:5])
+    assert not np.array_equal(x[5:], before[5:])
+    error = fails(capsys, "sample", trained, "--out", "t.h5", "--condition", "class=gluon:5",
+                  "--guidance", "glun:3")  # fmt: skip
+    assert "did you mean 'gluon'" in error
     assert "lacks class" in fails(
         capsys, "sample", trained, "--out", "t.h5", "--condition", "pt=1020", "--events", "3"
     )

@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from cli.shell import fails, run
-from data.formats.written import WRONG
+from data.formats.written import WRITTEN, WRONG
 from setflow.data import EventWriter
 from setflow.schema import Feature, Schema
 from setflow.sets.batch import SetBatch
@@ -144,3 +144,15 @@ def test_files_that_are_wrong_are_refused(name, capsys):
     error = fails(capsys, *FIT, "--data.train", "wrong.h5", "--data.max_objects", "30")
     assert "wrong.h5: row 0, particle" in error
     assert "setflow dataset check wrong.h5 counts all that is wrong" in error
+
+
+def test_a_configuration_names_the_format_of_its_files(folder, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    WRITTEN["energyflow"](folder / "a.npz")
+    run(*FIT, "--data.train", "a.npz", "--data.format", "energyflow", "--data.val_fraction", "0.3")
+    assert "84 jets to train on, 36 to validate on" in capsys.readouterr().out
+    config = yaml.safe_load(next(folder.glob("runs/*/config.yaml")).read_text())
+    assert (config["data"]["train"], config["data"]["format"]) == ("a.npz", "energyflow")
+    assert len(list(folder.glob("cache/setflow/converted/*/a.h5"))) == 1
+    error = fails(capsys, *FIT, "--data.train", "a.npz", "--data.format", "energyfow")
+    assert "did you mean 'energyflow'" in error

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import setflow
 from data.formats.test_convert import GIVEN
 from data.formats.written import WRITTEN, WRONG, J, P
-from setflow.data import read_jets
 from setflow.data.formats.convert import InputFile, inputs_of
 from setflow.data.formats.named import Given
-from setflow.files import file_sha256
 from setflow.jobs.check import check_files
+from setflow.jobs.sample import sample_to_hdf5
 
 FAULTS = {
     "order_pt_eta_phi": [],
@@ -134,18 +133,21 @@ def test_scores(tmp_path):
     assert "not finished: 0 of 1 rows" in fault.text
 
 
-def test_the_manifest_of_a_folder(tmp_path):
-    path = WRITTEN["jetnet"](tmp_path / "a.h5")
-    manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"files": {"a.h5": file_sha256(path), "b.h5": "0"}}))
+def test_a_sample_is_compared_with_its_manifest(tmp_path):
+    flow = setflow.SetFlow.load("top30")
+    folder = sample_to_hdf5(
+        flow, tmp_path / "run", events=30, solver=setflow.Euler(1), progress=False
+    )
+    (path,) = folder.glob("*.h5")
     assert checked(path).faults == []
-    assert read_jets(path).particles.x.shape[0] == 120
-    manifest.write_text(json.dumps({"files": {"a.h5": "0" * 64}}))
-    (fault,) = checked(path).faults
-    assert fault.name == "manifest"
-    assert "its sha256 is" in fault.text
-    manifest.write_text("[")
-    assert "cannot be read" in checked(path).faults[0].text
+    (entry,) = inputs_of([str(folder)])
+    assert entry.path == path
+    with h5py.File(path, "r+") as file:
+        file["particle_features"][3, 0, 0] = 0.01
+    own, of_folder = checked(path).faults
+    assert own.name == of_folder.name == "manifest"
+    assert "the values of 'particle_features' are not those of its manifest" in own.text
+    assert f"{folder}: '{path.name}' is not the file of the manifest" in of_folder.text
 
 
 def test_a_file_larger_than_its_blocks(tmp_path, monkeypatch):

@@ -203,8 +203,8 @@ def test_a_share_that_cannot_be_is_an_error(given, message):
 @each(
     ("call", "message"),
     [
-        (lambda: _flow(0.0).sample(3, ONE, guidance=2.0), "was trained with the context of every"),
-        (lambda: _flow(0.0, ()).sample(3, guidance=2.0), "the model takes no context, so"),
+        (lambda: _flow(0.0).sample(3, ONE, guidance=2.0), "model was trained with the context of"),
+        (lambda: _flow(0.0, ()).sample(3, guidance=2.0), "and the model takes none; train"),
         (lambda: _flow().sample(3, ONE, guidance=torch.ones(2)), "expected .*or 3, one for each"),
         (lambda: _flow().sample(3, ONE, guidance=float("nan")), "guidance is nan, expected a fin"),
         (lambda: _flow(0.0).loss(_events(3), drop_context=0.1), "what stands for no context; bui"),

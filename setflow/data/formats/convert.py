@@ -57,7 +57,8 @@ class Converted(NamedTuple):
 
 
 def inputs_of(given: Sequence[str]) -> list[InputFile]:
-    """Return the files that are meant: paths and patterns, each perhaps behind `CLASS=`.
+    """Return the files that are meant: paths, folders of HDF5 files and patterns, each perhaps
+    behind `CLASS=`.
 
     Raises:
         FileNotFoundError: if there is no such file, or nothing that matches.
@@ -72,9 +73,15 @@ def inputs_of(given: Sequence[str]) -> list[InputFile]:
         matched = [plain] if plain.exists() else [Path(one) for one in sorted(glob.glob(pattern))]
         if not matched:
             raise FileNotFoundError(f"{pattern} does not exist; check the path")
-        if folders := [path for path in matched if path.is_dir()]:
-            raise IsADirectoryError(f"{folders[0]} is a folder, expected files; add /*")
-        found += [InputFile(path, label or None) for path in matched]
+        for path in matched:
+            files = [path]
+            if path.is_dir():
+                files = sorted(file for kind in ("*.h5", "*.hdf5") for file in path.glob(kind))
+                if not files:
+                    raise IsADirectoryError(
+                        f"{path} is a folder without HDF5 files, expected files; add /*"
+                    )
+            found += [InputFile(file, label or None) for file in files]
     if len({entry.label is None for entry in found}) > 1:
         bare = next(entry.path for entry in found if entry.label is None)
         raise ValueError(f"some files have a class and {bare} has none; write CLASS={bare}")

@@ -241,7 +241,8 @@ def test_a_class_for_each_file(tmp_path):
         (["a.h5", "b.h5"], None),
         (["top=a.h5", "b.h5"], "b.h5 has none; write CLASS=b.h5"),
         (["a.h5", "./a.h5"], "given twice"),
-        (["."], "is a folder"),
+        (["."], None),
+        (["empty"], "is a folder without HDF5 files"),
     ],
 )
 def test_the_files_that_are_meant(given, told, tmp_path_factory):
@@ -249,6 +250,7 @@ def test_the_files_that_are_meant(given, told, tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("inputs"))
         for name in "ab":
             Path(f"{name}.h5").touch()
+        Path("empty").mkdir()
         if told is None:
             assert len(inputs_of(given)) == 2
             return
