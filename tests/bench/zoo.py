@@ -128,8 +128,10 @@ def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> 
         )
     flow = setflow.SetFlow.load(model)
     sample, report = data / f"{model.name}-sample.h5", data / f"{model.name}-report"
+    timed = data / "timed.h5"
+    timed.unlink(missing_ok=True)  # what is there would be taken
     start = time.process_time()
-    _sample(flow, data / "timed.h5", _TIMED, truth)
+    _sample(flow, timed, _TIMED, truth)
     speed = 1e3 * (time.process_time() - start) / _TIMED
     if not _is_there(sample, flow, events):
         _sample(flow, sample, events, truth)
