@@ -30,6 +30,7 @@ FLOORS = {
     "sets": 0,
     "version": 0,
     "shipped": 1,
+    "couplings": 1,
     "environment": 2,
     "requirements": 2,
     "random": 1,
