@@ -2,8 +2,8 @@
 
 Notation. An event has N real objects x_1 .. x_N, in the scaled features that the field sees, and as
 many noise objects e_1 .. e_N. The coupling `event` pairs each object with one noise object so that
-the sum of |x_i - e_s(i)|^2 over the objects is least, exactly (the Hungarian method), for every
-event alone and anew at every step. The paths from noise to data are then shorter and cross less.
+the sum of their squared distances is least, exactly (the Hungarian method), for every event alone
+and anew at every step. The paths from noise to data are then shorter and cross less.
 
 The noise of the event stays what it was, in another order: as a set it is still a sample of the
 base. So a permutation-equivariant field, as all fields on sets here are, samples from the same base

@@ -372,7 +372,7 @@ def test_the_demo_says_what_an_installation_lacks(folder, capsys, monkeypatch):
         ("dataset", "make", "--help"),
         ("demo", "--help"),
         ("promote", "--help"),
-        ("promote", "nowhere", "models"),
+        ("promote", "nowhere", "other"),
         ("info", "--help"),
         ("info",),
         ("info", "nowhere"),
