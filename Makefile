@@ -21,8 +21,8 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-.PHONY: chaos demo check test test-all lint docs notebooks linkcheck bench bench-peers quality zoo-data \
-	zoo-eval test-scatter test-cuda clean help
+.PHONY: chaos demo check test test-all lint docs notebooks linkcheck bench bench-peers quality ablations \
+	zoo-data zoo-eval test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -43,9 +43,13 @@ help:
 	@echo "make zoo-data      simulate 30,000 held-out jets of each recipe of datasets/ into $(ZOO)"
 	@echo "make zoo-eval      sample as many by each shipped model, compare them, and write what was"
 	@echo "                   measured into its card (hours; FAST=1: without classifier on particles)"
+	@echo "make ablations     what makes a model better at equal CPU time, one option a row, beside networks"
+	@echo "                   of other authors; goes on where it was cut (SECONDS=1200: half a day of one"
+	@echo "                   core; ROWS=\"base event\" SEEDS=\"1 2\": some; TRIAL=1: two minutes)"
 	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
 	@echo "make test-cuda     all tests on a CUDA device"
-	@echo "bench, bench-peers, quality, test-scatter and test-cuda keep what they find in $(RESULTS)"
+	@echo "bench, bench-peers, quality, ablations, test-scatter and test-cuda keep what they find in"
+	@echo "$(RESULTS)"
 	@echo
 	@echo "For minutes on a GPU: everything in stages, each leaving what it found when it ends."
 	@echo "make campaign-data    150,000 top jets, packed for a training there (about ten minutes)"
@@ -123,9 +127,8 @@ with-peers: $(STAMP) $(ENERGYFLOW)/.stamp
 # TABLE=quality-heads FAMILIES='transformer transformer-heads8' compares numbers of heads
 TABLE ?= quality
 FAMILIES ?= deepsets epic graph transformer transformer-qknorm
-quality: $(STAMP)
-	mkdir -p runs/$(TABLE) runs/quality
-	test -f runs/quality/top50k.h5 || $(BIN)/setflow dataset make datasets/pythia-top --events 50000 --seed 100 --out runs/quality/top50k.h5
+quality: $(STAMP) runs/quality/top50k.h5
+	mkdir -p runs/$(TABLE)
 	for seed in 1 2; do for field in $(FAMILIES); do \
 		OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.quality train $$field --seed $$seed \
 			--data runs/quality/top50k.h5 --out runs/$(TABLE) || exit; done; done
@@ -148,6 +151,19 @@ $(ZOO)/%.h5: | $(STAMP)
 zoo-eval: zoo-data
 	PYTHONPATH=tests $(BIN)/python -m bench.zoo --data $(ZOO) --events $(ZOO_EVENTS) \
 		$(if $(FAST),--fast) $(if $(MODELS),--models $(MODELS))
+
+runs/quality/top50k.h5: | $(STAMP)
+	mkdir -p $(@D)
+	$(BIN)/setflow dataset make datasets/pythia-top --events 50000 --seed 100 --out $@
+
+# a row is a file of runs/ablations, and what is missing is trained: to be cut and called again
+SECONDS ?= 1200
+SEEDS ?= 1 2
+ABLATIONS = OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.ablations
+ablations: $(STAMP) $(if $(TRIAL),,runs/quality/top50k.h5)
+	$(ABLATIONS) $(if $(TRIAL),trial,run --data runs/quality/top50k.h5 --out runs/ablations \
+		--seconds $(SECONDS) --seeds $(SEEDS)) $(if $(ROWS),--rows $(ROWS))
+	$(if $(TRIAL),,$(call kept,ablations.md,$(ABLATIONS) table --out runs/ablations))
 
 # apart, so that all other targets go on without compiled extensions
 test-scatter:

@@ -31,6 +31,7 @@ FLOORS = {
     "sets": 0,
     "version": 0,
     "shipped": 1,
+    "couplings": 1,
     "environment": 2,
     "requirements": 2,
     "random": 1,
@@ -361,6 +362,7 @@ def test_what_travels_in_the_wheel_is_found_by_name_from_any_folder(wheel, tmp_p
 def test_tests_mirror_the_package():
     """Folders of tests are named like parts, files in `tests` like modules; the rest is listed."""
     whole = {
+        "ablations",
         "architecture",
         "campaign",
         "cuda",

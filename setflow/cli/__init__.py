@@ -470,6 +470,17 @@ def _demo(config: Namespace, ending: Ending) -> None:
     ending(report, "a report, of the model beside it", [*following, "--out", more])
 
 
+def _promote(config: Namespace, ending: Ending) -> None:
+    target = check_target(config.target, overwrite=config.force)
+    run = Path(config.run)
+    if not run.is_dir():
+        raise FileNotFoundError(f"there is no folder {run}, expected that of a run; {_TRAINED}")
+    from setflow.jobs.promote import promote
+
+    promote(run, target, report=config.report, overwrite=config.force)
+    ending(target, "a model, its card and its metrics", ["setflow", "info", target])
+
+
 def _info(config: Namespace, ending: Ending) -> None:
     from setflow.cli.info import info
 
@@ -489,6 +500,7 @@ _COMMANDS: dict[str, Callable[[Namespace, Ending], None]] = {
     "evaluate": _evaluate,
     "dataset": _dataset,
     "demo": _demo,
+    "promote": _promote,
     "info": _info,
     "doctor": _doctor,
 }

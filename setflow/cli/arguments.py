@@ -282,6 +282,25 @@ COMMANDS = {
             _FORCE,
         ),
     ),
+    "promote": Command(
+        "setflow promote RUN TARGET [options]",
+        "Copy the model of a run, with how good it is, into a folder to share.",
+        "Copy the model of a run into a folder to share, with the numbers of setflow evaluate on "
+        "its card and beside it. It is refused unless the card tells training and limits, the "
+        "manifest tells the training data by their hashes, and a report compares events of these "
+        "weights with others than those of the training.",
+        (
+            Argument("run", "The folder of a run, such as runs/top30, or of a model.", "RUN"),
+            Argument("target", "The folder to write, such as models/top30.", "TARGET"),
+            Argument(
+                "--report",
+                "The folder that setflow evaluate has written; without it, the one in the folder "
+                "of the run whose events were made by these weights.",
+                "FOLDER",
+            ),
+            _FORCE,
+        ),
+    ),
     "info": Command(
         "setflow info WHAT",
         "Say what a file or a model is, where it came from, and what to do next.",

@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from setflow.couplings import Coupling, coupled_noise
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
@@ -37,6 +38,7 @@ def stochastic_fm_loss(
     gamma: GammaSchedule | None = None,
     z: Array | None = None,
     times: TimeSampling | None = None,
+    coupling: Coupling | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -58,6 +60,7 @@ def stochastic_fm_loss(
         gamma: the amplitude of the noise on the path; None takes `BrownianGamma`.
         z: that noise, with the shape of `x_target`; None draws it.
         times: the density of the times and their weight; None takes uniform times and no weight.
+        coupling: that of `masked_fm_loss`, of `x_source` alone, for events that are sets.
         reduction: `mean` or `sum` over events, or `none`.
         generator: the random generator for `t` and `z`.
 
@@ -75,7 +78,7 @@ def stochastic_fm_loss(
     """
     return masked_stochastic_fm_loss(
         field, x_target, x_source, None, t, c, path=path, gamma=gamma, z=z, times=times,
-        reduction=reduction, generator=generator,
+        coupling=coupling, reduction=reduction, generator=generator,
     )  # fmt: skip
 
 
@@ -91,6 +94,7 @@ def masked_stochastic_fm_loss(
     gamma: GammaSchedule | None = None,
     z: Array | None = None,
     times: TimeSampling | None = None,
+    coupling: Coupling | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -110,6 +114,8 @@ def masked_stochastic_fm_loss(
         raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
     gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
     x_source = events.noise(x_source, "x_source")
+    if coupling is not None:
+        x_source = coupled_noise(events, x_source, coupling)
     t, weights = times_of(events, t, times, generator, within=gamma.time_range)
     z = events.drawn_noise(generator) if z is None else events.noise(z, "z")
     amplitude = align_coefficient(gamma.gamma(t), t, z, "gamma")

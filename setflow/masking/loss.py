@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from setflow.couplings import Coupling, coupled_noise
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.sets.arrays import Array, shown
@@ -30,6 +31,7 @@ def masked_fm_loss(
     *,
     path: Path | None = None,
     times: TimeSampling | None = None,
+    coupling: Coupling | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -54,6 +56,8 @@ def masked_fm_loss(
         times: the density of the times, which may depend on the number of real objects, and the
             weight of the events, also of those whose `t` is given; None takes uniform times and no
             weight.
+        coupling: `event` pairs the noise of each event with its objects at least distance, for a
+            permutation-equivariant field (`setflow.couplings`); None leaves them independent.
         reduction: `mean` or `sum` over events, or `none`; an event without objects counts as 0.
         generator: the random generator for `t`.
 
@@ -62,7 +66,8 @@ def masked_fm_loss(
 
     Raises:
         TypeError: if something is no tensor, array or object of the kind that is expected.
-        ValueError: if shapes do not fit, or the mask holds values other than 0 and 1; on a CPU also
+        ValueError: if shapes do not fit, the mask holds values other than 0 and 1, or there is no
+            such coupling or nothing to couple; on a CPU also
             if a time lies outside [0, 1], or the loss is not finite because a number that was given
             is not. On an accelerator nothing looks at the values.
 
@@ -73,6 +78,8 @@ def masked_fm_loss(
     """
     events = Events.of(field, x_target, mask, c=c, name="x_target")
     x_source = events.noise(x_source, "x_source")
+    if coupling is not None:
+        x_source = coupled_noise(events, x_source, coupling)
     loss = loss_of_events(
         field, events, x_source, t, path=path, times=times, reduction=reduction,
         generator=generator,
@@ -127,6 +134,7 @@ def fm_loss(
     *,
     path: Path | None = None,
     times: TimeSampling | None = None,
+    coupling: Coupling | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -145,6 +153,7 @@ def fm_loss(
             `SetBatch` for another set per event.
         path: the path between data and noise; None takes `LinearPath`.
         times: the density of the times and their weight; None takes uniform times and no weight.
+        coupling: that of `masked_fm_loss`, for events that are sets.
         reduction: `mean` or `sum` over events, or `none`.
         generator: the random generator for `t`.
 
@@ -161,6 +170,6 @@ def fm_loss(
     torch.Size([64])
     """
     return masked_fm_loss(
-        field, x_target, x_source, None, t, c, path=path, times=times, reduction=reduction,
-        generator=generator,
+        field, x_target, x_source, None, t, c, path=path, times=times, coupling=coupling,
+        reduction=reduction, generator=generator,
     )  # fmt: skip

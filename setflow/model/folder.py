@@ -42,9 +42,12 @@ from setflow.spelling import nearest
 from setflow.timesteps import TimeSampling
 
 __all__ = [
+    "CARD",
     "CLASSES",
     "CONFIG",
+    "MANIFEST",
     "UNBUILT",
+    "WEIGHTS",
     "StoredModel",
     "architecture",
     "arguments_of",
@@ -63,7 +66,7 @@ __all__ = [
 
 CONFIG = "config.yaml"
 WRITTEN_BY = "setflow fit writes one to runs/<name>/model"
-_WEIGHTS, _MANIFEST, _CARD = "weights.safetensors", "manifest.json", "README.md"
+WEIGHTS, MANIFEST, CARD = "weights.safetensors", "manifest.json", "README.md"
 
 CLASSES: dict[str, type] = {
     "setflow.ConditionalCardinality": ConditionalCardinality,
@@ -370,7 +373,7 @@ def short_card(flow: Any, name: str) -> str:
         + ".\n\n"
         "```python\nimport setflow\n\n"
         f'flow = setflow.SetFlow.load("{name}")\nbatch = flow.sample(1000, seed=1)\n```\n\n'
-        f"`{_MANIFEST}` holds the sha256 of `{CONFIG}` and `{_WEIGHTS}`; loading verifies "
+        f"`{MANIFEST}` holds the sha256 of `{CONFIG}` and `{WEIGHTS}`; loading verifies "
         "them.\n"
     )
 
@@ -428,16 +431,16 @@ def write_folder(
     """
     from safetensors.torch import save
 
-    with NewFolder(folder, overwrite=overwrite, marker=_MANIFEST) as new:
+    with NewFolder(folder, overwrite=overwrite, marker=MANIFEST) as new:
         (new / CONFIG).write_text(dump_yaml(dict(config)))
         tensors = {key: value.cpu().contiguous() for key, value in weights.items()}
-        (new / _WEIGHTS).write_bytes(save(tensors))  # its own file is readable by nobody else
-        hashes = {name: _sha256((new / name).read_bytes()) for name in (CONFIG, _WEIGHTS)}
+        (new / WEIGHTS).write_bytes(save(tensors))  # its own file is readable by nobody else
+        hashes = {name: _sha256((new / name).read_bytes()) for name in (CONFIG, WEIGHTS)}
         manifest: dict[str, Any] = {"format": _FORMAT, "files": hashes}
         if training is not None:
             manifest["training"] = dict(training)
-        (new / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        (new / _CARD).write_text(card)
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
+        (new / CARD).write_text(card)
 
 
 def read_folder(folder: Path) -> StoredModel:
@@ -463,9 +466,9 @@ def read_folder(folder: Path) -> StoredModel:
         raise ValueError(
             f"{folder / CONFIG} has no node model: flow:, so it describes no model{why}"
         ) from error
-    shapes = read_shapes(folder / _WEIGHTS)
+    shapes = read_shapes(folder / WEIGHTS)
     require_sizes(node, shapes, where)
-    return StoredModel(node, where, shapes, folder / _WEIGHTS, hashes[_WEIGHTS])
+    return StoredModel(node, where, shapes, folder / WEIGHTS, hashes[WEIGHTS])
 
 
 def _sha256(content: bytes) -> str:
@@ -476,7 +479,7 @@ def _verify(path: Path, content: bytes, sha256: str) -> None:
     got = _sha256(content)
     if got != sha256:
         raise ValueError(
-            f"{path} does not match its hash in {_MANIFEST} (expected {sha256[:12]}, got "
+            f"{path} does not match its hash in {MANIFEST} (expected {sha256[:12]}, got "
             f"{got[:12]}): it was changed or damaged after it was written; fetch or train the "
             "model again"
         )
@@ -491,22 +494,22 @@ def _hashes(folder: Path) -> dict[str, str]:
         )
     if not folder.is_dir():
         raise FileNotFoundError(f"no model folder at {folder}; {known(MODELS, folder)}")
-    missing = [name for name in (CONFIG, _WEIGHTS, _MANIFEST) if not (folder / name).is_file()]
+    missing = [name for name in (CONFIG, WEIGHTS, MANIFEST) if not (folder / name).is_file()]
     if missing:
         inside = folder / "model"
-        written = f"its model is {inside}" if (inside / _MANIFEST).is_file() else WRITTEN_BY
+        written = f"its model is {inside}" if (inside / MANIFEST).is_file() else WRITTEN_BY
         raise FileNotFoundError(
             f"{folder} is no model folder: it lacks {', '.join(missing)}; {written}"
         )
     try:
-        manifest = json.loads(read_bounded(folder / _MANIFEST, 16 * 2**20))
-        hashes = {name: str(manifest["files"][name]) for name in (CONFIG, _WEIGHTS)}
+        manifest = json.loads(read_bounded(folder / MANIFEST, 16 * 2**20))
+        hashes = {name: str(manifest["files"][name]) for name in (CONFIG, WEIGHTS)}
         version = manifest["format"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{folder / _MANIFEST} is not a manifest of hashes") from error
+        raise ValueError(f"{folder / MANIFEST} is not a manifest of hashes") from error
     if version != _FORMAT:
         raise ValueError(
-            f"{folder / _MANIFEST} is of format {shortened(version)}, and this version of setflow "
+            f"{folder / MANIFEST} is of format {shortened(version)}, and this version of setflow "
             f"reads {_FORMAT}; install a newer one, or fetch a model for this one"
         )
     return hashes

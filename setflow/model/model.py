@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from setflow.couplings import Coupling, coupled_noise
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel, length_error
 from setflow.distributions.normal import StandardNormal
@@ -259,6 +260,7 @@ class SetFlow(SavedModel):
         noise: Tensor | None = None,
         context_noise: Tensor | None = None,
         drop_context: float | Tensor = 0.0,
+        coupling: Coupling | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Return the training loss of physical events, a scalar: the sum of `loss_terms`.
@@ -276,6 +278,8 @@ class SetFlow(SavedModel):
                 `(B, 1, len(context_model.features))`.
             drop_context: the share of the events whose context the field does not get but
                 `no_context`, or which, boolean with shape `(B,)`. p(N | c) always gets it.
+            coupling: `event` pairs the noise of each event with its objects, in the scaled
+                features, at least distance (`setflow.couplings`); None leaves them independent.
             generator: the random generator for what is not given.
 
         Raises:
@@ -285,7 +289,7 @@ class SetFlow(SavedModel):
         """
         terms = self.loss_terms(
             batch, t=t, times=times, noise=noise, context_noise=context_noise,
-            drop_context=drop_context, generator=generator,
+            drop_context=drop_context, coupling=coupling, generator=generator,
         )  # fmt: skip
         loss = torch.stack(list(terms.values())).sum()
         if is_at_hand(loss) and not bool(loss.isfinite()):
@@ -305,6 +309,7 @@ class SetFlow(SavedModel):
         noise: Tensor | None = None,
         context_noise: Tensor | None = None,
         drop_context: float | Tensor = 0.0,
+        coupling: Coupling | None = None,
         generator: torch.Generator | None = None,
     ) -> dict[str, Tensor]:
         """Return the terms of the training loss by name, each a scalar; the arguments of `loss`.
@@ -343,9 +348,12 @@ class SetFlow(SavedModel):
         events = Events.of(self.field, z, batch.mask, c=c, name="x_target")
         if batch.cpu_lengths is not None:
             events = replace(events, sizes=batch.cpu_lengths)
+        noise = events.noise(noise.to(z), "noise")
+        if coupling is not None:
+            noise = coupled_noise(events, noise, coupling)
         losses = loss_of_events(
-            self.field, events, events.noise(noise.to(z), "noise"), t, path=self.path, times=times,
-            reduction="none", generator=generator,
+            self.field, events, noise, t, path=self.path, times=times, reduction="none",
+            generator=generator,
         )  # fmt: skip
         if batch.weight is not None:
             losses = batch.weight.to(losses.dtype) * losses

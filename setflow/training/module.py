@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from setflow.couplings import Coupling, check_coupling
 from setflow.data.collate import LengthBatchSampler
 from setflow.model.finite import first_not_finite, not_finite_weight, reason_of
 from setflow.model.folder import architecture, require_same
@@ -67,9 +68,12 @@ class FlowMatchingModule(LightningModule):
             1,000 steps and stays.
         times: the density of the times at which the field is trained, and their weight; None takes
             uniform times and no weight.
+        coupling: `event` pairs the noise of each event with its objects at least distance, in
+            training and in validation, so that a loss with it is another number than one without;
+            see `setflow.couplings`. None leaves them independent.
 
     Raises:
-        ValueError: if `warmup` is no fraction.
+        ValueError: if `warmup` is no fraction, or there is no such coupling.
     """
 
     def __init__(
@@ -78,11 +82,14 @@ class FlowMatchingModule(LightningModule):
         optimizer: Callable[[Iterable[torch.nn.Parameter]], Optimizer] = _adamw,
         warmup: float = 0.05,
         times: TimeSampling | None = None,
+        coupling: Coupling | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= warmup < 1:
             raise ValueError(f"warmup must lie in [0, 1), got {warmup}: a fraction of the training")
+        check_coupling(coupling)
         self.times = times
+        self.coupling: Coupling | None = coupling
         self._batches_into_epoch = 0
         self._in_a_row: Tensor | int = 0  # steps whose loss was not finite, counted on the device
         self.flow = flow
@@ -186,6 +193,8 @@ class FlowMatchingModule(LightningModule):
             width, one = len(self.flow.context_model.features), torch.ones_like(events.mask[:, :1])
             drawn = counter_normal(derive(seed, "conditions"), place, one, (width,))
             more["context_noise"] = drawn
+        if self.coupling is not None:
+            more["coupling"] = self.coupling
         terms = self.flow.loss_terms(events, t=t, times=times, noise=noise, **more)
         loss = self._logged(stage, terms, events, sync_dist=sync_dist)
         if self._is_lost(stage, loss):

@@ -20,6 +20,7 @@ REQUIRED = {
     "score": ["m", "d.h5", "--out", "a.h5"],
     "evaluate": ["g.h5", "r.h5", "--out", "r"],
     "demo": [],
+    "promote": ["runs/m", "models/m"],
     "info": ["a.h5"],
     "doctor": [],
     "dataset make": ["f", "--out", "a.h5"],
@@ -138,7 +139,8 @@ def test_sample_takes_the_solvers_of_score_with_their_options():
         ("info", "setflow info needs WHAT; usage: setflow info WHAT"),
         ("doctor now", "setflow doctor does not know what to do with 'now'"),
         ("demo --stpes 3", "setflow demo has no option --stpes, did you mean --steps?"),
-        ("", "needs a command, one of fit, sample, score, evaluate, info, doctor, demo, dataset"),
+        ("", "needs a command, one of fit, sample, score, evaluate, promote, info, doctor, demo, "),
+        ("promote runs/m", "setflow promote needs TARGET; usage: setflow promote RUN TARGET"),
     ],
 )  # fmt: skip
 def test_an_error_is_one_line_that_names_what_is_nearest(arguments, expected):

@@ -374,6 +374,8 @@ def test_the_demo_says_what_an_installation_lacks(folder, capsys, monkeypatch):
         ("dataset", "--help"),
         ("dataset", "make", "--help"),
         ("demo", "--help"),
+        ("promote", "--help"),
+        ("promote", "nowhere", "other"),
         ("info", "--help"),
         ("info",),
         ("info", "nowhere"),
@@ -447,7 +449,17 @@ def test_a_shell_gets_version_help_and_status():
 
     assert shell("--version").stdout == f"setflow {setflow.__version__}\n"
     help_text = shell("--help").stdout
-    commands = ("fit", "sample", "score", "evaluate", "dataset", "demo", "info", "doctor")
+    commands = (
+        "fit",
+        "sample",
+        "score",
+        "evaluate",
+        "promote",
+        "dataset",
+        "demo",
+        "info",
+        "doctor",
+    )
     assert all(command in help_text for command in commands)
     assert shell("sample", "nowhere", "--out", "x.h5").returncode == 2
 

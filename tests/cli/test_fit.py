@@ -134,6 +134,7 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
             "cardinality: Option 'max_object' is not accepted, did you mean max_objects?; ",
         ),
         (("--model.times", "abc"), "model.times: expected null or a class such as setflow.TimeSa"),
+        (("--model.coupling", "batch"), "model.coupling: expected event or null, got batch"),
         (("--trainer.gradient_clip_val", "x"), "gradient_clip_val: expected a number or null, got"),
         (("--seed_everything", "abc"), "seed_everything: expected true or false or a whole number"),
         (

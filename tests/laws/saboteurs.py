@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import setflow
+from setflow.couplings import coupled_noise
 from setflow.divergence import DivergenceEstimator
 from setflow.paths import LinearPath
-from setflow.sets.events import call_field
+from setflow.sets.events import Events, call_field
 
 
 def _pieces(field, x_target, x_source, mask, t, c):
@@ -75,6 +76,15 @@ def loss_weighs_by_company(
         return loss
     n = mask.sum(-1).to(loss.dtype)
     return loss * n / n.mean().clamp(min=1)
+
+
+def loss_couples_padding(field, x_target, x_source, mask, t, c=None, *, reduction="none") -> Tensor:
+    """Pairs objects with the noise of padded slots, too."""
+    mask = torch.ones(x_target.shape[:-1], dtype=torch.bool) if mask is None else mask
+    x_target, x_source = (x.where(mask[..., None], 0) for x in (x_target, x_source))
+    everything = Events.of(field, x_target, None)
+    x_source = coupled_noise(everything, x_source, "event")
+    return setflow.masked_fm_loss(field, x_target, x_source, mask, t, c, reduction="none")
 
 
 def sample_starts_from_garbage(field, base, solver, mask, *, c=None, x_source) -> Tensor:

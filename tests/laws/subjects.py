@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -84,6 +86,21 @@ def sample_of(field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_sam
         return Outcome({}, outcome.per_slot | {"sample": value.detach()}, outcome.gradients)
 
     return subject
+
+
+def coupled_loss_of(
+    field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_fm_loss
+) -> Subject:
+    """The loss with noise that is paired with the objects; their contexts, if any, are of kinds."""
+
+    def kinds(case: Case) -> Case:
+        rows = case.c_object
+        return (
+            case if rows is None else replace(case, c_object=rows[..., :1].sign().expand_as(rows))
+        )
+
+    coupled = partial(verb, coupling="event")
+    return lambda case: loss_of(field, coupled)(kinds(case))
 
 
 def stochastic_loss_of(field: nn.Module) -> Subject:

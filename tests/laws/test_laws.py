@@ -18,6 +18,7 @@ from laws.subjects import (
     ObjectConditioned,
     Pointwise,
     adaptive_sample_of,
+    coupled_loss_of,
     denoising_loss_of,
     density_of,
     diffusion_sample_of,
@@ -123,6 +124,7 @@ def _matching_cases(options, features, law, device):
 
 VERBS = {
     "loss": loss_of,
+    "coupled loss": coupled_loss_of,
     "stochastic loss": stochastic_loss_of,
     "eps loss": denoising_loss_of("eps"),
     "score loss": denoising_loss_of("score"),
@@ -228,6 +230,7 @@ def test_the_judged_fields_mix_objects(name):
         ("emptiness", lambda: loss_of(_gaussian(2.0, 3), saboteurs.loss_divides_by_count)),
         ("agreement", lambda: loss_of(redraw(Pointwise()), saboteurs.loss_counts_one_more)),
         ("company", lambda: loss_of(redraw(Pointwise()), saboteurs.loss_weighs_by_company)),
+        ("length", lambda: loss_of(_gaussian(2.0, 3), saboteurs.loss_couples_padding)),
         (
             "content",
             lambda: sample_of(redraw(Pointwise()), saboteurs.sample_starts_from_garbage),

@@ -17,12 +17,13 @@ from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
 
 import setflow
+from laws.laws import redraw
 from setflow import SetBatch
 from setflow.cli.fit import fit
 from setflow.data import JetWriter, LengthBatchSampler, SetDataset, Standardizer, read_jets
 from setflow.training import ExportBestModel, SetDataModule
 from setflow.training import data as training_data
-from setflow.training.data import PlacedDataset
+from setflow.training.data import PlacedBatch, PlacedDataset
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import LAST_RATE, warmup_cosine
 
@@ -63,7 +64,7 @@ class Noted(setflow.SetFlow):
         super().__init__(field.float(), conditions=["pt", "mass"])
         self.noted = {}
 
-    def loss_terms(self, batch, *, t, times, noise):
+    def loss_terms(self, batch, *, t, times, noise, **_):
         for jet, *seen in zip(batch.c.tolist(), t.tolist(), batch.lengths, noise, strict=True):
             assert tuple(jet) not in self.noted, "once an epoch"
             self.noted[tuple(jet)] = (seen[0], seen[2][: seen[1]].clone())
@@ -196,6 +197,25 @@ def test_the_times_of_training_are_those_that_are_asked_for():
     torch.testing.assert_close(got, ((1 + 3 * t) * losses).mean(), atol=1e-10, rtol=0)
     module = FlowMatchingModule(flow, times=times)
     assert module.times is times
+
+
+@pytest.mark.parametrize("stage", ["train", "validation"])
+def test_a_coupling_reaches_the_loss_of_training_and_validation(stage):
+    field = redraw(setflow.TransformerField(3, hidden=8, layers=1, heads=1))
+    flow = setflow.SetFlow(field, scaler=Standardizer(3, mean=0, std=1))
+    jets = setflow.SetBatch(torch.randn(16, 5, 3), torch.rand(16, 5) < 0.7)
+    losses = {}
+    for coupling in (None, "event"):
+        module = FlowMatchingModule(flow, coupling=coupling)
+        module.trainer = SimpleNamespace(current_epoch=0, global_rank=0)
+        module.log = lambda name, loss, **_: losses.__setitem__((name, coupling), loss)  # noqa: B023
+        module.log_dict = lambda *_, **__: None
+        call = module.training_step if stage == "train" else module.validation_step
+        call(PlacedBatch(jets, torch.arange(16)), 0)
+    plain, coupled = losses.values()
+    assert coupled < 0.97 * plain  # of the same noise
+    with pytest.raises(ValueError, match="coupling is 'batch', expected 'event'"):
+        FlowMatchingModule(flow, coupling="batch")
 
 
 def _jets(path: Path, jets: int = 300) -> None:
