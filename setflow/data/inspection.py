@@ -186,7 +186,7 @@ def _leads_elsewhere(dataset: Any) -> bool:
 
 
 def _values_bytes(dataset: Any) -> int:
-    return int(dataset.id.get_type().get_size()) * math.prod(dataset.shape)
+    return int(dataset.id.get_type().get_size() * math.prod(dataset.shape))
 
 
 def check_expansion(total: int, size: int, where: str) -> None:
@@ -317,17 +317,17 @@ def _check_sources(dataset: Any, where: str, path: Path, before: tuple[Path, ...
         told = shortened(f"{one.file_name}: {one.dset_name}")
         try:
             n = one.vspace.get_select_npoints()
-            of = one.src_space.get_select_npoints()
+            of = n if _takes_all(one) else one.src_space.get_select_npoints()
         except RuntimeError:
             raise ValueError(f"{where} has sources without an end, {told}; merge them") from None
         if n != of:
             raise ValueError(f"{where} has {n} values in the place of {of} of {told}")
         points += n
         if one.file_name == ".":
-            _check_source(dataset.file, one, where, told)
+            _check_source(dataset.file, one, n, where, told)
             continue
         with _opened_source(Path(one.file_name), where, path, before) as source:
-            _check_source(source, one, where, told)
+            _check_source(source, one, n, where, told)
     if points != math.prod(dataset.shape):
         raise ValueError(
             f"{where} has shape {dataset.shape}, and its sources hold {points:,} values of it; "
@@ -335,20 +335,23 @@ def _check_sources(dataset: Any, where: str, path: Path, before: tuple[Path, ...
         )
 
 
-def _check_source(source: Any, one: Any, where: str, told: str) -> None:
+def _takes_all(one: Any) -> bool:
+    """Return whether a source is taken whole; then its space has no shape, and tells no number."""
+    return bool(one.src_space.get_select_type() == h5py.h5s.SEL_ALL)
+
+
+def _check_source(source: Any, one: Any, n: int, where: str, told: str) -> None:
     there = source.get(one.dset_name)
     if not isinstance(there, h5py.Dataset) or there.shape is None:
         raise ValueError(f"{where} is made of {told}, which is no data set there")
     if one.file_name == "." and there.is_virtual:
         raise ValueError(f"{where} is made of {told}, which is virtual, too; merge them")
-    space = one.src_space
-    stated = tuple(space.get_simple_extent_dims())
-    whole = space.get_select_type() == h5py.h5s.SEL_ALL  # then the space has no shape of its own
-    fits = math.prod(there.shape) == space.get_select_npoints() if whole else there.shape == stated
+    stated = tuple(one.src_space.get_simple_extent_dims())
+    fits = math.prod(there.shape) == n if _takes_all(one) else there.shape == stated
     if not fits:
-        stated_text = f"{space.get_select_npoints()} values" if whole else f"shape {stated}"
+        expected = f"{n} values" if _takes_all(one) else f"shape {stated}"
         raise ValueError(
-            f"{where} is made of {told}, which has shape {there.shape}, expected {stated_text}"
+            f"{where} is made of {told}, which has shape {there.shape}, expected {expected}"
         )
 
 

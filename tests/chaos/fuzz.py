@@ -33,6 +33,7 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -634,7 +635,7 @@ def fuzz(seeds: range, entrances: int = len(ENTRANCES), seconds: float = 1e9) ->
             turn = seed // len(KINDS)
             for k in range(entrances):
                 entrance = ENTRANCES[(turn + k) % len(ENTRANCES)]
-                outcome, memory = watched(lambda e=entrance: enter(e, case, folder))
+                outcome, memory = watched(partial(enter, entrance, case, folder))
                 if outcome.split(" ")[0] in GOOD and memory > MEMORY:
                     outcome = f"memory ({memory / 2**20:.0f} MiB)"
                 yield Found(seed, case.kind, entrance, outcome, memory)
@@ -649,20 +650,22 @@ def _main() -> None:
     told.add_argument("--seed", type=int, default=0, help="the number of the first file")
     given = told.parse_args()
     counts: Counter[tuple[str, str]] = Counter()
-    largest, failures = 0.0, 0
+    largest, failures, say = 0.0, 0, sys.stdout.write
     for one in fuzz(range(given.seed, given.seed + given.files)):
-        word = one.outcome.split(" ")[0]
-        counts[one.kind, word] += 1
+        counts[one.kind, one.outcome.split(" ")[0]] += 1
         largest = max(largest, one.memory)
         if one.outcome not in GOOD:
             failures += 1
-            print(f"file {one.seed} ({one.kind}) by {one.entrance}: {one.outcome}", flush=True)
+            say(f"file {one.seed} ({one.kind}) by {one.entrance}: {one.outcome}\n")
+            sys.stdout.flush()
     words = sorted({word for _, word in counts})
-    print(f"{'':12}" + "".join(f"{word:>12}" for word in words))
+    say(f"{'':12}" + "".join(f"{word:>12}" for word in words) + "\n")
     for kind in dict.fromkeys(KINDS):
-        print(f"{kind:12}" + "".join(f"{counts[kind, word]:12}" for word in words))
-    print(f"{given.files} files by {len(ENTRANCES)} entrances: {failures} failures; "
-          f"at most {largest / 2**20:.0f} MiB")  # fmt: skip
+        say(f"{kind:12}" + "".join(f"{counts[kind, word]:12}" for word in words) + "\n")
+    say(
+        f"{given.files} files by {len(ENTRANCES)} entrances: {failures} failures; at most "
+        f"{largest / 2**20:.0f} MiB\n"
+    )
     sys.exit(failures > 0)
 
 

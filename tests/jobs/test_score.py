@@ -174,7 +174,8 @@ def test_a_number_that_the_model_has_never_seen_has_no_probability(
     assert (got["cardinality"][four] == -np.inf).all()
     assert np.isfinite(got["objects"]).all()
     assert np.isfinite(got["log_prob"][~four]).all()
-    assert set(got["reason"]) == {""}
+    assert set(got["reason"][~four]) == {""}
+    assert set(got["reason"][four]) == {"the model gives this number of objects no probability"}
 
 
 def test_a_model_without_cardinality_scores_given_the_number(tmp_path: Path, data: Path) -> None:

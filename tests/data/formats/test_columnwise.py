@@ -31,5 +31,5 @@ def test_one_that_is_cut_short_is_damaged(tmp_path):
     path = tmp_path / "x.npy"
     np.save(path, np.asfortranarray(np.ones((50, 3))))
     path.write_bytes(path.read_bytes()[:-8])
-    with pytest.raises(OSError, match="x.npy ends too early"):
+    with pytest.raises(OSError, match=r"x\.npy ends too early"):
         sources.NumpySource(path)
