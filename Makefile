@@ -21,8 +21,8 @@ kept = @mkdir -p $(RESULTS); \
 	{ $(BIN)/python tests/bench/machine.py && $(2); } > $(RESULTS)/$(1) 2>&1; \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
-.PHONY: chaos demo check test test-all lint docs notebooks linkcheck bench bench-peers quality ablations \
-	zoo-data zoo-eval test-scatter test-cuda clean help
+.PHONY: chaos fuzz demo check test test-all lint docs notebooks linkcheck bench bench-peers quality \
+	ablations zoo-data zoo-eval test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -33,6 +33,8 @@ help:
 	@echo "make lint          ruff and mypy"
 	@echo "make chaos         kill, starve and disturb sampling and scoring, and compare (half an hour;"
 	@echo "                   KILLS=30 OTHERS=10 JOBS=sample,folder,score)"
+	@echo "make fuzz          damage files of events in every way and read them by every entrance"
+	@echo "                   (FILES=600 SEED=0; ten minutes)"
 	@echo "make docs          these and more pages as a site, in build/docs/html (half a minute)"
 	@echo "make notebooks     run the notebooks in full and keep their outputs (ten minutes; NAMES=\"...\": some)"
 	@echo "make linkcheck     whether the links of the site to elsewhere are alive"
@@ -88,6 +90,12 @@ JOBS ?= sample,folder,score
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py --kills $(KILLS) --others $(OTHERS) \
 		--jobs $(JOBS)
+
+FILES ?= 600
+SEED ?= 0
+
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/fuzz.py --files $(FILES) --seed $(SEED)
 
 # warnings are errors: a name that is not there, a link into the void, a page in no table
 SITE = OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -W --keep-going -n -q -d build/docs/doctrees

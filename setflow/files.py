@@ -18,6 +18,7 @@ import os
 import reprlib
 import secrets
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -44,6 +45,7 @@ __all__ = [
     "in_use_by_one",
     "load_yaml",
     "move",
+    "require_regular",
     "require_single_keys",
     "same_file",
     "shortened",
@@ -56,6 +58,7 @@ MANIFEST = "manifest.json"
 _HDF5 = (".h5", ".hdf5")
 _DEPTH, _SIZE = 40, 2**18  # of YAML: levels, and characters
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml is ten times as fast
+_IRREGULAR = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 _SHORT.maxlevel = 3
@@ -73,6 +76,24 @@ def as_path(given: str | os.PathLike[str]) -> Path:
     if not isinstance(given, (str, os.PathLike)):
         raise TypeError(f"got {given!r}, expected the path of a file or folder, such as 'runs/top'")
     return Path(given)
+
+
+def require_regular(path: Path) -> None:
+    """Refuse what is no regular file before it is opened, as a pipe would be waited for.
+
+    Raises:
+        FileNotFoundError: if there is nothing of this name.
+        IsADirectoryError: if it is a folder.
+        OSError: if it is a pipe, a socket or a device.
+    """
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(f"{path} is a folder, expected a regular file")
+    if not stat.S_ISREG(mode):
+        kind = next((what for test, what in _IRREGULAR if test(mode)), "a device")
+        raise OSError(
+            f"{path} is {kind}, expected a regular file; write what it gives to a file first"
+        )
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
@@ -357,6 +378,7 @@ def move(path: Path, target: Path) -> None:
 
 def file_sha256(path: Path) -> str:
     """Return the sha256 of a file's content as hexadecimal digits, read piece by piece."""
+    require_regular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -371,6 +393,8 @@ def has_manifest(path: Path) -> bool:
     """
     if path.is_dir():
         return (path / MANIFEST).is_file()
+    if not path.is_file():
+        return False
     import h5py
 
     try:

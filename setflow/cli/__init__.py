@@ -24,7 +24,7 @@ import setflow
 from setflow.cli.arguments import SOLVERS, parser
 from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
 from setflow.cli.going_on import going_on
-from setflow.files import check_hdf5_name, check_target, has_manifest
+from setflow.files import check_hdf5_name, check_target, has_manifest, require_regular
 from setflow.parts import Part
 from setflow.shipped import JETS, MODELS, find, known
 from setflow.telling import told_as
@@ -122,6 +122,8 @@ def _check_resumable(out: Path, *, force: bool) -> None:
 
 def _jets(given: str) -> Path:
     path = find(JETS, given)
+    if path.exists() and not path.is_dir():
+        require_regular(path)
     if path.is_file() and path.suffix.lower() not in (".h5", ".hdf5"):
         from setflow.data.formats.recognise import of_bytes, told_of
 
@@ -344,6 +346,9 @@ def _score(config: Namespace, ending: Ending) -> None:
     following = f'python -c "{look}" {shlex.quote(str(path))}'
     what = f"log-densities of {summary.rows:,} {summary.words.events}"
     ending(path, what, following, notes=notes, there=there)
+    if summary.rows and not summary.scored:
+        print(f"setflow: none of the rows of {data} could be scored", file=sys.stderr)
+        sys.exit(1)
 
 
 def _estimator(config: Namespace) -> DivergenceEstimator:

@@ -447,6 +447,11 @@ CONVERT = Command(
             "Write values that cannot be, such as a ptrel of 0, and count them; without it they "
             "are an error.",
         ),
+        Argument(
+            "--follow-links",
+            "Read what HDF5 files have in other files, by external links or external storage; "
+            "without it such files are an error, as they may lead to any file.",
+        ),
         PROGRESS,
         _FORCE,
     ),

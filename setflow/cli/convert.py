@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse import Namespace
 
 from setflow.cli.endings import Ending, warn
-from setflow.files import check_target
+from setflow.files import check_target, require_regular
 
 if TYPE_CHECKING:
     from setflow.data.formats.named import Given
@@ -41,16 +42,18 @@ def convert_files(config: Namespace, ending: Ending) -> None:
         )
     check_target(out, overwrite=config.force)
     from setflow.data.formats.convert import convert, inputs_of
+    from setflow.data.inspection import following_links
     from setflow.schema import words_of
 
-    done = convert(
-        inputs_of(config.files),
-        out,
-        given,
-        overwrite=config.force,
-        keep_unphysical=config.keep_unphysical,
-        progress=True,
-    )
+    with following_links() if config.follow_links else nullcontext():
+        done = convert(
+            inputs_of(config.files),
+            out,
+            given,
+            overwrite=config.force,
+            keep_unphysical=config.keep_unphysical,
+            progress=True,
+        )
     for note in done.notes:
         warn(note)
     following: list[Any] = ["setflow", "info", out]
@@ -92,6 +95,7 @@ def _node(path: Path) -> Any:
     """Return what a YAML file holds."""
     import yaml
 
+    require_regular(path)
     try:
         node = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

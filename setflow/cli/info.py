@@ -15,7 +15,7 @@ from typing import Any
 
 from setflow.cli.endings import held_out, labelled
 from setflow.cli.parsing import nearest
-from setflow.files import require_single_keys
+from setflow.files import require_regular, require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
 
 __all__ = ["info"]
@@ -265,6 +265,7 @@ def _hdf5(given: str, path: Path) -> Iterator[Line]:
     from setflow.data.formats.recognise import of_bytes, told_of
     from setflow.data.header import open_events
 
+    require_regular(path)
     if not h5py.is_hdf5(path):
         if (alien := of_bytes(path)) is not None:
             raise ValueError(told_of(path, *alien))

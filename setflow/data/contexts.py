@@ -22,6 +22,7 @@ from torch import Tensor
 
 from setflow.data.columns import names_of, recoded, require_kind, select_columns, texts_of
 from setflow.data.header import OpenEvents, open_events
+from setflow.data.inspection import named_errors, require_whole
 from setflow.data.layouts import CONTEXT, EventLayout, layout_of
 from setflow.data.sample import EventSample
 from setflow.schema import Feature, Real, kind_of, names
@@ -71,7 +72,9 @@ class ContextSource:
         n = len(sample)
         told = dict(zip(self.columns, sample.context(self.columns).unbind(-1), strict=True))
         if self._given:
-            values = _columns(self._open.file, self._open.path, self._given, start, start + n)
+            path = self._open.path
+            with named_errors(path):
+                values = _columns(self._open.file, path, self._given, start, start + n)
             columns = torch.from_numpy(values).unbind(-1)
             told |= dict(zip(names(tuple(self._given)), columns, strict=True))
         for name, value in self._fixed.items():
@@ -140,6 +143,7 @@ def _columns(
 ) -> NDArray[np.float64]:
     """Return columns of the dataset `context` of an open file; see `read_context`."""
     where = f"{path}: {CONTEXT}"
+    require_whole(file, [CONTEXT], path)
     held = {feature.name: feature for feature in _features(file, path)}
     for feature in wanted:
         require_kind(held[feature.name], feature, where)

@@ -17,6 +17,7 @@ import h5py
 import numpy as np
 
 from setflow.data.header import open_events
+from setflow.files import require_regular
 
 __all__ = ["fingerprint"]
 
@@ -29,6 +30,7 @@ def fingerprint(path: Path) -> str:
     Raises:
         OSError: if it cannot be read.
     """
+    require_regular(path)
     digest = hashlib.sha256()
     size = os.path.getsize(path)
     digest.update(f"size {size}".encode())

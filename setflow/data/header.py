@@ -10,9 +10,11 @@ from typing import Any
 import h5py
 
 from setflow.data.formats.recognise import of_bytes, told_of
+from setflow.data.inspection import Hdf5File, inspect
 from setflow.data.jets import RESERVED
 from setflow.data.layouts import Layout, layout_of
 from setflow.data.sample import Described
+from setflow.files import require_regular
 from setflow.schema import Schema
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find, known
@@ -73,14 +75,23 @@ def datasets_of(path: Path) -> set[str]:
 
 
 def open_events(path: Path) -> Any:
-    """Return the open HDF5 file."""
+    """Return the open HDF5 file, when its structure has been looked at.
+
+    Errors of HDF5 that leave a `with` statement of it name the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        OSError: if it is no regular file, not HDF5, damaged, or declares more than it holds.
+        ValueError: if it leads to other files; see `setflow.data.inspection`.
+    """
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; check the path; {known(SHIPPED, path)}")
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder, expected an HDF5 file of events")
+    require_regular(path)
     try:
-        return h5py.File(path, "r", locking="best-effort")
-    except OSError as error:
+        file = Hdf5File(path, "r", locking="best-effort")
+    except (OSError, RuntimeError, ValueError) as error:
         broken = h5py.is_hdf5(path)
         if not broken and (alien := of_bytes(path)) is not None:
             raise OSError(told_of(path, *alien)) from None
@@ -88,6 +99,12 @@ def open_events(path: Path) -> Any:
             f"{path} is {'a damaged HDF5 file' if broken else 'not an HDF5 file'} ({error}); "
             + ("fetch or make it again" if broken else "expected HDF5 in the layout of JetNet")
         ) from error
+    try:
+        inspect(file, path)
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 class OpenEvents:
@@ -107,7 +124,7 @@ class OpenEvents:
         """The file, open in this process.
 
         Raises:
-            OSError: if it cannot be opened.
+            OSError, ValueError: as `open_events`.
         """
         if self._file is None or self._process != os.getpid():
             self._file, self._process = open_events(self.path), os.getpid()

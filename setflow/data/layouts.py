@@ -26,8 +26,10 @@ from numpy.typing import NDArray
 
 from setflow.data.columns import Columns, names_of, require_kind, select_columns, texts_of
 from setflow.data.formats.recognise import advice, of_datasets, told_of
+from setflow.data.inspection import of_hdf5, require_whole
 from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLES, TYPES, WEIGHTS
 from setflow.data.valid import OF_EVENTS, OF_JETS, Words
+from setflow.files import shortened
 from setflow.schema import (
     DATASETS,
     JET_FEATURES,
@@ -95,7 +97,7 @@ class Layout(ABC):
         """
         there = self._per_event()
         if name in there:
-            return
+            return require_whole(self.file, [name], self.path)
         got = self.file.get(name)
         if isinstance(got, h5py.Dataset):
             raise ValueError(
@@ -213,10 +215,22 @@ class Layout(ABC):
                 + (f"; other layouts need a mapping: {other}" if held and not near else "")
             )
 
-    def _refuse_groups(self) -> None:
+    def _require_datasets(self) -> None:
+        """Refuse what is no array of numbers under the names of the layout."""
         for key in self.keys:
-            if not isinstance(self.file[key], h5py.Dataset):
-                raise ValueError(f"{self.path}: '{key}' is a group, expected a dataset")
+            held = self.file[key]
+            if not isinstance(held, h5py.Dataset):
+                kind = "a group" if isinstance(held, h5py.Group) else "a type of data"
+                raise ValueError(f"{self.path}: '{key}' is {kind}, expected a dataset")
+            if held.shape is None:
+                raise ValueError(f"{self.path}: '{key}' is a dataset without values")
+            names = h5py.check_enum_dtype(held.dtype)
+            if names is not None:
+                raise ValueError(
+                    f"{self.path}: {key} has the names {shortened(', '.join(names))} for numbers, "
+                    "expected plain numbers"
+                )
+        require_whole(self.file, self.keys, self.path)
 
 
 class JetLayout(Layout):
@@ -234,7 +248,7 @@ class JetLayout(Layout):
             if spec.key != WEIGHTS and difflib.get_close_matches(spec.key, held, n=1, cutoff=0.9):
                 self._require([spec.key], held)
         self.keys = tuple(spec.key for spec in DATASETS if spec.key in held)
-        self._refuse_groups()
+        self._require_datasets()
         self.n, self.objects = map(int, self._checked_shapes()[:2])
         self.columns = names_of(file[PARTICLES], PARTICLE_FEATURES, f"{path}: {PARTICLES}")
         if FLAG not in self.columns:
@@ -304,7 +318,7 @@ class EventLayout(Layout):
             if difflib.get_close_matches(key, [k for k in held if k not in KINDS], 1, cutoff=0.9):
                 self._require([key], held)
         self.keys = (*needed, *(key for key in optional if key in held))
-        self._refuse_groups()
+        self._require_datasets()
         self._check_shapes()
         told = _told_schema(file, path)
         self.usual = ((), ()) if told is None else (told.objects, told.event)
@@ -334,7 +348,9 @@ class EventLayout(Layout):
         """Where the objects of each event begin, and of the last one end."""
         try:
             offsets = self.file[OFFSETS][:]
-        except OSError as error:
+        except Exception as error:
+            if not of_hdf5(error):
+                raise
             raise OSError(
                 f"{self.path}: {OFFSETS} cannot be read, the file is damaged ({error}); fetch or "
                 "make it again"
@@ -403,9 +419,19 @@ def _told_schema(file: Any, path: Path) -> Schema | None:
         return None
     try:
         node = json.loads(text)
-    except (TypeError, UnicodeDecodeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: its attribute schema is no JSON ({error})") from None
     return Schema.from_node(node, f"{path}: schema")
+
+
+def _whole(told: Any, name: str, path: Path) -> int:
+    """Return a whole number that a file tells by an attribute; -1 if it tells none."""
+    value = told.get(name, -1)
+    if np.ndim(value) or np.asarray(value).dtype.kind not in "biu":
+        raise ValueError(
+            f"{path}: its attribute {name} is {shortened(value)}, expected a whole number"
+        )
+    return int(value)
 
 
 def _is_variant(file: Any) -> bool:
@@ -441,7 +467,7 @@ def layout_of(file: Any, path: Path) -> Layout:
     ours = _is_ours(told)
     if not ours and (found := of_datasets(file)) is not None and PARTICLES not in file:
         raise ValueError(told_of(path, *found))
-    if ours and (version := int(told["layout_version"])) > VERSION:
+    if ours and (version := _whole(told, "layout_version", path)) > VERSION:
         raise ValueError(
             f"{path} has layout version {version}, this release reads up to {VERSION}; upgrade "
             "setflow"
@@ -449,7 +475,7 @@ def layout_of(file: Any, path: Path) -> Layout:
     of_events = (ours and "format" in told) or OBJECTS in file or VALUES in file
     layout: Layout = EventLayout(file, path) if of_events else JetLayout(file, path)
     if ours:
-        complete, n = bool(told.get("complete")), int(told.get("n", -1))
+        complete, n = _whole(told, "complete", path) > 0, _whole(told, "n", path)
         if not complete or n != layout.n:
             raise ValueError(
                 f"{path} was not finished: complete={complete}, {layout.n} rows of "

@@ -21,6 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from setflow.data.header import open_events
 from setflow.files import MANIFEST, file_sha256, shortened
 
 __all__ = [
@@ -124,7 +125,7 @@ def problems_of(path: Path) -> list[str] | None:
     """
     if path.is_dir():
         return _problems_of_folder(path) if (path / MANIFEST).is_file() else None
-    with h5py.File(path, "r", locking=False) as file:
+    with open_events(path) as file:
         try:
             return _problems_of_file(file)
         except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, Self
 import torch
 
 from setflow.data.header import OpenEvents
+from setflow.data.inspection import named_errors
 from setflow.data.jets import NUM
 from setflow.data.layouts import Layout, layout_of
 from setflow.data.rows import (
@@ -109,7 +110,8 @@ class EventReader:
         self._open = OpenEvents(self.path)
         self._layout: Layout | None = None
         try:
-            self._look_up(schema, features, conditions)
+            with named_errors(self.path):
+                self._look_up(schema, features, conditions)
         except BaseException:
             self.close()
             raise
@@ -210,6 +212,12 @@ class EventReader:
         self, start: int, stop: int | None, malformed: Callable[[Defects, Path, int], None]
     ) -> EventSample:
         """Read rows; `malformed` gets the defects, path and first row of a block that has some."""
+        with named_errors(self.path):
+            return self._blocks_read(start, stop, malformed)
+
+    def _blocks_read(
+        self, start: int, stop: int | None, malformed: Callable[[Defects, Path, int], None]
+    ) -> EventSample:
         layout = self._layout_here()
         start, stop = (
             whole_number(layout.n if row is None else row, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from setflow.data.columns import Columns, recoded, wide_dtype
 from setflow.data.filters import MENDED_BY, missing_filters
+from setflow.data.inspection import check_expansion, of_hdf5
 from setflow.data.jets import EVENTS, NUM, TYPES
 from setflow.data.layouts import TARGET, Layout
 from setflow.data.valid import (
@@ -74,6 +76,10 @@ def room_for(
 ) -> Rows:
     """Return room for all rows that are read."""
     file, key = layout.file, layout.words.event
+    dtype = wide_dtype(file[layout.table].dtype)
+    stored = math.prod(file[layout.table].shape) * dtype.itemsize
+    total = math.prod(shape) * dtype.itemsize
+    check_expansion(total, stored, f"{layout.path}, with its padding,")
     others: dict[str, NDArray[Any]] = {}
     if types and TYPES in layout.keys:
         others[TYPES] = np.empty(shape[:2], np.int8)
@@ -85,7 +91,7 @@ def room_for(
     if weight is not None:
         others[weight] = np.empty(shape[:1])
     return Rows(
-        np.empty(shape, wide_dtype(file[layout.table].dtype)),
+        np.empty(shape, dtype),
         np.empty(shape[:2], np.bool_),
         np.empty(
             (shape[0], event_features), wide_dtype(file[key].dtype) if key in file else np.float32
@@ -98,6 +104,8 @@ def blocks_of(layout: Layout, start: int, stop: int) -> Iterator[slice]:
     """Yield the rows to read at a time: whole chunks, some megabytes."""
     rows = max(1, BLOCK_BYTES // max(1, row_bytes(layout)))
     chunk = chunk_of(layout)
+    if chunk > 8 * rows:  # a chunk is too much to be in memory several times
+        chunk = 1
     rows = max(chunk, rows - rows % chunk)
     while start < stop:
         end = min(start + rows - start % chunk, stop)  # at the end of a chunk, wherever it began
@@ -129,7 +137,9 @@ def rows_of(layout: Layout, there: slice, columns: Columns, of_event: Columns, l
         if key in file:
             event = of_event.of(file[key][there])
         others = {name: file[name][there] for name in like.others}
-    except OSError as error:
+    except Exception as error:
+        if not of_hdf5(error):
+            raise
         raise unreadable(layout, there, error) from error
     return Rows(x, real, event, others)
 
@@ -232,7 +242,7 @@ def cut_rows(block: Rows, columns: Columns, order_by: str | None, slots: int) ->
         block.others[TYPES] = np.take_along_axis(block.others[TYPES], order, axis=1)
 
 
-def unreadable(layout: Layout, there: slice, error: OSError) -> OSError:
+def unreadable(layout: Layout, there: slice, error: Exception) -> OSError:
     """Return the error that says why rows of a file cannot be read."""
     path, file = layout.path, layout.file
     lacking = sorted({name for key in layout.keys for name in missing_filters(file[key])})

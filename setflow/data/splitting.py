@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from setflow.data.hashing import Hashes, hash_of_events, hash_of_numbers, shares_of
 from setflow.data.header import open_events
+from setflow.data.inspection import of_hdf5, require_whole
 from setflow.data.jets import EVENTS
 from setflow.data.layouts import OFFSETS, VALUES, Layout, layout_of
 from setflow.data.rows import blocks_of, unreadable
@@ -143,6 +144,7 @@ class _Source:
                 of_objects=of_objects,
                 first=np.zeros(1, dataset.dtype) if ends else None,
             )
+        require_whole(file, list(self.tables), layout.path)
         self.attributes = {name: file.attrs[name] for name in file.attrs if name not in _OURS}
 
     def block(self, there: slice) -> _Block:
@@ -160,7 +162,9 @@ class _Source:
                     rows[key] = file[key][int(ends[0]) : int(ends[-1])]
                 elif table.first is None:
                     rows[key] = file[key][there]
-        except OSError as error:
+        except Exception as error:
+            if not of_hdf5(error):
+                raise
             raise unreadable(self.layout, there, error) from error
         real = checked_mask(flags, {}, self.layout.words)
         if EVENTS in self.layout.keys:

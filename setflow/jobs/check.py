@@ -85,7 +85,7 @@ def check_files(entries: Sequence[InputFile], given: Given) -> Iterator[Checked]
 
 
 def _is_scores(path: Path, given: Given) -> bool:
-    if given.format is not None or not h5py.is_hdf5(path):
+    if given.format is not None or not path.is_file() or not h5py.is_hdf5(path):
         return False
     with open_events(path) as file:
         return "log_prob" in file and "reason" in file
@@ -177,7 +177,7 @@ def _scores(path: Path) -> Checked:
             unexplained += int((np.isnan(log_p) & ~reasons).sum())
             unexplained += int((log_p == np.inf).sum())
             for name in file:
-                if file[name].shape == (rows,) and file[name].dtype.kind in "fiu":
+                if getattr(file[name], "shape", None) == (rows,) and file[name].dtype.kind in "fiu":
                     unit = str(file[name].attrs.get("unit", ""))
                     values = file[name][there]
                     column = table.setdefault(_named(Feature(name, unit)), Spread())

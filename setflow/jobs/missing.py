@@ -14,12 +14,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import h5py
 import torch
 
 from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import screen_events
-from setflow.data.header import read_header
+from setflow.data.header import open_events, read_header
 from setflow.model.density import MissingMass, missing_mass, wide_angles, wrapped_share
 from setflow.model.encoding import OutsideTrainingWarning
 from setflow.model.model import SetFlow
@@ -138,7 +137,7 @@ def missing_note(scores: str | Path) -> str | None:
     Arguments:
         scores: the file.
     """
-    with h5py.File(scores) as file:
+    with open_events(Path(scores)) as file:
         told: Mapping[str, float] = dict(file.attrs)
     mass, error = told["missing_mass"], told["missing_mass_standard_error"]
     if mass == 0 and not told["missing_mass_events"]:

@@ -71,6 +71,7 @@ _UNREACHED = (
     "fixed steps"
 )
 _NOT_FINITE = "the log-density is not finite: it lies too far from what the model knows"
+_IMPOSSIBLE = "the model gives this number of objects no probability"
 _AT_A_TIME = 2**16  # rows that are read at a time for the manifest
 _ANEW = "begin anew with overwrite=True"
 
@@ -92,7 +93,7 @@ def score_to_hdf5(
     """Write the log-density of every event of a file, row for row; see the top of the module.
 
     The datasets of the output have one entry for each row: `log_prob` and its terms by name,
-    `standard_error`, `n_objects` and `reason`, the last one empty where the row has a score. Jets
+    `standard_error`, `n_objects` and `reason`, the last one empty where `log_prob` is finite. Jets
     with more particles than the model knows are cut to the hardest. Attributes say what each column
     is and how it came about, and what the densities leave out where the model has a Box-Cox
     transform with lambda above 0 (`setflow.jobs.missing`). A call that is interrupted is continued
@@ -272,13 +273,15 @@ def _score(
         for name, values in zip(_NATS, found, strict=True):
             columns[name][at] = values.double().cpu().numpy()
     finite = np.isfinite(columns["objects"] + columns["scaling"])
-    finite &= ~np.isnan(columns["log_prob"])  # -inf is right for an N that cannot occur
+    impossible = finite & np.isneginf(columns["cardinality"])  # -inf is right for such an N
+    finite &= np.isfinite(columns["log_prob"]) | impossible
     reasons = dict.fromkeys(np.flatnonzero(~finite).tolist(), _NOT_FINITE) | reasons
     for column in columns.values():
         column[list(reasons)] = np.nan
-    reason = np.array([reasons.get(k, "").encode() for k in range(stop - start)], dtype=_REASON)
     if context is not None:
         context[list(reasons)] = torch.nan
+    reasons = dict.fromkeys(np.flatnonzero(impossible).tolist(), _IMPOSSIBLE) | reasons
+    reason = np.array([reasons.get(k, "").encode() for k in range(stop - start)], dtype=_REASON)
     return columns | {"n_objects": n_objects, "reason": reason}, context
 
 
@@ -365,7 +368,7 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
     columns = {name: _Column(np.dtype("f8"), np.nan, "nat", meanings[name]) for name in _NATS}
     meaning = f"the number N of {words.objects}{cut}; -1 where the row cannot be read"
     columns["n_objects"] = _Column(np.dtype("i4"), -1, "", meaning)
-    meaning = "why the row has no score; empty where it has one"
+    meaning = "why log_prob is NaN or -inf; empty where it is finite"
     columns["reason"] = _Column(_REASON, None, "", meaning)
     return columns
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 
+from setflow.data.header import open_events
+from setflow.data.inspection import require_whole
 from setflow.schema import EVENT_WORDS, JET_WORDS, Words
 
 __all__ = ["ScoreSummary", "summarize_scores"]
@@ -89,6 +92,20 @@ def _with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
+def _check_shapes(file: Any, path: Path) -> None:
+    """Refuse a file whose scores are no numbers, or not one for each reason."""
+    log_p, reason = file["log_prob"], file["reason"]
+    shapes = [getattr(one, "shape", None) for one in (log_p, reason)]
+    if shapes[0] != shapes[1] or len(shapes[0] or ()) != 1 or log_p.dtype.kind != "f":
+        raise ValueError(
+            f"{path}: log_prob and reason have the shapes {shapes[0]} and {shapes[1]}, expected "
+            "one number and one text for each row"
+        )
+    if h5py.check_string_dtype(reason.dtype) is None:
+        raise ValueError(f"{path}: reason has dtype {reason.dtype}, expected texts")
+    require_whole(file, ["log_prob", "reason"], path)
+
+
 def summarize_scores(path: str | Path) -> ScoreSummary:
     """Return the numbers of a file that `score_to_hdf5` wrote, read block by block.
 
@@ -98,12 +115,13 @@ def summarize_scores(path: str | Path) -> ScoreSummary:
     n = impossible = 0
     total = squares = shift = 0.0
     reasons: Counter[str] = Counter()
-    with h5py.File(path) as file:
+    with open_events(Path(path)) as file:
+        _check_shapes(file, Path(path))
         rows = len(file["log_prob"])
         for start in range(0, rows, _BLOCK):
             log_p = file["log_prob"][start : start + _BLOCK]
-            texts = file["reason"].asstr()[start : start + _BLOCK].tolist()
-            reasons.update(filter(None, texts))
+            texts = file["reason"].asstr()[start : start + _BLOCK]
+            reasons.update(filter(None, texts[~np.isneginf(log_p)].tolist()))
             impossible += int(np.isneginf(log_p).sum())
             finite = log_p[np.isfinite(log_p)]
             if n == 0 and len(finite):

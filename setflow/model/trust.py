@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import EmpiricalCardinality
 from setflow.fields.gaussian import GaussianSetField
-from setflow.files import shortened
+from setflow.files import require_regular, shortened
 from setflow.model.encoding import ContextEncoder
 from setflow.model.finite import not_finite_weight
 
@@ -54,6 +54,7 @@ def read_bounded(path: Path, most: int = _TEXT) -> bytes:
     Raises:
         ValueError: if it is larger than such files are.
     """
+    require_regular(path)
     size = path.stat().st_size
     if size > most:
         raise ValueError(f"{path} has {size:,} bytes, expected at most {most:,}")
@@ -66,6 +67,7 @@ def read_shapes(path: Path) -> Shapes:
     Raises:
         ValueError: if the header is damaged, or does not fit the size of the file.
     """
+    require_regular(path)
     size = path.stat().st_size
     shapes: dict[str, tuple[int, ...]] = {}
     elements = content = 0

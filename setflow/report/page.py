@@ -87,6 +87,9 @@ def evaluate(
     same = same_file(generated, reference)
     paths = (generated, reference)
     headers = [read_header(path) for path in paths]
+    for path, header in zip(paths, headers, strict=True):
+        if not header.n:
+            raise ValueError(f"{path} holds no events; give a file that holds some to compare")
     schema = _schema_of(headers[0])
     check_asked(schema is JETNET, train is not None, protocol)
     if schema is JETNET and require is not None:  # before reading

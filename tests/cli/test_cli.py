@@ -219,9 +219,12 @@ def test_scores_are_continued_and_not_overwritten(model, capsys, monkeypatch):
     assert Path("scores.h5").read_bytes() != before
 
 
-def test_steps_bound_an_adaptive_solver(model):
-    run("score", model, "jets.h5", "--out", "scores.h5", "--events", 4, "--solver", "dopri5",
-        "--rtol", 1e-6, "--steps", 1)  # fmt: skip
+def test_steps_bound_an_adaptive_solver_and_no_score_at_all_is_a_failure(model, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("score", model, "jets.h5", "--out", "scores.h5", "--events", 4, "--solver", "dopri5",
+            "--rtol", 1e-6, "--steps", 1)  # fmt: skip
+    assert stop.value.code == 1
+    assert "none of the rows of jets.h5 could be scored" in capsys.readouterr().err
     with h5py.File("scores.h5") as file:
         assert all(reason.startswith("the solver") for reason in file["reason"].asstr()[:])
         assert file.attrs["solver"] == "Dopri5(rtol=1e-06, atol=1e-07, max_nfe=8)"

@@ -26,6 +26,7 @@ from setflow.data.header import open_events, read_header
 from setflow.data.jets import NUM, PARTICLES, WEIGHTS
 from setflow.data.layouts import layout_of
 from setflow.data.sample import EventSample
+from setflow.files import require_regular
 from setflow.progress import counting_bar
 from setflow.schema import Category, Feature, Schema, names
 from setflow.shipped import JETS, find
@@ -81,7 +82,9 @@ def inputs_of(given: Sequence[str]) -> list[InputFile]:
                     raise IsADirectoryError(
                         f"{path} is a folder without HDF5 files, expected files; add /*"
                     )
-            found += [InputFile(file, label or None) for file in files]
+            for file in files:
+                require_regular(file)
+                found.append(InputFile(file, label or None))
     if len({entry.label is None for entry in found}) > 1:
         bare = next(entry.path for entry in found if entry.label is None)
         raise ValueError(f"some files have a class and {bare} has none; write CLASS={bare}")
@@ -331,7 +334,7 @@ class EventFile:
         if given.format == "jetnet" and hdf5:
             with open_events(self.path) as file:
                 held = file.get(PARTICLES)
-                if held is None or len(held.shape) != 3:
+                if len(getattr(held, "shape", None) or ()) != 3:
                     return False
                 return "features" in held.attrs or held.shape[2] > 3
         if given.format is not None:

@@ -17,6 +17,7 @@ import numpy as np
 
 from setflow.data.formats.sources import Source
 from setflow.data.jets import NUM
+from setflow.files import require_regular
 
 __all__ = ["FORMATS", "Given", "node_of"]
 
@@ -346,6 +347,7 @@ def _place_voxels(node: dict[str, Any], given: Given, source: Source) -> None:
 
 def _voxel_table(path: Path, n: int) -> Any:
     """Return the number, x, y and z of each voxel, with shape `(n, 4)`."""
+    require_regular(path)
     try:
         if path.suffix == ".npy":
             table = np.load(path, allow_pickle=False)

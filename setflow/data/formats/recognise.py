@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from setflow.files import require_regular
+
 __all__ = ["advice", "of_bytes", "of_datasets", "told_of"]
 
 _FIRST = {
@@ -40,7 +42,12 @@ _MORE = {
 
 
 def of_bytes(path: Path) -> tuple[str, str | None] | None:
-    """Return what a file is that is not HDF5, and its format if it can be converted."""
+    """Return what a file is that is not HDF5, and its format if it can be converted.
+
+    Raises:
+        OSError: if it is no regular file, or cannot be read.
+    """
+    require_regular(path)
     with path.open("rb") as file:
         first = file.read(32)
     for magic, (what, kind) in _FIRST.items():

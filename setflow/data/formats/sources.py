@@ -7,6 +7,7 @@ slot; rows of any length come as `Jagged`. What an array means is for the mappin
 
 from __future__ import annotations
 
+import math
 import pickletools
 import zipfile
 import zlib
@@ -16,12 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.filters import MENDED_BY, missing_filters
 from setflow.data.formats.expressions import no_such_name
 from setflow.data.header import open_events
+from setflow.data.inspection import check_expansion, named_errors, of_hdf5, require_whole
 
 __all__ = ["ArraySource", "Hdf5Source", "Jagged", "NumpySource", "Source"]
 
@@ -167,9 +170,12 @@ class ArraySource(Source):
 
 
 def _checked_offsets(offsets: Raw, name: str, path: Path) -> NDArray[np.int64]:
-    if isinstance(offsets, Jagged) or offsets.ndim != 1 or not len(offsets):
+    if isinstance(offsets, Jagged) or offsets.dtype.kind not in "fiu" or offsets.ndim != 1:
         raise ValueError(f"{path}: {name} is no list of offsets, expected shape (n + 1,)")
-    whole = offsets.astype(np.int64)
+    if not len(offsets):
+        raise ValueError(f"{path}: {name} is no list of offsets, expected shape (n + 1,)")
+    with np.errstate(invalid="ignore"):
+        whole: NDArray[np.int64] = offsets.astype(np.int64)
     if (whole != offsets).any() or whole[0] != 0 or (np.diff(whole) < 0).any():
         raise ValueError(
             f"{path}: {name} begins with {offsets[0]}, expected whole numbers that rise from 0"
@@ -181,20 +187,24 @@ class Hdf5Source(ArraySource):
     """An HDF5 file; the columns of a table of pandas go by their names."""
 
     def __init__(self, path: Path) -> None:
-        import h5py
-
         self.path, self._file = path, open_events(path)
         found: dict[str, Any] = {}
 
         def visit(name: str, node: Any) -> None:
-            if isinstance(node, h5py.Dataset) and node.ndim:
+            if isinstance(node, h5py.Dataset) and node.ndim and node.dtype is not None:
                 found[name] = node
 
-        self._file.visititems(visit)
+        with named_errors(path):
+            self._file.visititems(visit)
         self._datasets = found
 
     def close(self) -> None:
         self._file.close()
+
+    def begin(self, paths: Sequence[str], offsets: str, flat: Sequence[str]) -> None:
+        held = [one for one in (*paths, *flat, offsets) if one in self._datasets]
+        require_whole(self._file, held, self.path)
+        super().begin(paths, offsets, flat)
 
     def paths(self) -> tuple[str, ...]:
         return tuple(self._datasets)
@@ -206,8 +216,13 @@ class Hdf5Source(ArraySource):
         named = {field: field for field in dataset.dtype.names}
         for field in dataset.dtype.names:
             told = dataset.attrs.get(f"{field}_kind")
-            if told is not None and len(dataset.dtype[field].shape) == 1:
-                listed = _pickled_texts(bytes(told))
+            if isinstance(told, (bytes, np.void)) and len(dataset.dtype[field].shape) == 1:
+                try:
+                    listed = _pickled_texts(told if isinstance(told, bytes) else told.tobytes())
+                except (ValueError, OverflowError, UnicodeDecodeError) as error:
+                    raise ValueError(
+                        f"{self.path}: the names of {path}/{field} cannot be read ({error})"
+                    ) from None
                 if len(listed) == dataset.dtype[field].shape[0]:
                     named |= {name: (field, k) for k, name in enumerate(listed)}
         return named
@@ -229,9 +244,15 @@ class Hdf5Source(ArraySource):
 
     def _rows(self, path: str, there: slice) -> Raw:
         dataset = self._datasets[path]
+        if dataset.dtype.kind == "O" and h5py.check_vlen_dtype(dataset.dtype) is None:
+            raise ValueError(
+                f"{self.path}: {path} holds texts or references, expected numbers or lists of them"
+            )
         try:
             values: NDArray[Any] = dataset[there]
-        except OSError as error:
+        except Exception as error:
+            if not of_hdf5(error):
+                raise
             if lacking := missing_filters(dataset):
                 raise OSError(
                     f"{self.path} is compressed with {', '.join(lacking)}, which HDF5 lacks here; "
@@ -239,7 +260,7 @@ class Hdf5Source(ArraySource):
                 ) from error
             try:
                 values = dataset[there]  # with the filters that have been loaded meanwhile
-            except OSError:
+            except Exception:
                 raise OSError(
                     f"{self.path}: {path} cannot be read, the file is damaged ({error}); fetch or "
                     "make it again"
@@ -273,15 +294,22 @@ class NumpySource(ArraySource):
         try:
             if zipfile.is_zipfile(path):
                 self._archive = zipfile.ZipFile(path)
-                members = [name for name in self._archive.namelist() if name.endswith(".npy")]
-                self._arrays = {
-                    name.removesuffix(".npy"): _Stored(partial(self._archive.open, name), name)
-                    for name in members
-                }
+                for told in self._archive.infolist():
+                    if told.filename.endswith(".npy"):
+                        opened = partial(self._archive.open, told.filename)
+                        stored = _Stored(opened, f"{path}: {told.filename}", told.file_size)
+                        self._arrays[told.filename.removesuffix(".npy")] = stored
             else:
-                self._arrays = {"x": _Stored(lambda: path.open("rb"), path.name, packed=False)}
-        except _DAMAGED as error:
+                length = path.stat().st_size
+                self._arrays = {
+                    "x": _Stored(lambda: path.open("rb"), str(path), length, packed=False)
+                }
+            total = sum(array.bytes for array in self._arrays.values())
+            check_expansion(total, path.stat().st_size, str(path))
+        except (*_DAMAGED, OSError, NotImplementedError, RuntimeError) as error:
             self.close()
+            if isinstance(error, EOFError) and str(error):
+                raise OSError(f"{path} {error}; fetch or make it again") from None
             raise OSError(f"{path} is damaged ({error}); fetch or make it again") from None
         except ValueError as error:
             self.close()
@@ -322,10 +350,13 @@ class _Stored:
     Arguments:
         opened: opens the stream.
         name: what it is called in errors.
+        length: how many bytes the stream has.
         packed: whether the stream is packed, so that going back in it reads it anew.
     """
 
-    def __init__(self, opened: Callable[[], IO[bytes]], name: str, *, packed: bool = True) -> None:
+    def __init__(
+        self, opened: Callable[[], IO[bytes]], name: str, length: int, *, packed: bool = True
+    ) -> None:
         self._opened, self._name, self._packed = opened, name, packed
         self._stream = opened()
         try:
@@ -336,6 +367,12 @@ class _Stored:
             self.shape, self._columnwise, self.dtype = read(self._stream)
             if self.dtype.hasobject:
                 raise ValueError(f"{name} holds objects of Python")
+            self.bytes = self.dtype.itemsize * math.prod(self.shape)
+            if min(self.shape, default=0) < 0 or self._stream.tell() + self.bytes > length:
+                raise EOFError(
+                    f"ends too early, the file is damaged: shape {self.shape}, "
+                    f"{self.bytes:,} bytes, in {length:,}"
+                )
         except BaseException:
             self._stream.close()
             raise
@@ -349,8 +386,9 @@ class _Stored:
             if not self._packed:
                 return self._of_columns(start, stop)
             if self._whole is None:
-                with self._opened() as stream:
-                    self._whole = np.asarray(np.lib.format.read_array(stream))
+                self._stream.seek(self._begin)
+                flat = self._numbers(math.prod(self.shape))
+                self._whole = flat.reshape(self.shape[::-1]).T
             return self._whole[start:stop]
         size = self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
         if start != self._at:
@@ -373,7 +411,7 @@ class _Stored:
         size = n * self.dtype.itemsize
         try:
             data = self._stream.read(size)
-        except _DAMAGED as error:
+        except (*_DAMAGED, OSError, NotImplementedError, RuntimeError) as error:
             raise OSError(f"{self._name} is damaged ({error}); fetch or make it again") from None
         if len(data) != size:
             raise OSError(f"{self._name} ends too early, the file is damaged")

@@ -15,6 +15,7 @@ from setflow.data.formats.convert import EventFile, InputFile, opened
 from setflow.data.formats.named import Given
 from setflow.data.formats.output import without_counts
 from setflow.data.header import open_events
+from setflow.data.inspection import of_hdf5
 from setflow.data.jets import EVENTS, NUM
 from setflow.data.layouts import Layout, layout_of
 from setflow.data.rows import blocks_of, unreadable
@@ -132,7 +133,9 @@ class _Native:
             told = file[key][there] if key in file else np.zeros((len(x), 0), np.float32)
             number = file[EVENTS][there] if EVENTS in layout.keys else None
             weights = {name: file[name][there] for name in layout.weights()}
-        except OSError as error:
+        except Exception as error:
+            if not of_hdf5(error):
+                raise
             raise unreadable(layout, there, error) from error
         event = np.zeros((len(x), 0), np.float32)
         if self._taken:
