@@ -129,9 +129,13 @@ def _jets(given: str) -> Path:
 
         if (alien := of_bytes(path)) is not None:
             raise ValueError(told_of(path, *alien))
-    check_hdf5_name(path)
     if path.is_dir():
-        raise FileNotFoundError(f"{given} is a folder, expected an HDF5 file of events")
+        advice = "name one"
+        if has_manifest(path) and any(path.glob("*.h5")):
+            merge = ["setflow", "dataset", "merge", given, "--out", unused(path.with_suffix(".h5"))]
+            advice = f"make one of its files: {shlex.join(map(str, merge))}"
+        raise IsADirectoryError(f"{given} is a folder, expected an HDF5 file of events; {advice}")
+    check_hdf5_name(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{given} does not exist, expected an HDF5 file of events; {known(JETS, given)}"
@@ -287,7 +291,9 @@ def _sample(config: Namespace, ending: Ending) -> None:
             "steps, --solver midpoint"
         ) from error
     reference = config.like or config.context_from or held_out(model)
-    if path.is_dir():
+    if part is not None:  # the others may not be there yet
+        following = ["setflow", "dataset", "check", path]
+    elif path.is_dir():
         following = ["setflow", "dataset", "merge", path, "--out", unused(path.with_suffix(".h5"))]
     elif reference is None:
         scores = unused(path.with_stem(f"{path.stem}-scores"))

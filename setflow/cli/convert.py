@@ -81,14 +81,24 @@ def given_of(config: Namespace) -> Given:
 
     return Given(
         format=config.format,
-        mapping=None if config.mapping is None else _node(Path(config.mapping)),
+        mapping=None if config.mapping is None else _node(_told_by("mapping", config)),
         columns=config.columns or (),
         features=config.features,
         mask=config.mask,
-        voxels=None if config.voxels is None else Path(config.voxels),
+        voxels=None if config.voxels is None else _told_by("voxels", config),
         shape=config.shape or (),
         classes=config.classes or (),
     )
+
+
+def _told_by(name: str, config: Namespace) -> Path:
+    """Return the file that an argument names."""
+    path = Path(config[name])
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        kind = {"mapping": "a YAML file", "voxels": "a table of text or .npy"}[name]
+        raise FileNotFoundError(f"--{name}: {path} {what}, expected {kind}; check the path")
+    return path
 
 
 def _node(path: Path) -> Any:

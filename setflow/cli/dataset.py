@@ -84,7 +84,12 @@ def show_dataset(config: Namespace, ending: Ending) -> None:
     from setflow.data.tally import Tally
     from setflow.report.contents import write_contents
 
-    (entry,) = inputs_of([config.file])
+    entry, *others = inputs_of([config.file])
+    if others:
+        raise ValueError(
+            f"{config.file} are {1 + len(others)} files, {entry.path} and others, expected one; "
+            "draw them one by one"
+        )
     with unchecked(entry, given) as file:
         tally = Tally(file.schema, file.words)
         for rows in file:

@@ -31,8 +31,11 @@ def accept_data(cli: FitCLI) -> None:
     names = cli.config.accept or ()
     for name in names:
         if name not in ACCEPTED:
-            told = "; ".join(f"{known}: {what}" for known, what in ACCEPTED.items())
-            raise ValueError(f"--accept {name} is none{nearest(name, list(ACCEPTED))}, of {told}")
+            told = ", ".join(f"{known} ({what})" for known, what in ACCEPTED.items())
+            raise ValueError(
+                f"--accept is {name!r}{nearest(name, list(ACCEPTED))}; expected one of {told}, or "
+                "several with commas"
+            )
     cli.datamodule.accepted = frozenset(ACCEPTED if cli.found is not None else names)
 
 

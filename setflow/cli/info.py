@@ -15,7 +15,7 @@ from typing import Any
 
 from setflow.cli.endings import held_out, labelled
 from setflow.cli.parsing import nearest
-from setflow.files import require_regular, require_single_keys
+from setflow.files import has_manifest, require_regular, require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
 
 __all__ = ["info"]
@@ -69,6 +69,8 @@ def _described(given: str, path: Path) -> Iterator[Line]:
 
 def _folder(given: str, path: Path) -> Iterator[Line]:
     holds = [name for name in _FOLDERS if (path / name).is_file()]
+    if has_manifest(path) and any(path.glob("*.h5")):
+        return _files(given, path)
     if holds:
         return _FOLDERS[holds[0]](given, path)
     inside = [e for e in sorted(path.iterdir()) if any((e / name).is_file() for name in _FOLDERS)]
@@ -87,6 +89,19 @@ def _several(given: str, inside: Sequence[Path]) -> Iterator[Line]:
     yield "folder", f"{given}, of {len(inside)} that setflow knows: {names}{more}"
     newest = max(inside, key=lambda entry: entry.stat().st_mtime)
     yield "next", f"setflow info {shlex.quote(str(newest))}"
+
+
+def _files(given: str, path: Path) -> Iterator[Line]:
+    """Describe a folder of files that belong to one run of `sample`."""
+    from setflow.data.manifest import read_folder
+
+    told = read_folder(path)
+    first, stop = told["first"], told["stop"]
+    files = sorted(told["files"])
+    many = "a file" if len(files) == 1 else f"{len(files)} files"
+    yield "folder", f"{given}, the events from {first:,} to {stop:,} of a run, in {many}"
+    yield "files", ", ".join(files[:_MANY]) + (" ..." if len(files) > _MANY else "")
+    yield "next", f"setflow dataset check {shlex.quote(given)}"
 
 
 # --- models ---

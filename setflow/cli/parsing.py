@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -146,17 +147,22 @@ def strengths(text: str | float | dict[str, float]) -> float | dict[str, float]:
     >>> strengths("2"), strengths("top:2.5,gluon:1")
     (2.0, {'top': 2.5, 'gluon': 1.0})
     """
-    if not isinstance(text, str) or ":" not in text:
-        return number(text) if isinstance(text, str) else text
+    if not isinstance(text, str):
+        return text
     given: dict[str, float] = {}
     for piece in text.split(","):
         name, _, value = (part.strip() for part in piece.rpartition(":"))
-        if not name or name in given:
+        try:
+            strength = float(value)
+        except ValueError:
+            strength = math.nan
+        if not math.isfinite(strength) or name in given or (not name and "," in text):
             raise argparse.ArgumentTypeError(
-                f"{text!r} cannot be read at {piece!r}, expected a number, or NAME:NUMBER,..."
+                f"{text!r} cannot be read at {piece!r}, expected a number such as 2, or "
+                "NAME:NUMBER,... such as top:2,gluon:1.5"
             )
-        given[name] = number(value)
-    return given
+        given[name] = strength
+    return given.get("", given)
 
 
 def part_of_run(text: str | tuple[int, int]) -> tuple[int, int]:
@@ -358,7 +364,7 @@ def _explained(source: Any, message: str) -> str:
     more = f"{name} --help explains its arguments"
     if found := re.search(r"unrecognized arguments: (-\S+)", line):
         option = found[1].partition("=")[0]
-        return f"{name} has no option {option}{nearest(option, _options(source))}; {more}"
+        return f"{name} has no option {option}{_nearest_option(option, source)}; {more}"
     if found := re.search(r"unrecognized arguments: (.*)", line):
         return f"{name} does not know what to do with {found[1]!r}; {more}"
     if found := re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", line):
@@ -463,6 +469,21 @@ def nearest(word: str, known: Sequence[str]) -> str:
     """Return `; did you mean X?` for the nearest of the words that are known, or nothing."""
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f", did you mean {close[0]}?" if close else ""
+
+
+def _nearest_option(option: str, source: Any) -> str:
+    """Return the nearest option: one that begins so, or is alike behind its last dot, too."""
+    known = _options(source)
+    longer = [name for name in known if name.startswith(f"{option}_")]
+    group, dot, leaf = option.rpartition(".")
+    if dot:
+        inside = [name for name in known if name.rpartition(".")[0] == group]
+        known = [name for name in known if name not in inside] + [
+            name
+            for name in inside
+            if difflib.SequenceMatcher(None, leaf, name.rpartition(".")[2]).ratio() >= 0.6
+        ]
+    return f", did you mean {longer[0]}?" if longer else nearest(option, known)
 
 
 def _options(source: Any) -> list[str]:

@@ -133,7 +133,7 @@ def require_same_settings(
         different["init"] = (state["init"], init)
     if different:
         folder = found.path.parents[1]
-        raise _of_another(folder, "configuration", different)
+        raise _of_another(folder, "another configuration", different)
 
 
 def require_same_data(found: Checkpoint, now: Mapping[str, Any]) -> None:
@@ -150,7 +150,7 @@ def require_same_data(found: Checkpoint, now: Mapping[str, Any]) -> None:
     if before:
         different = differences(_unnamed(before), _unnamed(now), "data")
         if different:
-            raise _of_another(found.path.parents[1], "data", different)
+            raise _of_another(found.path.parents[1], "other data", different)
 
 
 def finished_facts(folder: Path, found: Checkpoint) -> dict[str, Any] | None:
@@ -177,7 +177,7 @@ def _of_another(folder: Path, what: str, different: Mapping[str, tuple[Any, Any]
     others = [*different][1:4]
     more = f" ({', '.join(others)}{' ...' if len(different) > 4 else ''} too)" if others else ""
     return ValueError(
-        f"the run {folder} was begun with another {what}: {place} is {shortened(there)} there and "
+        f"the run {folder} was begun with {what}: {place} is {shortened(there)} there and "
         f"{shortened(here)} now{more}; go on without the change (setflow fit --resume --name "
         f"{folder.name} takes what it was begun with), choose another --name, or overwrite it with "
         "--force"

@@ -68,8 +68,11 @@ def split_events(
     path, targets = find(JETS, path), [Path(one) for one in out]
     shares = _checked_fractions(fractions, len(targets))
     resolved = [one.resolve() for one in (path, *targets)]
-    if twice := [one for one in resolved if resolved.count(one) > 1]:
-        raise ValueError(f"{twice[0]} is given twice; give each file once")
+    for one, there in zip(targets, resolved[1:], strict=True):
+        if there == resolved[0]:
+            raise ValueError(f"{one} is the file that is shared out; write to another")
+        if resolved.count(there) > 1:
+            raise ValueError(f"{one} is given twice; give each file once")
     with ExitStack() as stack:
         file = stack.enter_context(open_events(path))
         source = _Source(layout_of(file, path))
@@ -88,7 +91,7 @@ def _checked_fractions(fractions: Sequence[float], parts: int) -> list[float]:
     given = ", ".join(f"{one:g}" for one in fractions)
     if len(fractions) != parts:
         raise ValueError(
-            f"there are {parts} files to write and {len(fractions)} fractions ({given}); give one "
+            f"there are {parts} files to write and {len(fractions)} fraction{'s' * (len(fractions) != 1)} ({given}); give one "
             "for each"
         )
     if any(not 0 < one <= 1 for one in fractions) or abs(math.fsum(fractions) - 1) > 1e-6:

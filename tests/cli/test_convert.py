@@ -77,6 +77,14 @@ def test_a_mapping_of_ones_own(capsys):
             "give one of them",
         ),
         (["--format", "calo", "--shape", "3,x", "--out", "b.h5"], "'x' is no whole number"),
+        (
+            ["--format", "custom", "--mapping", "no.yaml", "--out", "b.h5"],
+            "--mapping: no.yaml does not exist, expected a YAML file; check the path",
+        ),
+        (
+            ["--format", "calo", "--voxels", ".", "--out", "b.h5"],
+            "--voxels: . is a folder, expected a table of text or .npy; check the path",
+        ),
         (["--out", "b.h5"], "setflow dataset convert jets.h5 --format omnilearn --out jets-conv"),
     ],
 )

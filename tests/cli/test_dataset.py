@@ -90,11 +90,17 @@ def test_split(capsys):
     run("dataset", "check", "a.h5", "b.h5")
     assert "also stand" not in capsys.readouterr().err
     for arguments, told in (
-        (("0.8",), "2 files to write and 1 fractions"),
+        (("0.8",), "2 files to write and 1 fraction (0.8)"),
         (("0.8,0.3",), "expected positive ones that sum to 1"),
         (("0.8,x",), "'x' is no number"),
+        (("0.8,nan",), "expected positive ones that sum to 1"),
     ):
         assert told in fails(capsys, *split[:-1], *arguments, "--force")
+    for out, told in (
+        (("jets.h5", "b.h5"), "jets.h5 is the file that is shared out; write to another"),
+        (("c.h5", "c.h5"), "error: c.h5 is given twice; give each file once"),
+    ):
+        assert told in fails(capsys, *split[:4], *out, *split[6:], "--force")
     WRITTEN["omnilearn"](Path("theirs.h5"))
     told = fails(capsys, "dataset", "split", "theirs.h5", *split[3:], "--force")
     assert "setflow dataset convert theirs.h5 --format omnilearn" in told
@@ -112,3 +118,7 @@ def test_show(capsys):
     )
     told = fails(capsys, "dataset", "show", "jets.h5", "--out", "jets.gif")
     assert "ends in .png, .pdf or .svg" in told
+    write_jets(Path("more.h5"))
+    for several in ("*.h5", "."):  # a pattern, and a folder
+        told = fails(capsys, "dataset", "show", several, "--out", "all.png")
+        assert f"{several} are 2 files, " in told and "draw them one by one" in told

@@ -124,8 +124,8 @@ def test_duplicates_are_warned_of(capsys):
 
 def test_what_cannot_be_accepted_is_told(capsys):
     error = fails(capsys, *FIT, "--accept", "zero")
-    assert "--accept zero is none, did you mean zeros?" in error
-    assert "counts: numbers of objects that are not those of the mask" in error
+    assert "--accept is 'zero', did you mean zeros?; expected one of zeros (real" in error
+    assert "counts (numbers of objects that are not those of the mask)" in error
 
 
 def test_a_run_goes_on_without_being_told_again(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -108,6 +109,7 @@ def test_parts_are_named_and_put_together(tiny, capsys, monkeypatch):
     run("sample", "model", *options, "--out", "whole.h5")
     for k in range(3):
         run("sample", "model", *options, "--out", "a.h5", "--part", f"{k}/3")
+        assert f"next: setflow dataset check a-{k}-of-3.h5" in capsys.readouterr().out
     assert sorted(path.name for path in Path().glob("a*")) == [f"a-{k}-of-3.h5" for k in range(3)]
     run("dataset", "merge", *Path().glob("a-*.h5"), "--out", "a.h5")
     assert "wrote a.h5: the events of 3 files" in capsys.readouterr().out
@@ -121,6 +123,30 @@ def test_parts_are_named_and_put_together(tiny, capsys, monkeypatch):
         assert len(file["log_prob"]) == 40
     message = fails(capsys, "dataset", "merge", "s-0-of-2.h5", "--out", "t.h5")
     assert "the events from 20 to 40 are in none of the files" in message
+
+
+def test_a_folder_of_a_sample_is_known_by_what_reads_files(tiny, capsys):
+    run("sample", "model", "--steps", 1, "--events", 4, "--out", "a", "--part", "1/2")
+    assert "next: setflow dataset check a-1-of-2" in capsys.readouterr().out
+    run("info", "a-1-of-2")  # a part of a run cannot be merged alone, and can be checked
+    out = capsys.readouterr().out
+    assert "a-1-of-2, the events from 2 to 4 of a run, in a file" in out
+    assert "next: setflow dataset check a-1-of-2" in out
+    run("sample", "model", "--steps", 1, "--events", 4, "--out", "whole folder")
+    capsys.readouterr()
+    advice = "setflow dataset merge 'whole folder' --out 'whole folder.h5'"
+    for command in (
+        ("evaluate", "whole folder", "jets.h5", "--out", "report"),
+        ("score", "model", "whole folder", "--out", "s.h5"),
+        ("sample", "model", "--like", "whole folder", "--out", "b.h5"),
+        ("dataset", "split", "whole folder", "--out", "c.h5", "d.h5", "--fractions", "0.5,0.5"),
+    ):
+        told = fails(capsys, *command)
+        assert f"expected an HDF5 file of events; make one of its files: {advice}" in told
+    run(*shlex.split(advice)[1:])
+    assert "name one" in fails(capsys, "score", "model", "model", "--out", "s.h5")
+    run("info", "model")
+    assert "model, a SetFlow" in capsys.readouterr().out
 
 
 def test_which_part_is_told_by_a_job_array(monkeypatch):

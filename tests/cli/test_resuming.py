@@ -248,7 +248,7 @@ def test_a_longer_training_goes_on(model):
         (("--model.warmup", "0.2"), "model.warmup is 0.05 there and 0.2 now"),
         (("--data.batch_size", "16"), "data.batch_size is 32 there and 16 now"),
         (("--trainer.gradient_clip_val", "2"), "trainer.gradient_clip_val is 1"),
-        (("--data.train", "other.h5"), "begun with another data: data.train.sha256 is '"),
+        (("--data.train", "other.h5"), "begun with other data: data.train.sha256 is '"),
         (("--init", "runs/tiny/model"), "init is None there and 'runs/tiny/model' now"),
     ],
 )

@@ -115,13 +115,13 @@ def test_what_cannot_be_shared_out_is_told(tmp_path):
     path = jets(tmp_path / "a.h5")
     parts = [tmp_path / "b.h5", tmp_path / "c.h5"]
     for fractions, told in (
-        ([0.5], "2 files to write and 1 fractions"),
+        ([0.5], "2 files to write and 1 fraction "),
         ([0.5, 0.6], "expected positive ones that sum to 1"),
         ([1.5, -0.5], "expected positive ones that sum to 1"),
     ):
         with pytest.raises(ValueError, match=told):
             split_events(path, parts, fractions)
-    with pytest.raises(ValueError, match="given twice"):
+    with pytest.raises(ValueError, match="is the file that is shared out"):
         split_events(path, [path, parts[0]], [0.5, 0.5], overwrite=True)
     with h5py.File(path, "a") as file:
         file["bins"] = np.arange(3)
