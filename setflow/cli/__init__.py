@@ -220,12 +220,11 @@ def _device(name: str) -> str:
 
 
 def _fit(arguments: Sequence[str], ending: Ending) -> None:
-    from lightning.pytorch.utilities import rank_zero_only
-
     from setflow.cli.fit import fit
+    from setflow.training.processes import is_first_process
 
     done = fit(arguments)
-    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says what there is
+    if not is_first_process():  # of several processes the first one says what there is
         return
     if done.warning is not None:
         warn(done.warning)
