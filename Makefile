@@ -31,8 +31,8 @@ help:
 	@echo "make test          lint, type-check and test (nine minutes on two cores)"
 	@echo "make test-all      the same with all combinations, which make test thins out"
 	@echo "make lint          ruff and mypy"
-	@echo "make chaos         kill, starve and disturb sampling and scoring, and compare (half an hour;"
-	@echo "                   KILLS=30 OTHERS=10 JOBS=sample,folder,score)"
+	@echo "make chaos         kill, starve and disturb sampling, scoring and training, and compare (an hour;"
+	@echo "                   KILLS=30 OTHERS=10 JOBS=sample,folder,score,fit)"
 	@echo "make fuzz          damage files of events in every way and read them by every entrance"
 	@echo "                   (FILES=600 SEED=0; ten minutes)"
 	@echo "make docs          these and more pages as a site, in build/docs/html (half a minute)"
@@ -85,7 +85,7 @@ test-all: lint
 
 KILLS ?= 30
 OTHERS ?= 10
-JOBS ?= sample,folder,score
+JOBS ?= sample,folder,score,fit
 
 chaos: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/chaos/chaos.py --kills $(KILLS) --others $(OTHERS) \

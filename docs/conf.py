@@ -68,7 +68,7 @@ nitpick_ignore_regex = [
     # what stands behind the public names: the resolved events, and bases without users
     (r"py:.*", r"setflow\.(sets\.events\.Events|random\.EventSeeds|process\.Process)"),
     (r"py:.*", r"setflow\.(divergence\.base\.Planned\w+|diffusion\.schedule\.BoundedSchedule)"),
-    (r"py:.*", r"setflow\.(training\.streaming\.PlacedBatch|model\.statistics\.SampleStatistics)"),
+    (r"py:.*", r"setflow\.(training\.processes\.PlacedBatch|model\.statistics\.SampleStatistics)"),
     (r"py:.*", r"setflow\.(fitted\.Fitted|model\.saved\.SavedModel|data\.moments\.Moments)"),
     (r"py:.*", r"setflow\.(solvers\.fixed\.TimeGrid|sets\.planning\.Plan|data\.writing\.Writer)"),
     (r"py:.*", r"setflow\.training\.(signals\.StopSignals|checkpoints\.BestModel)"),

@@ -22,6 +22,7 @@ from yaml import YAMLError
 
 import setflow
 from setflow.cli.arguments import SOLVERS, parser
+from setflow.cli.devices import make_on_devices
 from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
 from setflow.cli.going_on import going_on
 from setflow.files import check_hdf5_name, check_target, has_manifest, require_regular
@@ -52,11 +53,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(128 + signal.SIGPIPE)
 
 
-def _main(arguments: list[str]) -> None:
+def _main(arguments: list[str], run: Callable[[list[str]], None] | None = None) -> None:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(" ".join(str(message).split()))
-            _run(arguments)
+            (_run if run is None else run)(arguments)
     except BrokenPipeError:
         raise
     except (ValueError, OSError, ImportError, YAMLError) as error:
@@ -100,8 +101,25 @@ def _run(arguments: Sequence[str]) -> None:
         given = config[config.command]
         action = given.get("action")
         told = given if action is None else given[action]
+        told.given = list(arguments)
         with told_as(told.get("progress", "auto")), going_on(config.command, told, arguments):
             _COMMANDS[config.command](given, ending)
+
+
+def _make_part(arguments: list[str]) -> None:
+    """Be one of several processes of a command: make a part, and say nothing but errors."""
+    from setflow.training.signals import Stopped, StopSignals
+
+    def run(arguments: list[str]) -> None:
+        config = parser().parse_args(arguments)
+        given = config[config.command]
+        with StopSignals(), told_as(given.progress):
+            _COMMANDS[config.command](given, lambda *_, **__: None)
+
+    try:
+        _main(arguments, run)
+    except Stopped as stop:
+        sys.exit(stop.status)
 
 
 # --- what is checked before anything heavy is imported ---
@@ -226,12 +244,11 @@ def _device(name: str) -> str:
 
 
 def _fit(arguments: Sequence[str], ending: Ending) -> None:
-    from lightning.pytorch.utilities import rank_zero_only
-
     from setflow.cli.fit import fit
+    from setflow.training.processes import is_first_process
 
     done = fit(arguments)
-    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says what there is
+    if not is_first_process():  # of several processes the first one says what there is
         return
     if done.warning is not None:
         warn(done.warning)
@@ -247,10 +264,10 @@ def _fit(arguments: Sequence[str], ending: Ending) -> None:
         sys.exit(done.status)
 
 
-def _sample(config: Namespace, ending: Ending) -> None:
+def _sample(config: Namespace, ending: Callable[..., None]) -> None:
     _check_device(config.device)
     _check_solver(config)
-    _check_numbers(config, "events", "steps", "oversample")
+    _check_numbers(config, "events", "steps", "oversample", "devices")
     _check_context(config)
     part = None if config.part is None else Part(*config.part)
     out = Path(config.out) if part is None else part.path(Path(config.out))
@@ -260,6 +277,7 @@ def _sample(config: Namespace, ending: Ending) -> None:
     if config.context_from is not None:
         context = _jets(config.context_from)
     model = _model(config.model)
+    there = _is_there(out, config)
     from setflow.jobs.sample import sample_to_hdf5
     from setflow.model.compiled import compile_field
     from setflow.schema import words_of
@@ -268,7 +286,6 @@ def _sample(config: Namespace, ending: Ending) -> None:
     flow = setflow.SetFlow.load(model, device=_device(config.device))
     if config.compile:
         compile_field(flow)
-    there = out.exists() and not config.force
     try:
         path = sample_to_hdf5(
             flow,
@@ -307,6 +324,15 @@ def _sample(config: Namespace, ending: Ending) -> None:
     ending(path, what, following, there=there)
 
 
+def _is_there(out: Path, config: Namespace) -> bool:
+    """Return whether an output is there already; let several devices make it if they are to."""
+    there = out.exists() and not config.force
+    if config.devices > 1 and not there:
+        make_on_devices(config, config.given, _make_part)
+        config.force = False  # it is there by now, and what follows only looks at it
+    return there
+
+
 def _events_in(path: Path) -> int:
     from setflow.data.header import read_header
     from setflow.data.merging import shards_of
@@ -314,10 +340,10 @@ def _events_in(path: Path) -> int:
     return sum(read_header(shard).n for shard in shards_of([path]))
 
 
-def _score(config: Namespace, ending: Ending) -> None:
+def _score(config: Namespace, ending: Callable[..., None]) -> None:
     _check_device(config.device)
     _check_solver(config)
-    _check_numbers(config, "events", "steps", "probes")
+    _check_numbers(config, "events", "steps", "probes", "devices")
     if config.estimator == "exact" and config.probes is not None:
         raise ValueError("an exact divergence has no probes; add --estimator hutchinson")
     part = None if config.part is None else Part(*config.part)
@@ -329,11 +355,11 @@ def _score(config: Namespace, ending: Ending) -> None:
             f"the model comes before the events: setflow score {config.data} {config.model}"
         )
     data, model = _jets(config.data), _model(config.model)
+    there = _is_there(out, config)
     from setflow.jobs.missing import missing_note
     from setflow.jobs.score import score_to_hdf5
     from setflow.jobs.summary import summarize_scores
 
-    there = out.exists() and not config.force
     path = score_to_hdf5(
         setflow.SetFlow.load(model, device=_device(config.device)),
         data,
@@ -505,7 +531,7 @@ def _doctor(config: Namespace, ending: Ending) -> None:
         sys.exit(1)
 
 
-_COMMANDS: dict[str, Callable[[Namespace, Ending], None]] = {
+_COMMANDS: dict[str, Callable[[Namespace, Any], None]] = {
     "sample": _sample,
     "score": _score,
     "evaluate": _evaluate,

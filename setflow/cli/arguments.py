@@ -69,6 +69,12 @@ _PART = Argument(
     "K/M",
     part_of_run,
 )
+_DEVICES = integer(
+    "--devices",
+    "The number of devices to compute on, by a process for each, or of processes on a CPU; the "
+    "events are the same whatever it is.",
+    default=1,
+)
 
 
 def _out(what: str) -> Argument:
@@ -175,6 +181,7 @@ COMMANDS = {
             ),
             *_solver("midpoint"),
             _PART,
+            _DEVICES,
             integer("--seed", "The seed of the sample.", default=0),
             _COMPILE,
             _DEVICE,
@@ -216,6 +223,7 @@ COMMANDS = {
                 conditions,
             ),
             _PART,
+            _DEVICES,
             integer("--seed", "The seed of the probes of the estimator hutchinson.", default=0),
             _DEVICE,
             PROGRESS,

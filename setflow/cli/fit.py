@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.utilities import rank_zero_only
+from torch import distributed
 
 from setflow.cli.endings import Interrupted, warn
 from setflow.cli.fit_arguments import prepared
@@ -44,6 +44,7 @@ from setflow.telling import told_as
 from setflow.training.checkpoints import Checkpoint, asked_for_steps, last_checkpoint
 from setflow.training.export import ExportBestModel
 from setflow.training.module import FlowMatchingModule
+from setflow.training.processes import is_first_process, this_process
 from setflow.training.record import command_line
 from setflow.training.signals import Stopped, StopSignals
 
@@ -57,6 +58,7 @@ _NOT_FOR_THE_USER = (
     "You're resuming from a checkpoint that ended before the epoch",  # the sampler goes on there
     ".*does not have many workers",  # jets in memory come in whole batches: none is faster
     "The number of training batches .* is smaller than the logging interval",  # counted over epochs
+    ".*`self.log\\(.*sync_dist=True",  # what is logged is the mean over processes already
 )
 
 
@@ -108,7 +110,7 @@ def fit(argv: Sequence[str]) -> FitResult:
     """
     same, command, argv = shlex.join(["setflow", "fit", *argv]), command_line(argv), prepared(argv)
     with warnings.catch_warnings(), StopSignals() as signals:
-        for message in _NOT_FOR_THE_USER:
+        for message in _NOT_FOR_THE_USER if is_first_process() else ("",):
             warnings.filterwarnings("ignore", message)
         try:
             return _fit(argv, command, signals, same)
@@ -116,9 +118,21 @@ def fit(argv: Sequence[str]) -> FitResult:
             raise _interrupted(stop, None, same) from None
         except MisconfigurationException as error:
             raise ValueError(" ".join(str(error).split())) from error
+        except RuntimeError as error:
+            if this_process()[1] == 1 or not _is_of_connection(error):
+                raise
+            raise ConnectionError(
+                "another process of the training has ended, or cannot be reached; it goes on from "
+                f"its last checkpoint with: {same}"
+            ) from error
         except ValueError as error:
             seed = "--seed_everything: " if "numpy accepts from" in str(error) else ""
             raise ValueError(seed + of_optional_part(str(error))) from error
+
+
+def _is_of_connection(error: RuntimeError) -> bool:
+    """Return whether a collective of torch has failed, which has no class for it with gloo."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> FitResult:
@@ -163,8 +177,7 @@ def _run(cli: FitCLI) -> FitResult:
         compile_field(cli.model.flow)
     new = not cli.folder.exists()
     cli.folder.mkdir(parents=True, exist_ok=True)
-    first = not getattr(rank_zero_only, "rank", 0)
-    with in_use_by_one(cli.folder) if first else contextlib.nullcontext():
+    with in_use_by_one(cli.folder) if is_first_process() else contextlib.nullcontext():
         return _trained(cli, new=new)
 
 
@@ -176,7 +189,9 @@ def _trained(cli: FitCLI, *, new: bool) -> FitResult:
         new: whether its folder was not there before.
     """
     found = cli.found
-    if found is None:  # all that can be wrong is known by now: what an old run has left goes
+    if not is_first_process():
+        pass  # what an old run has left is a matter of the first one
+    elif found is None:  # all that can be wrong is known by now: what an old run has left goes
         for part in ("checkpoints", "model"):
             shutil.rmtree(cli.folder / part, ignore_errors=True)
     elif found.damaged:  # out of the way of the next one, which would take the place of a good one
@@ -239,8 +254,8 @@ def _interrupted(stop: Stopped, run: Path | None, same: str) -> BaseException:
         run: the folder of the run, None where the command line was not read yet.
         same: the command line as it was given.
     """
-    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says it
-        return SystemExit(stop.status)
+    if not is_first_process():  # of several processes the first one says it, and ends with it
+        return SystemExit(stop.status if stop.step is None else 0)
     found = None
     if run is not None:
         with contextlib.suppress(OSError, ValueError):

@@ -6,8 +6,6 @@ import re
 import shlex
 from collections.abc import Iterable
 
-from lightning.pytorch.utilities import rank_zero_only
-
 from setflow.cli.endings import warn
 from setflow.cli.fit_parts import FitCLI
 from setflow.cli.parsing import nearest
@@ -16,6 +14,7 @@ from setflow.data.tally import ACCEPTED, PTREL, Fault, Rows, Tally
 from setflow.schema import Schema
 from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
+from setflow.training.processes import is_first_process
 
 __all__ = ["accept_data", "tell_data", "with_advice"]
 
@@ -59,7 +58,7 @@ def tell_data(cli: FitCLI) -> None:
     for fault in faults:
         if fault.name not in data.accepted:
             raise ValueError(_refusal(fault, data))
-    if getattr(rank_zero_only, "rank", 0):  # of several processes the first one says it
+    if not is_first_process():  # of several processes the first one says it
         return
     for line in _lines(train, val, shared, data.sizes()):
         print(f"data: {line}")

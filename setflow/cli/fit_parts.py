@@ -34,6 +34,7 @@ from setflow.training.data import SetDataModule
 from setflow.training.export import ExportBestModel
 from setflow.training.foreign import readable
 from setflow.training.module import FlowMatchingModule
+from setflow.training.processes import launched
 from setflow.training.progress import StepProgress
 from setflow.training.signals import StopSignals
 
@@ -237,7 +238,10 @@ class FitCLI(LightningCLI):
             CSVLogger(self.folder, name="csv"),
             TensorBoardLogger(self.folder, name="tensorboard"),
         ]
-        _check_devices(given.devices, accelerator)
+        if (processes := launched()) is None:
+            _check_devices(given.devices, accelerator)
+        elif given.devices == "auto":  # whoever has started them has said how many
+            kwargs["devices"], kwargs["num_nodes"] = processes
         return super().instantiate_trainer(
             default_root_dir=self.folder,
             accelerator=accelerator,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from setflow.cli.devices import parts_of
 from setflow.cli.endings import Interrupted
 from setflow.parts import Part
 
@@ -35,33 +36,41 @@ def going_on(command: str, config: Namespace, arguments: Sequence[str]) -> Itera
         return
     from setflow.training.signals import Stopped, StopSignals
 
-    out = Path(config.out) if config.part is None else Part(*config.part).path(Path(config.out))
+    outs = parts_of(config.out, config.devices) if config.devices > 1 else [Path(config.out)]
+    if config.part is not None:
+        outs = [Part(*config.part).path(Path(config.out))]
     same = shlex.join(["setflow", *arguments])
     try:
         with StopSignals():
             yield
     except Stopped as stop:
-        text = f"stopped by {stop.name}; {_written(command, out, same)}"
+        text = f"stopped by {stop.name}; {_written(command, outs, same)}"
         raise Interrupted(text, stop.status) from None
     except OSError as error:
         if error.errno is None:  # it is ours, of what was asked for
             raise
-        kept = _written(command, out, same)
+        kept = _written(command, outs, same)
         if kept.startswith("nothing"):
             raise
         raise OSError(f"{error}; {kept}") from error
 
 
-def _written(command: str, out: Path, same: str) -> str:
+def _written(command: str, outs: Sequence[Path], same: str) -> str:
     """Return how much is written, and the command that goes on."""
     if command == "sample":
         from setflow.jobs.pieces import part_of, written_in
 
-        done, part, what = written_in(out), part_of(out), "events"
+        done, what = sum(map(written_in, outs)), "events"
+        parts = [str(part_of(out)) for out in outs]
     else:
         from setflow.jobs.score import rows_in
 
-        done, part, what = rows_in(out), out.with_name(f"{out.name}.part"), "rows"
-    if not done:
+        done, what = sum(map(rows_in, outs)), "rows"
+        parts = [str(out.with_name(f"{out.name}.part")) for out in outs]
+    whole = [str(out) for out in outs if len(outs) > 1 and out.exists()]
+    if not done and not whole:
         return f"nothing was written; begin with: {same}"
-    return f"{done:,} {what} are written in {part}; go on with: {same}"
+    if len(outs) > 1:
+        listed = ", ".join([*whole, *(part for part in parts if Path(part).exists())])
+        return f"what is done stands in {listed}; go on with: {same}"
+    return f"{done:,} {what} are written in {parts[0]}; go on with: {same}"

@@ -10,7 +10,7 @@ import difflib
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -165,11 +165,27 @@ def strengths(text: str | float | dict[str, float]) -> float | dict[str, float]:
     return given.get("", given)
 
 
+def _part_of_slurm(told: Mapping[str, str]) -> tuple[int, int]:
+    """Return which process of which task of an array this is, and how many there are in all."""
+    names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
+    processes = told.get("SLURM_STEP_NUM_TASKS", "1")  # srun sets it, and a batch script has none
+    alone = processes != "1" and names[0] not in told
+    given = [told.get(name, "1" if name == names[3] else "0" * alone) for name in names]
+    given += [processes, told.get("SLURM_PROCID", "") if processes != "1" else "0"]
+    if not all(value.isdigit() for value in given) or int(given[3]) < 1:
+        raise argparse.ArgumentTypeError(
+            f"slurm asks for {', '.join(names[:3])}, which are set in a job array and not here, "
+            "nor has srun started several processes; expected a part such as 3/100"
+        )
+    task, first, last, step, of, process = map(int, given)
+    return (task - first) // step * of + process, ((last - first) // step + 1) * of
+
+
 def part_of_run(text: str | tuple[int, int]) -> tuple[int, int]:
     """Return which part of a run is meant, from 0, and of how many.
 
-    `slurm` asks the environment of a job array for both; a step between the numbers of its tasks is
-    taken into account.
+    `slurm` asks the environment of a job array for both, whatever the numbers of its tasks, and of
+    the processes that srun has started.
 
     Raises:
         argparse.ArgumentTypeError: if the text says neither, or there is no such part or array.
@@ -180,15 +196,7 @@ def part_of_run(text: str | tuple[int, int]) -> tuple[int, int]:
     if not isinstance(text, str):
         return text
     if text == "slurm":
-        names = [f"SLURM_ARRAY_TASK_{name}" for name in ("ID", "MIN", "MAX", "STEP")]
-        found = [os.environ.get(name, "1" if name.endswith("STEP") else "") for name in names]
-        if not all(value.isdigit() for value in found) or int(found[3]) < 1:
-            raise argparse.ArgumentTypeError(
-                f"slurm asks for {', '.join(names[:3])}, which are set in a job array and not "
-                "here; expected a part such as 3/100"
-            )
-        task, first, last, step = map(int, found)
-        return (task - first) // step, (last - first) // step + 1
+        return _part_of_slurm(os.environ)
     number, _, of = text.partition("/")
     if not (number.isdigit() and of.isdigit() and int(number) < int(of)):
         raise argparse.ArgumentTypeError(

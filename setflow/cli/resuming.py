@@ -14,6 +14,7 @@ from setflow.files import check_target, load_yaml, shortened
 from setflow.model.folder import differences
 from setflow.training.checkpoints import Checkpoint, last_checkpoint
 from setflow.training.export import ExportBestModel
+from setflow.training.processes import is_first_process
 
 __all__ = [
     "BOUNDS",
@@ -65,7 +66,7 @@ def find_run(folder: Path, *, resume: str, force: bool) -> Checkpoint | None:
         ) from error
     if found is not None:
         check_target(folder, overwrite=True)
-        for told in found.damaged:
+        for told in found.damaged if is_first_process() else ():
             warn(f"{told}; the run goes on from {found.path.name}, which is of step {found.step:,}")
         return found
     if resume == "only":

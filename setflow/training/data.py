@@ -23,9 +23,9 @@ from setflow.sets.weights import count_negative, effective_number, total_weight
 from setflow.training.conditions import described, features_of
 from setflow.training.files import CLASS, DataFile, classes_of, files_of, in_both
 from setflow.training.foreign import readable
+from setflow.training.processes import PlacedBatch, Rows, SharedBatches
 from setflow.training.record import files_facts
 from setflow.training.sources import EventFiles, Wanted
-from setflow.training.streaming import PlacedBatch
 from setflow.training.streams import Streams
 
 __all__ = [
@@ -64,10 +64,12 @@ class PlacedDataset(Dataset[PlacedBatch]):
         """All events, in the order of their places."""
         return self._data.events
 
-    def __getitem__(self, index: int | list[int]) -> PlacedBatch:
+    def __getitem__(self, index: int | list[int] | Rows) -> PlacedBatch:
         """Return the event `index` as a batch of one, or the events of a list as one batch."""
-        place = torch.as_tensor(index).reshape(-1)
-        return PlacedBatch(self._data[place], place)
+        if not isinstance(index, Rows):
+            index = Rows([index] if isinstance(index, int) else index)
+        place = torch.as_tensor(index.rows)
+        return PlacedBatch(self._data[place], place, index.of, index.idle)
 
 
 class SetDataModule(LightningDataModule):
@@ -85,7 +87,7 @@ class SetDataModule(LightningDataModule):
         val: the validation files, likewise; None sets a fraction of the training events aside. Both
             jets of one event fall on the same side.
         max_objects: how many of the hardest objects of each jet to keep.
-        batch_size: the number of jets in a batch.
+        batch_size: the number of jets of a step; several processes share them.
         val_fraction: the fraction that is set aside if there is no validation file.
         conditions: the features of a jet that the model is conditioned on, in its order: names of
             columns of the files, and `class`.
@@ -342,7 +344,8 @@ def event_loader(
 ) -> DataLoader[PlacedBatch]:
     """Return a loader of random batches: the loss itself evaluates like lengths together."""
     sampler = LengthBatchSampler(events.lengths, batch_size, shuffle=shuffle, seed=seed, window=1)
-    return DataLoader(PlacedDataset(SetDataset(events)), sampler=sampler, batch_size=None)
+    shared = SharedBatches(sampler)
+    return DataLoader(PlacedDataset(SetDataset(events)), sampler=shared, batch_size=None)
 
 
 def _check_classes(what: str, files: Sequence[DataFile], features: Sequence[Feature]) -> None:

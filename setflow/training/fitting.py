@@ -32,9 +32,10 @@ from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
 from setflow.sets.shapes import whole_number
 from setflow.training.checkpoints import BestModel
-from setflow.training.data import PlacedBatch, event_loader, held_out, normalised
+from setflow.training.data import event_loader, held_out, normalised
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import Muon
+from setflow.training.processes import PlacedBatch
 from setflow.training.progress import StepProgress
 
 __all__ = ["fit"]

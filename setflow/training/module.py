@@ -31,12 +31,19 @@ from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import is_at_hand
 from setflow.timesteps import TimeSampling
-from setflow.training.data import PlacedBatch, PlacedDataset, SetDataModule
+from setflow.training.data import PlacedDataset, SetDataModule
 from setflow.training.optimizers import warmup_cosine
+from setflow.training.processes import (
+    PlacedBatch,
+    SharedBatches,
+    mean_over_processes,
+    this_process,
+)
 from setflow.training.streaming import EpochShares
 
 __all__ = ["FlowMatchingModule"]
 
+_SAMPLERS = (LengthBatchSampler, SharedBatches, EpochShares)
 _FEW = 3  # steps
 _UNBOUNDED_WARMUP = 1000  # steps, of a training whose length nothing tells
 _VALIDATION = derive(0, "validation")  # the same in every validation, so that losses compare
@@ -138,7 +145,7 @@ class FlowMatchingModule(LightningModule):
     def on_train_start(self) -> None:
         loader = self.trainer.train_dataloader
         sampler = getattr(loader, "sampler", None)
-        if isinstance(sampler, LengthBatchSampler | EpochShares):  # go on in the middle of an epoch
+        if isinstance(sampler, _SAMPLERS):  # go on in the middle of an epoch
             sampler.skip(self._batches_into_epoch % len(sampler))
 
     def on_train_batch_start(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
@@ -157,7 +164,7 @@ class FlowMatchingModule(LightningModule):
         return self._loss("train", batch, batch_idx, seed, self.times)
 
     def validation_step(self, batch: PlacedBatch | SetBatch, batch_idx: int) -> None:
-        self._loss("val", batch, batch_idx, _VALIDATION, None, sync_dist=True)
+        self._loss("val", batch, batch_idx, _VALIDATION, None)
 
     def on_validation_epoch_end(self) -> None:
         loss = self.trainer.callback_metrics.get("val_loss")  # on its way to the logger
@@ -171,12 +178,12 @@ class FlowMatchingModule(LightningModule):
         batch_idx: int,
         seed: int,
         times: TimeSampling | None,
-        *,
-        sync_dist: bool = False,
     ) -> Tensor:
         """Return and log the loss of a batch, at noise and times of its places under a seed."""
+        worth, of = 1.0, None
         if isinstance(batch, PlacedBatch):
-            events, place = batch
+            events, place, of, _ = batch
+            worth = batch.worth
         else:
             batch = listed(batch, "FlowMatchingModule")
             events, place = batch, torch.arange(len(batch), device=batch.x.device)
@@ -196,7 +203,9 @@ class FlowMatchingModule(LightningModule):
         if self.coupling is not None:
             more["coupling"] = self.coupling
         terms = self.flow.loss_terms(events, t=t, times=times, noise=noise, **more)
-        loss = self._logged(stage, terms, events, sync_dist=sync_dist)
+        if worth != 1.0:
+            terms = {name: worth * term for name, term in terms.items()}
+        loss = self._logged(stage, terms, len(events) if of is None else of)
         if self._is_lost(stage, loss):
             self._refuse(stage, loss, events, place if isinstance(batch, PlacedBatch) else None)
         return loss
@@ -215,8 +224,7 @@ class FlowMatchingModule(LightningModule):
         if stage != "train":  # `on_validation_epoch_end` looks
             return False
         self._in_a_row = (self._in_a_row + 1) * bad
-        trainer: Any = self.trainer  # its types lack this option
-        if (trainer.global_step + 1) % max(1, trainer.log_every_n_steps):
+        if not self._is_written():
             return False
         steps = int(self._in_a_row)
         return steps > _FEW or (steps > 0 and not_finite_weight(self.flow) is not None)
@@ -269,15 +277,29 @@ class FlowMatchingModule(LightningModule):
             + reason_of(culprit, flow.field, place, of)
         )
 
-    def _logged(
-        self, stage: str, terms: dict[str, Tensor], batch: SetBatch, *, sync_dist: bool = False
-    ) -> Tensor:
-        """Log the sum of the terms and each of them; return the sum."""
-        loss = torch.stack(list(terms.values())).sum()
-        named = {f"{stage}_{name}_loss": term for name, term in terms.items()}
-        self.log(f"{stage}_loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=sync_dist)
-        self.log_dict(named, batch_size=len(batch), sync_dist=sync_dist)
-        return loss
+    def _logged(self, stage: str, terms: dict[str, Tensor], events: int) -> Tensor:
+        """Log the sum of the terms and each of them; return the sum.
+
+        Several processes log their mean: in training where it is written, for they wait for it.
+
+        Arguments:
+            stage: `train` or `val`.
+            terms: the terms.
+            events: how many events they are the mean of, of all processes.
+        """
+        values = torch.stack(list(terms.values()))
+        told = values
+        if this_process()[1] > 1 and (stage == "val" or self._is_written()):
+            told = mean_over_processes(values)
+        self.log(f"{stage}_loss", told.sum(), prog_bar=True, batch_size=events)
+        named = zip(terms, told.unbind(), strict=True)
+        self.log_dict({f"{stage}_{name}_loss": term for name, term in named}, batch_size=events)
+        return values.sum()
+
+    def _is_written(self) -> bool:
+        """Return whether the loss of this step is one of those that the logger writes."""
+        trainer: Any = self.trainer  # its types lack these options
+        return not (trainer.global_step + 1) % max(1, trainer.log_every_n_steps)
 
     def configure_optimizers(self) -> Any:
         try:

@@ -16,38 +16,31 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.utils.data import Dataset
 from torch.utils.data.distributed import DistributedSampler
 
 from setflow.random import counter_uniform, derive
 from setflow.sets.batch import SetBatch
+from setflow.training.processes import PlacedBatch, which_process
 from setflow.training.sources import Block, EventFiles, Numbered, together
 
-__all__ = ["EpochShares", "PlacedBatch", "Share", "Side", "StreamedEvents", "free_memory"]
+__all__ = ["EpochShares", "Share", "Side", "StreamedEvents", "free_memory"]
 
 WINDOW = 16  # blocks
 
 
-class PlacedBatch(NamedTuple):
-    """Events with their places: what their noise in training depends on, whatever batch it is.
-
-    Attributes:
-        events: the events.
-        place: the number of each event, int64, with shape `(B,)`: its row among the events of the
-            epoch as they stand in memory, before they are shuffled.
-    """
-
-    events: SetBatch
-    place: Tensor
-
-
 class Share(NamedTuple):
-    """Events of the sequence of an epoch, from `start` to before `stop`."""
+    """Events of the sequence of an epoch, from `start` to before `stop`.
+
+    `of` and `idle` are those of the `PlacedBatch` that they make.
+    """
 
     epoch: int
     start: int
     stop: int
+    of: int | None = None
+    idle: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,7 +65,7 @@ class Side:
 
         >>> train, held = (Side(0, 0.3, which)(torch.arange(1000)) for which in (False, True))
         >>> bool((train ^ held).all()), int(held.sum())
-        (True, 298)
+        (True, 286)
         """
         chance = counter_uniform(derive(self.seed, "events held out"), numbers)
         return (chance < self.fraction) == self.held
@@ -126,7 +119,7 @@ class StreamedEvents(Dataset[PlacedBatch]):
             IndexError: if there are no such events.
             OSError, ValueError: as `EventFiles.read`.
         """
-        epoch, start, stop = share
+        epoch, start, stop, of, idle = share
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"events {start} to {stop} of {len(self)}")
         _, ends = self._windows(epoch)
@@ -134,14 +127,14 @@ class StreamedEvents(Dataset[PlacedBatch]):
         while start < stop:
             first, end = int(ends[window - 1]) if window else 0, int(ends[window])
             if end > start:  # else the window has no event
-                events, place = self._of_window(epoch, window)
+                found = self._of_window(epoch, window)
                 rows = slice(start - first, min(stop, end) - first)
-                parts.append(PlacedBatch(events[rows], place[rows]))
+                parts.append(PlacedBatch(found.events[rows], found.place[rows]))
             start, window = min(stop, end), window + 1
         if len(parts) > 1:
             events = together([part.events for part in parts]).counted()
-            return PlacedBatch(events.trim(), torch.cat([part.place for part in parts]))
-        return PlacedBatch(parts[0].events.trim(), parts[0].place)
+            return PlacedBatch(events.trim(), torch.cat([part.place for part in parts]), of, idle)
+        return PlacedBatch(parts[0].events.trim(), parts[0].place, of, idle)
 
     def _windows(self, epoch: int) -> tuple[Tensor, Tensor]:
         """Return the blocks of an epoch in their order, and where each window of them ends."""
@@ -212,37 +205,25 @@ def of_side(numbered: Numbered, side: Side | None) -> Numbered:
 class EpochShares(DistributedSampler[Share]):
     """What each step of an epoch takes: the share of this process of the next events.
 
-    A step takes `batch_size` events for each process, in the order of the processes; what is left
-    for the last step is shared evenly, so that all take as many steps and every event comes once.
-    It is a sampler of torch's distributed kind, so that Lightning puts none in its place.
+    A step takes `batch_size` events, of which each process has an even share, in the order of the
+    processes; what is left makes the last step. It is a sampler of torch's distributed kind, so
+    that Lightning puts none in its place.
 
     Arguments:
         events: the number of events of an epoch.
-        batch_size: the number of events of a process in a step.
+        batch_size: the number of events of a step, of all processes together.
         rank: the number of this process, of `processes`; None asks torch.distributed.
         processes: how many share the events.
 
-    Raises:
-        ValueError: if there are fewer events than processes.
-
-    >>> [share.stop - share.start for share in EpochShares(10, 4, rank=0, processes=1)]
-    [4, 4, 2]
+    >>> [share.stop - share.start for share in EpochShares(10, 4, rank=0, processes=2)]
+    [2, 2, 1]
     """
 
     def __init__(
         self, events: int, batch_size: int, *, rank: int | None = None, processes: int | None = None
     ) -> None:
         # nothing of torch's own is used
-        there = distributed.is_available() and distributed.is_initialized()
-        if rank is None or processes is None:
-            rank = distributed.get_rank() if there else 0
-            processes = distributed.get_world_size() if there else 1
-        if events < processes:
-            raise ValueError(
-                f"{events} events cannot be shared by {processes} processes; take fewer, "
-                "--trainer.devices, or more events"
-            )
-        self.rank, self.num_replicas = rank, processes
+        self.rank, self.num_replicas = which_process(rank, processes)
         self.shuffle, self.drop_last = False, False
         self._events, self._batch_size = events, batch_size
         self._skip = 0
@@ -257,18 +238,20 @@ class EpochShares(DistributedSampler[Share]):
         self._skip = steps
 
     def __len__(self) -> int:
-        whole, rest = divmod(self._events, self.num_replicas * self._batch_size)
-        return max(1, whole + (rest >= self.num_replicas))
+        return -(-self._events // self._batch_size)
 
     def __iter__(self) -> Iterator[Share]:
         epoch, self.epoch = self.epoch, self.epoch + 1
         skip, self._skip = self._skip, 0
-        whole, steps = self.num_replicas * self._batch_size, len(self)
-        for step in range(skip, steps):
-            first = step * whole
-            size = whole if step + 1 < steps else self._events - first
-            start, stop = (size * k // self.num_replicas for k in (self.rank, self.rank + 1))
-            yield Share(epoch, first + start, first + stop)
+        for first in range(skip * self._batch_size, self._events, self._batch_size):
+            size = min(self._batch_size, self._events - first)
+            if self.num_replicas == 1:
+                yield Share(epoch, first, first + size)
+                continue
+            ends = (size * k // self.num_replicas for k in (self.rank, self.rank + 1))
+            start, stop = (first + end for end in ends)
+            idle = start == stop
+            yield Share(epoch, first if idle else start, first + 1 if idle else stop, size, idle)
 
 
 def free_memory() -> int:

@@ -11,11 +11,11 @@ from setflow.model.model import SetFlow
 from setflow.model.statistics import SampleStatistics
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import in_words, require_positive
+from setflow.training.processes import PlacedBatch
 from setflow.training.sources import EventFiles
 from setflow.training.statistics import Known, known_of
 from setflow.training.streaming import (
     EpochShares,
-    PlacedBatch,
     Side,
     StreamedEvents,
     free_memory,
@@ -115,7 +115,7 @@ class Streams:
         """Return a loader of the batches of a side.
 
         Arguments:
-            batch_size: the number of events in a batch of a process.
+            batch_size: the number of events in a step, of all processes together.
             train: the training side, shuffled, or the other one, in order.
             workers: how many processes read ahead.
         """

@@ -41,16 +41,47 @@ from setflow.cli import main
 from setflow.data import Standardizer
 from setflow.jobs import pieces, sample, score
 
+CONFIG = """
+seed_everything: 3
+name: chaos
+model:
+  flow:
+    class_path: setflow.SetFlow
+    init_args:
+      field:
+        class_path: setflow.TransformerField
+        init_args: {dim: 3, hidden: 8, layers: 1, heads: 1}
+      scaler: {class_path: setflow.data.Standardizer, init_args: {dim: 3}}
+      cardinality: {class_path: setflow.EmpiricalCardinality, init_args: {max_objects: 4}}
+data: {max_objects: 4, batch_size: 32, val_fraction: 0.25}
+trainer:
+  accelerator: cpu
+  max_steps: 40
+  max_epochs: -1
+  val_check_interval: 7
+  check_val_every_n_epoch: null
+  enable_progress_bar: false
+  callbacks:
+  - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
+    init_args: {decay: 0.9}
+"""
 CHANGES = ("write", "replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "ftruncate")
 HINT = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
 class Job(NamedTuple):
-    """A command: its arguments but for the output, what it writes, and what to change before."""
+    """A command: its arguments, what it writes, and what to change before.
+
+    `begun` is there when it has begun to write, `kept` when there is something to go on from, and
+    `content` tells what an output holds.
+    """
 
     arguments: tuple[str, ...]
     out: str
     prepare: Callable[[], None]
+    begun: str
+    kept: str
+    content: Callable[[Path], dict[str, str]]
 
 
 def _small_blocks() -> None:
@@ -61,12 +92,50 @@ def _small_blocks() -> None:
 
 SAMPLE = ("sample", "{inputs}/model", "--events", "3000", "--steps", "3", "--seed", "4")
 SCORE = ("score", "{inputs}/model", "{inputs}/jets.h5", "--steps", "2")
+FIT = ("fit", "--config", "{inputs}/fit.yaml", "--data.train", "{inputs}/jets.h5")
+
+
+def content(path: Path) -> dict[str, str]:
+    """Return the hashes of a file, or of all files of a folder."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    return {
+        str(file.relative_to(path.parent)): hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in files
+        if file.is_file()
+    }
+
+
+def numbers(path: Path) -> dict[str, str]:
+    """Return the hashes of all weights of runs: their files tell times, which differ."""
+    found = {}
+    for file in sorted(path.rglob("*")):
+        if file.name in ("last.ckpt", "best.ckpt"):
+            told = torch.load(file, weights_only=True)
+            kept = [told["state_dict"], told["current_model_state"], told["optimizer_states"]]
+            held = io.BytesIO()
+            torch.save([told["global_step"], kept], held)
+            found[str(file.relative_to(path))] = hashlib.sha256(held.getvalue()).hexdigest()
+        elif file.name == "weights.safetensors":
+            found[str(file.relative_to(path))] = hashlib.sha256(file.read_bytes()).hexdigest()
+        elif file.name.endswith(".part"):
+            found[str(file.relative_to(path))] = "left over"
+    return found
+
+
+def _job(arguments: tuple[str, ...], out: str) -> Job:
+    part = f"{out}.part"
+    return Job((*arguments, "--out", out), out, _small_blocks, part, part, content)
+
+
 JOBS = {
-    "sample": Job((*SAMPLE, "--out", "out.h5"), "out.h5", _small_blocks),
-    "folder": Job((*SAMPLE, "--out", "out"), "out", _small_blocks),
-    "score": Job((*SCORE, "--out", "out.h5"), "out.h5", _small_blocks),
+    "sample": _job(SAMPLE, "out.h5"),
+    "folder": _job(SAMPLE, "out"),
+    "score": _job(SCORE, "out.h5"),
+    "fit": Job(
+        FIT, "runs", lambda: None, "runs/chaos", "runs/chaos/checkpoints/last.ckpt", numbers
+    ),
 }
-"""What is disturbed; a training has its place here, too: a command, its output, and short steps."""
+"""What is disturbed: a command, its output, and short steps."""
 
 
 def make_inputs(folder: Path) -> None:
@@ -86,6 +155,7 @@ def make_inputs(folder: Path) -> None:
     with h5py.File(folder / "jets.h5", "w") as file:
         file["particle_features"] = np.concatenate([x, mask[..., None]], 2).astype("f4")
         file["jet_features"] = jets.astype("f4")
+    (folder / "fit.yaml").write_text(CONFIG)
 
 
 # --- one run ---
@@ -133,16 +203,6 @@ def end(child: int, where: Path) -> Ran:
 
 def run(job: Job, inputs: Path, where: Path, disturb: Callable[[], None] | None = None) -> Ran:
     return end(begin(job, inputs, where, disturb), where)
-
-
-def content(path: Path) -> dict[str, str]:
-    """Return the hashes of a file, or of all files of a folder."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    return {
-        str(file.relative_to(path.parent)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for file in files
-        if file.is_file()
-    }
 
 
 def changing(act: Callable[[str, int, Callable[[], Any]], Any]) -> Callable[[], None]:
@@ -227,7 +287,7 @@ class Chaos:
             ran = run(self.job, inputs, self.where)
             self.seconds = time.monotonic() - begun
             self._require(ran.status == 0, f"undisturbed: {ran}")
-            self.expected = content(self.where / self.job.out)
+            self.expected = self.job.content(self.where / self.job.out)
         with self.fresh():
             self.changes = count_changes(self.job, inputs, self.where)
 
@@ -256,11 +316,12 @@ class Chaos:
             time.sleep(self.random.uniform(0.02, self.seconds))
             os.kill(child, number)
             ran = end(child, self.where)
-            begun = (self.where / f"{self.job.out}.part").exists()
+            begun = (self.where / self.job.begun).exists()
             if ran.status == HINT[number] and (begun or "stopped by" in ran.said):
                 told = [line for line in ran.said.splitlines() if "stopped by" in line]
                 self._require(len(told) == 1, f"it did not say how to go on: {ran}")
-                self._require("go on with" in told[0] or "nothing was" in told[0], f"{ran}")
+                told_on = any(on in told[0] for on in ("go on with", "begin with"))
+                self._require(told_on, f"{ran}")
             else:  # before it had begun, or after its end
                 self._require(ran.status in (0, -number, 130), f"{number}: {ran}")
             return self._again(ran)
@@ -286,8 +347,7 @@ class Chaos:
     def two(self) -> str:
         with self.fresh():
             first = begin(self.job, self.inputs, self.where)
-            part = self.where / f"{self.job.out}.part"
-            while not part.exists():
+            while not (self.where / self.job.begun).exists():
                 time.sleep(0.001)
             second = run(self.job, self.inputs, self.where)
             ran = end(first, self.where)
@@ -305,20 +365,23 @@ class Chaos:
         if ran.status:
             told = len(lines) == 1 and "No space left" in lines[0]
             self._require(told, f"a full disk is not told in one line: {ran}")
-            self._require(not (self.where / self.job.out).exists(), "an output on a full disk")
+            whole = self.job.begun.endswith(".part") and (self.where / self.job.out).exists()
+            self._require(not whole, "an output on a full disk")
 
     def _again(self, before: Ran) -> str:
         """Run the same command again, and compare."""
         left = sorted(path.name for path in self.where.iterdir())
+        kept = (self.where / self.job.kept).exists()
         ran = run(self.job, self.inputs, self.where)
         self._require(ran.status == 0, f"again: {ran}; there was {left} after {before}")
         there = sorted(path.name for path in self.where.iterdir())
         self._require(there == [self.job.out], f"left over: {there} from {left}")
-        found = content(self.where / self.job.out)
+        found = self.job.content(self.where / self.job.out)
         self._require(found == self.expected, f"other bytes after {before}, from {left}")
-        if self.job.out in left:
-            return "was finished"
-        return "went on" if any("part" in name for name in left) else "began anew"
+        if kept:
+            return "went on"
+        made = self.job.begun.endswith(".part") and self.job.out in left
+        return "was finished" if made else "began anew"
 
     @staticmethod
     def _require(right: bool, told: str) -> None:

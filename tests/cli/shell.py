@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+import setflow.cli
 from setflow.cli import main
 
 # a model that has hardly been trained makes a few particles with a ptrel above 2
@@ -88,3 +91,10 @@ def fails(capsys, *arguments: str) -> str:
     message = capsys.readouterr().err
     assert "Traceback" not in message
     return message
+
+
+def make_all_but_part_one(arguments: list[str]) -> None:
+    """Be one of several processes of a command, of which the second is killed."""
+    if arguments[arguments.index("--part") + 1] == "1/2":
+        os.kill(os.getpid(), signal.SIGKILL)
+    setflow.cli._make_part(arguments)

@@ -26,6 +26,7 @@ from setflow.training import data as training_data
 from setflow.training.data import PlacedBatch, PlacedDataset
 from setflow.training.module import FlowMatchingModule
 from setflow.training.optimizers import LAST_RATE, warmup_cosine
+from setflow.training.processes import SharedBatches
 
 SAMPLE = str(Path(__file__).resolve().parents[2] / "datasets/pythia-top/heldout.h5")
 
@@ -80,17 +81,15 @@ def noise_of(*, epoch=0, workers=0, ranks=1, stage="training", times=None, **opt
     flow = Noted()
     module = FlowMatchingModule(flow, times=times)
     loader = data.train_dataloader() if stage == "training" else data.val_dataloader()
-    loader.sampler.set_epoch(epoch)
-    loader = DataLoader(
-        loader.dataset, sampler=loader.sampler, batch_size=None, num_workers=workers
-    )
     for rank in range(ranks):
+        sampler = SharedBatches(loader.sampler._batches, rank=rank, processes=ranks)
+        sampler.set_epoch(epoch)
+        shared = DataLoader(loader.dataset, sampler=sampler, batch_size=None, num_workers=workers)
         module.trainer = SimpleNamespace(current_epoch=epoch, global_rank=rank)
         module.log = module.log_dict = lambda *_, **__: None
-        for index, batch in enumerate(loader):
-            if index % ranks == rank:
-                getattr(module, f"{stage}_step")(batch, index // ranks)
-        loader.sampler.set_epoch(epoch)
+        for index, batch in enumerate(shared):
+            if not batch.idle:
+                getattr(module, f"{stage}_step")(batch, index)
     return flow.noted
 
 

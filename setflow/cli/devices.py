@@ -1,0 +1,123 @@
+"""A long job on several devices: a process for each, which makes a part, and then one file of all.
+
+The parts are those of `--part`, so the events do not depend on the number of devices, and a process
+that dies takes nothing of the others with it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Sequence
+from multiprocessing import connection
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from setflow.cli.endings import warn
+from setflow.files import check_hdf5_name
+from setflow.parts import Part
+
+__all__ = ["make_on_devices", "parts_of"]
+
+
+def parts_of(out: str, devices: int) -> list[Path]:
+    """Return the files of the parts of an output."""
+    return [Part(k, devices).path(Path(out)) for k in range(devices)]
+
+
+def make_on_devices(
+    config: Namespace, arguments: Sequence[str], work: Callable[[list[str]], None]
+) -> None:
+    """Let a process for each device make its part, and put the parts together.
+
+    Arguments:
+        config: the arguments of `setflow sample` or `score`.
+        arguments: the same as they were given.
+        work: what a process does with its arguments; it has a name in a module.
+
+    Raises:
+        ChildProcessError: if one of them did not end well; what is done remains.
+        ValueError: if the arguments do not fit several devices, or there are fewer.
+    """
+    names = _names(config)
+    parts = parts_of(config.out, len(names))
+    _run(arguments, names, work)
+    from setflow.data.merging import merge
+
+    merge(parts, Path(config.out), overwrite=config.force)
+    for part in parts:
+        part.unlink()
+
+
+def _names(config: Namespace) -> list[str]:
+    """Return the device of each process."""
+    check_hdf5_name(config.out)
+    if config.part is not None:
+        raise ValueError(
+            "--devices shares the events of this call among the devices here, and --part makes one "
+            "part of them; give one of both, such as a part for each device"
+        )
+    if ":" in config.device:
+        raise ValueError(
+            f"--device {config.device} is one device, and --devices asks for {config.devices}; "
+            "leave one of them out"
+        )
+    import torch
+
+    cuda = config.device != "cpu" and torch.cuda.is_available()
+    found = torch.cuda.device_count() if cuda else os.cpu_count() or 1
+    if config.devices > found:
+        what = "CUDA devices" if cuda else "cores, for a process each"
+        raise ValueError(f"--devices is {config.devices}, but there are {found} {what}")
+    return [f"cuda:{k}" if cuda else config.device for k in range(config.devices)]
+
+
+def _run(arguments: Sequence[str], names: Sequence[str], work: Callable[[list[str]], None]) -> None:
+    spawn, of = multiprocessing.get_context("spawn"), len(names)
+    running: dict[Any, Any] = {}
+    try:
+        for k, name in enumerate(names):
+            given = [*arguments, "--devices", "1", "--part", f"{k}/{of}", "--device", name]
+            given += ["--progress", "none"] if k else []
+            process = spawn.Process(target=_begin, args=(work, given, of))
+            process.start()
+            running[process.sentinel] = (k, process)
+        failed = 0
+        while running:
+            for sentinel in connection.wait(list(running)):
+                k, process = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    failed += 1
+                    others = "; the others go on" if running else ""
+                    warn(f"the process of part {k}/{of} ended with {process.exitcode}{others}")
+    finally:
+        for _, process in running.values():
+            process.terminate()
+        for _, process in running.values():
+            process.join()
+    if failed:
+        raise ChildProcessError(
+            f"{failed} of {of} processes did not end well; what is done is kept, and the same "
+            "command goes on"
+        )
+
+
+def _begin(work: Callable[[list[str]], None], arguments: list[str], of: int) -> None:
+    """Do the work of a process: it ends with the one that has started it, which takes Ctrl-C."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(max(1, torch.get_num_threads() // of))
+    work(arguments)
