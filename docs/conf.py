@@ -72,7 +72,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"setflow\.(fitted\.Fitted|model\.saved\.SavedModel|data\.moments\.Moments)"),
     (r"py:.*", r"setflow\.(solvers\.fixed\.TimeGrid|sets\.planning\.Plan|data\.writing\.Writer)"),
     (r"py:.*", r"setflow\.training\.(signals\.StopSignals|checkpoints\.BestModel)"),
-    (r"py:.*", r"setflow\.physics\.metrics\.Measured"),
+    (r"py:.*", r"setflow\.(physics\.metrics\.Measured|data\.sample\.Described|opened\.Opened)"),
 ]
 
 # how it looks
