@@ -67,10 +67,10 @@ def split_events(
     path, targets = find(JETS, path), [Path(one) for one in out]
     shares = _checked_fractions(fractions, len(targets))
     resolved = [one.resolve() for one in (path, *targets)]
-    for one, there in zip(targets, resolved[1:], strict=True):
-        if there == resolved[0]:
+    for one, whole in zip(targets, resolved[1:], strict=True):
+        if whole == resolved[0]:
             raise ValueError(f"{one} is the file that is shared out; write to another")
-        if resolved.count(there) > 1:
+        if resolved.count(whole) > 1:
             raise ValueError(f"{one} is given twice; give each file once")
     with ExitStack() as stack:
         file = stack.enter_context(open_events(path))
@@ -90,8 +90,8 @@ def _checked_fractions(fractions: Sequence[float], parts: int) -> list[float]:
     given = ", ".join(f"{one:g}" for one in fractions)
     if len(fractions) != parts:
         raise ValueError(
-            f"there are {parts} files to write and {len(fractions)} fraction{'s' * (len(fractions) != 1)} ({given}); give one "
-            "for each"
+            f"there are {parts} files to write and {len(fractions)} "
+            f"fraction{'s' * (len(fractions) != 1)} ({given}); give one for each"
         )
     if any(not 0 < one <= 1 for one in fractions) or abs(math.fsum(fractions) - 1) > 1e-6:
         raise ValueError(f"the fractions are {given}, expected positive ones that sum to 1")
