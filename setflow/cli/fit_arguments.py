@@ -14,7 +14,15 @@ from typing import Any
 
 from yaml import YAMLError, safe_load
 
-from setflow.cli.parsing import PROGRESS, Argument, Command, integer, listed, nearest, number
+from setflow.cli.parsing import (
+    PROGRESS,
+    Argument,
+    Command,
+    integer,
+    listed,
+    nearest_option,
+    number,
+)
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
@@ -389,11 +397,9 @@ def _check_options(arguments: Sequence[str]) -> None:
         option = word.partition("=")[0]
         inner = re.match(r"--(data|model|trainer)(\.|$)", option)
         if option.startswith("--") and option not in options and not inner:
-            deeper = [known for known in options if known.endswith(f".{option.lstrip('-')}")]
-            near = f", did you mean {deeper[0]}?" if deeper else nearest(option, options)
             raise ValueError(
-                f"setflow fit has no option {option}{near}; setflow fit --help explains its "
-                "arguments"
+                f"setflow fit has no option {option}{nearest_option(option, options)}; "
+                "setflow fit --help explains its arguments"
             )
 
 

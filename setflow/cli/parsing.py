@@ -28,6 +28,7 @@ __all__ = [
     "integer",
     "listed",
     "nearest",
+    "nearest_option",
     "number",
     "numbers",
     "strengths",
@@ -372,7 +373,7 @@ def _explained(source: Any, message: str) -> str:
     more = f"{name} --help explains its arguments"
     if found := re.search(r"unrecognized arguments: (-\S+)", line):
         option = found[1].partition("=")[0]
-        return f"{name} has no option {option}{_nearest_option(option, source)}; {more}"
+        return f"{name} has no option {option}{nearest_option(option, _options(source))}; {more}"
     if found := re.search(r"unrecognized arguments: (.*)", line):
         return f"{name} does not know what to do with {found[1]!r}; {more}"
     if found := re.search(r"argument (\S+): invalid choice: '?(.*?)'? \(choose from (.*)\)", line):
@@ -479,19 +480,25 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f", did you mean {close[0]}?" if close else ""
 
 
-def _nearest_option(option: str, source: Any) -> str:
-    """Return the nearest option: one that begins so, or is alike behind its last dot, too."""
-    known = _options(source)
-    longer = [name for name in known if name.startswith(f"{option}_")]
-    group, dot, leaf = option.rpartition(".")
-    if dot:
-        inside = [name for name in known if name.rpartition(".")[0] == group]
-        known = [name for name in known if name not in inside] + [
-            name
-            for name in inside
-            if difflib.SequenceMatcher(None, leaf, name.rpartition(".")[2]).ratio() >= 0.6
-        ]
-    return f", did you mean {longer[0]}?" if longer else nearest(option, known)
+def nearest_option(option: str, known: Sequence[str]) -> str:
+    """Return `, did you mean --X?` for the nearest of the options that are known, or nothing.
+
+    >>> nearest_option("--seed", ["--seed_everything", "--send"])
+    ', did you mean --seed_everything?'
+    >>> nearest_option("--data.trian", ["--data", "--data.train"])
+    ', did you mean --data.train?'
+    >>> nearest_option("--data.format", ["--data", "--data.val"])
+    ''
+    """
+    leaf = option.lstrip("-")
+    longer = [name for name in known if name.endswith(f".{leaf}") or name.startswith(f"{option}_")]
+    if longer:
+        return f", did you mean {longer[0]}?"
+    group, _, leaf = option.rpartition(".")  # a group that is right makes nothing alike
+    inside = [name for name in known if group and name.rpartition(".")[0] == group]
+    return nearest(leaf, [name.rpartition(".")[2] for name in inside]).replace(
+        "mean ", f"mean {group}."
+    ) or nearest(option, [name for name in known if name not in (group, *inside)])
 
 
 def _options(source: Any) -> list[str]:

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from setflow.data.hashing import Hashes, hash_of_events, hash_of_numbers, shares_of
 from setflow.data.header import open_events
-from setflow.data.inspection import of_hdf5, require_whole
 from setflow.data.jets import EVENTS
 from setflow.data.layouts import OFFSETS, VALUES, Layout, layout_of
 from setflow.data.rows import blocks_of, unreadable
@@ -68,10 +67,10 @@ def split_events(
     path, targets = find(JETS, path), [Path(one) for one in out]
     shares = _checked_fractions(fractions, len(targets))
     resolved = [one.resolve() for one in (path, *targets)]
-    for one, target in zip(targets, resolved[1:], strict=True):
-        if target == resolved[0]:
+    for one, whole in zip(targets, resolved[1:], strict=True):
+        if whole == resolved[0]:
             raise ValueError(f"{one} is the file that is shared out; write to another")
-        if resolved.count(target) > 1:
+        if resolved.count(whole) > 1:
             raise ValueError(f"{one} is given twice; give each file once")
     with ExitStack() as stack:
         file = stack.enter_context(open_events(path))
@@ -147,7 +146,6 @@ class _Source:
                 of_objects=of_objects,
                 first=np.zeros(1, dataset.dtype) if ends else None,
             )
-        require_whole(file, list(self.tables), layout.path)
         self.attributes = {name: file.attrs[name] for name in file.attrs if name not in _OURS}
 
     def block(self, there: slice) -> _Block:
@@ -165,9 +163,7 @@ class _Source:
                     rows[key] = file[key][int(ends[0]) : int(ends[-1])]
                 elif table.first is None:
                     rows[key] = file[key][there]
-        except Exception as error:
-            if not of_hdf5(error):
-                raise
+        except OSError as error:
             raise unreadable(self.layout, there, error) from error
         real = checked_mask(flags, {}, self.layout.words)
         if EVENTS in self.layout.keys:

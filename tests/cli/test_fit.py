@@ -148,6 +148,9 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--trainer.devices", "abc"), "--trainer.devices is 'abc', expected auto or a number fr"),
         (("--trainer.devices=5000",), "--trainer.devices is '5000', expected auto or a number fr"),
         (("--trainer.devices", 0), "--trainer.devices is '0', expected auto or a number from 1"),
+        (("--seed", 3), "has no option --seed, did you mean --seed_everything?"),
+        (("--data.formt", "x"), "has no option --data.formt; setflow fit --help"),
+        (("--data.select", "glass > 1"), "pt, eta, mass, num_particles\n"),  # is not 'mass'
         (("--max_steps", 3), "has no option --max_steps, did you mean --trainer.max_steps?"),
         (("--lr", 3), "no option --lr, did you mean --model.optimizer.init_args.lr?"),
         ((HIDDEN.replace("hidden", "hiden"), 3), "did you mean hidden?"),
