@@ -145,19 +145,17 @@ quality: $(STAMP) runs/quality/top50k.h5
 # Jets that no model has seen, outside of the repository. What is there is kept, so that a run that was
 # cut off goes on; the seed is none of those of shipped files and of trainings.
 ZOO ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/setflow/zoo
-ZOO_EVENTS ?= 30000
-ZOO_SEED ?= 1000
 ZOO_RECIPES ?= $(patsubst datasets/%/recipe.yaml,%,$(wildcard datasets/*/recipe.yaml))
 
 zoo-data: $(ZOO_RECIPES:%=$(ZOO)/%.h5)
 
 $(ZOO)/%.h5: | $(STAMP)
 	mkdir -p $(@D)
-	$(BIN)/setflow dataset make datasets/$* --events $(ZOO_EVENTS) --seed $(ZOO_SEED) \
+	$(BIN)/setflow dataset make datasets/$* --events 30000 --seed 1000 \
 		--jobs $$(nproc) --out $@
 
 zoo-eval: zoo-data
-	PYTHONPATH=tests $(BIN)/python -m bench.zoo --data $(ZOO) --events $(ZOO_EVENTS) \
+	PYTHONPATH=tests $(BIN)/python -m bench.zoo --data $(ZOO) \
 		$(if $(FAST),--fast) $(if $(MODELS),--models $(MODELS))
 
 runs/quality/top50k.h5: | $(STAMP)

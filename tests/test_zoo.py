@@ -92,9 +92,9 @@ def test_every_shipped_model_has_a_place_for_what_is_measured():
 def test_make_simulates_what_is_not_there(tmp_path):
     """One file for each recipe, outside of the repository; what is complete is left."""
     (tmp_path / "pythia-gluon.h5").touch()
-    command = ["make", "-n", "-o", ".venv/.stamp", f"ZOO={tmp_path}", "ZOO_EVENTS=7", "zoo-data"]
+    command = ["make", "-n", "-o", ".venv/.stamp", f"ZOO={tmp_path}", "zoo-data"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    made = re.findall(r"dataset make datasets/(\S+) --events 7 --seed 1000", told)
+    made = re.findall(r"dataset make datasets/(\S+) --events 30000 --seed 1000", told)
     assert made == ["pythia-quark", "pythia-top"]
     default = subprocess.run(
         ["make", "-np", "zoo-data"], cwd=ROOT, capture_output=True, text=True, check=False
