@@ -147,7 +147,8 @@ def select_columns(
     for entry in wanted:
         name = entry if isinstance(entry, str) else entry.name
         if name not in held:
-            near = difflib.get_close_matches(name, held, n=1, cutoff=0.7)
+            near = [one for one in held if one.startswith(name)]
+            near = near or difflib.get_close_matches(name, held, n=1, cutoff=0.7)
             unsaid = texts_of(dataset, "features", where) is None
             raise ValueError(
                 f"{where} has no column '{name}', which is asked for; it "
