@@ -144,7 +144,9 @@ _FIT = (
         "The number of processes that read ahead where jets are not held in memory.",
         default=0,
     ),
-    integer("--data.batch_size", "The number of jets in a step, which processes share.", default=256),
+    integer(
+        "--data.batch_size", "The number of jets in a step, which processes share.", default=256
+    ),
     integer(
         "--data.max_objects",
         "The largest number of particles of a jet that is kept, the hardest ones.",
