@@ -363,6 +363,7 @@ def test_tests_mirror_the_package():
     whole = {
         "architecture",
         "campaign",
+        "clusters",
         "cuda",
         "docs",
         "each",
