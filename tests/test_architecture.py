@@ -365,6 +365,7 @@ def test_tests_mirror_the_package():
         "ablations",
         "architecture",
         "campaign",
+        "clusters",
         "cuda",
         "docs",
         "each",

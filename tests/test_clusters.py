@@ -56,7 +56,7 @@ def shell(script, environment, **variables):
     told = {name: str(value) for name, value in variables.items()}
     return subprocess.run(
         ["bash", "-c", script], env={**environment, **told}, capture_output=True, text=True,
-        timeout=100, check=False,
+        timeout=240, check=False,
     )  # fmt: skip
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 
 import setflow
 from each import each
@@ -15,6 +17,9 @@ from setflow.training import processes
 from setflow.training.data import PlacedDataset
 from setflow.training.module import FlowMatchingModule
 from setflow.training.processes import PlacedBatch, SharedBatches, launched
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+SHIPPED = sorted(path.parent.name for path in MODELS.glob("*/config.yaml"))
 
 
 @each("n", [1, 3, 8, 9, 31])
@@ -112,3 +117,20 @@ def test_srun_must_tell_how_many_there_are_on_a_node(monkeypatch):
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE", raising=False)
     with pytest.raises(ValueError, match="give --ntasks-per-node to sbatch in place of --ntasks"):
         launched()
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_weight_of_a_shipped_configuration_gets_a_gradient(name):
+    """DDP waits for those that get none; and an average of buffers would spoil whole numbers."""
+    nodes = yaml.safe_load((MODELS / name / "config.yaml").read_text())["model"]["flow"]
+    flow = setflow.SetFlow.from_node(nodes).to(torch.float32)
+    mask = torch.arange(6) < 1 + torch.arange(5)[:, None]
+    x = 0.1 * torch.rand(5, 6, 3, dtype=torch.float32) + 0.01
+    c = torch.rand(5, len(flow.conditions)) if flow.conditions else None
+    events = SetBatch(x * mask[..., None], mask, c)
+    flow.fit_statistics(events)
+    flow.loss(events).backward()
+    assert [key for key, weight in flow.named_parameters() if weight.grad is None] == []
+    kinds = {key: held.dtype for key, held in flow.named_buffers()}
+    whole = [key for key, kind in kinds.items() if not kind.is_floating_point]
+    assert [key for key in whole if kinds[key] != torch.bool] == []
