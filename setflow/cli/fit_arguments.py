@@ -37,42 +37,40 @@ FIT_ONLY = (
     Argument(
         "--init",
         "The folder of a trained model to start from, or the name of a shipped one: its weights, "
-        "its p(N) and the statistics of its scaling are taken and kept. Its architecture must be "
-        "that of the configuration; without --config, the configuration is that of the folder.",
+        "p(N) and scaling are kept. Its architecture must be that of the configuration, which "
+        "without --config is its own.",
         "MODEL",
     ),
     Argument(
         "--resume",
         "Go on from the last checkpoint of the run. Without the option, or with auto, a run that "
-        "has none is started, so that the same command serves in a queue; only, or the option "
-        "without a value, refuses to start. Without --config the configuration is the one in the "
-        "folder of the run. It goes on with the settings and data that it was begun with; "
-        "max_steps, max_epochs and max_time may be raised.",
+        "has none is started; only, or the option without a value, refuses to start. It goes on "
+        "with the settings and data that it was begun with, but max_steps, max_epochs and max_time "
+        "may be raised.",
         choices=("auto", "only"),
         default="auto",
         bare="only",
     ),
     Argument(
         "--compile",
-        "Compile the field with torch: about a minute at the beginning, which pays in trainings of "
-        "more than some ten minutes, for a step is then about a tenth faster on a CPU.",
+        "Compile the field with torch: about a minute at the beginning, for steps that are a tenth "
+        "faster on a CPU.",
     ),
     integer(
         "--status-on-time",
-        "The exit status where --trainer.max_time ends the training; without it, 0 if the number "
-        "of steps is open, for the training has finished then, and 85 if one was asked for, for "
-        "the same command goes on.",
+        "The exit status where --trainer.max_time ends the training; without it, 85 if a number of "
+        "steps was asked for, for the same command goes on, else 0.",
     ),
     PROGRESS,
     Argument(
         "--accept",
-        "The names of what is not refused of the data, with commas: zeros, real objects whose "
-        "features are all 0; ptrel, a ptrel that sums to more than 1.5 over a jet; counts, numbers "
-        "of objects that are not those of the mask; same, training events among the validation.",
+        "The names of what is not refused of the data, with commas: zeros, real objects that are "
+        "all 0; ptrel, one that sums to more than 1.5; counts, numbers that are not those of the "
+        "mask; same, training events among the validation.",
         "NAMES",
         listed,
     ),
-    Argument("--force", "Start a run that exists already anew, and overwrite what it has left."),
+    Argument("--force", "Start a run that exists already anew."),
 )
 """The options of `fit` that are not those of Lightning or of the parts of a training."""
 
@@ -117,8 +115,8 @@ _FIT = (
         "--data.train",
         "The HDF5 file of jets to train on, or the name of a shipped one such as "
         "pythia-top/train.h5; several as a list, [a.h5, b.h5], a pattern, 'g/*.h5', or a folder; "
-        "some rows of one, 'a.h5[0:50000]'; or those of each class, {top: [a.h5, b.h5], gluon: "
-        "g/*.h5}, which give the condition class.",
+        "some rows, 'a.h5[0:50000]'; or those of each class, {top: [a.h5, b.h5], gluon: "
+        "g/*.h5}.",
         "FILE",
     ),
     Argument(
@@ -136,22 +134,20 @@ _FIT = (
     ),
     Argument(
         "--data.select",
-        "The jets that are taken, for training and validation alike, by their features, such as "
-        "'pt > 500 and abs(eta) < 2'; without it, all of them.",
+        "The jets that are taken, for training and validation, by their features, such as "
+        "'pt > 500 and abs(eta) < 2'; without it, all.",
         "CONDITIONS",
     ),
     Argument(
         "--data.format",
         "The format of these files, if it is another one, such as jetclass, or a node with its "
-        "name and what setflow dataset convert is told beside it; they are converted once, into "
-        "the cache of the user.",
+        "name and what dataset convert takes; they are converted once, into the user's cache.",
         "FORMAT",
     ),
     Argument(
         "--data.in_memory",
-        "The way in which jets are held: true holds all in memory, and false reads a part at a "
-        "time, with what the training needs to know of all kept in the cache of the user; without "
-        "it, those whose particles take up to 64 MiB are held.",
+        "The way in which jets are held: true, all in memory; false, a part at a time; without it, "
+        "in memory if their particles take up to 64 MiB.",
         "BOOL",
     ),
     integer(
@@ -169,8 +165,8 @@ _FIT = (
     ),
     Argument(
         "--data.weight",
-        "The name of the dataset in these files that holds the weights of the jets, such as "
-        "weight; without it, all jets count equally.",
+        "The name of the dataset that holds the weights of the jets; without it, all count "
+        "equally.",
         "NAME",
     ),
     Argument(
@@ -208,13 +204,13 @@ _FIT = (
     ),
     Argument(
         "--trainer.val_check_interval",
-        "The number of steps between two validations, or as a fraction, that of an epoch; the "
-        "weights that are exported are the best of those that were validated.",
+        "The number of steps between two validations, or as a fraction, that of an epoch; the best "
+        "weights of these are exported.",
         "NUMBER",
     ),
     Argument(
         "--trainer.accelerator",
-        "The device to train on: cpu, cuda, or auto, which takes CUDA if there is a device.",
+        "The device to train on: cpu, cuda, or auto, CUDA if there is one.",
         "DEVICE",
         default="auto",
     ),

@@ -258,10 +258,8 @@ def integer(names: str, help: str, **options: Any) -> Argument:
 
 PROGRESS = Argument(
     "--progress",
-    "The form in which progress is told: auto draws a bar in a terminal and writes a line every "
-    "minute elsewhere; lines writes these lines everywhere; json writes them as JSON, one object a "
-    "line, with what is done, the total, the number for each second and the seconds left; none "
-    "tells nothing.",
+    "The form in which progress is told: auto, a bar in a terminal and a line a minute elsewhere; "
+    "lines, these lines everywhere; json, each as an object of JSON; none, nothing.",
     choices=FORMS,
     default="auto",
 )

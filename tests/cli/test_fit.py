@@ -134,7 +134,7 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
             "cardinality: Option 'max_object' is not accepted, did you mean max_objects?; ",
         ),
         (("--model.times", "abc"), "model.times: expected null or a class such as setflow.TimeSa"),
-        (("--model.coupling", "batch"), "model.coupling: expected event or null, got batch"),
+        (("--model.coupling", "batch"), "model.coupling: expected one of event or null, got batch"),
         (("--trainer.gradient_clip_val", "x"), "gradient_clip_val: expected a number or null, got"),
         (("--seed_everything", "abc"), "seed_everything: expected true or false or a whole number"),
         (
@@ -149,7 +149,7 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--trainer.devices=5000",), "--trainer.devices is '5000', expected auto or a number fr"),
         (("--trainer.devices", 0), "--trainer.devices is '0', expected auto or a number from 1"),
         (("--seed", 3), "has no option --seed, did you mean --seed_everything?"),
-        (("--data.formt", "x"), "has no option --data.formt; setflow fit --help"),
+        (("--data.formt", "x"), "has no option --data.formt, did you mean --data.format?"),
         (("--data.select", "glass > 1"), "pt, eta, mass, num_particles\n"),  # is not 'mass'
         (("--max_steps", 3), "has no option --max_steps, did you mean --trainer.max_steps?"),
         (("--lr", 3), "no option --lr, did you mean --model.optimizer.init_args.lr?"),
