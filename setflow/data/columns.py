@@ -147,7 +147,7 @@ def select_columns(
     for entry in wanted:
         name = entry if isinstance(entry, str) else entry.name
         if name not in held:
-            near = [one for one in held if one.startswith(name)]
+            near = [one for one in held if one.startswith(name) or sorted(one) == sorted(name)]
             near = near or difflib.get_close_matches(name, held, n=1, cutoff=0.7)
             unsaid = texts_of(dataset, "features", where) is None
             raise ValueError(
