@@ -19,7 +19,7 @@ from cli.shell import UNPHYSICAL, run
 from data.formats.test_convert import FIVE
 from data.formats.written import WRITTEN
 from setflow.data import read_header
-from setflow.report import figures, set_figures
+from setflow.report import document
 
 OPTIONS = {
     "jetnet": (),
@@ -110,8 +110,7 @@ def test_every_layout_is_met_whose_features_are_no_categories():
 @pytest.mark.parametrize("name", OPTIONS)
 def test_from_the_file_to_the_report(name, tmp_path, monkeypatch, capsys):
     """The pictures of the report are judged elsewhere, and take most of the time."""
-    monkeypatch.setattr(figures, "write_plots", lambda *_: [])
-    monkeypatch.setattr(set_figures, "write_set_plots", lambda *_: [])
+    monkeypatch.setattr(document, "write_document", lambda *_: [])
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
     path = WRITTEN[name](Path("theirs.h5"))
