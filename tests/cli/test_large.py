@@ -82,14 +82,14 @@ MADE = "ignore:the model made particles that cannot be"
 def opened(monkeypatch):
     """Notes how often each file is opened."""
     found = []
-    ordinary = h5py.File
+    ordinary = h5py.File.__init__
 
-    class Noted(ordinary):
-        def __init__(self, name, *arguments, **options):
+    def noted(self, name, *arguments, **options):
+        if isinstance(name, (str, Path)):
             found.append(Path(name).name)
-            super().__init__(name, *arguments, **options)
+        ordinary(self, name, *arguments, **options)
 
-    monkeypatch.setattr(h5py, "File", Noted)
+    monkeypatch.setattr(h5py.File, "__init__", noted)
     return found
 
 
@@ -107,7 +107,7 @@ def test_score_opens_its_file_a_few_times_however_many_blocks_there_are(tmp_path
                 flow, "jets.h5", f"{block}.h5", solver=setflow.Euler(steps=1), progress=False
             )
         counts.append(found.count("jets.h5"))
-    assert counts[0] == counts[1]
+    assert counts[0] == counts[1] > 0
     with h5py.File("60.h5") as one, h5py.File("4.h5") as other:
         np.testing.assert_allclose(one["log_prob"][:], other["log_prob"][:], rtol=1e-5)
 
