@@ -52,7 +52,7 @@ def test_a_control_lies_far_above_the_floor_and_the_truth_at_it(published):
 def test_the_floor_has_the_sizes_that_it_is_given(published, monkeypatch):
     seen = []
 
-    def watched(real, generated, protocol, *, measures, seed):
+    def watched(real, generated, protocol, *, measures, seed, device):
         seen.append((len(real), len(generated)))
         return {"w1m": Estimate(float(len(seen)), 1.0)}
 
