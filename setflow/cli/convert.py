@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jsonargparse import Namespace
 
 from setflow.cli.endings import Ending, warn
-from setflow.files import check_target, require_regular
+from setflow.files import check_target
 
 if TYPE_CHECKING:
     from setflow.data.formats.named import Given
@@ -77,37 +77,20 @@ def given_of(config: Namespace) -> Given:
             raise ValueError(f"--{name} belongs to --format {' or '.join(formats)}, not to {of}")
     if config.voxels is not None and config.shape is not None:
         raise ValueError("--voxels and --shape both say where the voxels are; give one of them")
-    from setflow.data.formats.named import Given
+    from setflow.data.formats.named import Given, read_mapping, told_file
 
+    told = {
+        name: told_file(config[name], name, f"--{name}")
+        for name in ("mapping", "voxels")
+        if config[name] is not None
+    }
     return Given(
         format=config.format,
-        mapping=None if config.mapping is None else _node(_told_by("mapping", config)),
+        mapping=read_mapping(told["mapping"]) if "mapping" in told else None,
         columns=config.columns or (),
         features=config.features,
         mask=config.mask,
-        voxels=None if config.voxels is None else _told_by("voxels", config),
+        voxels=told.get("voxels"),
         shape=config.shape or (),
         classes=config.classes or (),
     )
-
-
-def _told_by(name: str, config: Namespace) -> Path:
-    """Return the file that an argument names."""
-    path = Path(config[name])
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        kind = {"mapping": "a YAML file", "voxels": "a table of text or .npy"}[name]
-        raise FileNotFoundError(f"--{name}: {path} {what}, expected {kind}; check the path")
-    return path
-
-
-def _node(path: Path) -> Any:
-    """Return what a YAML file holds."""
-    import yaml
-
-    require_regular(path)
-    try:
-        node = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
-    return node

@@ -16,6 +16,7 @@ in chunks of bounded memory (`setflow.physics.tables`).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -26,7 +27,7 @@ from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import count_real
 from setflow.sets.shapes import floating_dtype
 
-__all__ = ["energy_flow_polynomial", "multiplicity", "tau21", "tau32"]
+__all__ = ["energy_flow_polynomial", "multiplicity", "tau21", "tau21_and_tau32", "tau32"]
 
 
 def multiplicity(x: Array, mask: Array | None = None) -> Tensor:
@@ -65,12 +66,7 @@ def tau21(x: Array, mask: Array | None = None) -> Tensor:
     >>> tau21(torch.tensor(prongs))  # (0.2 * 0.1 + 0.1 * 0.1) / (0.2 * 0.1 + 0.3 * 0.8 + 0.1 * 0.9)
     tensor(0.0857)
     """
-    x = as_tensor(x, "particles")
-    real, mask = canonical(x, mask)
-    result = real.new_zeros(mask.shape[0])
-    for jets, eta, phi, pt, count in chunks(real, mask, at_least=3):
-        result[jets] = _tau21_of_chunk(eta, phi, pt, count)
-    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
+    return _ratios(x, mask, 1, _tau21_of_chunk)[0]
 
 
 def tau32(x: Array, mask: Array | None = None) -> Tensor:
@@ -90,12 +86,22 @@ def tau32(x: Array, mask: Array | None = None) -> Tensor:
     >>> tau32(torch.tensor(prongs))  # 0.2 * 0.1 / (0.2 * 0.1 + 0.3 * 0.8)
     tensor(0.0769)
     """
-    x = as_tensor(x, "particles")
-    real, mask = canonical(x, mask)
-    result = real.new_zeros(mask.shape[0])
-    for jets, eta, phi, pt, count in chunks(real, mask, at_least=4):
-        result[jets] = _tau32_of_chunk(eta, phi, pt, count)
-    return result.reshape(x.shape[:-2]).to(floating_dtype(x))
+    return tau21_and_tau32(x, mask)[1]
+
+
+def tau21_and_tau32(x: Array, mask: Array | None = None) -> Tensor:
+    """Return `tau21` and `tau32` of each jet from one clustering, with shape `(2, *batch)`.
+
+    Arguments:
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+
+    >>> x = torch.rand(4, 10, 3)
+    >>> both = tau21_and_tau32(x)
+    >>> torch.equal(both[0], tau21(x)), torch.equal(both[1], tau32(x))
+    (True, True)
+    """
+    return _ratios(x, mask, 2, _both_of_chunk)
 
 
 def energy_flow_polynomial(x: Array, mask: Array | None = None) -> Tensor:
@@ -140,25 +146,45 @@ def _ratio(above: Tensor, below: Tensor) -> Tensor:
     return torch.where(below == 0, 0.0, above / torch.where(below == 0, 1.0, below))
 
 
-def _tau21_of_chunk(eta: Tensor, phi: Tensor, pt: Tensor, count: Tensor) -> Tensor:
-    """Return tau21 of jets with at least 3 particles, real ones first, by rising multiplicity."""
-    table = squared_distances(eta, phi)
-    ((alive, momentum),) = _subjets(table, pt, count, most=2)
+def _ratios(
+    x: Array, mask: Array | None, number: int, of_chunk: Callable[..., tuple[Tensor, ...]]
+) -> Tensor:
+    """Return so many ratios of each jet, with shape `(number, *batch)`, 0 below 3 particles.
+
+    Arguments:
+        x: particles, with shape `(*batch, N, 3)`.
+        mask: which are real, with shape `(*batch, N)`; None means all.
+        number: how many.
+        of_chunk: what computes them of jets with at least 3 particles, real ones first, by rising
+            multiplicity.
+    """
+    x = as_tensor(x, "particles")
+    real, mask = canonical(x, mask)
+    result = real.new_zeros(number, mask.shape[0])
+    for jets, eta, phi, pt, count in chunks(real, mask, at_least=3):
+        result[:, jets] = torch.stack(of_chunk(squared_distances(eta, phi), pt, count))
+    return result.reshape(number, *x.shape[:-2]).to(floating_dtype(x))
+
+
+def _tau1_and_tau2(
+    table: Tensor, pt: Tensor, alive: Tensor, momentum: Tensor
+) -> tuple[Tensor, Tensor]:
     (to_first, to_second), (first, second) = _to_axes(table, alive, momentum, 2)
     to_winner = torch.where((first >= second)[:, None], to_first, to_second)
-    tau1 = (pt * to_winner).sum(-1)
-    tau2 = (pt * torch.minimum(to_first, to_second)).sum(-1)
-    return _ratio(tau2, tau1)
+    return (pt * to_winner).sum(-1), (pt * torch.minimum(to_first, to_second)).sum(-1)
 
 
-def _tau32_of_chunk(eta: Tensor, phi: Tensor, pt: Tensor, count: Tensor) -> Tensor:
-    """Return tau32 of jets with at least 4 particles, real ones first, by rising multiplicity."""
-    table = squared_distances(eta, phi)
-    taus = []
-    for axes, (alive, momentum) in zip((3, 2), _subjets(table, pt, count, most=3), strict=True):
-        nearest = _to_axes(table, alive, momentum, axes)[0].amin(0)
-        taus.append((pt * nearest).sum(-1))
-    return _ratio(*taus)
+def _tau21_of_chunk(table: Tensor, pt: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+    (two,) = _subjets(table, pt, count, most=2)
+    tau1, tau2 = _tau1_and_tau2(table, pt, *two)
+    return (_ratio(tau2, tau1),)
+
+
+def _both_of_chunk(table: Tensor, pt: Tensor, count: Tensor) -> tuple[Tensor, ...]:
+    three, two = _subjets(table, pt, count, most=3)
+    tau1, tau2 = _tau1_and_tau2(table, pt, *two)
+    tau3 = (pt * _to_axes(table, *three, 3)[0].amin(0)).sum(-1)
+    return _ratio(tau2, tau1), torch.where(count > 3, _ratio(tau3, tau2), 0.0)
 
 
 def _subjets(table: Tensor, pt: Tensor, count: Tensor, *, most: int) -> list[tuple[Tensor, Tensor]]:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from setflow.physics.efps import W1EFP_GRAPHS, d2_of_efps, energy_flow_polynomials
 from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
-from setflow.physics.observables import multiplicity, tau21, tau32
+from setflow.physics.observables import multiplicity, tau21_and_tau32
 from setflow.sets import arrays
 from setflow.sets.arrays import as_tensor
 from setflow.sets.weights import as_weight, effective_number, total_weight
@@ -221,12 +221,13 @@ def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
     real = real.double()
     efps = energy_flow_polynomials(real, mask)
     ordered, there = hardest_first(real, mask)
+    tau21, tau32 = tau21_and_tau32(real, mask)
     return {
         "mass": jet_mass(real, mask),
         "pt": jet_pt(real, mask),
         "multiplicity": multiplicity(real, mask),
-        "tau21": tau21(real, mask),
-        "tau32": tau32(real, mask),
+        "tau21": tau21,
+        "tau32": tau32,
         "d2": d2_of_efps(efps),
         "efps": efps,
         "particles": real[mask],

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from setflow.data.formats.convert import InputFile, convert
-from setflow.data.formats.named import FORMATS, Given
-from setflow.files import load_yaml
+from setflow.data.formats.named import FORMATS, Given, read_mapping, told_file
 from setflow.shipped import JETS, find
 from setflow.spelling import nearest
 from setflow.training.files import Files, paths_of
@@ -59,9 +58,9 @@ def given_of_node(node: Format) -> Given:
                 + nearest(str(key), _TOLD)
             )
     if isinstance(told.get("voxels"), str):
-        told["voxels"] = Path(told["voxels"])
+        told["voxels"] = told_file(told["voxels"], "voxels", "data.format.voxels")
     if isinstance(told.get("mapping"), str):
-        told["mapping"] = load_yaml(Path(told["mapping"]).read_text(encoding="utf-8"))
+        told["mapping"] = read_mapping(told_file(told["mapping"], "mapping", "data.format.mapping"))
     return Given(format=name, **told)
 
 
@@ -100,7 +99,7 @@ def _in_cache(path: Path, given: Given) -> Path:
     there = path.stat()
     known = (str(path.resolve()), there.st_size, there.st_mtime_ns, repr(given), __version__)
     key = hashlib.blake2b(repr(known).encode(), digest_size=12).hexdigest()
-    target = cache_folder().parent / "converted" / key / f"{path.stem}.h5"
+    target = cache_folder("converted") / key / f"{path.stem}.h5"
     target.parent.mkdir(parents=True, exist_ok=True)
     while not target.exists():
         try:

@@ -51,10 +51,10 @@ class Known(NamedTuple):
     sample: SampleStatistics | None
 
 
-def cache_folder() -> Path:
-    """Return the folder of the user's cache where statistics are kept; it need not exist."""
+def cache_folder(kind: str = "statistics") -> Path:
+    """Return the folder of the user's cache where something is kept; it need not exist."""
     home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "setflow" / "statistics"
+    return (Path(home) if home else Path.home() / ".cache") / "setflow" / kind
 
 
 def known_of(

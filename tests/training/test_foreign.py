@@ -57,11 +57,17 @@ def test_a_file_is_converted_once_and_again_when_it_has_changed(tmp_path, monkey
     [
         ("jetklass", "data.format is 'jetklass', expected one of .*did you mean 'jetclass'"),
         ({"columns": ["a"]}, "data.format is None, expected one of"),
+        ({"name": "custom", "mapping": "no.yaml"}, "format.mapping: no.yaml does not exist, expec"),
+        (
+            {"name": "calo", "voxels": "/tmp"},
+            "format.voxels: /tmp is a folder, expected a table of",
+        ),
+        ({"name": "custom", "mapping": "/dev/null"}, "/dev/null is a device, expected a regular"),
         ({"name": "npy", "colums": ["a"]}, "has 'colums', expected .*did you mean 'columns'"),
     ],
 )
 def test_a_format_that_is_none_is_an_error(form, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((OSError, ValueError), match=message):
         given_of_node(form)
 
 

@@ -8,18 +8,20 @@ names, it takes what was given and refuses to go on without it.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from setflow.data.formats.sources import Source
 from setflow.data.jets import NUM
-from setflow.files import require_regular
+from setflow.files import load_yaml, require_regular
 
-__all__ = ["FORMATS", "Given", "node_of"]
+__all__ = ["FORMATS", "Given", "node_of", "read_mapping", "told_file"]
 
 _AXIS_OF_SUM = {"pt": "sum_pt", "eta": "sum_eta", "mass": "sum_mass"}
 _JETS = {"pt": "jet_pt", "eta": "jet_eta", "mass": "jet_mass"}
@@ -205,6 +207,39 @@ class Given:
     voxels: Path | None = None
     shape: Sequence[int] = ()
     classes: Sequence[str] = ()
+
+
+def told_file(path: str | os.PathLike[str], kind: str, name: str) -> Path:
+    """Return a file that is told of a format.
+
+    Arguments:
+        path: where.
+        kind: `mapping` or `voxels`.
+        name: what whoever gives it calls it, for the error message.
+
+    Raises:
+        OSError: if there is no such file, or it is no regular one.
+    """
+    path = Path(path)
+    if path.is_dir() or not path.exists():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        expected = {"mapping": "a YAML file", "voxels": "a table of text or .npy"}[kind]
+        raise FileNotFoundError(f"{name}: {path} {what}, expected {expected}; check the path")
+    require_regular(path)
+    return path
+
+
+def read_mapping(path: Path) -> Any:
+    """Return the node of a mapping that a YAML file holds.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is no YAML.
+    """
+    try:
+        return load_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
 
 
 def node_of(given: Given, source: Source) -> Any:
