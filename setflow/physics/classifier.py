@@ -296,14 +296,14 @@ def _scaled_parts(
 ) -> list[_Jets]:
     """Return the jets to train, to stop and to judge, scaled by the statistics of the first."""
     slots = max(real.x.shape[1], generated.x.shape[1])
-    sides = []
-    for side in (real, generated):
-        more = slots - side.x.shape[1]
-        sides.append((F.pad(_inputs(side.x), (0, 0, 0, more)), F.pad(side.mask, (0, more))))
     parts, statistics = [], None
     for jets in _parts(real, generated, seed):
-        x = torch.cat([sides[k][0][jets[k]] for k in (0, 1)])
-        mask = torch.cat([sides[k][1][jets[k]] for k in (0, 1)])
+        xs, masks = [], []
+        for side, some in zip((real, generated), jets, strict=True):
+            more = slots - side.x.shape[1]
+            xs.append(F.pad(_inputs(side.x[some].double()), (0, 0, 0, more)))
+            masks.append(F.pad(side.mask[some], (0, more)))
+        x, mask = torch.cat(xs), torch.cat(masks)
         if statistics is None:
             std, mean = torch.std_mean(x[mask], 0)
             statistics = mean, torch.where(std > 0, std, 1.0)

@@ -24,9 +24,11 @@ from setflow.sets.masks import as_mask, count_real, zero_padding
 from setflow.sets.shapes import as_floating
 
 __all__ = [
+    "as_particles",
     "checked_particles",
     "delta_phi",
     "hardest_first",
+    "in_order",
     "jet_eta",
     "jet_features",
     "jet_four_momentum",
@@ -36,7 +38,13 @@ __all__ = [
 
 
 def checked_particles(x: Array, mask: Array | None) -> tuple[Tensor, Tensor]:
-    """Return particles with zeros in their padded slots, and a boolean mask, both checked.
+    """Return particles with zeros in their padded slots, and a boolean mask, as `as_particles`."""
+    x, mask = as_particles(x, mask)
+    return zero_padding(x, mask), mask
+
+
+def as_particles(x: Array, mask: Array | None) -> tuple[Tensor, Tensor]:
+    """Return particles, padded slots as they are, and a boolean mask, both checked.
 
     Arguments:
         x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; integers become numbers
@@ -58,8 +66,7 @@ def checked_particles(x: Array, mask: Array | None) -> tuple[Tensor, Tensor]:
         )
     if mask is None:
         return x, torch.ones(x.shape[:-1], dtype=torch.bool, device=x.device)
-    mask = as_mask(mask, x.shape[:-1])
-    return zero_padding(x, mask), mask
+    return x, as_mask(mask, x.shape[:-1])
 
 
 def delta_phi(phi_a: Array | float, phi_b: Array | float) -> Tensor:
@@ -214,6 +221,18 @@ def jet_features(x: Array, mask: Array | None = None) -> Tensor:
     return torch.stack(features, -1).to(real.dtype)
 
 
+def in_order(pt: Tensor, mask: Tensor) -> bool:
+    """Return whether the real particles of each jet stand first, by falling ptrel.
+
+    Arguments:
+        pt: ptrel, with shape `(*batch, N)`, anything in padded slots.
+        mask: which are real, with the same shape.
+    """
+    before, after = mask[..., :-1], mask[..., 1:]
+    falls = before & (pt[..., :-1] >= pt[..., 1:])
+    return bool((falls | ~after).all())
+
+
 def hardest_first(
     x: Array, mask: Array | None = None, n: int | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -241,6 +260,8 @@ def hardest_first(
         raise ValueError(f"n must be at least 0, got {n}")
     real, mask = checked_particles(x, mask)
     slots = real.shape[-2] if n is None else n
+    if slots == real.shape[-2] and in_order(real[..., 2], mask):
+        return real, mask
     order = real[..., 2].argsort(dim=-1, descending=True, stable=True)
     padded_last = (~mask).gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True)
     order = order.gather(-1, padded_last)[..., :slots]

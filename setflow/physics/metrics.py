@@ -24,6 +24,7 @@ generator that is passed in.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -32,7 +33,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from setflow.physics.protocols import Counts, Estimate, measured
+from setflow.physics.protocols import Counts, Estimate, drawn, estimates
 from setflow.physics.samples import (
     JET_OBSERVABLES,
     METRICS,
@@ -152,7 +153,7 @@ class Measured(Protocol):
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of one observable and the event of each."""
 
-    def select(self, events: Tensor, /) -> Self:
+    def select(self, events: Tensor | slice, /) -> Self:
         """Return the observables of some events."""
 
 
@@ -187,6 +188,12 @@ def _require_measured(*samples: object) -> None:
 
 def _metrics_of(parts: dict[str, float], metrics: tuple[Metric, ...]) -> dict[str, float]:
     return {m.name: sum(parts[name] for name in m.parts) / len(m.parts) for m in metrics}
+
+
+def _table_of(parts: dict[str, list[float]], metrics: tuple[Metric, ...]) -> Array:
+    """Return the metrics of each draw, with shape `(draws, metrics)`, of the parts in each."""
+    columns = [np.mean([parts[name] for name in metric.parts], 0) for metric in metrics]
+    return np.stack(columns, -1)
 
 
 @dataclass(frozen=True)
@@ -259,38 +266,44 @@ def truth_floor(
         size_a = size_b = n // 2
         factor = math.sqrt((1 / n_gen + 1 / n_ref) / (2 / (worth * size_a)))
 
-    columns = {}
-    for name in reference.names:  # sorted once, and not once per pair
-        values, jet = (side.cpu().numpy() for side in reference.column(name))
-        order = values.argsort()
-        jet = jet[order]
-        weights = None if reference.weight is None else _as_array(reference.weight)[jet]
-        columns[name] = (values[order], jet, weights)
-    draws = []
-    for _ in range(pairs):
-        drawn = torch.randperm(n, generator=generator)[: size_a + size_b].numpy()
-        side_of = np.zeros(n, np.int8)
-        side_of[drawn[:size_a]], side_of[drawn[size_a:]] = 1, 2
-        parts = {}
-        for name, (values, jet, weights) in columns.items():
-            side = side_of[jet]
-            if size_a + size_b < n:
-                kept = side > 0
-                values, side = values[kept], side[kept]
-                weights = None if weights is None else weights[kept]
-            n_a = int((side == 1).sum())
-            _require_values(n_a, len(side) - n_a, f"the floor of W1 of {name}")
-            if weights is not None:
-                for k in (1, 2):
-                    part = torch.from_numpy(weights[side == k])
-                    total_weight(part, f"in a part of the floor of W1 of {name} the weights")
-            parts[name] = _w1_of_sorted(values, side == 1, weights)
-        draws.append(list(_metrics_of(parts, reference.metrics).values()))
-    table = factor * np.array(draws)
+    sides = np.zeros((pairs, n), np.int8)
+    for side in sides:
+        order = torch.randperm(n, generator=generator)[: size_a + size_b].numpy()
+        side[order[:size_a]], side[order[size_a:]] = 1, 2
+    parts = {name: _floor_of(reference, name, sides) for name in reference.names}  # one at a time
+    table = factor * _table_of(parts, reference.metrics)
     names = [metric.name for metric in reference.metrics]
     mean = dict(zip(names, table.mean(0).tolist(), strict=True))
     spread = dict(zip(names, table.std(0, ddof=1).tolist(), strict=True))
     return Floor(mean, spread, pairs, (size_a, size_b), scaled, factor)
+
+
+def _floor_of(reference: Measured, name: str, sides: NDArray[np.int8]) -> list[float]:
+    """Return W1 of one observable between parts of the reference, sorted once for all pairs.
+
+    Arguments:
+        reference: the observables.
+        name: the name of one.
+        sides: which part each event belongs to, 1 or 2, or 0 for none, with shape `(pairs, n)`.
+    """
+    values, jet = (side.cpu().numpy() for side in reference.column(name))
+    order = values.argsort()
+    values, jet = values[order], jet[order]
+    del order
+    weights = None if reference.weight is None else _as_array(reference.weight)[jet]
+    found = []
+    for side_of in sides:
+        side = side_of[jet]
+        kept = slice(None) if side_of.all() else side > 0
+        side, of_sides = side[kept], None if weights is None else weights[kept]
+        n_a = int((side == 1).sum())
+        _require_values(n_a, len(side) - n_a, f"the floor of W1 of {name}")
+        if of_sides is not None:
+            for k in (1, 2):
+                part = torch.from_numpy(of_sides[side == k])
+                total_weight(part, f"in a part of the floor of W1 of {name} the weights")
+        found.append(_w1_of_sorted(values[kept], side == 1, of_sides))
+    return found
 
 
 def w1_estimates(
@@ -328,45 +341,42 @@ def w1_estimates(
     _require_measured(real, generated)
     if draws is None:
         draws = 20 if protocol == "whole" else 5
-    columns = {name: _Column(real, generated, name) for name in real.names}
-
-    def found(a: Counts, b: Counts) -> list[float]:
-        parts = {name: column.distance(a, b) for name, column in columns.items()}
-        return list(_metrics_of(parts, real.metrics).values())
-
-    sizes = (len(real), len(generated))
-    estimates = measured(found, sizes, protocol, draws=draws, size=size, seed=seed)
-    return {metric.name: e for metric, e in zip(real.metrics, estimates, strict=True)}
+    counts = drawn((len(real), len(generated)), protocol, draws=draws, size=size, seed=seed)
+    parts = {name: _draws_of(real, generated, name, counts) for name in real.names}  # one at a time
+    found = estimates(_table_of(parts, real.metrics), protocol)
+    return {metric.name: e for metric, e in zip(real.metrics, found, strict=True)}
 
 
-class _Column:
-    """One observable of two samples, sorted once, so that each draw only sums weights."""
-
-    def __init__(self, real: Measured, generated: Measured, name: str) -> None:
-        pairs = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
-        (a, of_a), (b, of_b) = pairs
-        _require_values(len(a), len(b), f"W1 of {name}")
-        values = np.concatenate([a, b])
-        order = values.argsort(kind="stable")
-        self._gaps = np.diff(values[order])
-        first, jets = order < len(a), np.concatenate([of_a, of_b])[order]
-        places = (np.where(first, jets, len(real)), np.where(first, len(generated), jets))
-        weights = [None if s.weight is None else _as_array(s.weight) for s in (real, generated)]
-        self._sides = list(zip(places, weights, strict=True))
-        self._name = name
-
-    def distance(self, *counts: Counts) -> float:
-        """Return W1 where each jet counts so often, the real ones and the generated ones."""
+def _draws_of(
+    real: Measured, generated: Measured, name: str, counts: Sequence[tuple[Counts, Counts]]
+) -> list[float]:
+    """Return W1 of one observable in each draw, sorted once, so that a draw only sums weights."""
+    pairs = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
+    (a, of_a), (b, of_b) = pairs
+    _require_values(len(a), len(b), f"W1 of {name}")
+    values = np.concatenate([a, b])
+    order = values.argsort(kind="stable")
+    gaps = np.diff(values[order])
+    first, jets = order < len(a), np.concatenate([of_a, of_b])[order]
+    del values, order
+    sides = [
+        (first, None if real.weight is None else _as_array(real.weight)),
+        (~first, None if generated.weight is None else _as_array(generated.weight)),
+    ]
+    found = []
+    for times_of in counts:
         shares = []
-        for (place, weight), times in zip(self._sides, counts, strict=True):
+        for (mine, weight), times in zip(sides, times_of, strict=True):
             counted = times if weight is None else times * weight
-            values = np.append(counted, 0)[place]  # those of the other side count nothing
+            values = np.zeros(len(jets), counted.dtype)  # those of the other side count nothing
+            values[mine] = counted[jets[mine]]
             if weight is not None:
-                total_weight(torch.from_numpy(values), f"in a draw of W1 of {self._name} weights")
+                total_weight(torch.from_numpy(values), f"in a draw of W1 of {name} weights")
             sums = values.cumsum()
             if sums[-1] == 0:
                 raise ValueError(
-                    f"a draw of W1 of {self._name} has no particle; the jets are too empty for it"
+                    f"a draw of W1 of {name} has no particle; the jets are too empty for it"
                 )
             shares.append(sums / sums[-1])
-        return float((np.abs(shares[0] - shares[1])[:-1] * self._gaps).sum())
+        found.append(float((np.abs(shares[0] - shares[1])[:-1] * gaps).sum()))
+    return found

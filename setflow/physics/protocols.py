@@ -20,7 +20,6 @@ high energy physics" (doi:10.21105/joss.05789), and its version 0.2.5.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +29,15 @@ from torch import Tensor
 
 from setflow.sets.arrays import Array, as_tensor
 
-__all__ = ["PROTOCOLS", "Counts", "Estimate", "check_protocol", "feature_pair", "measured"]
+__all__ = [
+    "PROTOCOLS",
+    "Counts",
+    "Estimate",
+    "check_protocol",
+    "drawn",
+    "estimates",
+    "feature_pair",
+]
 
 PROTOCOLS = ("whole", "jetnet")
 
@@ -61,21 +68,14 @@ def check_protocol(protocol: str) -> None:
         raise ValueError(f"there is no protocol {protocol!r}, expected one of: whole, jetnet")
 
 
-def measured(
-    distances: Callable[[Counts, Counts], Sequence[float]],
-    sizes: tuple[int, int],
-    protocol: str,
-    *,
-    draws: int,
-    size: int,
-    seed: int,
-) -> list[Estimate]:
-    """Measure distances that take how often each jet counts, all of them on the same draws.
+def drawn(
+    sizes: tuple[int, int], protocol: str, *, draws: int, size: int, seed: int
+) -> list[tuple[Counts, Counts]]:
+    """Return how often each jet of two samples counts, in each draw that `estimates` asks for.
 
     Arguments:
-        distances: the distances, of the counts of the two samples.
         sizes: the numbers of jets there are.
-        protocol: `"whole"`: every jet once, with the bootstrap's error; or `"jetnet"`.
+        protocol: `"whole"`: every jet once, last, after the draws of the bootstrap; or `"jetnet"`.
         draws: how many draws with replacement; of all jets, or of `size` of them.
         size: the size of a batch of `"jetnet"`.
         seed: the seed of the draws.
@@ -87,18 +87,28 @@ def measured(
     if draws < 2 or size < 1:
         raise ValueError(f"got draws={draws} and size={size}, expected at least 2 and 1")
     rng = np.random.default_rng(seed)
-    values = []
+    counts = []
     for _ in range(draws):
-        counts = []
-        for n in sizes:
-            drawn = rng.choice(n, size=n if protocol == "whole" else size)
-            counts.append(np.bincount(drawn, minlength=n))
-        values.append(distances(*counts))
+        chosen = (rng.choice(n, size=n if protocol == "whole" else size) for n in sizes)
+        a, b = (np.bincount(jets, minlength=n) for jets, n in zip(chosen, sizes, strict=True))
+        counts.append((a, b))
+    if protocol == "whole":
+        counts.append((np.ones(sizes[0], np.int64), np.ones(sizes[1], np.int64)))
+    return counts
+
+
+def estimates(table: Array, protocol: str) -> list[Estimate]:
+    """Return what was measured.
+
+    Arguments:
+        table: the distances of the counts of each of `drawn`, with shape `(draws, F)`.
+        protocol: that of the counts.
+    """
+    values = np.asarray(table)
     if protocol == "jetnet":
         means, errors = np.mean(values, 0), np.std(values, 0)
     else:
-        means = np.array(distances(*(np.ones(n, np.int64) for n in sizes)))
-        errors = np.std(values, 0, ddof=1)
+        means, errors = values[-1], np.std(values[:-1], 0, ddof=1)
     return [Estimate(*pair) for pair in zip(means.tolist(), errors.tolist(), strict=True)]
 
 

@@ -19,10 +19,11 @@ import torch
 from torch import Tensor
 
 from setflow.physics.efps import W1EFP_GRAPHS, d2_of_efps, energy_flow_polynomials
-from setflow.physics.kinematics import checked_particles, hardest_first, jet_mass, jet_pt
+from setflow.physics.kinematics import as_particles, hardest_first, in_order, jet_mass, jet_pt
 from setflow.physics.observables import multiplicity, tau21_and_tau32
 from setflow.sets import arrays
 from setflow.sets.arrays import as_tensor
+from setflow.sets.masks import count_real
 from setflow.sets.weights import as_weight, effective_number, total_weight
 
 __all__ = [
@@ -85,7 +86,7 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Observables:
-    """All observables of a sample of n jets with P real particles, in float64.
+    """All observables of a sample of n jets, in float64; its particles in the dtype of the input.
 
     Arguments:
         mass: the invariant mass in units of the jet pT, with shape `(n,)`.
@@ -95,9 +96,8 @@ class Observables:
         tau32: that of three prongs, with shape `(n,)`.
         d2: the ratio of energy correlations, with shape `(n,)`.
         efps: the energy flow polynomials of `EFP_GRAPHS`, with shape `(n, 36)`.
-        particles: (etarel, phirel, ptrel) of the real particles of all jets, with shape `(P, 3)`.
-        jet: the jet that each of them belongs to, from 0 to n - 1, with shape `(P,)`.
-        x: particles (etarel, phirel, ptrel), hardest first, with shape `(n, N, 3)`.
+        x: particles (etarel, phirel, ptrel), hardest first, with shape `(n, N, 3)`, anything in
+            padded slots.
         mask: which are real, with shape `(n, N)`.
         weight: how much each jet counts, and its particles with it, with shape `(n,)`; None means
             equally much.
@@ -110,8 +110,6 @@ class Observables:
     tau32: Tensor
     d2: Tensor
     efps: Tensor
-    particles: Tensor
-    jet: Tensor
     x: Tensor
     mask: Tensor
     weight: Tensor | None = None
@@ -143,30 +141,29 @@ class Observables:
         Raises:
             ValueError: if there is no such observable.
         """
+        jet = torch.arange(len(self), device=self.x.device)
         if name in PARTICLE_OBSERVABLES:
-            return self.particles[:, PARTICLE_OBSERVABLES.index(name)], self.jet
+            values = self.x[..., PARTICLE_OBSERVABLES.index(name)][self.mask].double()
+            return values, jet.repeat_interleave(count_real(self.mask))
         graph = name.removeprefix("efp_")
         if name in JET_OBSERVABLES:
-            values: Tensor = getattr(self, name)
+            values = getattr(self, name)
         elif graph.isdecimal() and int(graph) < self.efps.shape[1]:
             values = self.efps[:, int(graph)]
         else:
             raise ValueError(
                 f"there is no observable {name!r}, expected one of: {', '.join(self.names)}"
             )
-        return values, torch.arange(len(self), device=values.device)
+        return values, jet
 
-    def select(self, jets: Tensor) -> Observables:
-        """Return the observables of some jets, given by their distinct indices, shape `(k,)`."""
-        place = torch.full((len(self),), -1, dtype=torch.long, device=self.jet.device)
-        place[jets] = torch.arange(len(jets), device=self.jet.device)
-        jet = place[self.jet]
-        kept = jet >= 0
+    def select(self, jets: Tensor | slice) -> Observables:
+        """Return the observables of some jets, given by distinct indices, shape `(k,)`, or a slice.
+
+        A slice shares the memory.
+        """
         per_jet = (*JET_OBSERVABLES, "efps", "x", "mask")
         return Observables(
             **{name: getattr(self, name)[jets] for name in per_jet},
-            particles=self.particles[kept],
-            jet=jet[kept],
             weight=None if self.weight is None else self.weight[jets],
         )
 
@@ -190,26 +187,30 @@ def observables(
     >>> len(sample), sample.efps.shape, sample.column("d2")[0].shape
     (100, torch.Size([100, 36]), torch.Size([100]))
     """
-    real, mask = checked_particles(as_tensor(x, "particles").detach(), mask)
-    n = math.prod(real.shape[:-2])
+    x, mask = as_particles(as_tensor(x, "particles").detach(), mask)
+    n = math.prod(x.shape[:-2])
     if n == 0:
-        raise ValueError(
-            f"particles have shape {tuple(real.shape)}: no jet to compute observables of"
-        )
+        raise ValueError(f"particles have shape {tuple(x.shape)}: no jet to compute observables of")
     if weight is not None:
-        weight = as_weight(weight, real.shape[:-2]).reshape(n).to(real.device)
+        weight = as_weight(weight, x.shape[:-2]).reshape(n).to(x.device)
         total_weight(weight, "the weights of the jets")
-    real, mask = real.reshape(n, *real.shape[-2:]), mask.reshape(n, real.shape[-2])
+    x, mask = x.reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2])
     starts = range(0, n, _BLOCK)
-    parts = [_of_block(real[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
+    if not in_order(x[..., 2], mask):
+        blocks = [hardest_first(x[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
+        x, mask = (torch.cat(side) for side in zip(*blocks, strict=True))
+    parts = [_of_block(x[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
     columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-    result = Observables(**columns, jet=mask.nonzero()[:, 0], weight=weight)
+    result = Observables(**columns, x=x, mask=mask, weight=weight)
     for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES + _EFPS:
-        values, jet = result.column(name)
-        bad = jet[~values.isfinite()]
+        if name in PARTICLE_OBSERVABLES:
+            finite = x[..., PARTICLE_OBSERVABLES.index(name)].isfinite().logical_or_(~mask).all(-1)
+        else:
+            finite = result.column(name)[0].isfinite()
+        bad = (~finite).nonzero()[:, 0]
         if len(bad):
             raise ValueError(
-                f"{name} is not finite in {int((bad.diff() > 0).sum()) + 1} of {n} jets, the first "
+                f"{name} is not finite in {len(bad)} of {n} jets, the first "
                 f"of them jet {int(bad[0])}; a distance to them is not defined: find out why they "
                 "were made, and count them, before cutting them away"
             )
@@ -220,7 +221,6 @@ def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Return what is computed of some jets, a few, for it is in double precision."""
     real = real.double()
     efps = energy_flow_polynomials(real, mask)
-    ordered, there = hardest_first(real, mask)
     tau21, tau32 = tau21_and_tau32(real, mask)
     return {
         "mass": jet_mass(real, mask),
@@ -230,9 +230,6 @@ def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
         "tau32": tau32,
         "d2": d2_of_efps(efps),
         "efps": efps,
-        "particles": real[mask],
-        "x": ordered,
-        "mask": there,
     }
 
 

@@ -91,8 +91,10 @@ class SetObservables:
             return self.pairs, self.pair_event
         raise ValueError(f"there is no observable {name!r}, expected one of: {self.names}")
 
-    def select(self, events: Tensor) -> SetObservables:
-        """Return the observables of some events, given by their distinct indices, shape `(k,)`."""
+    def select(self, events: Tensor | slice) -> SetObservables:
+        """Return those of some events, given by distinct indices, shape `(k,)`, or a slice."""
+        if isinstance(events, slice):
+            events = torch.arange(len(self), device=self.event.device)[events]
         place = torch.full((len(self),), -1, dtype=torch.long, device=self.event.device)
         place[events] = torch.arange(len(events), device=self.event.device)
         event, pair_event = place[self.event], place[self.pair_event]

@@ -22,8 +22,8 @@ from setflow.sets.masks import count_real
 
 __all__ = ["canonical", "chunks", "packed", "squared_distances"]
 
-_TABLE = 2**21
-"""Distances in a chunk at most: 16 MiB in float64, about what a cache holds."""
+_TABLE = 2**19
+"""Distances in a chunk at most: 4 MiB in float64; a few such tables are what it takes."""
 
 _SLOTS = 2**14
 """Slots in a chunk at most: what one thread works through faster than two can agree to share it."""

@@ -78,7 +78,7 @@ def energy_movers_distances(
         real, counts = packed(x, mask)
         if not bool(real.isfinite().all()):
             raise ValueError(f"{name} holds real particles that are not finite; count and cut them")
-        rows = zip(real.cpu().numpy(), counts.sum(-1).tolist(), strict=True)
+        rows = zip(real.cpu().double().numpy(), counts.sum(-1).tolist(), strict=True)
         sides.append([jet[:count][jet[:count, 2] > 0] for jet, count in rows])
     result = np.empty((len(sides[0]), len(sides[1])))
     for i, a in enumerate(sides[0]):

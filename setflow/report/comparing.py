@@ -175,7 +175,7 @@ def compare(
     model, truth = (_cut(subject, side, columns) for side in (generated, reference))
     reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
-    of_truth = of_all.select(torch.arange(n_ref, device=truth.x.device))
+    of_truth = of_all.select(slice(n_ref))
     wrong = [subject.measured(side) for side in subject.controls(reference, columns, seed)]
     found = findings_of(
         of_model,
@@ -270,9 +270,10 @@ def _classes(
 def _cut(subject: Subject, side: SetBatch, columns: int) -> SetBatch:
     """Return events with at most so many slots, cut a few at a time, for it takes copies."""
     columns = min(columns, side.mask.shape[1])
-    parts = [subject.cut(side[k : k + _BLOCK], columns) for k in range(0, len(side), _BLOCK)]
-    if len(parts) < 2:
-        return subject.cut(side, columns)
+    blocks = [side[k : k + _BLOCK] for k in range(0, len(side), _BLOCK)]
+    parts = [subject.cut(block, columns) for block in blocks]
+    if all(part is block for part, block in zip(parts, blocks, strict=True)):
+        return side
     x, mask = (torch.cat([getattr(part, name) for part in parts]) for name in ("x", "mask"))
     return SetBatch(x, mask, weight=side.weight)
 

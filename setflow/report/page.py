@@ -118,23 +118,29 @@ def evaluate(
         )
         for path, header, one, stop in zip(paths, headers, classes, stops, strict=True)
     ]
+    names = (generated_path, reference_path)
+    origins = tuple(
+        origin_of(os.fspath(name), path, header, sample, one)
+        for name, path, header, sample, one in zip(
+            names, paths, headers, samples, classes, strict=True
+        )
+    )
+    sides = [sample.objects for sample in samples]
+    del samples
     training = None
     if train is not None:
-        columns = min(sample.objects.mask.shape[1] for sample in samples)
+        columns = min(side.mask.shape[1] for side in sides)
         jets = find(JETS, train)
         training = read_events(jets, schema, features=features, max_objects=columns).objects
     return compare(
-        samples[0].objects,
-        samples[1].objects,
+        sides.pop(0),  # so that nobody keeps what it cuts away
+        sides.pop(0),
         out,
         events=events,
         seed=seed,
         pairs=pairs,
         overwrite=overwrite,
-        origins=(
-            origin_of(os.fspath(generated_path), generated, headers[0], samples[0], classes[0]),
-            origin_of(os.fspath(reference_path), reference, headers[1], samples[1], classes[1]),
-        ),
+        origins=(origins[0], origins[1]),
         same=same,
         schema=None if schema is JETNET else schema,
         training=training,

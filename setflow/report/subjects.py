@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from setflow.physics.controls import shuffle_particles, swap_ptrel
-from setflow.physics.kinematics import hardest_first
+from setflow.physics.kinematics import hardest_first, in_order
 from setflow.physics.measures import MEASURES
 from setflow.physics.metrics import METRICS, Measured, Metric, observables
 from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
@@ -50,7 +50,7 @@ class Subject(ABC):
 
     @abstractmethod
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
-        """Return events with so many slots, their real objects first."""
+        """Return events with so many slots, real objects first; as they are if they are so."""
 
     @abstractmethod
     def measured(self, batch: SetBatch) -> Measured:
@@ -93,6 +93,8 @@ class Jets(Subject):
         return f"the {columns} hardest particles of a jet, those with the largest ptrel"
 
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
+        if batch.mask.shape[1] == columns and in_order(batch.x[..., 2], batch.mask):
+            return batch
         return SetBatch(*hardest_first(batch.x, batch.mask, columns), weight=batch.weight)
 
     def measured(self, batch: SetBatch) -> Measured:

@@ -239,13 +239,17 @@ class SetBatch:
         return self._changed(lambda value: value.pin_memory(), self.cpu_lengths)
 
     def trim(self) -> SetBatch:
-        """Drop the columns that no event uses."""
+        """Drop the columns that no event uses; the batch as it is if there is none."""
         lengths = self.cpu_lengths
         if lengths is not None:
             longest, dim = int(lengths.max(initial=0)), self.mask.ndim - 1
+            if longest == self.mask.shape[-1]:
+                return self
             x, mask = (value.narrow(dim, 0, longest).contiguous() for value in (self.x, self.mask))
             return _held(x, mask, self.c, self.weight, lengths)
         used = self.mask.flatten(0, -2).any(0) if self.mask.ndim > 1 else self.mask
+        if bool(used.all()):
+            return self
         dim = self.mask.ndim - 1
         columns = used.nonzero().squeeze(-1)
         x, mask = self.x.index_select(dim, columns), self.mask.index_select(dim, columns)

@@ -203,7 +203,7 @@ def observed(dtype):
 def all_observables(dtype):
     seen = physics.metrics.observables(particles(dtype), MASK)
     return torch.cat(
-        [seen.mass, seen.tau21, seen.tau32, seen.efps.flatten(), seen.particles.flatten()]
+        [seen.mass, seen.tau21, seen.tau32, seen.efps.flatten(), seen.x[seen.mask].flatten()]
     )
 
 
