@@ -524,11 +524,12 @@ SPLIT = Command(
         ),
         Argument(
             "--fractions",
-            "The fractions of the events that go to each of them, with commas, such as 0.9,0.1; "
-            "they sum to 1.",
+            "The fractions of the events that go to each of them, such as 0.9,0.1 or 0.9 0.1; they "
+            "sum to 1.",
             "NUMBERS",
             decimals,
             required=True,
+            several=True,
         ),
         _FORCE,
     ),

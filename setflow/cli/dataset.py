@@ -55,7 +55,8 @@ def split_dataset(config: Namespace, ending: Ending) -> None:
     from setflow.data.splitting import split_events
     from setflow.schema import words_of
 
-    parts = split_events(config.file, config.out, config.fractions, overwrite=config.force)
+    fractions = [one for given in config.fractions for one in given]
+    parts = split_events(config.file, config.out, fractions, overwrite=config.force)
     events = words_of(read_header(config.file).features).events
     told = ", ".join(f"{n:,}" for n in parts)
     for n, path in zip(parts, config.out, strict=True):

@@ -155,6 +155,8 @@ def _fit(argv: Sequence[str], command: str, signals: StopSignals, same: str) -> 
 def _run(cli: FitCLI) -> FitResult:
     """Prepare the model of a run, train it, and return what that has left."""
     accept_data(cli)
+    if cli.found is None and cli.config.init is not None:
+        _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
     if cli.found is not None:
         done = _require_same_run(cli, cli.found)
         if done is not None:
@@ -168,7 +170,6 @@ def _run(cli: FitCLI) -> FitResult:
     if cli.found is not None:
         pass  # its checkpoint holds weights and statistics
     elif cli.config.init is not None:
-        _start_from(Path(cli.config.init), cli.model.flow)  # it brings its statistics
         _widen_range(cli.model.flow, sample)
         _require_possible(cli.model.flow, sample, cli.config.init)
     else:

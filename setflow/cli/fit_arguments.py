@@ -338,8 +338,10 @@ def _check_configuration(named: str) -> None:
         ValueError: if it is empty, no text, or no YAML that names settings.
     """
     if not Path(named).is_file():
+        inside = Path(named, "config.yaml")
+        other = f"did you mean --config {inside}?" if inside.is_file() else None
         raise FileNotFoundError(
-            f"there is no configuration {named}; {_known_configurations(named)}"
+            f"there is no configuration {named}; {other or _known_configurations(named)}"
         )
     copied = "expected YAML such as the configuration that ends setflow fit --help"
     try:

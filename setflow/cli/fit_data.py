@@ -97,13 +97,23 @@ def _refusal(fault: Fault, data: SetDataModule) -> str:
     return f"the training data: {fault.text}; {more} says more{on}"
 
 
+def _numbers_of(train: Tally) -> str:
+    """Return how many objects events have, in words."""
+    numbers, called = train.numbers, train.called
+    if numbers.low == numbers.high:
+        return f"{numbers.low:.0f} {called.objects} in each {called.event}"
+    return (
+        f"{numbers.low:.0f} to {numbers.high:.0f} {called.objects} of {called.an_event}, "
+        f"{numbers.mean:.3g} on average"
+    )
+
+
 def _lines(train: Tally, val: Tally, shared: int, sizes: tuple[int, int]) -> list[str]:
     called = train.called
     spreads = []
     for entry, spread in train.spreads:
         low, high = spread.quantiles([0.01, 0.99])
         spreads.append(f"{entry.name} {low:.3g} to {high:.3g}{f' {entry.unit}' * bool(entry.unit)}")
-    numbers = train.numbers
     sums = ""
     if train.sums.n:
         low, high = train.sums.quantiles([0.01, 0.99])
@@ -112,8 +122,7 @@ def _lines(train: Tally, val: Tally, shared: int, sizes: tuple[int, int]) -> lis
     return [
         f"{sizes[0]:,} {called.events} to train on, {sizes[1]:,} to validate on{looked}; of 98% of "
         f"the {called.objects} {', '.join(spreads)}",
-        f"{numbers.low:.0f} to {numbers.high:.0f} {called.objects} of {called.an_event}, "
-        f"{numbers.mean:.3g} on average; {train.zeros:,} of {train.objects:,} are all 0",
+        f"{_numbers_of(train)}; {train.zeros:,} of {train.objects:,} are all 0",
         f"{sums}{train.seen.again:,} {called.events} are the same as one before, {shared:,} on "
         "both sides",
     ]

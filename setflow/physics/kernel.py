@@ -25,7 +25,7 @@ from setflow.sets.arrays import Array
 
 __all__ = ["kpd"]
 
-_ROWS = 2048  # of a table of kernels that is held at a time
+_TABLE = 2**22  # kernels that are held at a time: 32 MiB
 
 
 def kpd(
@@ -80,7 +80,7 @@ def kpd(
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of k(x_i, y_j) over j, with shape `(n,)`, and over i, with shape `(m,)`."""
     over_y, over_x = [], y.new_zeros(len(y))
-    for rows in torch.split(x, _ROWS):
+    for rows in torch.split(x, max(1, _TABLE // len(y))):
         table = _kernel(rows @ y.T, x.shape[1])
         over_y.append(table.sum(-1))
         over_x += table.sum(0)

@@ -24,7 +24,7 @@ generator that is passed in.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -63,6 +63,8 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+_VALUES = 2**18  # that are looked at together
+
 
 def w1(
     a: arrays.Array,
@@ -99,7 +101,9 @@ def w1(
             total_weight(weight, f"the weights of {name}")
             sides.append(_as_array(weight))
         weights = np.concatenate(sides)[order]
-    return _w1_of_sorted(values[order], order < a.numel(), weights)
+    values, first = values[order], order < a.numel()
+    del order
+    return _w1_of_sorted(values, first, weights)
 
 
 def _as_array(values: Tensor) -> Array:
@@ -109,15 +113,32 @@ def _as_array(values: Tensor) -> Array:
 
 def _w1_of_sorted(values: Array, first: NDArray[np.bool_], weights: Array | None) -> float:
     """Return W1 between the values that are of the first side and those that are not."""
-    in_first: NDArray[Any]
-    in_second: NDArray[Any]
-    if weights is None:
-        in_first = first.cumsum()
-        in_second = np.arange(1, len(values) + 1) - in_first
-    else:
-        in_first, in_second = (np.where(side, weights, 0).cumsum() for side in (first, ~first))
-    gap = np.abs(in_first / in_first[-1] - in_second / in_second[-1])
-    return float((gap[:-1] * np.diff(values)).sum())
+
+    def masses(there: slice) -> NDArray[Any]:
+        sides = np.stack([first[there], ~first[there]])
+        return sides if weights is None else np.where(sides, weights[there], 0)
+
+    return _w1_of_masses(values, masses)
+
+
+def _w1_of_masses(values: Array, masses: Callable[[slice], NDArray[Any]]) -> float:
+    """Return W1 between two samples on the same sorted values, block by block.
+
+    Arguments:
+        values: the values, with shape `(n,)`.
+        masses: how much both samples have at the values of a slice, with shape `(2, b)`; together
+            more than nothing of each.
+    """
+    blocks = [slice(start, start + _VALUES) for start in range(0, len(values), _VALUES)]
+    totals = np.sum([masses(there).sum(1, keepdims=True) for there in blocks], 0)
+    found, below = 0.0, np.zeros_like(totals)
+    for there in blocks:
+        sums = below + masses(there).cumsum(1)
+        below = sums[:, -1:]
+        steps = np.diff(values[there.start : there.stop + 1])
+        a, b = (sums / totals)[:, : len(steps)]
+        found += float((np.abs(a - b) * steps).sum())
+    return found
 
 
 def _require_values(n_a: int, n_b: int, what: str) -> None:
@@ -356,27 +377,29 @@ def _draws_of(
     _require_values(len(a), len(b), f"W1 of {name}")
     values = np.concatenate([a, b])
     order = values.argsort(kind="stable")
-    gaps = np.diff(values[order])
-    first, jets = order < len(a), np.concatenate([of_a, of_b])[order]
-    del values, order
-    sides = [
-        (first, None if real.weight is None else _as_array(real.weight)),
-        (~first, None if generated.weight is None else _as_array(generated.weight)),
+    values, first = values[order], order < len(a)
+    jets = np.concatenate([of_a, of_b]).astype(np.int32)[order]
+    del pairs, a, b, of_a, of_b, order
+    places = (np.where(first, jets, len(real)), np.where(first, len(generated), jets))
+    weights = [
+        None if side.weight is None else _as_array(side.weight) for side in (real, generated)
     ]
     found = []
     for times_of in counts:
-        shares = []
-        for (mine, weight), times in zip(sides, times_of, strict=True):
-            counted = times if weight is None else times * weight
-            values = np.zeros(len(jets), counted.dtype)  # those of the other side count nothing
-            values[mine] = counted[jets[mine]]
+        tables = []
+        for place, weight, times in zip(places, weights, times_of, strict=True):
+            of_jet = np.append(times if weight is None else times * weight, 0)  # others: nothing
             if weight is not None:
-                total_weight(torch.from_numpy(values), f"in a draw of W1 of {name} weights")
-            sums = values.cumsum()
-            if sums[-1] == 0:
+                drawn_weight = torch.from_numpy(of_jet[place])
+                total_weight(drawn_weight, f"in a draw of W1 of {name} weights")
+            elif not of_jet[place].any():
                 raise ValueError(
                     f"a draw of W1 of {name} has no particle; the jets are too empty for it"
                 )
-            shares.append(sums / sums[-1])
-        found.append(float((np.abs(shares[0] - shares[1])[:-1] * gaps).sum()))
+            tables.append((of_jet, place))
+
+        def masses(there: slice, tables: Any = tables) -> NDArray[Any]:
+            return np.stack([of_jet[place[there]] for of_jet, place in tables])
+
+        found.append(_w1_of_masses(values, masses))
     return found

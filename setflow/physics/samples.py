@@ -42,7 +42,7 @@ JET_OBSERVABLES = ("mass", "pt", "multiplicity", "tau21", "tau32", "d2")
 PARTICLE_OBSERVABLES = ("etarel", "phirel", "ptrel")
 """The observables with one value per particle, in the order of the last dimension of `x`."""
 
-_BLOCK = 4096  # jets
+_BLOCK = 1024  # jets
 _EFPS = tuple(f"efp_{graph}" for graph in W1EFP_GRAPHS)
 
 

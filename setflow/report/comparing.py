@@ -176,7 +176,7 @@ def compare(
     reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(slice(n_ref))
-    wrong = [subject.measured(side) for side in subject.controls(reference, columns, seed)]
+    wrong = list(map(subject.measured, subject.controls(reference, columns, seed)))
     found = findings_of(
         of_model,
         of_truth,

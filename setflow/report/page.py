@@ -98,8 +98,8 @@ def evaluate(
     weights = {path: weight for path in paths if weight in datasets_of(path)}
     if weight is not None and not weights:
         raise ValueError(
-            f"neither {generated} nor {reference} has a dataset '{weight}' of weights; name one "
-            "that is there, or leave the weights out"
+            f"neither {generated_path} nor {reference_path} has a dataset '{weight}' of "
+            "weights; name one that is there, or leave the weights out"
         )
     if events is not None and events < 1:
         raise ValueError(f"events is {events}, expected at least 1, or None for all")

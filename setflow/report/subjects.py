@@ -7,7 +7,7 @@ sets of other features is here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -57,8 +57,8 @@ class Subject(ABC):
         """Return the observables of events that are cut."""
 
     @abstractmethod
-    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
-        """Return the reference shuffled and swapped, cut to so many slots."""
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
+        """Yield the reference shuffled, then swapped, cut to so many slots."""
 
     @abstractmethod
     def draw(
@@ -100,13 +100,13 @@ class Jets(Subject):
     def measured(self, batch: SetBatch) -> Measured:
         return observables(batch.x, batch.mask, batch.weight)
 
-    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
-        cut = self.cut(reference, columns)
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
+        cut, weight = self.cut(reference, columns), reference.weight
         shuffled = shuffle_particles(cut.x, cut.mask, _generator(seed))
+        yield SetBatch(*shuffled, weight=weight)
+        del cut, shuffled
         swapped = swap_ptrel(reference.x, reference.mask, _generator(seed))
-        weight = reference.weight
-        swapped_too = self.cut(SetBatch(*swapped, weight=weight), columns)
-        return SetBatch(*shuffled, weight=weight), swapped_too
+        yield self.cut(SetBatch(*swapped, weight=weight), columns)
 
     def draw(
         self,
@@ -154,10 +154,9 @@ class Sets(Subject):
     def measured(self, batch: SetBatch) -> Measured:
         return self._measure(batch)
 
-    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
-        shuffled = shuffle_objects(self.cut(reference, columns), _generator(seed))
-        swapped = swap_features(reference, _generator(seed))
-        return shuffled, self.cut(swapped, columns)
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
+        yield shuffle_objects(self.cut(reference, columns), _generator(seed))
+        yield self.cut(swap_features(reference, _generator(seed)), columns)
 
     def draw(
         self,

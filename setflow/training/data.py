@@ -109,9 +109,9 @@ class SetDataModule(LightningDataModule):
             the user's cache (`setflow.training.foreign`).
 
     Raises:
-        ValueError: if `val_fraction` does not lie between 0 and 1, or classes and conditions do not
-            fit; when the files are read, if both sides have one in common, a side holds no jets, or
-            the weights of a side do not sum to a positive number.
+        ValueError: if `val_fraction` does not lie between 0 and 1, a number is below 1, or classes
+            and conditions do not fit; when the files are read, if both sides have one in common, a
+            side holds no jets, or the weights of a side do not sum to a positive number.
     """
 
     def __init__(
@@ -134,12 +134,12 @@ class SetDataModule(LightningDataModule):
         super().__init__()
         if not 0 < val_fraction < 1:
             raise ValueError(f"val_fraction must lie between 0 and 1, got {val_fraction}")
+        self.max_objects = whole_number(max_objects, "max_objects", 1)
+        self.batch_size = whole_number(batch_size, "batch_size", 1)
         files = readable(train, format)
         self.train_files = files_of(files)
         others = None if val is None else readable(val, format)
         self.val_files = None if others is None else files_of(others, "data.val")
-        self.max_objects = max_objects
-        self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.features, self.conditions = tuple(features), tuple(conditions)
         self._classes, self._given = classes_of(files), (schema, files)

@@ -210,7 +210,8 @@ def _bomb(file: Any, rng: random.Random) -> None:
         _replace(file, name, shape=(10**9, *tail), dtype="f4", chunks=chunks, compression=9)
     elif kind == "slots":
         shape = (N, 10**8, tail[-1]) if len(tail) > 1 else (10**11, *tail)
-        _replace(file, name, shape=shape, dtype="f4", chunks=(1,) * (len(tail) - 1) + (64, 4)[-2:])
+        chunks = (*(1,) * (len(shape) - 2), 64, min(4, shape[-1]))
+        _replace(file, name, shape=shape, dtype="f4", chunks=chunks)
     elif kind == "early":
         _replace(file, name, shape=(10**9, *tail), dtype="f4")
     else:

@@ -86,7 +86,8 @@ def test_split(capsys):
     assert sum(counts) == 200
     assert f"wrote a.h5 b.h5: {counts[0]}, {counts[1]} jets" in capsys.readouterr().out
     assert "a.h5 exists already" in fails(capsys, *split)
-    run(*split, "--force")
+    run(*split[:-1], "0.8", "0.2", "--force")
+    assert [read_header(name).n for name in ("a.h5", "b.h5")] == counts
     run("dataset", "check", "a.h5", "b.h5")
     assert "also stand" not in capsys.readouterr().err
     for arguments, told in (

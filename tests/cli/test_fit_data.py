@@ -62,6 +62,32 @@ def test_three_lines_of_the_data(capsys):
     )
 
 
+def test_events_of_one_size_have_no_range_of_sizes(capsys):
+    sets("sets.h5")
+    run(*FIT)
+    assert "data: 6 objects in each event; 0 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (("--init", "nothere"), "no model folder at nothere"),
+        (("--data.batch_size", "0"), "batch_size must be a whole number of at least 1, got 0"),
+        (("--data.max_objects", "0"), "max_objects must be a whole number of at least 1, got 0"),
+    ],
+)
+def test_what_the_data_have_no_part_in_is_refused_before_they_are_read(given, expected, capsys):
+    spoil(lambda x, jets: x.__setitem__((0, 0, 0), np.nan))
+    assert "setflow dataset check jets.h5" in fails(capsys, *FIT)
+    assert expected in fails(capsys, *FIT, *given)
+
+
+def test_a_folder_is_no_configuration(capsys):
+    Path("one").mkdir()
+    Path("config.yaml").rename("one/config.yaml")
+    assert "did you mean --config one/config.yaml?" in fails(capsys, "fit", "--config", "one")
+
+
 def test_a_ptrel_that_sums_above_the_jet(capsys):
     def double(x, jets):
         x[..., 2] = np.where(x[..., 3] == 1, 1.9 / np.maximum(x[..., 3].sum(1), 1)[:, None], 0)
