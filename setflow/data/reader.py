@@ -129,8 +129,12 @@ class EventReader:
         described: dict[str, Feature | str] = {entry.name: entry for entry in known.objects}
         asked = [described.get(name, name) for name in listed]
         self._order_by = known.order_by
-        if self._most is not None and self._order_by not in (None, *listed):
-            asked.append(known.object(str(self._order_by)))  # read behind them, to cut by
+        behind = [] if self._most is None else [self._order_by]  # to cut by
+        for entry in asked:  # to know what is absent
+            behind += [] if isinstance(entry, str) else entry.absent_from
+        for name in dict.fromkeys(behind):
+            if name not in (None, *listed):
+                asked.append(described.get(str(name)) or layout.schema.object(str(name)))
         self._columns = layout.object_columns(asked)
         self._of_event = layout.event_columns(known, conditions)
         self._features = len(listed)

@@ -170,6 +170,46 @@ def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.
     return wrong
 
 
+def absent_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
+    """Return which values stand for features that their object does not have.
+
+    Arguments:
+        values: features of objects, as the last dimension; categories as their codes.
+        features: what they are, the categories among them by which some are absent.
+
+    Returns:
+        Flags, with the shape of the values.
+
+    Raises:
+        ValueError: if a category is not among the features.
+
+    >>> kind = Feature("type", kind="category(jet, muon)")
+    >>> mass = Feature("mass", absent={"type": ["muon"]})
+    >>> absent_in(np.array([[5.0, 0.0], [0.0, 1.0]]), [mass, kind]).tolist()
+    [[False, False], [True, False]]
+    """
+    missing, names = np.zeros(values.shape, np.bool_), [feature.name for feature in features]
+    for column, feature in enumerate(features):
+        for name, held in feature.absent_from.items():
+            kind = features[names.index(name)].kind if name in names else None
+            if not isinstance(kind, Category):
+                raise ValueError(
+                    f"'{feature.name}' is absent for {', '.join(held)}, and '{name}' that tells "
+                    f"them is not among {', '.join(names)}; give it too"
+                )
+            codes = [kind.code(one) for one in held]
+            missing[..., column] |= np.isin(values[..., names.index(name)], codes)
+    return missing
+
+
+def _wrong_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
+    """Return which features of objects cannot be; what is absent can be 0 alone."""
+    wrong = impossible(values, features)
+    if any(feature.absent for feature in features):
+        wrong = np.where(absent_in(values, features), values != 0, wrong)
+    return wrong
+
+
 def _in_words(feature: Feature) -> str:
     """Return what values a feature can have, in words."""
     kind = feature.kind
@@ -193,6 +233,12 @@ def check_physical(
 
     def describe(row: int, slot: int, column: int) -> str:
         feature, value = features[column], values[row, slot, column]
+        if feature.absent and absent_in(values[row, slot], features)[column]:
+            held = "; ".join(", ".join(names) for names in feature.absent_from.values())
+            return (
+                f"{words.object} {slot}, column '{feature.name}' holds {value:.9g}, expected 0: "
+                f"{held} have no {feature.name}"
+            )
         hint = "; wrap the angles" if feature.of_kind.is_angle else HINTS.get(feature.name, "")
         if not values[row, slot].any():
             hint = "; it is all 0: is it padding?"
@@ -201,7 +247,7 @@ def check_physical(
             f"{_in_words(feature)}{hint}"
         )
 
-    note(defects, real[..., None] & impossible(values, features), describe)
+    note(defects, real[..., None] & _wrong_in(values, features), describe)
 
 
 def check_physical_events(
@@ -258,7 +304,7 @@ def count_impossible(
     Counter({'ptrel': 2})
     """
     real, infinite = real[..., None], ~np.isfinite(values)
-    wrong = (real & impossible(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
+    wrong = (real & _wrong_in(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
     found = {feature.name: n for feature, n in zip(features, wrong.tolist(), strict=True)}
     found[INFINITE] = int((real & infinite).sum())
     return Counter({what: n for what, n in found.items() if n})

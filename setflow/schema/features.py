@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from setflow.schema.kinds import KINDS, Kind, kind_of
+from setflow.schema.kinds import KINDS, Category, Kind, kind_of
 from setflow.spelling import nearest
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
@@ -61,6 +61,8 @@ class Feature:
         label: what axes are labelled with, in mathtext; "" takes the name.
         meaning: what it is, in words.
         limits: what it can be; None takes what follows from its kind.
+        absent: which objects do not have it: names of a category of the same object, by the name of
+            that category. Files hold 0 in its place.
 
     Raises:
         TypeError: if something is of another type.
@@ -69,6 +71,8 @@ class Feature:
 
     >>> Feature("energy", "GeV", "positive").limits
     Limits(low=0.0, high=inf, strict=True)
+    >>> Feature("mass", "GeV", absent={"type": ["electron", "muon"]}).absent
+    (('type', ('electron', 'muon')),)
     """
 
     name: str
@@ -77,6 +81,7 @@ class Feature:
     label: str = ""
     meaning: str = ""
     limits: Limits | None = None
+    absent: Mapping[str, Sequence[str]] | tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or "," in self.name:
@@ -106,6 +111,7 @@ class Feature:
                 "a file whose columns stand in degrees says so by the attribute units of its "
                 "dataset, and is converted in reading"
             )
+        object.__setattr__(self, "absent", _absent(self.absent, self.name))
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
         if self.limits is None:
@@ -130,7 +136,14 @@ class Feature:
         if self.limits != usual.limits:
             limits = asdict(self.bounds)
             told["limits"] = {k: v for k, v in limits.items() if v != getattr(Limits(), k)}
+        if self.absent:
+            told["absent"] = {name: list(held) for name, held in self.absent_from.items()}
         return told
+
+    @property
+    def absent_from(self) -> dict[str, tuple[str, ...]]:
+        """Which objects do not have it: names of a category, by the name of that category."""
+        return {name: tuple(held) for name, held in dict(self.absent).items()}
 
     @property
     def bounds(self) -> Limits:
@@ -180,11 +193,44 @@ class Schema:
                 raise ValueError(f"the schema has '{twice[0]}' twice among its {part}")
         if not self.objects:
             raise ValueError("the schema has no feature of an object, expected at least one")
+        for entry in self.objects:
+            self._check_absent(entry)
+        for entry in self.event:
+            if entry.absent:
+                raise ValueError(
+                    f"feature '{entry.name}' of an event has absent={entry.absent_from}, expected "
+                    "none: only an object may lack a feature"
+                )
         if self.order_by is not None and not self.object(self.order_by).of_kind.on_a_line:
             raise ValueError(
                 f"order_by is '{self.order_by}', which is no number on a line; expected one of "
                 f"{', '.join(self.generated)}"
             )
+
+    def _check_absent(self, entry: Feature) -> None:
+        """Check that names of a category are its own; one may not be listed, as in a part."""
+        listed = {feature.name: feature.of_kind for feature in self.objects}
+        for name, held in entry.absent_from.items():
+            kind = listed.get(name)
+            if kind is None:
+                continue
+            if not isinstance(kind, Category) or name == entry.name:
+                raise ValueError(
+                    f"feature '{entry.name}' is absent by '{name}', which is of kind {kind}, "
+                    "expected another feature that is a category"
+                )
+            for one in held:
+                try:
+                    kind.code(one)
+                except ValueError as error:
+                    raise ValueError(
+                        f"feature '{entry.name}' is absent by '{name}': {error}"
+                    ) from None
+            if entry.name == self.order_by:
+                raise ValueError(
+                    f"order_by is '{entry.name}', which {', '.join(held)} lack; expected a feature "
+                    "that all objects have"
+                )
 
     @property
     def generated(self) -> tuple[str, ...]:
@@ -255,6 +301,20 @@ def names(features: Sequence[Feature]) -> tuple[str, ...]:
     ('x', 'y')
     """
     return tuple(feature.name for feature in features)
+
+
+def _absent(given: Any, name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """Return which objects lack a feature, as pairs that can be compared."""
+    what = "expected names of a category by its name, such as {type: [electron, muon]}"
+    try:
+        pairs = tuple((key, held) for key, held in dict(given).items())
+    except (TypeError, ValueError):
+        raise TypeError(f"feature '{name}': absent is {given!r}, {what}") from None
+    for key, held in pairs:
+        listed = isinstance(held, Sequence) and not isinstance(held, str)
+        if not (isinstance(key, str) and listed and held and all(isinstance(n, str) for n in held)):
+            raise TypeError(f"feature '{name}': absent is {given!r}, {what}")
+    return tuple((key, tuple(held)) for key, held in pairs)
 
 
 def axis_label(feature: Feature, unit: str | None = None) -> str:
