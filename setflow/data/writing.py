@@ -85,7 +85,7 @@ class Writer(Opened):
         keep_unphysical: bool,
     ) -> None:
         self._stream, self._schema = stream, schema
-        self._attributes = dict(attributes or {})
+        self._attributes, self._at_end = dict(attributes or {}), dict[str, Any]()
         if taken := sorted(set(self._attributes) & set(reserved)):
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
         self._keep_unphysical = keep_unphysical
@@ -95,6 +95,10 @@ class Writer(Opened):
     def n(self) -> int:
         """The number of events given to `write` so far."""
         return self._stream.n
+
+    def tell(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes of the file that are known at the end alone, before the block ends."""
+        self._at_end |= attributes
 
     def _enter(self, stack: ExitStack) -> None:
         stack.enter_context(self._stream)
@@ -117,7 +121,7 @@ class Writer(Opened):
             self._end()
             counts = dict(sorted(self.unphysical.items()))
             told = {"unphysical": counted(counts, self._schema.objects)} if counts else {}
-            self._stream.finish(told, counts)
+            self._stream.finish(self._at_end | told, counts)
 
     def _listed(self, objects: SetBatch) -> None:
         if not self._stream.is_open:
