@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.jets import JETS, NUM, TYPES
-from setflow.schema import PARTICLE_TYPES, Bounded, Category, Feature
+from setflow.schema import PARTICLE_TYPES, Bounded, Category, Feature, kind_names
 
 PI32 = float(np.float32(math.pi))  # above pi
 HINTS = {"ptrel": "; is it in units of the jet pT?"}
@@ -184,21 +184,31 @@ def absent_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.b
         ValueError: if a category is not among the features.
 
     >>> kind = Feature("type", kind="category(jet, muon)")
-    >>> mass = Feature("mass", absent={"type": ["muon"]})
+    >>> mass = Feature("mass", absent=["muon"])
     >>> absent_in(np.array([[5.0, 0.0], [0.0, 1.0]]), [mass, kind]).tolist()
     [[False, False], [True, False]]
     """
-    missing, names = np.zeros(values.shape, np.bool_), [feature.name for feature in features]
+    missing = np.zeros(values.shape, np.bool_)
+    lacking = {name for feature in features for name in feature.absent}
     for column, feature in enumerate(features):
-        for name, held in feature.absent_from.items():
-            kind = features[names.index(name)].kind if name in names else None
-            if not isinstance(kind, Category):
-                raise ValueError(
-                    f"'{feature.name}' is absent for {', '.join(held)}, and '{name}' that tells "
-                    f"them is not among {', '.join(names)}; give it too"
-                )
-            codes = [kind.code(one) for one in held]
-            missing[..., column] |= np.isin(values[..., names.index(name)], codes)
+        for code, name in enumerate(
+            kind_names(feature) if isinstance(feature.kind, Category) else ()
+        ):
+            if name in lacking:
+                lacks = [name in other.absent for other in features]
+                missing[values[..., column] == code] |= lacks
+    held = {
+        name
+        for feature in features
+        if isinstance(feature.kind, Category)
+        for name in kind_names(feature)
+    }
+    if unknown := sorted(lacking - held):
+        raise ValueError(
+            f"some features are absent in {', '.join(unknown)}, and no category that tells which "
+            f"objects are that is among {', '.join(feature.name for feature in features)}; give "
+            "it, too"
+        )
     return missing
 
 
@@ -234,10 +244,9 @@ def check_physical(
     def describe(row: int, slot: int, column: int) -> str:
         feature, value = features[column], values[row, slot, column]
         if feature.absent and absent_in(values[row, slot], features)[column]:
-            held = "; ".join(", ".join(names) for names in feature.absent_from.values())
             return (
                 f"{words.object} {slot}, column '{feature.name}' holds {value:.9g}, expected 0: "
-                f"{held} have no {feature.name}"
+                f"no {' and no '.join(feature.absent)} has one"
             )
         hint = "; wrap the angles" if feature.of_kind.is_angle else HINTS.get(feature.name, "")
         if not values[row, slot].any():

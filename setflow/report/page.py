@@ -22,7 +22,7 @@ from setflow.report.comparing import (
 from setflow.report.judging import limits_of
 from setflow.report.origins import class_of, origin_of
 from setflow.report.outcome import Report
-from setflow.schema import JETNET, Schema
+from setflow.schema import JETNET, Schema, known_absences
 from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "PAGES", "compare", "evaluate"]
@@ -158,4 +158,4 @@ def _schema_of(generated: EventHeader) -> Schema:
             f"the generated events have {', '.join(known.left_out)}, and none of it is a number on "
             "a line that could be compared"
         )
-    return Schema(objects, order_by=known.order_by)
+    return Schema(known_absences(objects), order_by=known.order_by)

@@ -8,7 +8,7 @@ Kind      what values a feature takes: Real, Positive, Bounded, Angle, Category
 """
 
 from setflow.schema.collisions import COLLISIONS, OBJECT_TYPES, TOP_PAIR_CHANNELS
-from setflow.schema.features import Feature, Limits, Schema, axis_label, names
+from setflow.schema.features import Feature, Limits, Schema, axis_label, kind_names, names
 from setflow.schema.jets import (
     DATASETS,
     JET_FEATURES,
@@ -34,6 +34,7 @@ from setflow.schema.kinds import (
     Real,
     kind_of,
 )
+from setflow.schema.parts import known_absences
 from setflow.schema.words import (
     EVENT_WORDS,
     JET_WORDS,
@@ -73,7 +74,9 @@ __all__ = [
     "axis_label",
     "event_of",
     "kept_objects",
+    "kind_names",
     "kind_of",
+    "known_absences",
     "left_out_of",
     "lists_objects",
     "names",

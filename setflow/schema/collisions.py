@@ -24,8 +24,6 @@ TOP_PAIR_CHANNELS: tuple[str, ...] = (
 )
 """How the two W bosons of a pair of top quarks decay; two leptons of any flavours are one class."""
 
-_TYPE, _NO_MASS = "type", tuple(name for name in OBJECT_TYPES if name != "jet")
-
 COLLISIONS = Schema(
     [
         Feature("pt", "GeV", "positive", r"$p_T$", "transverse momentum"),
@@ -36,7 +34,7 @@ COLLISIONS = Schema(
             r"$\eta$",
             "pseudorapidity",
             Limits(-20, 20),
-            {_TYPE: ["missing_momentum"]},
+            ["missing_momentum"],
         ),
         Feature("phi", "rad", "angle", r"$\phi$", "azimuth"),
         Feature(
@@ -45,9 +43,9 @@ COLLISIONS = Schema(
             "positive",
             "mass",
             "invariant mass of a jet",
-            absent={_TYPE: _NO_MASS},
+            absent=[name for name in OBJECT_TYPES if name != "jet"],
         ),
-        Feature(_TYPE, kind=Category(OBJECT_TYPES), meaning="what the object is"),
+        Feature("type", kind=Category(OBJECT_TYPES), meaning="what the object is"),
         Feature(
             "charge",
             kind=Category(("none", "minus", "plus")),
@@ -74,7 +72,14 @@ COLLISIONS = Schema(
             r"$m_{t\bar t}$",
             "invariant mass of the top quarks after radiation and before their decay",
         ),
-        Feature("ht", "GeV", label="$H_T$", meaning="sum of the pt of the jets", limits=Limits(0)),
+        Feature(
+            "ht",
+            "GeV",
+            label="$H_T$",
+            meaning="sum of the pt of the jets",
+            limits=Limits(0),
+            derived=True,
+        ),
     ],
     order_by="pt",
 )

@@ -61,8 +61,10 @@ class Feature:
         label: what axes are labelled with, in mathtext; "" takes the name.
         meaning: what it is, in words.
         limits: what it can be; None takes what follows from its kind.
-        absent: which objects do not have it: names of a category of the same object, by the name of
-            that category. Files hold 0 in its place.
+        absent: the names of the types whose objects do not have it, such as `photon` of a mass:
+            names of the categories of an object. A file holds 0 there.
+        derived: whether other objects, or all of an event, determine it, as they do the sum of the
+            transverse momenta: together with them it has no density.
 
     Raises:
         TypeError: if something is of another type.
@@ -71,8 +73,6 @@ class Feature:
 
     >>> Feature("energy", "GeV", "positive").limits
     Limits(low=0.0, high=inf, strict=True)
-    >>> Feature("mass", "GeV", absent={"type": ["electron", "muon"]}).absent
-    (('type', ('electron', 'muon')),)
     """
 
     name: str
@@ -81,7 +81,8 @@ class Feature:
     label: str = ""
     meaning: str = ""
     limits: Limits | None = None
-    absent: Mapping[str, Sequence[str]] | tuple[tuple[str, tuple[str, ...]], ...] = ()
+    absent: Sequence[str] = ()
+    derived: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or "," in self.name:
@@ -96,6 +97,15 @@ class Feature:
                 f"feature '{self.name}' has the unit '{self.unit}', which is a kind; write "
                 f"kind='{self.unit}'"
             )
+        absent = tuple(self.absent)
+        if isinstance(self.absent, str) or not all(isinstance(name, str) for name in absent):
+            raise TypeError(
+                f"feature '{self.name}': absent is {self.absent!r}, expected a list of the names "
+                "of types"
+            )
+        object.__setattr__(self, "absent", absent)
+        if not isinstance(self.derived, bool):
+            raise TypeError(f"feature '{self.name}': derived is {self.derived!r}, expected a bool")
         if not isinstance(self.limits, Limits | None):
             raise TypeError(
                 f"feature '{self.name}': limits is {self.limits!r}, expected "
@@ -111,7 +121,6 @@ class Feature:
                 "a file whose columns stand in degrees says so by the attribute units of its "
                 "dataset, and is converted in reading"
             )
-        object.__setattr__(self, "absent", _absent(self.absent, self.name))
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
         if self.limits is None:
@@ -136,14 +145,8 @@ class Feature:
         if self.limits != usual.limits:
             limits = asdict(self.bounds)
             told["limits"] = {k: v for k, v in limits.items() if v != getattr(Limits(), k)}
-        if self.absent:
-            told["absent"] = {name: list(held) for name, held in self.absent_from.items()}
-        return told
-
-    @property
-    def absent_from(self) -> dict[str, tuple[str, ...]]:
-        """Which objects do not have it: names of a category, by the name of that category."""
-        return {name: tuple(held) for name, held in dict(self.absent).items()}
+        told |= {"absent": list(self.absent)} if self.absent else {}
+        return told | ({"derived": True} if self.derived else {})
 
     @property
     def bounds(self) -> Limits:
@@ -163,8 +166,8 @@ class Schema:
             away; None keeps the order of the file.
 
     Raises:
-        ValueError: if there is no feature of an object, a name stands twice, or `order_by` is no
-            feature with values on a line.
+        ValueError: if there is no feature of an object, a name stands twice, `order_by` is no
+            feature with values on a line, or a feature is absent in a type that does not exist.
 
     >>> rings = Schema([Feature("x", "mm"), Feature("charge", kind="category(minus, plus)")])
     >>> rings.generated, rings.left_out
@@ -193,54 +196,45 @@ class Schema:
                 raise ValueError(f"the schema has '{twice[0]}' twice among its {part}")
         if not self.objects:
             raise ValueError("the schema has no feature of an object, expected at least one")
-        for entry in self.objects:
-            self._check_absent(entry)
-        for entry in self.event:
-            if entry.absent:
-                raise ValueError(
-                    f"feature '{entry.name}' of an event has absent={entry.absent_from}, expected "
-                    "none: only an object may lack a feature"
-                )
         if self.order_by is not None and not self.object(self.order_by).of_kind.on_a_line:
             raise ValueError(
                 f"order_by is '{self.order_by}', which is no number on a line; expected one of "
                 f"{', '.join(self.generated)}"
             )
 
-    def _check_absent(self, entry: Feature) -> None:
-        """Check that names of a category are its own; one may not be listed, as in a part."""
-        listed = {feature.name: feature.of_kind for feature in self.objects}
-        for name, held in entry.absent_from.items():
-            kind = listed.get(name)
-            if kind is None:
-                continue
-            if not isinstance(kind, Category) or name == entry.name:
-                raise ValueError(
-                    f"feature '{entry.name}' is absent by '{name}', which is of kind {kind}, "
-                    "expected another feature that is a category"
-                )
-            for one in held:
-                try:
-                    kind.code(one)
-                except ValueError as error:
+        known = [name for entry in self.categories for name in kind_names(entry)]
+        for entry in self.objects:
+            for name in entry.absent:
+                if name not in known:
                     raise ValueError(
-                        f"feature '{entry.name}' is absent by '{name}': {error}"
-                    ) from None
-            if entry.name == self.order_by:
-                raise ValueError(
-                    f"order_by is '{entry.name}', which {', '.join(held)} lack; expected a feature "
-                    "that all objects have"
-                )
+                        f"'{entry.name}' is said to be absent in '{name}', expected names of the "
+                        f"categories of an object: {', '.join(known) or 'there are none'}"
+                        + nearest(name, known)
+                    )
+        if lacking := [entry.name for entry in self.event if entry.absent]:
+            raise ValueError(
+                f"'{lacking[0]}' is a feature of the event and absent in a type, expected one of an"
+                " object"
+            )
+
+    @property
+    def categories(self) -> tuple[Feature, ...]:
+        """The features of an object that are categories: together they are its type."""
+        return tuple(entry for entry in self.objects if isinstance(entry.kind, Category))
 
     @property
     def generated(self) -> tuple[str, ...]:
         """The names of the features of an object that a model can generate: numbers on a line."""
-        return tuple(entry.name for entry in self.objects if entry.of_kind.on_a_line)
+        return tuple(entry.name for entry in self.objects if _is_generated(entry))
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The names of the others, angles and categories, which files hold and models do not."""
-        return tuple(entry.name for entry in self.objects if not entry.of_kind.on_a_line)
+        """The names of the others, which files hold and models do not make by themselves.
+
+        They are angles, what other objects determine, and categories, which a model with types
+        makes (`setflow.Composition`).
+        """
+        return tuple(entry.name for entry in self.objects if not _is_generated(entry))
 
     def object(self, name: str) -> Feature:
         """Return the feature of an object with a name.
@@ -294,6 +288,20 @@ class Schema:
             raise ValueError(f"{where}: {error}") from None
 
 
+def _is_generated(feature: Feature) -> bool:
+    return feature.of_kind.on_a_line and not feature.derived
+
+
+def kind_names(feature: Feature) -> tuple[str, ...]:
+    """Return the names of a category.
+
+    >>> kind_names(Feature("charge", kind="category(minus, plus)"))
+    ('minus', 'plus')
+    """
+    assert isinstance(feature.kind, Category)
+    return feature.kind.names
+
+
 def names(features: Sequence[Feature]) -> tuple[str, ...]:
     """Return the names of features.
 
@@ -301,20 +309,6 @@ def names(features: Sequence[Feature]) -> tuple[str, ...]:
     ('x', 'y')
     """
     return tuple(feature.name for feature in features)
-
-
-def _absent(given: Any, name: str) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """Return which objects lack a feature, as pairs that can be compared."""
-    what = "expected names of a category by its name, such as {type: [electron, muon]}"
-    try:
-        pairs = tuple((key, held) for key, held in dict(given).items())
-    except (TypeError, ValueError):
-        raise TypeError(f"feature '{name}': absent is {given!r}, {what}") from None
-    for key, held in pairs:
-        listed = isinstance(held, Sequence) and not isinstance(held, str)
-        if not (isinstance(key, str) and listed and held and all(isinstance(n, str) for n in held)):
-            raise TypeError(f"feature '{name}': absent is {given!r}, {what}")
-    return tuple((key, tuple(held)) for key, held in pairs)
 
 
 def axis_label(feature: Feature, unit: str | None = None) -> str:

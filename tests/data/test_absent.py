@@ -21,8 +21,8 @@ TYPES = ("jet", "muon", "met")
 SCHEMA = Schema(
     [
         Feature("pt", "GeV", "positive"),
-        Feature("eta", absent={"type": ["met"]}),
-        Feature("mass", "GeV", "positive", absent={"type": ["muon", "met"]}),
+        Feature("eta", absent=["met"]),
+        Feature("mass", "GeV", "positive", absent=["muon", "met"]),
         Feature("type", kind=f"category({', '.join(TYPES)})"),
     ],
     order_by="pt",
@@ -51,6 +51,7 @@ def test_the_file_says_what_is_absent_and_zeros_are_none(tmp_path: Path) -> None
     part = read_events(path, features=["mass", "pt"], max_objects=2)
     assert part.objects.x.tolist() == [[[9, 50], [0, 30]], [[4, 90], [5, 70]]]
     assert part.features == ("mass", "pt"), "the type was read to know what is absent, and no more"
+    assert not part.schema.objects[0].absent, "which nobody knows without the type"
 
 
 @pytest.mark.parametrize(
@@ -59,9 +60,9 @@ def test_the_file_says_what_is_absent_and_zeros_are_none(tmp_path: Path) -> None
         (
             (0, 1, 2),
             0.1,
-            "object 1, column 'mass' holds 0.100.*, expected 0: muon, met have no mas",
+            "object 1, column 'mass' holds 0.100.*, expected 0: no muon and no met has one",
         ),
-        ((0, 2, 1), -1.0, "object 2, column 'eta' holds -1, expected 0: met have no eta"),
+        ((0, 2, 1), -1.0, "object 2, column 'eta' holds -1, expected 0: no met has one"),
         ((0, 0, 2), 0.0, "object 0, column 'mass' holds 0, expected above 0"),
     ],
 )
@@ -80,7 +81,7 @@ def test_a_feature_is_refused_for_a_type_that_has_none(
 
 
 def test_without_the_category_nothing_is_known() -> None:
-    message = "'eta' is absent for met, and 'type' that tells them is not among pt, eta; give it"
+    message = "absent in met, and no category that tells which objects are that is among pt, eta"
     with pytest.raises(ValueError, match=message):
         count_impossible(X[..., :2].numpy(), MASK.numpy(), SCHEMA.objects[:2])
 

@@ -495,7 +495,7 @@ def test_a_recipe_of_events_that_is_wrong(tmp_path: Path, old: str, new: str, me
 
 def test_the_schema_says_what_each_type_lacks() -> None:
     lacking = {
-        name: [f.name for f in COLLISIONS.objects if name in f.absent_from.get("type", ())]
+        name: [feature.name for feature in COLLISIONS.objects if name in feature.absent]
         for name in OBJECT_TYPES
     }
     assert lacking == {
@@ -507,3 +507,4 @@ def test_the_schema_says_what_each_type_lacks() -> None:
     }
     assert Schema.from_node(COLLISIONS.node()) == COLLISIONS
     assert COLLISIONS.order_by == "pt"
+    assert [feature.name for feature in COLLISIONS.event if feature.derived] == ["ht"]
