@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from collisions import TYPE, batch, drawn, row
 from setflow.physics.collisions import (
     CollisionMeasure,
     is_collision,
@@ -19,22 +20,7 @@ from setflow.physics.metrics import distances, truth_floor
 from setflow.schema import COLLISIONS, JETNET, OBJECT_TYPES, Feature, names
 from setflow.sets.batch import SetBatch
 
-TYPE = {name: float(code) for code, name in enumerate(OBJECT_TYPES)}
 FEATURES = COLLISIONS.objects
-
-
-def row(kind, pt, eta=0.0, phi=0.0, mass=0.0, charge=0.0, b=0.0):
-    return [pt, eta, phi, mass, TYPE[kind], charge, b]
-
-
-def batch(*events):
-    slots = max(map(len, events))
-    x = torch.full((len(events), slots, len(FEATURES)), math.nan, dtype=torch.float64)
-    mask = torch.zeros(len(events), slots, dtype=torch.bool)
-    for k, objects in enumerate(events):
-        for slot, one in enumerate(objects):
-            x[k, slot], mask[k, slot] = torch.tensor(one, dtype=torch.float64), True
-    return SetBatch(x, mask)
 
 
 def measured(*events):
@@ -45,31 +31,6 @@ def measured(*events):
 def values(observables, name):
     column, event = observables.column(name)
     return dict(zip(event.tolist(), column.tolist(), strict=True))
-
-
-def drawn(n=200, seed=0):
-    """Events of random objects, as rows."""
-    rng = np.random.default_rng(seed)
-    events = []
-    for _ in range(n):
-        kinds = rng.choice(OBJECT_TYPES[:4], rng.integers(3, 12), p=[0.1, 0.1, 0.1, 0.7]).tolist()
-        kinds += ["missing_momentum"] * int(rng.random() < 0.7)
-        rng.shuffle(kinds)
-        events.append(
-            [
-                row(
-                    kind,
-                    25 + rng.exponential(50),
-                    0.0 if kind == "missing_momentum" else rng.normal(),
-                    rng.uniform(-math.pi, math.pi),
-                    rng.exponential(10) if kind == "jet" else 0.0,
-                    float(rng.integers(1, 3)) if kind in ("electron", "muon") else 0.0,
-                    float(kind == "jet" and rng.random() < 0.4),
-                )
-                for kind in kinds
-            ]
-        )
-    return events
 
 
 def test_counts_sums_and_charges():
