@@ -41,7 +41,7 @@ class Kind:
 RECIPES = Kind("recipes", "datasets", "recipe.yaml", "folder")
 CONFIGURATIONS = Kind("configurations", "models", "config.yaml", "file")
 MODELS = Kind("models", "models", "manifest.json", "folder")
-JETS = Kind("files of jets", "datasets", "*.h5", "files")
+JETS = Kind("files of jets and events", "datasets", "*.h5", "files")
 
 
 def clone() -> Path | None:

@@ -36,7 +36,8 @@ _AREA = 130.0  # of the marker of an object with the mean pt, in points squared
 
 
 def _quantity(name: str, label: str, symbol: str, **how: object) -> Quantity:
-    return Quantity(name, label, symbol, events="events", **how)  # type: ignore[arg-type]
+    told = {"events": "events", "entries": "values", **how}
+    return Quantity(name, label, symbol, **told)  # type: ignore[arg-type]
 
 
 QUANTITIES: tuple[Quantity, ...] = (
@@ -85,10 +86,15 @@ def draw_collisions(
     """
     drawn = {}
     for quantity in QUANTITIES:
-        if quantity.name in measured[1].names:
+        if all(_has(side, quantity.name) for side in measured):
             note = note_of(quantity.name, measured[1].metrics, results)
             drawn[quantity.name] = spectrum(quantity, *measured, note=note, origin=origin)
     return drawn | event_displays(features, *batches)
+
+
+def _has(side: Measured, name: str) -> bool:
+    """Return whether an observable is compared, and some event of a side has it."""
+    return name in side.names and len(side.column(name)[0]) > 0
 
 
 def event_displays(
@@ -153,7 +159,8 @@ def _flat(axes: Axes, event: Mapping[str, Array], mean: float) -> None:
         if name == "missing_momentum":
             axes.axhline(phi, color=color, ls="--", lw=1.2)
             axes.annotate(f"{pt:.0f} GeV", (0.03, phi), xycoords=("axes fraction", "data"),
-                          va="bottom", fontsize=8, color=color)  # fmt: skip
+                          va="top" if phi > 2.5 else "bottom", fontsize=8,
+                          color=color)  # fmt: skip
             continue
         area = _AREA * float(np.clip(pt / mean, 0.05, 20))
         axes.scatter([eta], [phi], s=area, color=color, marker=marker, alpha=0.7, edgecolors="k",

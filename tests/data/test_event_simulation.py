@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,12 @@ from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
 from setflow.data.recipe_keys import EventRecipe, JetRecipe, Recipe
 from setflow.data.recipes import make_dataset
+from setflow.data.sample import EventSample
+from setflow.physics.collisions import CollisionMeasure
 from setflow.schema import COLLISIONS, OBJECT_TYPES, TOP_PAIR_CHANNELS, Schema, names
 
 NAME = "pythia-ttbar-events"
+FOLDER = Path(recipes.__file__).parents[2] / "datasets" / NAME
 WHY = "simulating events needs `pip install 'setflow[pythia]'`"
 AT = {name: k for k, name in enumerate(names(COLLISIONS.objects))}
 SYSTEM, PROTON, W, B, QUARK = 90, 2212, 24, 511, 1
@@ -434,7 +439,7 @@ def test_no_event_that_can_be_kept(recipe: EventRecipe, monkeypatch: pytest.Monk
 def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     pytest.importorskip("pythia8mc", reason=WHY)
     pytest.importorskip("fastjet", reason=WHY)
-    text = (Path(recipes.__file__).parents[2] / f"datasets/{NAME}/recipe.yaml").read_text()
+    text = (FOLDER / "recipe.yaml").read_text()
     assert text.count("block: 1000") == 1
     (tmp_path / "recipe.yaml").write_text(text.replace("block: 1000", "block: 12"))
     options: dict[str, Any] = {"events": 30, "seed": 5, "progress": False}
@@ -455,6 +460,121 @@ def test_the_number_of_processes_changes_nothing(tmp_path: Path) -> None:
     jets = sample.objects.mask & (kind == OBJECT_TYPES.index("jet"))
     ht = (sample.objects.x[..., 0] * jets).sum(1)
     assert torch.allclose(ht, sample.event[:, 2], rtol=2**-12)
+
+
+# --- the shipped files ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=["train.h5", "heldout.h5"])
+def shipped(request: pytest.FixtureRequest) -> tuple[Path, EventSample]:
+    path = FOLDER / request.param
+    return path, read_events(path, features=names(COLLISIONS.objects))
+
+
+def test_the_files_are_those_of_the_card(shipped: tuple[Path, EventSample]) -> None:
+    path, sample = shipped
+    keys = ("file", "events", "seed", "collisions", "dropped", "size", "sha256")
+    for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip().strip("`") for cell in line.strip("|").split("|")]
+        if cells[0] == path.name:
+            break
+    card = dict(zip(keys, cells, strict=True))
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == card["sha256"]
+    assert f"{path.stat().st_size / 1e6:.1f} MB" == card["size"]
+    assert len(sample) == int(card["events"])
+    told = read_header(path).attributes
+    assert told["recipe"] == NAME
+    assert (told["pythia8mc"], told["fastjet"]) == ("8.317.2", "3.5.2.0")
+    dropped = int(told["too_few_objects"]) + int(told["too_many_objects"])
+    assert int(told["collisions"]) == int(card["collisions"]) == len(sample) + dropped
+    assert int(card["dropped"]) == dropped
+    wanted = {"events": int(card["events"]), "seed": int(card["seed"])}
+    assert Recipe.load(FOLDER).samples[path.name] == wanted
+    assert int(told["seed"]) == wanted["seed"]
+
+
+def test_the_files_are_small_and_share_no_event() -> None:
+    paths = [FOLDER / name for name in ("train.h5", "heldout.h5")]
+    assert sum(path.stat().st_size for path in paths) < 4e6
+    rows = [set(map(tuple, read_events(path).event[:, 1:].tolist())) for path in paths]
+    assert len(rows[0] & rows[1]) < 5, "m_tt and HT, rounded, may agree by chance"
+
+
+def test_the_objects_pass_the_cuts_of_the_recipe(shipped: tuple[Path, EventSample]) -> None:
+    _, sample = shipped
+    recipe = Recipe.load(FOLDER)
+    assert isinstance(recipe, EventRecipe)
+    x, mask = sample.objects.x, sample.objects.mask
+    lengths = sample.objects.lengths
+    assert lengths.min() == recipe.objects[0]
+    assert lengths.max() <= recipe.objects[1]
+    kind = x[..., AT["type"]]
+    rounding = 1 + 2**-13
+    cuts = {
+        "electron": (recipe.lepton_pt, recipe.lepton_eta),
+        "muon": (recipe.lepton_pt, recipe.lepton_eta),
+        "photon": (recipe.photon_pt, recipe.photon_eta),
+        "jet": (recipe.jet_pt, recipe.jet_eta),
+    }
+    for code, name in enumerate(OBJECT_TYPES):
+        pt, eta, phi, mass, _, charge, b = x[mask & (kind == code)].T
+        lowest, widest = cuts.get(name, (recipe.missing_pt, 0))
+        assert lowest <= pt.min() * rounding < 1.2 * lowest
+        assert eta.abs().max() <= widest * rounding
+        assert phi.min() >= -np.pi
+        assert phi.max() < np.pi
+        assert ((mass > 0) == (name == "jet")).all()
+        assert ((charge > 0) == (name in ("electron", "muon"))).all()
+        assert (b > 0).any() == (name == "jet")
+    missing = (kind == OBJECT_TYPES.index("missing_momentum")) & mask
+    assert missing.sum(1).max() == 1
+    later = kind[:, 1:] > kind[:, :-1]
+    softer = (kind[:, 1:] == kind[:, :-1]) & (x[:, 1:, 0] <= x[:, :-1, 0])
+    assert (later | softer)[mask[:, 1:]].all(), "by type, and then by falling pt"
+
+
+def test_the_channels_and_the_peaks_are_those_of_top_quarks(
+    shipped: tuple[Path, EventSample],
+) -> None:
+    _, sample = shipped
+    channel = sample.event[:, 0].long()
+    shares = channel.bincount(minlength=5).double() / len(sample)
+    assert shares[0] == pytest.approx(0.457, abs=0.015)
+    assert shares[1:4].sum() == pytest.approx(0.438, abs=0.015)
+    assert shares[4] == pytest.approx(0.105, abs=0.01)
+    assert (sample.event[:, 1] > 342).double().mean() > 0.98, "twice the top mass, but for widths"
+    found = CollisionMeasure(COLLISIONS.objects, sample.objects)(sample.objects)
+    leptons = found.column("n_electron")[0] + found.column("n_muon")[0]
+    assert leptons[channel == 0].max() == 0
+    assert leptons[(channel > 0) & (channel < 4)].max() == 1
+    assert leptons[channel == 4].max() == 2
+    single = found.select(((channel == 1) | (channel == 2)).nonzero()[:, 0])
+    for name, low, high, expected in (
+        ("w_mass", 0, 300, (72, 88)),
+        ("top_mass", 0, 500, (155, 180)),
+        ("transverse_mass", 0, 200, (70, 84)),
+    ):
+        values = single.column(name)[0]
+        counts, edges = torch.histogram(values, 50, range=(low, high))
+        peak = (edges[counts.argmax()] + edges[counts.argmax() + 1]) / 2
+        assert expected[0] < peak < expected[1], name
+
+
+@pytest.mark.usefixtures("recipe")
+def test_the_shipped_file_can_be_made_again(tmp_path: Path) -> None:
+    pytest.importorskip("pythia8mc", reason=WHY)
+    if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
+        pytest.skip("the simulation gives the same bits on the platform of the files only")
+    made = make_dataset(NAME, events=40, seed=1, out=tmp_path / "a.h5", progress=False)
+    held = names(COLLISIONS.objects)
+    new, old = (
+        read_events(made, features=held),
+        read_events(FOLDER / "train.h5", stop=40, features=held),
+    )
+    width = new.objects.mask.shape[1]
+    assert torch.equal(new.objects.mask, old.objects.mask[:, :width])
+    assert torch.equal(new.objects.x, old.objects.x[:, :width])
+    assert torch.equal(new.event, old.event)
 
 
 # --- recipes and schema --------------------------------------------------------------------------
@@ -486,7 +606,7 @@ def test_the_recipe_is_that_of_the_card() -> None:
     ],
 )
 def test_a_recipe_of_events_that_is_wrong(tmp_path: Path, old: str, new: str, message: str) -> None:
-    text = (Path(recipes.__file__).parents[2] / f"datasets/{NAME}/recipe.yaml").read_text()
+    text = (FOLDER / "recipe.yaml").read_text()
     assert text.count(old) == 1
     (tmp_path / "recipe.yaml").write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=message):

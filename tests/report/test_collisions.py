@@ -108,4 +108,10 @@ def test_only_what_is_measured_is_drawn():
     measured = subject.measured(made)
     found = draw_collisions(FEATURES, (made, made), (measured, measured), {})
     assert "ht" in found
+    some = batch(*drawn(200))
+    measured = subject_of(COLLISIONS, some).measured(some)
+    lepton = measured.column("lepton_pt")[1].unique()
+    none = [k for k in range(200) if k not in lepton.tolist()]
+    part = measured.select(torch.tensor(none))
+    assert "lepton_pt" not in draw_collisions(FEATURES, (made, made), (part, part), {})
     assert not {"transverse_mass", "top_mass", "lepton_pt"} & set(found)
