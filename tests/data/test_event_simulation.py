@@ -175,7 +175,7 @@ def test_the_ancestors_may_stand_behind_and_be_two(recipe: EventRecipe) -> None:
     made.gone(21, mother=(place + 1, made.proton))
     made.gone(21, mother=made.proton)
     hadron = made.gone(331, mother=(place, place + 1))
-    made.add(13, 30.0, mother=(made.first, hadron))
+    made.add(13, 30.0, mother=made.gone(W, mother=(made.first, hadron)))
     w = made.gone(W, mother=made.gone(6, mother=place))
     made.add(13, 60.0, 1.0, mother=w)
     (objects,) = _objects(made, recipe)
