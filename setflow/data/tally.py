@@ -31,6 +31,7 @@ from setflow.data.valid import (
     count_impossible,
     counted,
     turned,
+    without_nan,
 )
 from setflow.schema import Category, Feature, Schema, names, words_of
 
@@ -146,7 +147,8 @@ class Tally:
         defects: Defects = {}
         real = checked_mask(rows.real, defects, self.words)
         self._note("mask", defects)
-        x, event = np.where(real[..., None], rows.x, 0), np.array(rows.event)
+        x = without_nan(np.where(real[..., None], rows.x, 0), self.schema.objects)
+        event = np.array(rows.event)
         for values, features in ((x, self.schema.objects), (event, self.schema.event)):
             for k, entry in enumerate(features):
                 if entry.of_kind.is_angle:

@@ -90,10 +90,13 @@ def check_finite(
     defects: Defects,
     words: Words,
 ) -> None:
-    """Check the features `(b, N, D)` of real objects."""
+    """Check the features `(b, N, D)` of real objects; NaN may stand for what is absent."""
+    infinite = ~np.isfinite(values)
+    if any(feature.absent for feature in features):
+        infinite &= ~(np.isnan(values) & absent_in(values, features))
     note(
         defects,
-        real[..., None] & ~np.isfinite(values),
+        real[..., None] & infinite,
         lambda row, slot, column: (
             f"{words.object} {slot}, column '{features[column].name}' holds "
             f"{values[row, slot, column]} though the {words.object} is real; expected a finite "
@@ -213,11 +216,19 @@ def absent_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.b
 
 
 def _wrong_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
-    """Return which features of objects cannot be; what is absent can be 0 alone."""
+    """Return which features of objects cannot be; what is absent can be 0 alone, or NaN."""
     wrong = impossible(values, features)
     if any(feature.absent for feature in features):
-        wrong = np.where(absent_in(values, features), values != 0, wrong)
+        given = (values != 0) & ~np.isnan(values)
+        wrong = np.where(absent_in(values, features), given, wrong)
     return wrong
+
+
+def without_nan(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[Any]:
+    """Return features of objects, the last dimension, with 0 for NaN that says what is absent."""
+    if not any(feature.absent for feature in features):
+        return values
+    return np.where(np.isnan(values) & absent_in(values, features), 0, values)
 
 
 def _in_words(feature: Feature) -> str:
@@ -312,7 +323,8 @@ def count_impossible(
     >>> count_impossible(x, np.array([[True, True, False]]), setflow.schema.JETNET.objects)
     Counter({'ptrel': 2})
     """
-    real, infinite = real[..., None], ~np.isfinite(values)
+    real, values = real[..., None], without_nan(values, features)
+    infinite = ~np.isfinite(values)
     wrong = (real & _wrong_in(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
     found = {feature.name: n for feature, n in zip(features, wrong.tolist(), strict=True)}
     found[INFINITE] = int((real & infinite).sum())

@@ -49,6 +49,7 @@ from setflow.data.valid import (
     counted,
     note,
     refuse,
+    without_nan,
 )
 from setflow.opened import Opened
 from setflow.physics.kinematics import delta_phi
@@ -144,9 +145,10 @@ class Writer(Opened):
         return objects.c if event is None else event
 
     def _features(self, batch: SetBatch, dtype: torch.dtype) -> NDArray[Any]:
-        """Return the features as they are written: padding zero, angles wrapped."""
+        """Return the features as they are written: padding and absent ones 0, angles wrapped."""
         x = zero_padding(batch.x.detach(), batch.mask).cpu().to(dtype, copy=True)
-        return wrapped(x, self._schema.objects)
+        features = self._schema.objects
+        return without_nan(wrapped(x, features), features)
 
     def _check(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -78,6 +79,20 @@ def test_a_feature_is_refused_for_a_type_that_has_none(
         read_events(path)
     name = SCHEMA.objects[place[2]].name
     assert count_impossible(x.numpy(), MASK.numpy(), SCHEMA.objects) == {name: 1}
+
+
+def test_nan_may_be_given_for_what_is_absent_and_files_hold_zero(tmp_path: Path) -> None:
+    x = X.clone()
+    x[0, 1, 2] = x[0, 2, 1] = torch.nan
+    assert _written(tmp_path / "a.h5", x).read_bytes() == _written(tmp_path / "b.h5").read_bytes()
+    with h5py.File(tmp_path / "b.h5", "r+") as file:
+        file["values"][1, 2] = np.nan
+    sample = read_events(tmp_path / "b.h5", features=["mass", "type"])
+    assert sample.objects.x[0, 1].tolist() == [0, 1]
+    assert not count_impossible(x.numpy(), MASK.numpy(), SCHEMA.objects)
+    x[0, 0, 2] = torch.nan
+    with pytest.raises(ValueError, match="object 0, column 'mass' holds nan though"):
+        _written(tmp_path / "c.h5", x)
 
 
 def test_without_the_category_nothing_is_known() -> None:
