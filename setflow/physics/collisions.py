@@ -46,6 +46,7 @@ __all__ = [
 HARDEST = 8
 """So many of the hardest jets are looked at for a top quark."""
 
+_BLOCK = 4096  # events
 SHARE = 0.01
 """An observable that a smaller share of the events of the reference has is not compared."""
 
@@ -190,9 +191,18 @@ class CollisionMeasure:
             )
         if batch.weight is not None:
             total_weight(batch.weight, "the weights of the events")
-        events = _Events(torch.where(mask[..., None], x, 0), mask, self._at)
+        x, parts = torch.where(mask[..., None], x, 0), []
+        for first in range(0, len(x), _BLOCK):
+            block = slice(first, first + _BLOCK)
+            found = _Events(x[block], mask[block], self._at).columns()
+            parts.append({name: (values, event + first) for name, (values, event) in found.items()})
+        columns = {
+            name: (torch.cat([part[name][0] for part in parts]),
+                   torch.cat([part[name][1] for part in parts]))
+            for name in parts[0]
+        }  # fmt: skip
         weight = None if batch.weight is None else batch.weight.cpu()
-        return CollisionObservables(self.metrics, events.columns(), len(x), weight)
+        return CollisionObservables(self.metrics, columns, len(x), weight)
 
 
 class _Events:

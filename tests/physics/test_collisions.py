@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from collisions import TYPE, batch, drawn, row
+from setflow.physics import collisions as module
 from setflow.physics.collisions import (
     CollisionMeasure,
     is_collision,
@@ -170,6 +171,19 @@ def test_selected_events_are_those_measured_alone():
                 [v for v, e in zip(*s.column(name), strict=True) if e == k] for s in (part, alone)
             )
             assert sorted(map(float, a)) == pytest.approx(sorted(map(float, b))), name
+
+
+def test_blocks_change_nothing_and_weights_are_those_of_the_events(monkeypatch):
+    made = batch(*drawn(50))
+    made = SetBatch(made.x, made.mask, weight=torch.arange(1.0, 51.0))
+    measure = CollisionMeasure(FEATURES, made)
+    whole = measure(made)
+    monkeypatch.setattr(module, "_BLOCK", 7)
+    parts = measure(made)
+    for name in whole.columns:
+        assert all(map(torch.equal, whole.column(name), parts.column(name))), name
+    assert whole.effective == pytest.approx(1275**2 / sum(k * k for k in range(1, 51)))
+    assert whole.select(torch.tensor([4, 2])).weight.tolist() == [5, 3]
 
 
 def test_controls_keep_what_they_say_and_break_the_rest():
