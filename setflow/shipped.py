@@ -41,7 +41,7 @@ class Kind:
 RECIPES = Kind("recipes", "datasets", "recipe.yaml", "folder")
 CONFIGURATIONS = Kind("configurations", "models", "config.yaml", "file")
 MODELS = Kind("models", "models", "manifest.json", "folder")
-JETS = Kind("files of jets", "datasets", "*.h5", "files")
+JETS = Kind("files of jets and events", "datasets", "*.h5", "files")
 
 
 def clone() -> Path | None:
@@ -55,7 +55,7 @@ def paths(kind: Kind) -> dict[str, Path]:
     """Return what is shipped of a kind, the paths by their names.
 
     >>> sorted(paths(RECIPES))
-    ['pythia-gluon', 'pythia-quark', 'pythia-top']
+    ['pythia-gluon', 'pythia-quark', 'pythia-top', 'pythia-ttbar-events']
     """
     root = _COPIES if _COPIES.is_dir() else clone()
     if root is None:
@@ -103,8 +103,8 @@ def known(kind: Kind, given: str | os.PathLike[str] | None = None) -> str:
         kind: what was looked for.
         given: what was given instead, to which the nearest name is told.
 
-    >>> known(RECIPES, "pythia-tpo")
-    'the shipped recipes are pythia-gluon, pythia-quark, pythia-top, did you mean pythia-top?'
+    >>> known(RECIPES, "pythia-tpo").partition(", did ")[2]
+    'you mean pythia-top?'
     """
     names = list(paths(kind))
     if not names:

@@ -100,7 +100,7 @@ def dataset(target: Path, overwrite: bool, hook: Hook) -> None:
     versions = patch.object(recipes, "_versions", lambda _: {})
     with patch.object(recipes, "make_block", make_block), versions:
         recipes.make_dataset(
-            ROOT / "datasets/pythia-top", jets=1, out=target, overwrite=overwrite, progress=False
+            ROOT / "datasets/pythia-top", events=1, out=target, overwrite=overwrite, progress=False
         )
 
 

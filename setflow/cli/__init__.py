@@ -470,12 +470,13 @@ def _dataset(config: Namespace, ending: Ending) -> None:
     make = config.make
     _check_numbers(make, "events", "jobs")
     _check_output(make.out, force=make.force)
-    from setflow.data.recipes import make_dataset
+    from setflow.data.recipes import Recipe, make_dataset
 
+    stores = Recipe.load(make.folder).stores
     try:
         path = make_dataset(
             make.folder,
-            jets=make.events,
+            events=make.events,
             out=make.out,
             jobs=make.jobs,
             seed=make.seed,
@@ -483,8 +484,11 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         )
     except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
         raise ValueError(str(error)) from error
-    following = ["setflow", "fit", "--config", "top30", "--data.train", path, "--name", path.stem]
-    return ending(path, f"{make.events:,} jets", following)
+    following = ["setflow", "info", path]
+    if stores == "jets":
+        following = ["setflow", "fit", "--config", "top30", "--data.train", path]
+        following += ["--name", path.stem]
+    return ending(path, f"{make.events:,} {stores}", following)
 
 
 def _merge(config: Namespace, ending: Ending) -> None:

@@ -351,17 +351,17 @@ COMMANDS = {
 
 MAKE = Command(
     "setflow dataset make RECIPE --events N --out FILE [options]",
-    "Simulate jets by a recipe.",
-    "Simulate true jets with Pythia 8 and FastJet by a recipe, and write them to an HDF5 file of "
-    "the JetNet layout.",
+    "Simulate jets or whole events by a recipe.",
+    "Simulate true jets or whole events with Pythia 8 and FastJet by a recipe, and write them to "
+    "an HDF5 file: jets in the JetNet layout, and events in that of setflow.",
     (
         Argument(
             "folder",
             "The folder of a recipe, or the name of a shipped one, such as pythia-top.",
             "RECIPE",
         ),
-        integer("--events --jets", "The number of jets to simulate.", required=True),
-        _out("the jets"),
+        integer("--events --jets", "The number of jets or events to write.", required=True),
+        _out("the jets or events"),
         integer(
             "--jobs",
             "The number of processes to simulate with; the file is the same for every number.",

@@ -231,21 +231,19 @@ def _recipe(given: str, path: Path) -> Iterator[Line]:
 
     recipe = Recipe.load(path)
     yield "recipe", f"{given}: {recipe.description}"
-    yield (
-        "jets",
-        (
-            f"pT {recipe.jet_pt[0]:g} to {recipe.jet_pt[1]:g} GeV, |eta| below {recipe.jet_eta:g}, "
-            f"radius {recipe.radius:g}, at most {recipe.objects} particles"
-        ),
-    )
+    yield recipe.stores, recipe.selection()
     made = ", ".join(f"{name} {version}" for name, version in recipe.made_with.items())
     yield "made with", made
     for name, sample in recipe.samples.items():
         there = (path / name).is_file()
         what = "" if there else ", not here"
-        yield "sample", f"{path.name}/{name}: {sample['jets']:,} jets, seed {sample['seed']}{what}"
+        what = f"{sample['events']:,} {recipe.stores}, seed {sample['seed']}{what}"
+        yield "sample", f"{path.name}/{name}: {what}"
     name = str(path) if Path(given).is_file() else given
-    yield "next", f"setflow dataset make {shlex.quote(name)} --events 10000 --out jets.h5"
+    yield (
+        "next",
+        f"setflow dataset make {shlex.quote(name)} --events 10000 --out {recipe.stores}.h5",
+    )
 
 
 def _report(given: str, path: Path) -> Iterator[Line]:

@@ -37,7 +37,7 @@ from setflow.data.rows import (
 )
 from setflow.data.sample import EventSample
 from setflow.data.valid import Defects, refuse
-from setflow.schema import Feature, Schema
+from setflow.schema import Feature, Schema, known_absences, names
 from setflow.sets.batch import SetBatch
 from setflow.sets.shapes import whole_number
 from setflow.shipped import JETS as SHIPPED
@@ -129,8 +129,12 @@ class EventReader:
         described: dict[str, Feature | str] = {entry.name: entry for entry in known.objects}
         asked = [described.get(name, name) for name in listed]
         self._order_by = known.order_by
-        if self._most is not None and self._order_by not in (None, *listed):
-            asked.append(known.object(str(self._order_by)))  # read behind them, to cut by
+        behind = [] if self._most is None else [self._order_by]  # to cut by
+        if any(isinstance(entry, Feature) and entry.absent for entry in asked):
+            behind += names(layout.schema.categories)  # to know what is absent
+        for name in dict.fromkeys(behind):
+            if name not in (None, *listed):
+                asked.append(described.get(str(name)) or layout.schema.object(str(name)))
         self._columns = layout.object_columns(asked)
         self._of_event = layout.event_columns(known, conditions)
         self._features = len(listed)
@@ -138,7 +142,7 @@ class EventReader:
         if self._weight is not None:
             layout.check_weight(self._weight)
         order_by = self._order_by if self._order_by in listed else None
-        objects = self._columns.features[: self._features]
+        objects = known_absences(self._columns.features[: self._features])
         self.schema = Schema(objects, self._of_event.features, order_by)
 
     def __enter__(self) -> Self:

@@ -27,6 +27,7 @@ from setflow.data.valid import (
     checked_types,
     note,
     turned,
+    without_nan,
 )
 from setflow.schema import Category, Feature
 
@@ -158,7 +159,7 @@ def check_rows(
     defects: Defects = {}
     words, features = layout.words, columns.features
     block.real = checked_mask(block.real, defects, words)
-    block.x = np.where(block.real[..., None], block.x, 0)
+    block.x = without_nan(np.where(block.real[..., None], block.x, 0), features)
     check_finite(block.x, block.real, features, defects, words)
     there = [place >= 0 for place in of_event.places]
     check_events(np.where(there, block.event, 0), of_event.features, defects, words)

@@ -13,17 +13,15 @@ Cacciari, Salam, Soyez, "FastJet user manual", arXiv:1111.6097.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from setflow.data.recipe_keys import JetRecipe, Recipe
 from setflow.schema import PARTICLE_TYPES
 
-if TYPE_CHECKING:
-    from setflow.data.recipes import Recipe
-
-__all__ = ["make_block", "round_mantissa"]
+__all__ = ["EVENTS_AT_ONCE", "Jets", "cluster", "make_block", "round_mantissa", "start_pythia"]
 
 EVENTS_AT_ONCE = 50
 CODES = {kind.name: kind.code for kind in PARTICLE_TYPES}
@@ -47,13 +45,13 @@ def round_mantissa(values: NDArray[np.float32], bits: int) -> NDArray[np.float32
     return (rounded << np.uint32(drop)).view(np.float32)
 
 
-def make_block(recipe: Recipe, number: int, index: int, enough: int) -> dict[str, NDArray[Any]]:
-    """Simulate one block of events, or its beginning if that holds `enough` jets.
+def make_block(recipe: JetRecipe, number: int, index: int, enough: int) -> dict[str, NDArray[Any]]:
+    """Simulate one block of collisions, or its beginning if that holds `enough` jets.
 
     Returns:
         `x` with shape `(n, objects, 3)`, `types` `(n, objects)`, `jets` `(n, 4)`, `events` `(n,)`.
     """
-    pythia = _start_pythia(recipe, number)
+    pythia = start_pythia(recipe, number)
     found: list[tuple[Any, ...]] = []
     for first in range(0, recipe.block, EVENTS_AT_ONCE):
         size = min(EVENTS_AT_ONCE, recipe.block - first)
@@ -78,7 +76,13 @@ def make_block(recipe: Recipe, number: int, index: int, enough: int) -> dict[str
     return {"x": x, "types": types, "jets": jets, "events": events}
 
 
-def _start_pythia(recipe: Recipe, number: int) -> Any:
+def start_pythia(recipe: Recipe, number: int) -> Any:
+    """Return Pythia, ready for the collisions of a recipe, with a seed.
+
+    Raises:
+        RuntimeError: if it does not start.
+        ValueError: if it does not know a setting.
+    """
     import pythia8mc
 
     pythia = pythia8mc.Pythia("", False)
@@ -86,8 +90,7 @@ def _start_pythia(recipe: Recipe, number: int) -> Any:
         "Print:quiet = on",
         f"Beams:eCM = {recipe.energy}",
         *(f"{process} = on" for process in recipe.processes),
-        f"PhaseSpace:pTHatMin = {recipe.pthat[0]}",
-        f"PhaseSpace:pTHatMax = {recipe.pthat[1]}",
+        *recipe.phase_space(),
         *recipe.settings,
         "Random:setSeed = on",
         f"Random:seed = {number}",
@@ -100,7 +103,7 @@ def _start_pythia(recipe: Recipe, number: int) -> Any:
     return pythia
 
 
-def _visible_particles(pythia: Any, size: int, recipe: Recipe) -> dict[str, NDArray[Any]]:
+def _visible_particles(pythia: Any, size: int, recipe: JetRecipe) -> dict[str, NDArray[Any]]:
     """Simulate `size` events and return their visible final particles within the acceptance.
 
     Returns:
@@ -136,14 +139,34 @@ def _type_of(pdg: int, table: Any) -> int:
     return CODES[f"charged hadron {sign}" if charge else "neutral hadron"]
 
 
-def _cluster(
-    particles: dict[str, NDArray[Any]], recipe: Recipe
-) -> Iterator[tuple[int, tuple[float, float, float], NDArray[np.float64], NDArray[np.int8]]]:
-    """Yield the jets that pass the cuts, event by event, the harder first.
+class Jets(NamedTuple):
+    """Jets of some collisions, as arrays over the jets.
 
-    Yields:
-        The number of the event, (pT, eta, mass) of the jet, and of its stored particles the
-        features with shape `(k, 3)` and the types with shape `(k,)`.
+    Arguments:
+        event: the number of the collision, from 0.
+        pt: the transverse momentum, in GeV.
+        eta: the pseudorapidity.
+        phi: the azimuth, in radians.
+        mass: the invariant mass, in GeV.
+        parts: of each jet, the places of its particles.
+    """
+
+    event: NDArray[np.int64]
+    pt: NDArray[np.float64]
+    eta: NDArray[np.float64]
+    phi: NDArray[np.float64]
+    mass: NDArray[np.float64]
+    parts: list[NDArray[np.int64]]
+
+
+def cluster(particles: dict[str, NDArray[Any]], radius: float, pt_min: float) -> Jets:
+    """Return the anti-kT jets of collisions.
+
+    Arguments:
+        particles: arrays over the particles: `event`, the number of the collision, from 0 and
+            rising, and `px`, `py`, `pz`, `e` in GeV.
+        radius: the radius R.
+        pt_min: jets with less pT, in GeV, are left out.
     """
     import awkward as ak
     import fastjet
@@ -154,10 +177,10 @@ def _cluster(
     momenta = {"px": "px", "py": "py", "pz": "pz", "E": "e"}
     vectors = ak.zip({to: ak.unflatten(particles[key], sizes) for to, key in momenta.items()})
     sequence = fastjet.ClusterSequence(
-        vectors, fastjet.JetDefinition(fastjet.antikt_algorithm, recipe.radius)
+        vectors, fastjet.JetDefinition(fastjet.antikt_algorithm, radius)
     )
-    jets = sequence.inclusive_jets(recipe.jet_pt[0])
-    members = sequence.constituent_index(recipe.jet_pt[0])
+    jets = sequence.inclusive_jets(pt_min)
+    members = sequence.constituent_index(pt_min)
     event = np.repeat(np.arange(len(sizes)), ak.to_numpy(ak.num(jets)))
     lengths = ak.to_numpy(ak.flatten(ak.num(members, axis=2)))
     # from the number of a particle in its event to its place in the flat arrays
@@ -165,11 +188,24 @@ def _cluster(
         (np.cumsum(sizes) - sizes)[event], lengths
     )
     parts = np.split(place, np.cumsum(lengths)[:-1])
-
     px, py, pz, e = (ak.to_numpy(ak.flatten(jets[key])) for key in momenta)
-    jet_pt, jet_phi = np.hypot(px, py), np.arctan2(py, px)
-    jet_eta = np.arcsinh(pz / jet_pt)
+    pt = np.hypot(px, py)
     mass = np.sqrt(np.maximum(e**2 - px**2 - py**2 - pz**2, 0.0))
+    return Jets(event, pt, np.arcsinh(pz / pt), np.arctan2(py, px), mass, parts)
+
+
+def _cluster(
+    particles: dict[str, NDArray[Any]], recipe: JetRecipe
+) -> Iterator[tuple[int, tuple[float, float, float], NDArray[np.float64], NDArray[np.int8]]]:
+    """Yield the jets that pass the cuts, event by event, the harder first.
+
+    Yields:
+        The number of the event, (pT, eta, mass) of the jet, and of its stored particles the
+        features with shape `(k, 3)` and the types with shape `(k,)`.
+    """
+    event, jet_pt, jet_eta, jet_phi, mass, parts = cluster(
+        particles, recipe.radius, recipe.jet_pt[0]
+    )
     low, high = recipe.jet_pt
     good = (low < jet_pt) & (jet_pt < high) & (np.abs(jet_eta) < recipe.jet_eta)
 

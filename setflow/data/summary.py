@@ -8,11 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
 from setflow.data.hdf5 import screen_events
 from setflow.data.header import EventHeader, read_header
 from setflow.data.jets import NUM
+from setflow.data.valid import absent_in
 from setflow.schema import Category
 
 __all__ = ["EventSummary", "summarize_events"]
@@ -27,7 +27,8 @@ class EventSummary:
     Arguments:
         header: what the file says about itself.
         ranges: the unit, the smallest and the largest value of each feature by its name: of the
-            real objects, and of the events; NaN if there is none. Categories are left out.
+            real objects that have it, and of the events; NaN if there is none. Categories are left
+            out.
         least: the smallest number of objects of an event.
         mean: the mean number.
         most: the largest number.
@@ -76,8 +77,10 @@ def summarize_events(path: str | os.PathLike[str]) -> EventSummary:
         lengths = sample.objects.lengths
         least, most = min(least, int(lengths.min())), max(most, int(lengths.max()))
         total, read = total + int(lengths.sum()), read + len(sample)
-        parts: list[Tensor] = [sample.objects.x[sample.objects.mask], sample.event]
-        values = [column.double() for part in parts for column in part.unbind(-1)]
+        objects = sample.objects.x[sample.objects.mask]
+        there = torch.from_numpy(~absent_in(objects.numpy(), features))
+        held = [column[some] for column, some in zip(objects.T, there.T, strict=True)]
+        values = [column.double() for column in (*held, *sample.event.unbind(-1))]
         for k, column in enumerate(values):
             if len(column):
                 low[k] = torch.minimum(low[k], column.min())

@@ -21,6 +21,7 @@ from setflow.data.valid import (
     OF_EVENTS,
     Defects,
     Words,
+    absent_in,
     check_counts,
     check_events,
     check_finite,
@@ -30,6 +31,7 @@ from setflow.data.valid import (
     count_impossible,
     counted,
     turned,
+    without_nan,
 )
 from setflow.schema import Category, Feature, Schema, names, words_of
 
@@ -145,7 +147,8 @@ class Tally:
         defects: Defects = {}
         real = checked_mask(rows.real, defects, self.words)
         self._note("mask", defects)
-        x, event = np.where(real[..., None], rows.x, 0), np.array(rows.event)
+        x = without_nan(np.where(real[..., None], rows.x, 0), self.schema.objects)
+        event = np.array(rows.event)
         for values, features in ((x, self.schema.objects), (event, self.schema.event)):
             for k, entry in enumerate(features):
                 if entry.of_kind.is_angle:
@@ -204,7 +207,10 @@ class Tally:
 
     def _measure(self, x: NDArray[Any], real: NDArray[np.bool_], event: NDArray[Any]) -> None:
         """Count what can be."""
-        columns = [*x[real].T, *event.T]
+        objects = x[real]
+        there = ~absent_in(objects, self.schema.objects)
+        held = [column[some] for column, some in zip(objects.T, there.T, strict=True)]
+        columns = [*held, *event.T]
         for entry, values, spread, codes in zip(
             self.columns, columns, self._spreads, self._codes, strict=True
         ):
@@ -216,9 +222,9 @@ class Tally:
                 spread.add(good)
         if self._line:
             self.zeros += int((real & ~(x[..., self._line] != 0).any(-1)).sum())
-        held = names(self.schema.objects)
-        if PTREL in held:
-            sums = x[..., held.index(PTREL)].sum(1, dtype=np.float64)[real.any(1)]
+        listed = names(self.schema.objects)
+        if PTREL in listed:
+            sums = x[..., listed.index(PTREL)].sum(1, dtype=np.float64)[real.any(1)]
             self.sums.add(sums[np.isfinite(sums)])
 
     def faults(self) -> list[Fault]:

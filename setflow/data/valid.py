@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.jets import JETS, NUM, TYPES
-from setflow.schema import PARTICLE_TYPES, Bounded, Category, Feature
+from setflow.schema import PARTICLE_TYPES, Bounded, Category, Feature, kind_names
 
 PI32 = float(np.float32(math.pi))  # above pi
 HINTS = {"ptrel": "; is it in units of the jet pT?"}
@@ -90,10 +90,13 @@ def check_finite(
     defects: Defects,
     words: Words,
 ) -> None:
-    """Check the features `(b, N, D)` of real objects."""
+    """Check the features `(b, N, D)` of real objects; NaN may stand for what is absent."""
+    infinite = ~np.isfinite(values)
+    if any(feature.absent for feature in features):
+        infinite &= ~(np.isnan(values) & absent_in(values, features))
     note(
         defects,
-        real[..., None] & ~np.isfinite(values),
+        real[..., None] & infinite,
         lambda row, slot, column: (
             f"{words.object} {slot}, column '{features[column].name}' holds "
             f"{values[row, slot, column]} though the {words.object} is real; expected a finite "
@@ -170,6 +173,64 @@ def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.
     return wrong
 
 
+def absent_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
+    """Return which values stand for features that their object does not have.
+
+    Arguments:
+        values: features of objects, as the last dimension; categories as their codes.
+        features: what they are, the categories among them by which some are absent.
+
+    Returns:
+        Flags, with the shape of the values.
+
+    Raises:
+        ValueError: if a category is not among the features.
+
+    >>> kind = Feature("type", kind="category(jet, muon)")
+    >>> mass = Feature("mass", absent=["muon"])
+    >>> absent_in(np.array([[5.0, 0.0], [0.0, 1.0]]), [mass, kind]).tolist()
+    [[False, False], [True, False]]
+    """
+    missing = np.zeros(values.shape, np.bool_)
+    lacking = {name for feature in features for name in feature.absent}
+    for column, feature in enumerate(features):
+        for code, name in enumerate(
+            kind_names(feature) if isinstance(feature.kind, Category) else ()
+        ):
+            if name in lacking:
+                lacks = [name in other.absent for other in features]
+                missing[values[..., column] == code] |= lacks
+    held = {
+        name
+        for feature in features
+        if isinstance(feature.kind, Category)
+        for name in kind_names(feature)
+    }
+    if unknown := sorted(lacking - held):
+        raise ValueError(
+            f"some features are absent in {', '.join(unknown)}, and no category that tells which "
+            f"objects are that is among {', '.join(feature.name for feature in features)}; give "
+            "it, too"
+        )
+    return missing
+
+
+def _wrong_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
+    """Return which features of objects cannot be; what is absent can be 0 alone, or NaN."""
+    wrong = impossible(values, features)
+    if any(feature.absent for feature in features):
+        given = (values != 0) & ~np.isnan(values)
+        wrong = np.where(absent_in(values, features), given, wrong)
+    return wrong
+
+
+def without_nan(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[Any]:
+    """Return features of objects, the last dimension, with 0 for NaN that says what is absent."""
+    if not any(feature.absent for feature in features):
+        return values
+    return np.where(np.isnan(values) & absent_in(values, features), 0, values)
+
+
 def _in_words(feature: Feature) -> str:
     """Return what values a feature can have, in words."""
     kind = feature.kind
@@ -193,6 +254,11 @@ def check_physical(
 
     def describe(row: int, slot: int, column: int) -> str:
         feature, value = features[column], values[row, slot, column]
+        if feature.absent and absent_in(values[row, slot], features)[column]:
+            return (
+                f"{words.object} {slot}, column '{feature.name}' holds {value:.9g}, expected 0: "
+                f"no {' and no '.join(feature.absent)} has one"
+            )
         hint = "; wrap the angles" if feature.of_kind.is_angle else HINTS.get(feature.name, "")
         if not values[row, slot].any():
             hint = "; it is all 0: is it padding?"
@@ -201,7 +267,7 @@ def check_physical(
             f"{_in_words(feature)}{hint}"
         )
 
-    note(defects, real[..., None] & impossible(values, features), describe)
+    note(defects, real[..., None] & _wrong_in(values, features), describe)
 
 
 def check_physical_events(
@@ -257,8 +323,9 @@ def count_impossible(
     >>> count_impossible(x, np.array([[True, True, False]]), setflow.schema.JETNET.objects)
     Counter({'ptrel': 2})
     """
-    real, infinite = real[..., None], ~np.isfinite(values)
-    wrong = (real & impossible(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
+    real, values = real[..., None], without_nan(values, features)
+    infinite = ~np.isfinite(values)
+    wrong = (real & _wrong_in(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
     found = {feature.name: n for feature, n in zip(features, wrong.tolist(), strict=True)}
     found[INFINITE] = int((real & infinite).sum())
     return Counter({what: n for what, n in found.items() if n})

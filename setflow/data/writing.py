@@ -49,6 +49,7 @@ from setflow.data.valid import (
     counted,
     note,
     refuse,
+    without_nan,
 )
 from setflow.opened import Opened
 from setflow.physics.kinematics import delta_phi
@@ -85,7 +86,7 @@ class Writer(Opened):
         keep_unphysical: bool,
     ) -> None:
         self._stream, self._schema = stream, schema
-        self._attributes = dict(attributes or {})
+        self._attributes, self._at_end = dict(attributes or {}), dict[str, Any]()
         if taken := sorted(set(self._attributes) & set(reserved)):
             raise ValueError(f"attributes {taken} are written by the writer; choose other names")
         self._keep_unphysical = keep_unphysical
@@ -95,6 +96,10 @@ class Writer(Opened):
     def n(self) -> int:
         """The number of events given to `write` so far."""
         return self._stream.n
+
+    def tell(self, attributes: Mapping[str, Any]) -> None:
+        """Add attributes of the file that are known at the end alone, before the block ends."""
+        self._at_end |= attributes
 
     def _enter(self, stack: ExitStack) -> None:
         stack.enter_context(self._stream)
@@ -117,7 +122,7 @@ class Writer(Opened):
             self._end()
             counts = dict(sorted(self.unphysical.items()))
             told = {"unphysical": counted(counts, self._schema.objects)} if counts else {}
-            self._stream.finish(told, counts)
+            self._stream.finish(self._at_end | told, counts)
 
     def _listed(self, objects: SetBatch) -> None:
         if not self._stream.is_open:
@@ -140,9 +145,10 @@ class Writer(Opened):
         return objects.c if event is None else event
 
     def _features(self, batch: SetBatch, dtype: torch.dtype) -> NDArray[Any]:
-        """Return the features as they are written: padding zero, angles wrapped."""
+        """Return the features as they are written: padding and absent ones 0, angles wrapped."""
         x = zero_padding(batch.x.detach(), batch.mask).cpu().to(dtype, copy=True)
-        return wrapped(x, self._schema.objects)
+        features = self._schema.objects
+        return without_nan(wrapped(x, features), features)
 
     def _check(
         self,

@@ -27,7 +27,7 @@ from setflow.sets.batch import SetBatch
 from setflow.sets.masks import count_real
 from setflow.sets.weights import effective_number, total_weight
 
-__all__ = ["SetMeasure", "SetObservables", "shuffle_objects", "swap_features"]
+__all__ = ["SetMeasure", "SetObservables", "scale_of", "shuffle_objects", "swap_features"]
 
 MULTIPLICITY, PAIR = "multiplicity", "pair distance"
 PAIRS = 200
@@ -151,7 +151,7 @@ class SetMeasure:
         spread, scaled = real.std(0), plain.scaled(real).std(0)
         scaled[~(scaled > 0)] = 1.0  # a constant is at distance 0 from itself
         metrics = [
-            Metric(f"w1_{f.name}", f"W1 {f.name}", (f.name,), f.unit, _scale(float(width)))
+            Metric(f"w1_{f.name}", f"W1 {f.name}", (f.name,), f.unit, scale_of(float(width)))
             for f, width in zip(features, spread, strict=True)
         ]
         if len(features) > 1:
@@ -238,7 +238,7 @@ def _sums(dim: int) -> dict[str, tuple[int, int]]:
     return {f"sum of {a} and {b}": (a, b) for a, b in itertools.combinations(range(dim), 2)}
 
 
-def _scale(width: float) -> float:
+def scale_of(width: float) -> float:
     """Return the power of ten in which a distance is quoted, 1% of the width or below."""
     return 10.0 ** (math.floor(math.log10(width)) - 2) if width > 0 else 1.0
 

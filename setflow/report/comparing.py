@@ -35,7 +35,7 @@ from setflow.report.measuring import Procedure, findings_of
 from setflow.report.notes import copied, notes_on, unphysical_of
 from setflow.report.origins import Origin
 from setflow.report.outcome import Report, Side
-from setflow.report.subjects import Jets, Sets, Subject
+from setflow.report.subjects import Subject, subject_of
 from setflow.schema import Schema
 from setflow.sets.batch import SetBatch
 
@@ -133,7 +133,8 @@ def compare(
         origins: where the two sides come from. Where a model has sampled the reference, the report
             says so, and where both tell the class of each event, classes are compared, too.
         same: whether both sides are known to be the same, which the report then says.
-        schema: what the D features are, all of them numbers on a line; None takes jets.
+        schema: what the D features are: those of whole events (`setflow.schema.COLLISIONS`), or
+            numbers on a line; None takes jets.
         training: the jets that the model was trained on, `(t, K, 3)`; None does not ask whether
             they are repeated.
         measures: what is measured of jets, of `setflow.physics.MEASURES`; of other sets W1 alone.
@@ -156,7 +157,7 @@ def compare(
     target = None if out is None else checked_target(out, overwrite)
     sides = (generated, reference)
     _check_sides(sides, origins, events)
-    subject: Subject = Jets() if schema is None else Sets(schema, reference)
+    subject = subject_of(schema, reference)
     metrics_of(measures)  # an unknown one is refused, of whatever sets
     taken = [name for name in measures if name in subject.measures and name != "w1"]
     check_asked(schema is None, training is not None, protocol)

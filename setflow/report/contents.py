@@ -92,6 +92,8 @@ def _panels(tally: Tally) -> list[_Panel]:
     for k, (entry, spread) in enumerate(tally.spreads):
         of_events = k >= objects
         color, entries = (OF_EVENTS, of[1]) if of_events else (REFERENCE, of[0])
+        if entry.absent:
+            entries = f"{spread.n:,} {called.objects}"
         if id(entry) in codes:
             counts = codes[id(entry)][1]
             drawing = _bars(entry, [counts[code] for code in range(len(_names(entry)))], color)

@@ -55,6 +55,12 @@ CONTROLS = {
         "swapped: true events that have got the list of each feature but the first from another "
         "event with as many objects: features are right, and do not belong together",
     ),
+    "collisions": (
+        "shuffled: true events whose objects are exchanged with those of the same type of other "
+        "events: counts and spectra of each type are right, and no event is",
+        "swapped: true events whose objects have got the directions of others of their type: "
+        "momenta and directions are right, and do not belong together",
+    ),
 }
 """What the controls are, one sentence for each, by what is compared."""
 

@@ -6,14 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-import yaml
 from torch import Tensor
 
 from setflow.data.contexts import context_features, read_context
 from setflow.data.header import EventHeader
+from setflow.data.recipe_keys import Recipe
 from setflow.data.sample import EventSample
 from setflow.schema import Category, Feature
 from setflow.shipped import RECIPES, paths
@@ -92,14 +91,13 @@ def origin_of(
     )
 
 
-def _cuts(recipe: str) -> str:
+def _cuts(name: str) -> str:
     """Return the cuts of a shipped recipe, in words."""
-    folder = paths(RECIPES).get(recipe)
+    folder = paths(RECIPES).get(name)
     if folder is None:
         return ""
-    told: dict[str, Any] = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    (low, high), eta = told["jet_pt"], told["jet_eta"]
-    return f"; jets with {low:,.0f} < pT < {high:,.0f} GeV and |eta| < {eta:g}"
+    recipe = Recipe.load(folder)
+    return f"; {recipe.stores}: {recipe.selection()}"
 
 
 def _jet_pt(sample: EventSample) -> Tensor | None:

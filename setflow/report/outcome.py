@@ -13,7 +13,7 @@ from setflow.physics.classifier import Split
 from setflow.physics.measures import MEASURES, metrics_of
 from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import Floor, Metric
-from setflow.report.judging import CONTROLS, FLOOR, Result, shortly, summary_of
+from setflow.report.judging import FLOOR, Result, shortly, summary_of
 from setflow.report.measuring import Copies
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
@@ -138,8 +138,8 @@ class Report:
         titles = {metric.name: metric.title.removeprefix("W1 ") for metric in self.measured}
         titles |= {"w1m": "W1M", "fpd": "FPD"}
         events = self.generated.events
-        lists = "momenta" if self.subject.words.events == "jets" else "features"
-        return summary_of(self.metrics, titles, events, self.subject.words.events, lists)
+        what, lists = self.subject.words.events, self.subject.lists
+        return summary_of(self.metrics, titles, events, what, lists)
 
     @property
     def measured(self) -> tuple[Metric, ...]:
@@ -150,7 +150,7 @@ class Report:
 
     def explanations(self) -> list[str]:
         """Return what the columns of the table mean, a sentence for each."""
-        lines = [FLOOR, *CONTROLS["jets" if self.subject.words.events == "jets" else "events"]]
+        lines = [FLOOR, *self.subject.controls_told]
         if any(r.zero(c) for r in self.metrics.values() for c in ("shuffled", "swapped")):
             lines.append("a control of 0: by construction, as it keeps what the metric looks at")
         if any(name.startswith("auc_") for name in self.metrics):

@@ -9,6 +9,7 @@ from setflow.data.hdf5 import read_events
 from setflow.data.header import EventHeader, datasets_of, read_header
 from setflow.data.jets import PARTICLE_NAMES
 from setflow.files import same_file
+from setflow.physics.collisions import is_collision
 from setflow.physics.measures import FAST_MEASURES, metrics_of
 from setflow.report.comparing import (
     METRICS_FILE,
@@ -22,7 +23,7 @@ from setflow.report.comparing import (
 from setflow.report.judging import limits_of
 from setflow.report.origins import class_of, origin_of
 from setflow.report.outcome import Report
-from setflow.schema import JETNET, Schema
+from setflow.schema import JETNET, Schema, known_absences, names
 from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "PAGES", "compare", "evaluate"]
@@ -94,7 +95,7 @@ def evaluate(
     check_asked(schema is JETNET, train is not None, protocol)
     if schema is JETNET and require is not None:  # before reading
         limits_of(require, known_names(metrics_of(measures), train is not None))
-    features = schema.generated
+    features = names(schema.objects)
     weights = {path: weight for path in paths if weight in datasets_of(path)}
     if weight is not None and not weights:
         raise ValueError(
@@ -154,14 +155,19 @@ def evaluate(
 
 
 def _schema_of(generated: EventHeader) -> Schema:
-    """Return what is compared of generated events: JETNET of jets, else all that is generated."""
+    """Return what is compared of generated events: of jets JETNET, of others what is generated.
+
+    Of whole events that is all that they have.
+    """
     known = generated.schema
     if generated.layout_version == 1 or sorted(known.generated) == sorted(PARTICLE_NAMES):
         return JETNET
+    if is_collision(known.objects):
+        return Schema(known.objects, order_by=known.order_by)
     objects = [known.object(name) for name in known.generated]
     if not objects:
         raise ValueError(
             f"the generated events have {', '.join(known.left_out)}, and none of it is a number on "
             "a line that could be compared"
         )
-    return Schema(objects, order_by=known.order_by)
+    return Schema(known_absences(objects), order_by=known.order_by)

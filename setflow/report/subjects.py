@@ -1,7 +1,7 @@
-"""What a comparison is of, jets or other sets: their names, what is measured, and the controls.
+"""What a comparison is of, jets, whole events or other sets: what is measured, and the controls.
 
-`setflow.report.comparing` compares whatever it gets by one procedure; what differs between jets and
-sets of other features is here.
+`setflow.report.comparing` compares whatever it gets by one procedure; what differs between jets,
+whole events and sets of other features is here.
 """
 
 from __future__ import annotations
@@ -12,19 +12,34 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
+from setflow.physics.collisions import (
+    CollisionMeasure,
+    is_collision,
+    shuffle_within_types,
+    swap_directions,
+)
 from setflow.physics.controls import shuffle_particles, swap_ptrel
 from setflow.physics.kinematics import hardest_first, in_order
 from setflow.physics.measures import MEASURES
 from setflow.physics.metrics import METRICS, Measured, Metric, observables
 from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
-from setflow.report.judging import Result
-from setflow.schema import EVENT_WORDS, JET_WORDS, JETNET, Feature, Schema, Words, kept_objects
+from setflow.report.judging import CONTROLS, Result
+from setflow.schema import (
+    EVENT_WORDS,
+    JET_WORDS,
+    JETNET,
+    Feature,
+    Schema,
+    Words,
+    kept_objects,
+    names,
+)
 from setflow.sets.batch import SetBatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Jets", "Sets", "Subject"]
+__all__ = ["Collisions", "Jets", "Sets", "Subject", "subject_of"]
 
 
 class Subject(ABC):
@@ -36,6 +51,8 @@ class Subject(ABC):
         metrics: the W1 metrics, in the order of the report.
         measures: what can be measured, of `setflow.physics.MEASURES`.
         swapped: what the second control swaps, in words.
+        lists: the same in one word.
+        controls_told: what both controls are, a sentence for each.
     """
 
     words: ClassVar[Words]
@@ -43,6 +60,8 @@ class Subject(ABC):
     metrics: tuple[Metric, ...]
     measures: ClassVar[tuple[str, ...]]
     swapped: str
+    lists: ClassVar[str]
+    controls_told: ClassVar[tuple[str, ...]]
 
     @abstractmethod
     def kept(self, columns: int) -> str:
@@ -88,6 +107,8 @@ class Jets(Subject):
     metrics = METRICS
     measures = MEASURES
     swapped = "ptrel"
+    lists = "momenta"
+    controls_told = CONTROLS["jets"]
 
     def kept(self, columns: int) -> str:
         return f"the {columns} hardest particles of a jet, those with the largest ptrel"
@@ -133,6 +154,8 @@ class Sets(Subject):
     words = EVENT_WORDS
     measures = ("w1",)
     swapped = "each feature but the first"
+    lists = "features"
+    controls_told = CONTROLS["events"]
 
     def __init__(self, schema: Schema, reference: SetBatch) -> None:
         self.features, self._schema = tuple(schema.objects), schema
@@ -143,13 +166,7 @@ class Sets(Subject):
         return kept_objects(self._schema, columns)
 
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
-        by = torch.zeros(batch.mask.shape, device=batch.x.device)
-        if self._schema.order_by is not None:
-            by = -batch.x[..., self._schema.generated.index(self._schema.order_by)]
-        by = torch.where(batch.mask, by, torch.inf)
-        order = by.argsort(dim=1, stable=True)[:, :columns]
-        x = batch.x.gather(1, order[..., None].expand(*order.shape, batch.x.shape[-1]))
-        return SetBatch(x, batch.mask.gather(1, order), weight=batch.weight)
+        return _largest(batch, self._schema, columns)
 
     def measured(self, batch: SetBatch) -> Measured:
         return self._measure(batch)
@@ -169,6 +186,77 @@ class Sets(Subject):
         from setflow.report import set_figures
 
         return set_figures.draw_sets(self._schema, batches, measured, results, origin=origin)
+
+
+class Collisions(Subject):
+    """Whole events of a collider: leptons, photons, jets and missing momentum.
+
+    Arguments:
+        schema: the features of an object, those of `setflow.schema.COLLISIONS` among them.
+        reference: all events of the reference, which decide what is compared.
+    """
+
+    words = EVENT_WORDS
+    measures = ("w1",)
+    swapped = "eta and phi"
+    lists = "directions"
+    controls_told = CONTROLS["collisions"]
+
+    def __init__(self, schema: Schema, reference: SetBatch) -> None:
+        self.features, self._schema = tuple(schema.objects), schema
+        self._measure = CollisionMeasure(self.features, reference)
+        self.metrics = self._measure.metrics
+
+    def kept(self, columns: int) -> str:
+        return kept_objects(self._schema, columns)
+
+    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
+        return _largest(batch, self._schema, columns)
+
+    def measured(self, batch: SetBatch) -> Measured:
+        return self._measure(batch)
+
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
+        shuffled = shuffle_within_types(reference, self.features, _generator(seed))
+        swapped = swap_directions(reference, self.features, _generator(seed))
+        return self.cut(shuffled, columns), self.cut(swapped, columns)
+
+    def draw(
+        self,
+        batches: tuple[SetBatch, SetBatch],
+        measured: tuple[Any, Any],
+        results: Mapping[str, Result],
+        origin: str,
+        jet_pt: float | None,
+    ) -> dict[str, Figure]:
+        from setflow.report import collision_figures
+
+        return collision_figures.draw_collisions(
+            self.features, batches, measured, results, origin=origin
+        )
+
+
+def subject_of(schema: Schema | None, reference: SetBatch) -> Subject:
+    """Return what a comparison is of.
+
+    Arguments:
+        schema: what the features are; None means jets.
+        reference: all events of the reference.
+    """
+    if schema is None:
+        return Jets()
+    return (Collisions if is_collision(schema.objects) else Sets)(schema, reference)
+
+
+def _largest(batch: SetBatch, schema: Schema, columns: int) -> SetBatch:
+    """Return events with so many slots, the objects first that are largest by the schema."""
+    by = torch.zeros(batch.mask.shape, device=batch.x.device)
+    if schema.order_by is not None:
+        by = -batch.x[..., names(schema.objects).index(schema.order_by)]
+    by = torch.where(batch.mask, by, torch.inf)
+    order = by.argsort(dim=1, stable=True)[:, :columns]
+    x = batch.x.gather(1, order[..., None].expand(*order.shape, batch.x.shape[-1]))
+    return SetBatch(x, batch.mask.gather(1, order), weight=batch.weight)
 
 
 def _generator(seed: int) -> torch.Generator:

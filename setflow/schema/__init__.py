@@ -3,10 +3,12 @@
 Feature   one feature of an object or of an event: name, unit, kind, label, limits
 Schema    all of them, as an object and as a node of plain values
 JETNET    the schema of the layout of JetNet, the default
+COLLISIONS  the schema of whole events: leptons, photons, jets, missing momentum
 Kind      what values a feature takes: Real, Positive, Bounded, Angle, Category
 """
 
-from setflow.schema.features import Feature, Limits, Schema, axis_label, names
+from setflow.schema.collisions import COLLISIONS, OBJECT_TYPES, TOP_PAIR_CHANNELS
+from setflow.schema.features import Feature, Limits, Schema, axis_label, kind_names, names
 from setflow.schema.jets import (
     DATASETS,
     JET_FEATURES,
@@ -32,6 +34,7 @@ from setflow.schema.kinds import (
     Real,
     kind_of,
 )
+from setflow.schema.parts import known_absences
 from setflow.schema.words import (
     EVENT_WORDS,
     JET_WORDS,
@@ -42,16 +45,19 @@ from setflow.schema.words import (
 )
 
 __all__ = [
+    "COLLISIONS",
     "DATASETS",
     "EVENT_WORDS",
     "JETNET",
     "JET_FEATURES",
     "JET_UNITS",
     "JET_WORDS",
+    "OBJECT_TYPES",
     "PARTICLE_FEATURES",
     "PARTICLE_TYPES",
     "PARTICLE_UNITS",
     "RELATIVE_JET_UNITS",
+    "TOP_PAIR_CHANNELS",
     "Angle",
     "Bounded",
     "Category",
@@ -68,7 +74,9 @@ __all__ = [
     "axis_label",
     "event_of",
     "kept_objects",
+    "kind_names",
     "kind_of",
+    "known_absences",
     "left_out_of",
     "lists_objects",
     "names",

@@ -55,7 +55,7 @@ def test_it_says_what_there_is_on_one_screen(capsys, monkeypatch):
         "Apple MPS",
         "attention cpu",
         "gzip",
-        "recipes: 3, files of jets: 2",
+        "recipes: 4, files of jets and events: 4",
         "nothing that is needed is missing",
     ):
         assert part in text

@@ -80,12 +80,12 @@ def test_rows_that_cannot_be_scored_are_counted(model, capsys):
 def test_a_data_set_is_followed_by_a_training(folder, capsys, monkeypatch):
     from setflow.data import recipes
 
-    def make(recipe, *, jets, out, **_):
+    def make(recipe, *, events, out, **_):
         shutil.copy("jets.h5", out)
         return Path(out)
 
     monkeypatch.setattr(recipes, "make_dataset", make)
-    run("dataset", "make", "recipe", "--events", "2e2", "--out", "top.h5")
+    run("dataset", "make", "pythia-top", "--events", "2e2", "--out", "top.h5")
     wrote, following = last_lines(capsys)
     assert wrote.startswith("wrote top.h5: 200 jets")
     assert following == "setflow fit --config top30 --data.train top.h5 --name top"

@@ -60,11 +60,11 @@ def test_the_files_are_those_of_the_card(shipped: tuple[str, JetSample]) -> None
     assert header.attributes["recipe"] == "pythia-top"
     assert (header.attributes["pythia8mc"], header.attributes["fastjet"]) == ("8.317.2", "3.5.2.0")
     wanted = Recipe.load(TOP).samples[name]
-    assert wanted == {"jets": int(card["jets"]), "seed": int(card["seed"])}
+    assert wanted == {"events": int(card["jets"]), "seed": int(card["seed"])}
 
 
 def test_the_files_are_small() -> None:
-    assert sum(path.stat().st_size for path in DATASETS.rglob("*.h5")) < 12e6
+    assert sum(path.stat().st_size for path in DATASETS.rglob("*.h5")) < 13e6
 
 
 def test_the_two_files_share_no_jet() -> None:
@@ -220,7 +220,11 @@ def test_a_recipe_with_an_unknown_key(edited: Callable[..., Path]) -> None:
         ('["Top:gg2ttbar", "Top:qqbar2ttbar"]', "[]", "processes is empty"),
         ('["Top:gg2ttbar", "Top:qqbar2ttbar"]', "Top:gg2ttbar", "expected a list of texts"),
         ("mantissa_bits: 12", "mantissa_bits: 24", "mantissa_bits is 24, expected 1 to 23"),
-        ("{jets: 10000, seed: 1}", "{jets: 10000}", r"sample 'train\.h5' has \['jets'\], expected"),
+        (
+            "{events: 10000, seed: 1}",
+            "{events: 10000}",
+            r"sample 'train\.h5' has \['events'\], exp",
+        ),
         ("name: pythia-top", "name: [", "is not YAML that can be read"),
         ("name: pythia-top", "name: a\nname: b", "the key 'name' stands twice, in lines"),
     ],
@@ -244,10 +248,10 @@ def test_a_folder_without_a_recipe(tmp_path: Path) -> None:
 
 def test_wrong_arguments(tmp_path: Path) -> None:
     out = tmp_path / "a.h5"
-    with pytest.raises(ValueError, match="jets=0 and jobs=1, expected at least one of each"):
-        make_dataset(TOP, jets=0, out=out)
+    with pytest.raises(ValueError, match="events=0 and jobs=1, expected at least one of each"):
+        make_dataset(TOP, events=0, out=out)
     with pytest.raises(ValueError, match="seed is -1, expected 0 to 899999999"):
-        make_dataset(TOP, jets=1, out=out, seed=-1)
+        make_dataset(TOP, events=1, out=out, seed=-1)
     assert not out.exists()
 
 
@@ -258,7 +262,7 @@ def test_a_package_that_is_not_installed(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(metadata, "version", version)
     expected = r"pythia8mc is not installed; .* needs `pip install 'setflow\[pythia\]'`"
     with pytest.raises(ImportError, match=expected):
-        make_dataset(TOP, jets=1, out=tmp_path / "a.h5")
+        make_dataset(TOP, events=1, out=tmp_path / "a.h5")
 
 
 def test_another_version_is_used_with_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,7 +327,7 @@ def _same(first: JetSample, second: JetSample) -> bool:
 def test_the_progress_bar_goes_to_standard_error(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    make_dataset(TOP, jets=2, out=tmp_path / "a.h5")
+    make_dataset(TOP, events=2, out=tmp_path / "a.h5")
     streams = capfd.readouterr()
     assert streams.out == "", "neither Pythia nor FastJet prints a banner"
     assert re.search(r"pythia-top, jets .*2/2", streams.err)
@@ -334,7 +338,7 @@ def test_the_number_of_processes_changes_nothing(
     tmp_path: Path, edited: Callable[..., Path]
 ) -> None:
     folder = edited(("block: 1000", "block: 12"))  # 40 jets need at least two
-    options: dict[str, Any] = {"jets": 40, "seed": 5, "progress": False}
+    options: dict[str, Any] = {"events": 40, "seed": 5, "progress": False}
     alone = make_dataset(folder, out=tmp_path / "alone.h5", jobs=1, **options)
     pair = make_dataset(folder, out=tmp_path / "pair.h5", jobs=2, **options)
     assert alone.read_bytes() == pair.read_bytes()
@@ -351,7 +355,7 @@ def test_the_number_of_processes_changes_nothing(
 def test_the_shipped_file_can_be_made_again(tmp_path: Path) -> None:
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         pytest.skip("the simulation gives the same bits on the platform of the files only")
-    made = make_dataset(TOP, jets=25, seed=1, out=tmp_path / "a.h5", progress=False)
+    made = make_dataset(TOP, events=25, seed=1, out=tmp_path / "a.h5", progress=False)
     first = read_jets(TOP / "train.h5", stop=25, with_types=True)
     assert _same(read_jets(made, with_types=True), first)
     assert not _same(read_jets(TOP / "heldout.h5", stop=25), first)
@@ -364,7 +368,7 @@ def test_an_existing_file_is_refused_before_any_work(
     (tmp_path / "a.h5").write_text("precious")
     monkeypatch.setattr(recipes, "make_block", lambda *_: pytest.fail("worked"))
     with pytest.raises(FileExistsError, match="exists already; choose another name"):
-        make_dataset(TOP, jets=1, out=tmp_path / "a.h5")
+        make_dataset(TOP, events=1, out=tmp_path / "a.h5")
     assert (tmp_path / "a.h5").read_text() == "precious"
 
 
@@ -372,7 +376,7 @@ def test_an_existing_file_is_refused_before_any_work(
 def test_cuts_that_no_jet_passes(tmp_path: Path, edited: Callable[..., Path]) -> None:
     folder = edited(("[800.0, 1600.0]", "[5000.0, 6000.0]"), ("block: 1000", "block: 10"))
     with pytest.raises(RuntimeError, match="none of 10 events gave a jet that passes the cuts"):
-        make_dataset(folder, jets=1, out=tmp_path / "a.h5", progress=False)
+        make_dataset(folder, events=1, out=tmp_path / "a.h5", progress=False)
     assert list(tmp_path.glob("*.h5")) == []
 
 
@@ -380,7 +384,7 @@ def test_cuts_that_no_jet_passes(tmp_path: Path, edited: Callable[..., Path]) ->
 def test_a_process_that_pythia_does_not_know(tmp_path: Path, edited: Callable[..., Path]) -> None:
     folder = edited(("Top:gg2ttbar", "Top:gg2nothing"))
     with pytest.raises(ValueError, match="Pythia does not know 'Top:gg2nothing = on' of recipe"):
-        make_dataset(folder, jets=1, out=tmp_path / "a.h5", progress=False)
+        make_dataset(folder, events=1, out=tmp_path / "a.h5", progress=False)
 
 
 @pytest.mark.usefixtures("_pythia")
@@ -389,7 +393,7 @@ def test_the_clustering_against_fastjet_jet_by_jet() -> None:
 
     cuts = {"jet_pt": (920.0, 1100.0), "jet_eta": 0.9, "objects": 60}  # tight: each cuts some
     recipe = dataclasses.replace(Recipe.load(TOP), **cuts)
-    particles = simulation._visible_particles(simulation._start_pythia(recipe, 99), 40, recipe)
+    particles = simulation._visible_particles(simulation.start_pythia(recipe, 99), 40, recipe)
     found = list(simulation._cluster(particles, recipe))
     assert np.abs(particles["eta"]).max() < 3
     definition = fj.JetDefinition(fj.antikt_algorithm, 0.8)

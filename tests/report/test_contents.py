@@ -64,3 +64,16 @@ def test_one_value_everywhere_is_drawn(tmp_path):
     made.add(Rows(np.ones((5, 3, 1)), np.ones((5, 3), bool), np.zeros((5, 0))))
     write_contents(made, "ones", tmp_path / "a", "pdf")
     assert (tmp_path / "a").read_bytes().startswith(b"%PDF")
+
+
+def test_a_panel_tells_how_many_objects_have_the_feature():
+    schema = Schema(
+        [Feature("mass", "GeV", absent=["muon"]), Feature("type", kind="category(jet, muon)")]
+    )
+    made = Tally(schema)
+    x = np.array([[[5.0, 0], [0, 1]], [[4, 0], [6, 0]]])
+    made.add(Rows(x, np.ones((2, 2), bool), np.zeros((2, 0))))
+    mass, kind, _ = draw_contents(made, "a").axes
+    assert mass.get_title(loc="right") == "3 objects"
+    assert kind.get_title(loc="right") == "4 objects"
+    assert mass.get_title(loc="left") == "4 to 6"

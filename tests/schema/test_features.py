@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -144,3 +145,34 @@ def test_an_angle_is_in_radians(kind) -> None:
 def test_what_is_written_wrongly_says_how_it_is_written(make, message) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         make()
+
+
+def test_what_some_objects_lack_is_told_by_their_categories():
+    mass = Feature("mass", "GeV", "positive", absent=["muon", "missing_momentum"])
+    kind = Feature("type", kind="category(jet, muon, missing_momentum)")
+    schema = Schema([Feature("pt", "GeV"), mass, kind], order_by="pt")
+    node = schema.node()
+    assert node["objects"][1]["absent"] == ["muon", "missing_momentum"]
+    assert Schema.from_node(node) == schema
+    assert hash(mass) == hash(dataclasses.replace(mass))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Feature("m", absent="muon"), "absent is 'muon', expected a list of the names"),
+        (lambda: Schema([_lacking("muon")]), "'m' is said to be absent in 'muon', expected names"),
+        (
+            lambda: Schema([_lacking("muno"), Feature("t", kind="category(jet, muon)")]),
+            "absent in 'muno', expected names of the .* jet, muon; did you mean 'muon'",
+        ),
+        (lambda: Schema([Feature("x")], [_lacking("jet")]), "'m' is a feature of the event and ab"),
+    ],
+)
+def test_what_is_absent_in_no_category(make, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        make()
+
+
+def _lacking(name):
+    return Feature("m", absent=[name])

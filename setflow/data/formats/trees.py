@@ -1,7 +1,9 @@
 """ROOT and parquet: trees that are read block by block, and events written as such.
 
 Objects become lists under names of their own, `part_etarel` of jets and `object_x` of other events,
-and what there is once for an event stands beside, as `jet_pt` or `event_radius`.
+and what there is once for an event stands beside, as `jet_pt` or `event_radius`. In ROOT the lists
+are one collection, whose length is `npart` or `nobject`. Categories are whole numbers; what they
+mean stands in the title of the tree.
 """
 
 from __future__ import annotations
@@ -13,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from setflow.data.formats.sources import BLOCK_BYTES, Jagged, Raw, Source
 from setflow.data.sample import EventSample
 from setflow.files import NewFile
 from setflow.opened import Opened
-from setflow.schema import Schema, names, words_of
+from setflow.schema import Category, Feature, Schema, names, words_of
 
 __all__ = ["ParquetSource", "RootSource", "TreeWriter"]
 
@@ -219,16 +222,12 @@ class TreeWriter(Opened):
     def write(self, sample: EventSample) -> None:
         """Append events."""
         mask = sample.objects.mask.numpy()
-        x, lengths = sample.objects.x.numpy()[mask], mask.sum(1)
-        lists = {
-            self._prefixes[0] + name: x[:, k] for k, name in enumerate(names(self._schema.objects))
-        }
+        lengths = mask.sum(1)
+        lists = _columns(sample.objects.x.numpy()[mask], self._schema.objects)
         if sample.particle_type is not None:
-            lists[self._prefixes[0] + "type"] = sample.particle_type.numpy()[mask]
-        flat = {
-            self._prefixes[1] + name: sample.event.numpy()[:, k]
-            for k, name in enumerate(names(self._schema.event))
-        }
+            lists["type"] = sample.particle_type.numpy()[mask]
+        event = _columns(sample.event.numpy(), self._schema.event)
+        flat = {self._prefixes[1] + name: values for name, values in event.items()}
         optional = {
             "weight": sample.objects.weight,
             "event_number": sample.event_number,
@@ -243,24 +242,49 @@ class TreeWriter(Opened):
 
     def _extend_root(self, lists: dict[str, Any], flat: dict[str, Any], lengths: Any) -> None:
         ak = self._awkward
-        data = {name: ak.unflatten(values, lengths) for name, values in lists.items()} | flat
+        jagged = ak.zip({name: ak.unflatten(values, lengths) for name, values in lists.items()})
+        key = self._prefixes[0].removesuffix("_")
         if self._file is None:
             self._file = self._package.recreate(self._there)
-            types: dict[str, Any] = {
-                name: f"var * {values.dtype}" for name, values in lists.items()
-            }
+            held = ", ".join(f"{name}: {values.dtype}" for name, values in lists.items())
+            types: dict[str, Any] = {key: f"var * {{{held}}}"}
             types |= {name: values.dtype for name, values in flat.items()}
-            self._file.mktree(TREE, types)
-        self._file[TREE].extend(data)
+            self._file.mktree(TREE, types, title=self._title())
+        self._file[TREE].extend({key: jagged} | flat)
+
+    def _title(self) -> str:
+        """Return what the whole numbers of categories mean."""
+        told = []
+        for prefix, features in zip(
+            self._prefixes, (self._schema.objects, self._schema.event), strict=True
+        ):
+            for entry in features:
+                if isinstance(entry.kind, Category):
+                    names = ", ".join(
+                        f"{code} {name}" for code, name in enumerate(entry.kind.names)
+                    )
+                    told.append(f"{prefix}{entry.name}: {names}")
+        return "; ".join(told)
 
     def _extend_parquet(self, lists: dict[str, Any], flat: dict[str, Any], lengths: Any) -> None:
         import pyarrow as pa
 
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-        table = pa.table(
-            {name: pa.ListArray.from_arrays(offsets, values) for name, values in lists.items()}
-            | {name: pa.array(values) for name, values in flat.items()}
-        )
+        columns = {
+            self._prefixes[0] + name: pa.ListArray.from_arrays(offsets, values)
+            for name, values in lists.items()
+        }
+        table = pa.table(columns | {name: pa.array(values) for name, values in flat.items()})
         if self._file is None:
             self._file = self._package.ParquetWriter(self._there, table.schema)
         self._file.write_table(table)
+
+
+def _columns(values: NDArray[Any], features: Sequence[Feature]) -> dict[str, NDArray[Any]]:
+    """Return columns by their names, categories as whole numbers, -1 where they are not finite."""
+    columns = dict(zip(names(features), values.T, strict=True))
+    for entry in features:
+        if isinstance(entry.kind, Category):
+            codes = columns[entry.name]
+            columns[entry.name] = np.where(np.isfinite(codes), codes, -1).astype(np.int32)
+    return columns

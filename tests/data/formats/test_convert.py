@@ -10,8 +10,10 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import torch
 
 import setflow
+from collisions import batch, row
 from data.formats.written import (
     FLAGS,
     GENERIC,
@@ -28,12 +30,14 @@ from data.formats.written import (
     hdf5,
 )
 from each import each
-from setflow.data import read_events, read_header, read_jets
+from setflow.data import EventWriter, read_events, read_header, read_jets
 from setflow.data.contexts import context_features, read_context
 from setflow.data.formats import convert as module
 from setflow.data.formats import sources
 from setflow.data.formats.convert import convert, inputs_of
 from setflow.data.formats.named import FORMATS, TABLE, Given
+from setflow.schema import COLLISIONS
+from setflow.sets.batch import SetBatch
 
 COLUMNS = ("etarel", "phirel", "ptrel")
 FIVE = tuple("abcde")
@@ -310,6 +314,40 @@ def test_files_of_setflow_need_no_format(suffix, tmp_path):
     some, other = read_events(path), read_events(again)
     assert some.schema == other.schema
     assert (some.objects.x == other.objects.x).all()
+
+
+@pytest.mark.parametrize("suffix", ["root", "parquet"])
+def test_whole_events_are_one_collection_with_a_type(suffix, tmp_path):
+    events = [
+        [row("muon", 30, 1, 2, charge=2), row("jet", 90, -1, 0.5, 5, b=1)],
+        [],
+        [row("missing_momentum", 40, phi=-3)],
+    ]
+    made = batch(*events)
+    context = torch.tensor([[4.0, 400, 90], [0, 500, 0], [3, 600, 0]])
+    with EventWriter(tmp_path / "a.h5", COLLISIONS) as writer:
+        writer.write(SetBatch(made.x.float(), made.mask), context)
+    tree = convert(inputs_of([str(tmp_path / "a.h5")]), tmp_path / f"a.{suffix}", Given()).path
+    columns = [feature.name for feature in COLLISIONS.objects]
+    if suffix == "root":
+        with pytest.importorskip("uproot").open(tree) as file:
+            held = file["tree"]
+            branches = held.keys()
+            counters = [name for name in branches if name.startswith("n")]
+            assert counters == ["nobject"], "one collection, and not one for each feature"
+            assert "object_type: 0 electron, 1 muon, 2 photon, 3 jet, 4 missing_mo" in held.title
+            assert "event_class: 0 all_hadronic, 1 electron_jets" in held.title
+            found = {name: held[name].array(library="np") for name in branches}
+        assert found["nobject"].tolist() == [2, 0, 1]
+    else:
+        table = pytest.importorskip("pyarrow.parquet").read_table(tree).to_pydict()
+        found = {name: [np.array(part) for part in values] for name, values in table.items()}
+    for k, name in enumerate(columns):
+        for event, objects in enumerate(events):
+            expected = np.array([one[k] for one in objects], "f4")
+            assert np.allclose(found[f"object_{name}"][event], expected), name
+    assert found["object_type"][0].dtype.kind == "i"
+    assert [int(code) for code in found["event_class"]] == [4, 0, 3]
 
 
 # --- traps ---
