@@ -120,8 +120,10 @@ class CollisionObservables:
             )
         return self.columns[name]
 
-    def select(self, events: Tensor) -> CollisionObservables:
-        """Return the observables of some events, given by their distinct indices, shape `(k,)`."""
+    def select(self, events: Tensor | slice) -> CollisionObservables:
+        """Return those of some events, given by distinct indices, shape `(k,)`, or a slice."""
+        if isinstance(events, slice):
+            events = torch.arange(self.n)[events]
         place = torch.full((self.n,), -1, dtype=torch.long)
         place[events] = torch.arange(len(events))
         columns = {}

@@ -199,15 +199,12 @@ def observables(
     if not in_order(x[..., 2], mask):
         blocks = [hardest_first(x[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
         x, mask = (torch.cat(side) for side in zip(*blocks, strict=True))
-    parts = [_of_block(x[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
-    columns = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    columns = _filled(x, mask)
+    finite = {name: columns.pop(name) for name in PARTICLE_OBSERVABLES}
     result = Observables(**columns, x=x, mask=mask, weight=weight)
+    finite |= {name: result.column(name)[0].isfinite() for name in JET_OBSERVABLES + _EFPS}
     for name in PARTICLE_OBSERVABLES + JET_OBSERVABLES + _EFPS:
-        if name in PARTICLE_OBSERVABLES:
-            finite = x[..., PARTICLE_OBSERVABLES.index(name)].isfinite().logical_or_(~mask).all(-1)
-        else:
-            finite = result.column(name)[0].isfinite()
-        bad = (~finite).nonzero()[:, 0]
+        bad = (~finite[name]).nonzero()[:, 0]
         if len(bad):
             raise ValueError(
                 f"{name} is not finite in {len(bad)} of {n} jets, the first "
@@ -217,8 +214,24 @@ def observables(
     return result
 
 
+def _filled(x: Tensor, mask: Tensor) -> dict[str, Tensor]:
+    """Return what is computed of jets, block by block.
+
+    Each goes to its place, for blocks kept as they come would hold the memory between them.
+    """
+    columns: dict[str, Tensor] = {}
+    for k in range(0, len(x), _BLOCK):
+        there = slice(k, k + _BLOCK)
+        for name, part in _of_block(x[there], mask[there]).items():
+            if name not in columns:
+                columns[name] = part.new_empty(len(x), *part.shape[1:])
+            columns[name][there] = part
+    return columns
+
+
 def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
     """Return what is computed of some jets, a few, for it is in double precision."""
+    finite = (real.isfinite() | ~mask[..., None]).all(1)
     real = real.double()
     efps = energy_flow_polynomials(real, mask)
     tau21, tau32 = tau21_and_tau32(real, mask)
@@ -230,6 +243,7 @@ def _of_block(real: Tensor, mask: Tensor) -> dict[str, Tensor]:
         "tau32": tau32,
         "d2": d2_of_efps(efps),
         "efps": efps,
+        **dict(zip(PARTICLE_OBSERVABLES, finite.unbind(-1), strict=True)),
     }
 
 

@@ -119,11 +119,11 @@ def evaluate(
         )
         for path, header, one, stop in zip(paths, headers, classes, stops, strict=True)
     ]
-    names = (generated_path, reference_path)
+    called = (generated_path, reference_path)
     origins = tuple(
         origin_of(os.fspath(name), path, header, sample, one)
         for name, path, header, sample, one in zip(
-            names, paths, headers, samples, classes, strict=True
+            called, paths, headers, samples, classes, strict=True
         )
     )
     sides = [sample.objects for sample in samples]

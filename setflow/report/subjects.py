@@ -216,10 +216,9 @@ class Collisions(Subject):
     def measured(self, batch: SetBatch) -> Measured:
         return self._measure(batch)
 
-    def controls(self, reference: SetBatch, columns: int, seed: int) -> tuple[SetBatch, SetBatch]:
-        shuffled = shuffle_within_types(reference, self.features, _generator(seed))
-        swapped = swap_directions(reference, self.features, _generator(seed))
-        return self.cut(shuffled, columns), self.cut(swapped, columns)
+    def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
+        yield self.cut(shuffle_within_types(reference, self.features, _generator(seed)), columns)
+        yield self.cut(swap_directions(reference, self.features, _generator(seed)), columns)
 
     def draw(
         self,
