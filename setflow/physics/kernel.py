@@ -79,12 +79,14 @@ def kpd(
 
 def _kernel_sums(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Return the sums of k(x_i, y_j) over j, with shape `(n,)`, and over i, with shape `(m,)`."""
-    over_y, over_x = [], y.new_zeros(len(y))
-    for rows in torch.split(x, max(1, _TABLE // len(y))):
-        table = _kernel(rows @ y.T, x.shape[1])
-        over_y.append(table.sum(-1))
+    over_y, over_x = x.new_empty(len(x)), y.new_zeros(len(y))
+    rows = max(1, _TABLE // len(y))
+    for start in range(0, len(x), rows):
+        there = slice(start, start + rows)
+        table = _kernel(x[there] @ y.T, x.shape[1])
+        over_y[there] = table.sum(-1)  # in its place: what is kept would lie between the tables
         over_x += table.sum(0)
-    return torch.cat(over_y), over_x
+    return over_y, over_x
 
 
 def _kernel(products: Tensor, features: int) -> Tensor:

@@ -91,18 +91,20 @@ def w1(
     """
     a, b = as_tensor(a, "a"), as_tensor(b, "b")
     _require_values(a.numel(), b.numel(), "w1")
-    values = np.concatenate([_as_array(a), _as_array(b)])
+    sorts = torch.float32 if a.dtype == b.dtype == torch.float32 else torch.float64
+    sides = [side.detach().flatten().cpu().to(sorts).numpy() for side in (a, b)]
+    values = np.concatenate(sides)
     order = values.argsort()
     weights = None
     if weight_a is not None or weight_b is not None:
-        sides = []
+        masses = []
         for name, value, given in (("a", a, weight_a), ("b", b, weight_b)):
             weight = torch.ones(value.shape) if given is None else as_weight(given, value.shape)
             total_weight(weight, f"the weights of {name}")
-            sides.append(_as_array(weight))
-        weights = np.concatenate(sides)[order]
+            masses.append(_as_array(weight))
+        weights = np.concatenate(masses)[order]
     values, first = values[order], order < a.numel()
-    del order
+    del order, sides
     return _w1_of_sorted(values, first, weights)
 
 
@@ -111,7 +113,7 @@ def _as_array(values: Tensor) -> Array:
     return array
 
 
-def _w1_of_sorted(values: Array, first: NDArray[np.bool_], weights: Array | None) -> float:
+def _w1_of_sorted(values: NDArray[Any], first: NDArray[np.bool_], weights: Array | None) -> float:
     """Return W1 between the values that are of the first side and those that are not."""
 
     def masses(there: slice) -> NDArray[Any]:
@@ -121,7 +123,7 @@ def _w1_of_sorted(values: Array, first: NDArray[np.bool_], weights: Array | None
     return _w1_of_masses(values, masses)
 
 
-def _w1_of_masses(values: Array, masses: Callable[[slice], NDArray[Any]]) -> float:
+def _w1_of_masses(values: NDArray[Any], masses: Callable[[slice], NDArray[Any]]) -> float:
     """Return W1 between two samples on the same sorted values, block by block.
 
     Arguments:
@@ -135,7 +137,7 @@ def _w1_of_masses(values: Array, masses: Callable[[slice], NDArray[Any]]) -> flo
     for there in blocks:
         sums = below + masses(there).cumsum(1)
         below = sums[:, -1:]
-        steps = np.diff(values[there.start : there.stop + 1])
+        steps = np.diff(values[there.start : there.stop + 1].astype(np.float64))
         a, b = (sums / totals)[:, : len(steps)]
         found += float((np.abs(a - b) * steps).sum())
     return found
@@ -190,10 +192,11 @@ def distances(a: Measured, b: Measured) -> dict[str, float]:
     for name in a.names:
         (values_a, jet_a), (values_b, jet_b) = a.column(name), b.column(name)
         _require_values(len(values_a), len(values_b), f"W1 of {name}")
-        weights = (
+        weights = [
             None if side.weight is None else side.weight[jet]
             for side, jet in ((a, jet_a), (b, jet_b))
-        )  # fmt: skip
+        ]  # fmt: skip
+        del jet_a, jet_b
         parts[name] = w1(values_a, values_b, *weights)
     return _metrics_of(parts, a.metrics)
 

@@ -143,7 +143,7 @@ class Observables:
         """
         jet = torch.arange(len(self), device=self.x.device)
         if name in PARTICLE_OBSERVABLES:
-            values = self.x[..., PARTICLE_OBSERVABLES.index(name)][self.mask].double()
+            values = self.x[..., PARTICLE_OBSERVABLES.index(name)][self.mask]
             return values, jet.repeat_interleave(count_real(self.mask))
         graph = name.removeprefix("efp_")
         if name in JET_OBSERVABLES:
@@ -195,10 +195,12 @@ def observables(
         weight = as_weight(weight, x.shape[:-2]).reshape(n).to(x.device)
         total_weight(weight, "the weights of the jets")
     x, mask = x.reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2])
-    starts = range(0, n, _BLOCK)
     if not in_order(x[..., 2], mask):
-        blocks = [hardest_first(x[k : k + _BLOCK], mask[k : k + _BLOCK]) for k in starts]
-        x, mask = (torch.cat(side) for side in zip(*blocks, strict=True))
+        ordered = torch.empty_like(x), torch.empty_like(mask)
+        for k in range(0, n, _BLOCK):
+            there = slice(k, k + _BLOCK)
+            ordered[0][there], ordered[1][there] = hardest_first(x[there], mask[there])
+        x, mask = ordered
     columns = _filled(x, mask)
     finite = {name: columns.pop(name) for name in PARTICLE_OBSERVABLES}
     result = Observables(**columns, x=x, mask=mask, weight=weight)
