@@ -1,17 +1,17 @@
-r"""Whole events of a collider: what they are measured by, and controls that are wrong.
+"""Whole events of a collider: what they are measured by, and controls that are wrong.
 
 Notation. An object has pt [GeV], eta, phi [rad], mass [GeV] and a type
 (`setflow.schema.COLLISIONS`); only jets have a mass. Of an event are taken
 
-    counts        how many objects of each type, and b-flagged jets, there are
-    HT            the sum of the pt of the jets
-    missing       the pt of the missing momentum
-    top, W        of the three jets, one of them b-flagged, among the 8 hardest whose momenta sum to
-                  the largest pt: the mass of all three, and that of the two without the flag
-    mT            sqrt(2 pt_l pt_miss (1 - cos(phi_l - phi_miss))) of the hardest lepton l
-    charge sum    the sum of the charges of the leptons
-    delta phi     |phi_i - phi_j|, wrapped, of all pairs of objects
-    delta R       sqrt((eta_i - eta_j)^2 + (phi_i - phi_j)^2) of pairs without missing momentum
+- counts: how many objects of each type, and jets with a b hadron, there are;
+- HT: the sum of the pt of the jets;
+- missing: the pt of the missing momentum;
+- top and W: of the three jets, one of them with a b hadron, among the 8 hardest whose momenta sum
+  to the largest pt: the mass of all three, and that of the two without a b hadron;
+- transverse mass: sqrt(2 pt_l pt_miss (1 - cos(phi_l - phi_miss))), l the hardest lepton;
+- charge sum: the sum of the charges of the leptons;
+- delta phi: the size of phi_i - phi_j, wrapped, of all pairs of objects;
+- delta R: sqrt((eta_i - eta_j)^2 + (phi_i - phi_j)^2) of pairs without missing momentum.
 
 The choice of three jets looks at no mass, so that a peak does not come from the choice; without the
 flag it is "M3" (CMS, "Measurement of the top-antitop production cross section in pp collisions at

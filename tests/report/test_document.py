@@ -102,7 +102,7 @@ def test_the_page_holds_all_and_refers_to_nothing(tmp_path, few_pictures):
     assert report.summary in page.replace("&#x27;", "'")
     assert "w1m&lt;1e-09 is required" in page
     assert "<script" not in page
-    assert "800 &lt; pT &lt; 1,600 GeV" in page
+    assert "jets: pT 800 to 1600 GeV, |eta| below 2" in page
     assert re.findall(r'(?:src|href)="(?!data:)', page) == []
     (picture,) = re.findall(r'src="data:image/png;base64,([^"]+)"', page)
     assert base64.b64decode(picture) == (tmp_path / "report/mass.png").read_bytes()
