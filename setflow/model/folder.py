@@ -25,6 +25,7 @@ from setflow.distributions.cardinality import (
     ConditionalCardinality,
     EmpiricalCardinality,
 )
+from setflow.distributions.composition import ConditionalComposition, EmpiricalComposition
 from setflow.fields.base import VectorField
 from setflow.fields.epic import EPiCField
 from setflow.fields.gaussian import GaussianSetField
@@ -70,9 +71,11 @@ WEIGHTS, MANIFEST, CARD = "weights.safetensors", "manifest.json", "README.md"
 
 CLASSES: dict[str, type] = {
     "setflow.ConditionalCardinality": ConditionalCardinality,
+    "setflow.ConditionalComposition": ConditionalComposition,
     "setflow.CosinePath": CosinePath,
     "setflow.EPiCField": EPiCField,
     "setflow.EmpiricalCardinality": EmpiricalCardinality,
+    "setflow.EmpiricalComposition": EmpiricalComposition,
     "setflow.GaussianSetField": GaussianSetField,
     "setflow.GraphField": GraphField,
     "setflow.LinearPath": LinearPath,
