@@ -6,7 +6,7 @@ JETNET    the schema of the layout of JetNet, the default
 Kind      what values a feature takes: Real, Positive, Bounded, Angle, Category
 """
 
-from setflow.schema.features import Feature, Limits, Schema, axis_label, names
+from setflow.schema.features import Feature, Limits, Schema, axis_label, kind_names, names
 from setflow.schema.jets import (
     DATASETS,
     JET_FEATURES,
@@ -16,6 +16,7 @@ from setflow.schema.jets import (
     PARTICLE_TYPES,
     PARTICLE_UNITS,
     RELATIVE_JET_UNITS,
+    TYPE,
     DatasetSpec,
     GivenSchema,
     ParticleType,
@@ -32,6 +33,7 @@ from setflow.schema.kinds import (
     Real,
     kind_of,
 )
+from setflow.schema.types import ObjectTypes
 from setflow.schema.words import (
     EVENT_WORDS,
     JET_WORDS,
@@ -52,6 +54,7 @@ __all__ = [
     "PARTICLE_TYPES",
     "PARTICLE_UNITS",
     "RELATIVE_JET_UNITS",
+    "TYPE",
     "Angle",
     "Bounded",
     "Category",
@@ -60,6 +63,7 @@ __all__ = [
     "GivenSchema",
     "Kind",
     "Limits",
+    "ObjectTypes",
     "ParticleType",
     "Positive",
     "Real",
@@ -68,6 +72,7 @@ __all__ = [
     "axis_label",
     "event_of",
     "kept_objects",
+    "kind_names",
     "kind_of",
     "left_out_of",
     "lists_objects",

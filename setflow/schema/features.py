@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from setflow.schema.kinds import KINDS, Kind, kind_of
+from setflow.schema.kinds import KINDS, Category, Kind, kind_of
 from setflow.spelling import nearest
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
@@ -61,6 +61,10 @@ class Feature:
         label: what axes are labelled with, in mathtext; "" takes the name.
         meaning: what it is, in words.
         limits: what it can be; None takes what follows from its kind.
+        absent: the names of the types whose objects do not have it, such as `photon` of a mass:
+            names of the categories of an object. A file holds 0 there.
+        derived: whether other objects, or all of an event, determine it, as they do the sum of the
+            transverse momenta: together with them it has no density.
 
     Raises:
         TypeError: if something is of another type.
@@ -77,6 +81,8 @@ class Feature:
     label: str = ""
     meaning: str = ""
     limits: Limits | None = None
+    absent: Sequence[str] = ()
+    derived: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name.strip() or "," in self.name:
@@ -91,6 +97,15 @@ class Feature:
                 f"feature '{self.name}' has the unit '{self.unit}', which is a kind; write "
                 f"kind='{self.unit}'"
             )
+        absent = tuple(self.absent)
+        if isinstance(self.absent, str) or not all(isinstance(name, str) for name in absent):
+            raise TypeError(
+                f"feature '{self.name}': absent is {self.absent!r}, expected a list of the names "
+                "of types"
+            )
+        object.__setattr__(self, "absent", absent)
+        if not isinstance(self.derived, bool):
+            raise TypeError(f"feature '{self.name}': derived is {self.derived!r}, expected a bool")
         if not isinstance(self.limits, Limits | None):
             raise TypeError(
                 f"feature '{self.name}': limits is {self.limits!r}, expected "
@@ -130,7 +145,8 @@ class Feature:
         if self.limits != usual.limits:
             limits = asdict(self.bounds)
             told["limits"] = {k: v for k, v in limits.items() if v != getattr(Limits(), k)}
-        return told
+        told |= {"absent": list(self.absent)} if self.absent else {}
+        return told | ({"derived": True} if self.derived else {})
 
     @property
     def bounds(self) -> Limits:
@@ -150,8 +166,8 @@ class Schema:
             away; None keeps the order of the file.
 
     Raises:
-        ValueError: if there is no feature of an object, a name stands twice, or `order_by` is no
-            feature with values on a line.
+        ValueError: if there is no feature of an object, a name stands twice, `order_by` is no
+            feature with values on a line, or a feature is absent in a type that does not exist.
 
     >>> rings = Schema([Feature("x", "mm"), Feature("charge", kind="category(minus, plus)")])
     >>> rings.generated, rings.left_out
@@ -186,15 +202,39 @@ class Schema:
                 f"{', '.join(self.generated)}"
             )
 
+        known = [name for entry in self.categories for name in kind_names(entry)]
+        for entry in self.objects:
+            for name in entry.absent:
+                if name not in known:
+                    raise ValueError(
+                        f"'{entry.name}' is said to be absent in '{name}', expected names of the "
+                        f"categories of an object: {', '.join(known) or 'there are none'}"
+                        + nearest(name, known)
+                    )
+        if lacking := [entry.name for entry in self.event if entry.absent]:
+            raise ValueError(
+                f"'{lacking[0]}' is a feature of the event and absent in a type, expected one of an"
+                " object"
+            )
+
+    @property
+    def categories(self) -> tuple[Feature, ...]:
+        """The features of an object that are categories: together they are its type."""
+        return tuple(entry for entry in self.objects if isinstance(entry.kind, Category))
+
     @property
     def generated(self) -> tuple[str, ...]:
         """The names of the features of an object that a model can generate: numbers on a line."""
-        return tuple(entry.name for entry in self.objects if entry.of_kind.on_a_line)
+        return tuple(entry.name for entry in self.objects if _is_generated(entry))
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The names of the others, angles and categories, which files hold and models do not."""
-        return tuple(entry.name for entry in self.objects if not entry.of_kind.on_a_line)
+        """The names of the others, which files hold and models do not make by themselves.
+
+        They are angles, what other objects determine, and categories, which a model with types
+        makes (`setflow.Composition`).
+        """
+        return tuple(entry.name for entry in self.objects if not _is_generated(entry))
 
     def object(self, name: str) -> Feature:
         """Return the feature of an object with a name.
@@ -246,6 +286,20 @@ class Schema:
             return cls(lists["objects"], lists["event"], given.get("order_by"))
         except (TypeError, ValueError) as error:
             raise ValueError(f"{where}: {error}") from None
+
+
+def _is_generated(feature: Feature) -> bool:
+    return feature.of_kind.on_a_line and not feature.derived
+
+
+def kind_names(feature: Feature) -> tuple[str, ...]:
+    """Return the names of a category.
+
+    >>> kind_names(Feature("charge", kind="category(minus, plus)"))
+    ('minus', 'plus')
+    """
+    assert isinstance(feature.kind, Category)
+    return feature.kind.names
 
 
 def names(features: Sequence[Feature]) -> tuple[str, ...]:
