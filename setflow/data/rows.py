@@ -160,6 +160,9 @@ def check_rows(
     block.real = checked_mask(block.real, defects, words)
     block.x = np.where(block.real[..., None], block.x, 0)
     check_finite(block.x, block.real, features, defects, words)
+    for column, feature in enumerate(features):
+        if feature.absent:  # NaN says so, too
+            block.x[..., column] = np.where(np.isnan(block.x[..., column]), 0, block.x[..., column])
     there = [place >= 0 for place in of_event.places]
     check_events(np.where(there, block.event, 0), of_event.features, defects, words)
     if TYPES in block.others:

@@ -209,6 +209,7 @@ class Tally:
             self.columns, columns, self._spreads, self._codes, strict=True
         ):
             good = values[np.isfinite(values)]
+            good = good[good != 0] if entry.absent else good
             if isinstance(entry.kind, Category):
                 code, times = np.unique(good.astype(np.int64), return_counts=True)
                 codes.update(dict(zip(code.tolist(), times.tolist(), strict=True)))

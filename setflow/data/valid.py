@@ -64,6 +64,21 @@ def refuse(defects: Defects, path: Path | str, first: int) -> None:
     raise ValueError(f"{path}: row {first + row}, {defects[row]}")
 
 
+def there(
+    values: NDArray[Any], real: NDArray[np.bool_], features: Sequence[Feature]
+) -> NDArray[np.bool_]:
+    """Return which values `(b, N, D)` of objects count: those of real ones that are not absent.
+
+    Where a feature is absent in some types, 0 and NaN say that an object does not have it.
+    """
+    counts = np.repeat(real[..., None], len(features), -1)
+    for column, feature in enumerate(features):
+        if feature.absent:
+            value = values[..., column]
+            counts[..., column] &= (value != 0) & ~np.isnan(value)
+    return counts
+
+
 # --- what is no number ---
 
 
@@ -93,7 +108,7 @@ def check_finite(
     """Check the features `(b, N, D)` of real objects."""
     note(
         defects,
-        real[..., None] & ~np.isfinite(values),
+        there(values, real, features) & ~np.isfinite(values),
         lambda row, slot, column: (
             f"{words.object} {slot}, column '{features[column].name}' holds "
             f"{values[row, slot, column]} though the {words.object} is real; expected a finite "
@@ -201,7 +216,7 @@ def check_physical(
             f"{_in_words(feature)}{hint}"
         )
 
-    note(defects, real[..., None] & impossible(values, features), describe)
+    note(defects, there(values, real, features) & impossible(values, features), describe)
 
 
 def check_physical_events(
@@ -257,7 +272,7 @@ def count_impossible(
     >>> count_impossible(x, np.array([[True, True, False]]), setflow.schema.JETNET.objects)
     Counter({'ptrel': 2})
     """
-    real, infinite = real[..., None], ~np.isfinite(values)
+    real, infinite = there(values, real, features), ~np.isfinite(values)
     wrong = (real & impossible(values, features) & ~infinite).reshape(-1, len(features)).sum(0)
     found = {feature.name: n for feature, n in zip(features, wrong.tolist(), strict=True)}
     found[INFINITE] = int((real & infinite).sum())
