@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from setflow.sets.arrays import Array
-from setflow.sets.masks import as_mask, over_features, zero_padding
+from setflow.sets.masks import as_mask, as_present, over_features, zero_padding
 from setflow.sets.protocols import Base
 from setflow.sets.shapes import as_floating, as_tuple, split_event
 
@@ -161,7 +161,8 @@ class FactorisedBase:
     ) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
-        value, mask = as_floating(value), mask if present is None else present
+        value = as_floating(value)
+        mask = mask if present is None else as_present(present, value.shape, mask)
         if mask is not None:  # a value inside the support, whatever that is
             inside = self._inside().to(value)
             value = torch.where(over_features(mask, value.ndim), value, inside)

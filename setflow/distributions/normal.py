@@ -11,7 +11,7 @@ from torch import Tensor
 
 from setflow.distributions.base import checked_event, sum_real
 from setflow.sets.arrays import Array, as_tensor, check_generator
-from setflow.sets.masks import zero_padding
+from setflow.sets.masks import as_present, zero_padding
 from setflow.sets.shapes import as_floating, as_tuple, check_sizes, split_event
 
 __all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
@@ -151,7 +151,7 @@ class IsotropicNormal:
         )
         value = value if value.is_floating_point() else as_floating(value)
         log_scale = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device).log()
-        mask = mask if present is None else present
+        mask = mask if present is None else as_present(present, value.shape, mask)
         z = zero_padding(value, mask) / self.scale
         return sum_real(-0.5 * z**2 - log_scale - _LOG_SQRT_2PI, event_ndim, mask)
 
@@ -297,6 +297,6 @@ class DiagonalNormal:
         if not isinstance(value, Tensor) or value.is_complex():
             value = as_tensor(value, "value")
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
-        mask = mask if present is None else present
+        mask = mask if present is None else as_present(present, value.shape, mask)
         z = (zero_padding(value, mask) - self.loc) / self.scale
         return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)
