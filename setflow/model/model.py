@@ -49,7 +49,12 @@ from setflow.model.parts import (
     schema_for,
 )
 from setflow.model.saved import SavedModel
-from setflow.model.stages import check_context_model, contexts_as_sets, no_density
+from setflow.model.stages import (
+    check_context_model,
+    contexts_as_sets,
+    derived_context,
+    no_density,
+)
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
@@ -148,6 +153,7 @@ class SetFlow(SavedModel):
         self.path = LinearPath() if path is None else path
         self.cardinality = cardinality
         self.context_features = tuple(map(self.schema.of_event, self.conditions))
+        self._derived = derived_context(self.context_features)
         encoder = ContextEncoder(self.context_features)
         check_parts(
             {"field": field, "scaler": self.scaler, "context_scaler": context_scaler},
@@ -535,6 +541,8 @@ class SetFlow(SavedModel):
             if batch.c is None:
                 raise ValueError(f"{no_density(self)}; give the context, and it is that given it")
             warnings.warn(f"{no_density(self)}; log p is that given the context", stacklevel=3)
+        elif self._derived is not None:
+            warnings.warn(f"{self._derived}; log p is that given the context", stacklevel=3)
         c = self.scaled_context(batch.c, n)
         seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
         there = batch.x if self.types is None else self.selected(batch).x

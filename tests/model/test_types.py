@@ -540,6 +540,20 @@ def test_a_quantity_that_other_objects_determine_is_refused():
         setflow.SetFlow(setflow.TransformerField(2, **FIELD), schema=schema, features=["x", "ht"])
 
 
+def test_a_context_that_the_objects_determine_is_told():
+    schema = Schema([Feature("x")], [Feature("sum", derived=True)])
+    flow = setflow.SetFlow(
+        setflow.TransformerField(1, **FIELD, condition_dim=1), schema=schema, conditions=["sum"]
+    )
+    x = torch.randn(20, 3, 1)
+    batch = setflow.SetBatch(x, c=x.sum(1))
+    flow.fit_statistics(batch)
+    with pytest.warns(
+        UserWarning, match="conditioned on sum, which the objects determine: objects"
+    ):
+        flow.log_prob(batch, solver=SOLVER)
+
+
 def test_absent_features_are_those_of_types_that_exist():
     with pytest.raises(ValueError, match=r"absent in 'lepto', .*mean 'lepton'"):
         Schema([*SCHEMA.objects[:2], Feature("mass", absent=["lepto"])])
