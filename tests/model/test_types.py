@@ -378,6 +378,29 @@ def test_a_folder_comes_back_as_the_same_model(tmp_path, network):
     assert "types" in (tmp_path / "model" / "README.md").read_text()
 
 
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("cardinality.table", "cardinality.table holds values that are no probabilities"),
+        ("cardinality.shares", "cardinality.shares holds values that are no probabilities"),
+        ("scaler.parts.0.std", "expected positive and finite values"),
+    ],
+)
+def test_statistics_that_cannot_be_are_not_loaded(tmp_path, name, message):
+    flow = model()
+    flow.state_dict()[name].fill_(-2)
+    flow.save(tmp_path / "model")
+    with pytest.raises(ValueError, match=message):
+        setflow.SetFlow.load(tmp_path / "model")
+
+
+def test_statistics_of_types_are_taken_in_memory():
+    from setflow.model.statistics import statistics_of
+
+    with pytest.raises(ValueError, match=r"set data\.in_memory to true"):
+        statistics_of(model(), without_context(events(5)))
+
+
 def test_statistics_are_those_of_each_type():
     batch = events(300, weight=True)
     flow = model()
