@@ -116,12 +116,13 @@ def stochastic_loss_of(field: nn.Module) -> Subject:
 
     def verb(
         field: nn.Module, x_target: Tensor, x_source: Tensor, mask: Tensor | None, t: Tensor,
-        c: Tensor | None, *, reduction: str,
+        c: Tensor | None, *, reduction: str, **present: Tensor,
     ) -> Tensor:  # fmt: skip
         t = 0.1 + 0.8 * t
         return setflow.masked_stochastic_fm_loss(
-            field, x_target, x_source, mask, t, c, z=x_source.roll(1, -1), reduction=reduction
-        )
+            field, x_target, x_source, mask, t, c, z=x_source.sin(), reduction=reduction,
+            **present,
+        )  # fmt: skip
 
     return loss_of(field, verb)
 
@@ -131,11 +132,11 @@ def denoising_loss_of(parameterization: str) -> Callable[[nn.Module], Subject]:
 
     def verb(
         field: nn.Module, x_target: Tensor, x_source: Tensor, mask: Tensor | None, t: Tensor,
-        c: Tensor | None, *, reduction: str,
+        c: Tensor | None, *, reduction: str, **present: Tensor,
     ) -> Tensor:  # fmt: skip
         return setflow.masked_diffusion_loss(
             field, x_target, setflow.VPSchedule(), mask, t, c, parameterization=parameterization,
-            noise=x_source, weighting=setflow.MinSNRWeighting(), reduction=reduction,
+            noise=x_source, weighting=setflow.MinSNRWeighting(), reduction=reduction, **present,
         )  # fmt: skip
 
     return lambda field: loss_of(field, verb)

@@ -172,8 +172,8 @@ def test_verbs_keep_the_law_with_fields_that_only_sample(name, verb, law, device
 @pytest.mark.parametrize(
     "verb",
     [
-        "loss", "coupled loss", "sample", "adaptive sample", "log_prob", "estimated log_prob",
-        "scored sample",
+        "loss", "coupled loss", "stochastic loss", "velocity loss", "score loss", "sample",
+        "adaptive sample", "log_prob", "estimated log_prob", "scored sample",
     ],
 )  # fmt: skip
 @each("law", LAWS)
