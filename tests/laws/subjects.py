@@ -120,7 +120,7 @@ def stochastic_loss_of(field: nn.Module) -> Subject:
     ) -> Tensor:  # fmt: skip
         t = 0.1 + 0.8 * t
         return setflow.masked_stochastic_fm_loss(
-            field, x_target, x_source, mask, t, c, z=x_source.sin(), reduction=reduction,
+            field, x_target, x_source, mask, t, c, z=-0.5 * x_source, reduction=reduction,
             **present,
         )  # fmt: skip
 
