@@ -217,14 +217,16 @@ class Composition(CardinalityModel):
 class EmpiricalComposition(Composition):
     """The frequencies of the compositions of a training sample, smoothed by a table.
 
-    Of the events of N objects those compositions are kept that occur twice at least, with their
-    frequencies. The others, and one event more, are given to a table, since about as many of the
-    next events are new as events of the sample have a composition of their own (Good, "The
-    population frequencies of species and the estimation of population parameters", Biometrika 40,
-    237, 1953). The table is p(n_1 | N) p(n_2 | N - n_1) .., each factor the frequencies of these
-    others and one event that is spread by a binomial law with the mean of the sample. So every
-    composition of the types that occur has a finite log-probability where its N has one, and few
-    types of few objects have nearly their frequencies. p(N) is that of `EmpiricalCardinality`.
+    Of the events of N objects those compositions are kept that occur twice at least, each d times
+    less often than it does, since what is seen is seen too often: d = c - (c + 1) y n_{c+1} / n_c
+    for one that occurs c times, of 3 for all above, where n_i compositions occur i times and
+    y = n_1 / (n_1 + 2 n_2) (Chen and Goodman, "An empirical study of smoothing techniques for
+    language modeling", Computer Speech and Language 13, 359, 1999). What is left, the other events
+    and one more are given to a table, p(n_1 | N) p(n_2 | N - n_1) .., each factor the frequencies
+    of what is given to it and one event that is spread by a binomial law with the mean of the
+    sample. So every composition of the types that occur has a finite log-probability where its N
+    has one; few types of few objects have nearly their frequencies, and where hardly an event is
+    like another it is nearly the table. p(N) is that of `EmpiricalCardinality`.
 
     It is the same for every context, of which only the shape is looked at.
 
@@ -266,6 +268,7 @@ class EmpiricalComposition(Composition):
     def _settle(self, counts: Tensor, worth: Tensor) -> Tensor:
         super()._settle(counts, worth)
         rows, which, times = torch.unique(counts, dim=0, return_inverse=True, return_counts=True)
+        less = _discount(times) / times  # the share that is given to the table
         weights = torch.zeros(len(rows), dtype=torch.float64, device=counts.device)
         weights.index_add_(0, which, worth)
         most = weights.where((times > 1) & (weights > 0), 0).sort(descending=True, stable=True)
@@ -273,13 +276,13 @@ class EmpiricalComposition(Composition):
         chosen = chosen[rows[chosen].sum(-1).sort(stable=True).indices]
         of_number = self.max_objects + 1
         all_of = torch.bincount(counts.sum(-1), worth, of_number).clamp(min=0) + 1
-        shares = weights[chosen] / all_of[rows[chosen].sum(-1)]
+        shares = (weights * (1 - less))[chosen] / all_of[rows[chosen].sum(-1)]
         self.compositions.fill_(-1)
         self.shares.zero_()
         self.compositions[: len(chosen)] = rows[chosen].double()
         self.shares[: len(chosen)] = shares
         self.unseen.copy_(1 - torch.bincount(rows[chosen].sum(-1), shares, of_number))
-        return torch.where(torch.isin(which, chosen), 0.0, worth)
+        return worth * torch.where(torch.isin(which, chosen), less[which], 1.0)
 
     def _drawn(self, lengths: Tensor, uniform: Tensor, c: Array | None) -> Tensor:
         if self.types == 1:
@@ -462,6 +465,20 @@ def _table(counts: Tensor, worth: Tensor, in_table: Tensor, max_objects: int) ->
         spread = spread / spread.sum(-1, keepdim=True)
         tables.append((found + spread) / (found.sum(-1, keepdim=True) + 1))
     return torch.stack(tables) if tables else m.new_zeros(0, size, size)
+
+
+def _discount(times: Tensor) -> Tensor:
+    """Return how much less often each composition is taken to occur than it does, float64.
+
+    Arguments:
+        times: how often each occurs, from 1, with any shape.
+    """
+    of = torch.bincount(times.flatten(), minlength=5)[:5].double()
+    share = (of[1] / (of[1] + 2 * of[2])).nan_to_num()
+    often = torch.arange(1, 4, device=times.device)
+    less = often - (often + 1) * share * of[2:] / of[1:4]
+    less = torch.where(of[1:4] > 0, less, share).clamp(min=0).minimum(often)
+    return less[times.clamp(max=3) - 1]
 
 
 def _keys(counts: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import setflow
 from laws.laws import redraw
 from setflow.distributions import counter_uniform
+from setflow.distributions.composition import _discount
 
 OBJECTS = 5
 
@@ -145,7 +146,7 @@ def test_the_number_has_its_frequencies_and_few_types_nearly_theirs():
 
 
 def test_few_events_are_smoothed_by_hand():
-    """Of four events with N = 3 three have one composition, and one has another."""
+    """Of four events with N = 3 three have one composition, and one has another: d = 1."""
     counts = torch.tensor([[1, 2], [1, 2], [1, 2], [3, 0]])
     p = (
         setflow.EmpiricalComposition(2, 3)
@@ -154,8 +155,8 @@ def test_few_events_are_smoothed_by_hand():
         .exp()
     )
     binomial = [math.comb(3, n) / 8 for n in range(4)]  # its mean n_1 / N is 1/2
-    table = [(binomial[n] + (n == 3)) / 2 for n in range(4)]
-    expected = [0.6 + 0.4 * table[1], 0.4 * table[3], 0.4 * table[2], 0.4 * table[0], 0]
+    table = [(binomial[n] + (n in (1, 3))) / 3 for n in range(4)]
+    expected = [0.4 + 0.6 * table[1], 0.6 * table[3], 0.6 * table[2], 0.6 * table[0], 0]
     assert p.tolist() == pytest.approx(expected)
 
 
@@ -271,3 +272,24 @@ def test_it_comes_back_from_its_state():
 def test_what_cannot_be_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call(empirical(2))
+
+
+def test_what_is_seen_is_discounted_by_hand():
+    times = torch.tensor([1] * 10 + [2] * 4 + [3] * 2 + [4, 9])
+    share = 10 / 18
+    by_times = {1: 1 - 2 * share * 0.4, 2: 2 - 3 * share * 0.5, 3: 3 - 4 * share * 0.5}
+    found = _discount(times).tolist()
+    assert found == pytest.approx([by_times[min(3, c)] for c in times.tolist()])
+    assert _discount(torch.tensor([5, 7])).tolist() == [0, 0]
+
+
+def test_many_types_are_predicted_better_than_by_their_shares():
+    """Held-out events of many types, of which hardly one is like another."""
+    both = training(6, 4000)
+    seen, held_out = both[:3000], both[3000:]
+    model = setflow.EmpiricalComposition(6, OBJECTS).fit(seen)
+    n = held_out.sum(-1)
+    by_shares = torch.lgamma(n + 1.0) - torch.lgamma(held_out + 1.0).sum(-1)
+    by_shares = by_shares + torch.xlogy(held_out, model.fractions).sum(-1)
+    given_n = model.log_prob(held_out) - model.number.log_prob(n)
+    assert given_n.mean() > by_shares.mean() + 0.1
