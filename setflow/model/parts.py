@@ -220,6 +220,7 @@ def schema_for(
         )
     else:
         schema = schema_of(given)
+        schema.require_types()
         asked = (features is None and with_types) or TYPE.name in (features or ())
         if asked and schema == JETNET:
             schema = replace(schema, objects=(*schema.objects, TYPE))

@@ -167,7 +167,7 @@ class Schema:
 
     Raises:
         ValueError: if there is no feature of an object, a name stands twice, `order_by` is no
-            feature with values on a line, or a feature is absent in a type that does not exist.
+            feature with values on a line, or a feature of the event is absent in a type.
 
     >>> rings = Schema([Feature("x", "mm"), Feature("charge", kind="category(minus, plus)")])
     >>> rings.generated, rings.left_out
@@ -202,6 +202,18 @@ class Schema:
                 f"{', '.join(self.generated)}"
             )
 
+        if lacking := [entry.name for entry in self.event if entry.absent]:
+            raise ValueError(
+                f"'{lacking[0]}' is a feature of the event and absent in a type, expected one of an"
+                " object"
+            )
+
+    def require_types(self) -> None:
+        """Check that features are absent in types that exist; a part of a schema may lack them.
+
+        Raises:
+            ValueError: if one is said to be absent in another; it tells the nearest.
+        """
         known = [name for entry in self.categories for name in kind_names(entry)]
         for entry in self.objects:
             for name in entry.absent:
@@ -211,11 +223,6 @@ class Schema:
                         f"categories of an object: {', '.join(known) or 'there are none'}"
                         + nearest(name, known)
                     )
-        if lacking := [entry.name for entry in self.event if entry.absent]:
-            raise ValueError(
-                f"'{lacking[0]}' is a feature of the event and absent in a type, expected one of an"
-                " object"
-            )
 
     @property
     def categories(self) -> tuple[Feature, ...]:

@@ -176,3 +176,12 @@ def test_a_mass_for_an_object_that_has_none_is_refused(folder, capsys):
     Path("config.yaml").write_text(yaml.safe_dump(config))
     error = fails(capsys, "fit", "--config", "config.yaml")
     assert "is of type 'met, charge=none', which has no mass, and holds 5" in error
+
+
+def test_types_of_events_that_are_not_in_memory_say_what_to_do(folder, capsys):
+    write_events("events.h5")
+    config = configuration(2)
+    config["data"] |= {"train": "events.h5", "max_objects": 6, "in_memory": False}
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    error = fails(capsys, "fit", "--config", "config.yaml")
+    assert "taken of events in memory: set data.in_memory to true" in error

@@ -173,7 +173,7 @@ def test_the_total_is_one():
     flow.cardinality = setflow.EmpiricalComposition(2, 2).fit(
         torch.tensor([[1, 0], [0, 1], [1, 1], [1, 1], [0, 2], [2, 0], [0, 0], [2, 0]])
     )
-    line = torch.linspace(-12, 12, 161)
+    line = torch.linspace(-12, 12, 81)
     step = line[1] - line[0]
     total = flow.cardinality.log_prob(torch.tensor([[0, 0]])).exp()[0]
     for kinds in ([0], [1], [0, 0], [0, 1], [1, 1]):
@@ -578,8 +578,11 @@ def test_a_context_that_the_objects_determine_is_told():
 
 
 def test_absent_features_are_those_of_types_that_exist():
+    wrong = Schema([*SCHEMA.objects[:2], Feature("mass", absent=["lepto"])])
     with pytest.raises(ValueError, match=r"absent in 'lepto', .*mean 'lepton'"):
-        Schema([*SCHEMA.objects[:2], Feature("mass", absent=["lepto"])])
+        setflow.SetFlow(setflow.TransformerField(2, **FIELD), schema=wrong)
+    with pytest.raises(ValueError, match="'ht' is a feature of the event and absent in a type"):
+        Schema(SCHEMA.objects, [Feature("ht", absent=["jet"])])
     assert Schema.from_node(SCHEMA.node()) == SCHEMA
     types = ObjectTypes(SCHEMA.objects)
     assert types.present == ((True, False), (True, False), (True, True), (True, True))
