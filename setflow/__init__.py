@@ -27,7 +27,9 @@ from setflow.version import __version__ as __version__
 __all__ = [
     "RK4",
     "BrownianGamma",
+    "Composition",
     "ConditionalCardinality",
+    "ConditionalComposition",
     "CosinePath",
     "DiagonalNormal",
     "Diffusion",
@@ -39,6 +41,7 @@ __all__ = [
     "EDMWeighting",
     "EPiCField",
     "EmpiricalCardinality",
+    "EmpiricalComposition",
     "Euler",
     "EulerMaruyama",
     "ExactDivergence",
@@ -110,9 +113,12 @@ if TYPE_CHECKING:
         masked_diffusion_loss,
     )
     from setflow.distributions import (
+        Composition,
         ConditionalCardinality,
+        ConditionalComposition,
         DiagonalNormal,
         EmpiricalCardinality,
+        EmpiricalComposition,
         IsotropicNormal,
         StandardNormal,
         as_base,

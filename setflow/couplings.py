@@ -9,7 +9,8 @@ The noise of the event stays what it was, in another order: as a set it is still
 base. So a permutation-equivariant field, as all fields on sets here are, samples from the same base
 and its `log_prob` is the same function; one that tells its slots apart is no field for a coupling,
 since the noise of a slot would depend on the data. For the same reason objects with a context of
-their own exchange noise only with those of equal context: else the noise would depend on it.
+their own, such as a type, exchange noise only with those of equal context, and those that lack
+features only with those that have the same: else the noise would depend on it.
 
 Klein, Kraemer, Noe, "Equivariant Flow Matching" (arXiv:2306.15030); Song et al., "Equivariant Flow
 Matching with Hybrid Probability Transport" (arXiv:2312.07168).
@@ -62,7 +63,8 @@ def coupled_noise(events: Events, x_source: Tensor, coupling: Coupling) -> Tenso
 
     Raises:
         ValueError: if the events are no sets, no two objects of an event have equal context though
-            objects have contexts, or the values cannot be looked at, as in `torch.func.vmap`.
+            objects have contexts that are no whole numbers, as types are, or the values cannot be
+            looked at, as in `torch.func.vmap`.
 
     >>> events = Events.of(2, torch.tensor([[[0.0], [5.0], [0.0]]]), torch.tensor([[1, 1, 0]]))
     >>> coupled_noise(events, torch.tensor([[[4.0], [1.0], [0.0]]]), "event").flatten()
@@ -93,6 +95,9 @@ def _least_cost(events: Events, x_source: Tensor) -> _Array:
     rows = None
     if events.context is not None and events.context.rows is not None:
         rows = _on_cpu(events.context.rows, count, slots)
+    if events.present is not None:
+        present = _on_cpu(events.present, count, slots)
+        rows = present if rows is None else np.concatenate([rows, present], -1)
     real = np.ones((count, slots), dtype=bool)
     if events.mask is not None:
         real = events.mask.reshape(count, slots).cpu().numpy()
@@ -107,12 +112,24 @@ def _least_cost(events: Events, x_source: Tensor) -> _Array:
                 cost = ((x[event][group, None] - noise[event][None, group]) ** 2).sum(-1)
             if np.isfinite(cost).all():
                 order[event, group] = group[linear_sum_assignment(cost)[1]]
-    if alone:
+    if alone and rows is not None and not _are_kinds(rows, real):
         raise ValueError(
             "the objects have contexts of their own and no two of an event have the same, so that "
             "no noise can be exchanged: it would depend on the context; leave the coupling out"
         )
     return order
+
+
+def _are_kinds(rows: _Array, real: _Array) -> bool:
+    """Return whether the contexts of the objects of an event differ by whole numbers only.
+
+    Arguments:
+        rows: the contexts of all slots, with shape `(events, N, C)`.
+        real: which slots are real, with shape `(events, N)`.
+    """
+    first = np.take_along_axis(rows, real.argmax(-1)[:, None, None], 1)
+    apart = (rows - first)[real]
+    return bool((apart == np.round(apart)).all())
 
 
 def _on_cpu(values: Tensor, count: int, slots: int) -> _Array:

@@ -163,7 +163,7 @@ def _run(cli: FitCLI) -> FitResult:
             return done
     sample = cli.datamodule.training_sample(cli.model.flow)
     _require_room(cli.model.flow, sample, cli.datamodule.max_objects)
-    if (told := left_out_of(cli.model.flow.schema)) is not None:
+    if (told := left_out_of(cli.model.flow.schema, cli.model.flow.features)) is not None:
         warn(told)
     if cli.found is None:
         tell_data(cli)

@@ -11,7 +11,7 @@ from setflow.cli.fit_parts import FitCLI
 from setflow.cli.parsing import nearest
 from setflow.data.jets import NUM
 from setflow.data.tally import ACCEPTED, PTREL, Fault, Rows, Tally
-from setflow.schema import Schema
+from setflow.schema import Category, Schema, kind_names
 from setflow.sets.batch import SetBatch
 from setflow.training.data import SetDataModule
 from setflow.training.processes import is_first_process
@@ -112,8 +112,14 @@ def _lines(train: Tally, val: Tally, shared: int, sizes: tuple[int, int]) -> lis
     called = train.called
     spreads = []
     for entry, spread in train.spreads:
+        if isinstance(entry.kind, Category):
+            continue
         low, high = spread.quantiles([0.01, 0.99])
         spreads.append(f"{entry.name} {low:.3g} to {high:.3g}{f' {entry.unit}' * bool(entry.unit)}")
+    for entry, codes in train.codes:
+        listed = enumerate(kind_names(entry))
+        told = ", ".join(f"{name} {codes[code]:,}" for code, name in listed if codes[code])
+        spreads.append(f"{entry.name} {told}")
     sums = ""
     if train.sums.n:
         low, high = train.sums.quantiles([0.01, 0.99])

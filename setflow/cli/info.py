@@ -109,6 +109,7 @@ def _files(given: str, path: Path) -> Iterator[Line]:
 
 def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.jobs.contexts import context_options
+    from setflow.model.folder import types_of
     from setflow.model.model import SetFlow
     from setflow.model.stages import given_conditions
     from setflow.schema import Category, words_of
@@ -123,8 +124,13 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     yield "model", f"{given}, a SetFlow; its files are those of its manifest"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
     yield "features", ", ".join(name + units.get(name, "") for name in flow.features)
-    if flow.schema.left_out:
-        yield "left out", f"{', '.join(flow.schema.left_out)}: the model does not make them"
+    if left := [name for name in flow.schema.left_out if name not in flow.features]:
+        yield "left out", f"{', '.join(left)}: the model does not make them"
+    if flow.types is not None:
+        yield "types", types_of(flow)
+        for feature in flow.types.types.features:
+            if feature.absent:
+                yield "absent", f"{feature.name} in {', '.join(feature.absent)}"
     conditions = ", ".join(
         f"{entry.name} ({', '.join(entry.kind.names)})"
         if isinstance(entry.kind, Category)

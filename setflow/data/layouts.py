@@ -35,6 +35,7 @@ from setflow.schema import (
     JET_FEATURES,
     JETNET,
     PARTICLE_FEATURES,
+    TYPE,
     Category,
     Feature,
     Schema,
@@ -260,7 +261,36 @@ class JetLayout(Layout):
 
     def rows(self, there: slice, columns: Columns) -> tuple[NDArray[Any], NDArray[Any]]:
         particles = self.file[PARTICLES][there]
-        return columns.of(particles), particles[..., self.columns.index(FLAG)]
+        flags = particles[..., self.columns.index(FLAG)]
+        if max(columns.places, default=0) >= particles.shape[-1]:  # the types, behind all others
+            kinds = self.file[TYPES][there].astype(particles.dtype) - 1
+            particles = np.concatenate([particles, kinds[..., None]], -1)
+        return columns.of(particles), flags
+
+    def object_columns(self, wanted: Sequence[Feature | str]) -> Columns:
+        """Return where features of particles stand; `type` is what `particle_type` holds.
+
+        Raises:
+            ValueError: as `Layout.object_columns`.
+        """
+        asked = [entry if isinstance(entry, str) else entry.name for entry in wanted]
+        if TYPE.name not in asked or TYPES not in self.keys or TYPE.name in self.columns:
+            return super().object_columns(wanted)
+        at = asked.index(TYPE.name)
+        entry = wanted[at]
+        if isinstance(entry, Feature) and entry.kind != TYPE.kind:
+            raise ValueError(
+                f"{self.path}: {TYPES} holds {TYPE.kind}, expected {entry.kind}; let the schema "
+                "say what the file says"
+            )
+        found = super().object_columns([*wanted[:at], *wanted[at + 1 :]])
+        kind = TYPE if isinstance(entry, str) else entry
+        return Columns(
+            (*found.features[:at], kind, *found.features[at:]),
+            (*found.places[:at], self.file[PARTICLES].shape[-1], *found.places[at:]),
+            (*found.factors[:at], 1.0, *found.factors[at:]),
+            found.converted,
+        )
 
     def _checked_shapes(self) -> tuple[int, ...]:
         """Return the shape of the particles, when all shapes and dtypes are checked."""

@@ -179,13 +179,14 @@ def masked_diffusion_loss(
     noise: Array | None = None,
     weighting: Weighting | None = None,
     times: TimeSampling | None = None,
+    present: Array | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the loss of `diffusion_loss` over real objects only.
 
-    Arguments, return value and errors are those of `diffusion_loss`, and `mask` is that of
-    `masked_fm_loss`; padded slots of `x_target` and `noise` may hold anything.
+    Arguments, return value and errors are those of `diffusion_loss`, and `mask` and `present` are
+    those of `masked_fm_loss`; padded slots of `x_target` and `noise` may hold anything.
 
     >>> model = setflow.TransformerField(3, hidden=16, layers=1, heads=2)
     >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
@@ -198,7 +199,7 @@ def masked_diffusion_loss(
         raise TypeError(
             f"weighting is {shown(weighting)}, expected an object such as SNRWeighting()"
         )
-    events = Events.of(model, x_target, mask, c=c, name="x_target")
+    events = Events.of(model, x_target, mask, c=c, name="x_target", present=present)
     x_0 = events.x
     smallest = smallest_time(x_0.dtype)
     t, _ = times_of(events, t, times, generator)  # the weights are those of the clamped times

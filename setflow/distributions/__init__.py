@@ -6,14 +6,22 @@ from setflow.distributions.cardinality import (
     ConditionalCardinality,
     EmpiricalCardinality,
 )
+from setflow.distributions.composition import (
+    Composition,
+    ConditionalComposition,
+    EmpiricalComposition,
+)
 from setflow.distributions.normal import DiagonalNormal, IsotropicNormal, StandardNormal
 from setflow.random import counter_normal, counter_uniform
 
 __all__ = [
     "CardinalityModel",
+    "Composition",
     "ConditionalCardinality",
+    "ConditionalComposition",
     "DiagonalNormal",
     "EmpiricalCardinality",
+    "EmpiricalComposition",
     "FactorisedBase",
     "IsotropicNormal",
     "StandardNormal",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent
 
 from setflow.sets.arrays import Array
-from setflow.sets.masks import as_mask, over_features, zero_padding
+from setflow.sets.masks import as_mask, as_present, over_features, zero_padding
 from setflow.sets.protocols import Base
 from setflow.sets.shapes import as_floating, as_tuple, split_event
 
@@ -156,10 +156,13 @@ class FactorisedBase:
             _, mask = checked_event(self.batch_shape, self.event_shape, x, mask)
         return zero_padding(x, mask)
 
-    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, value: Tensor, *, mask: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats."""
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
         value = as_floating(value)
+        mask = mask if present is None else as_present(present, value.shape, mask)
         if mask is not None:  # a value inside the support, whatever that is
             inside = self._inside().to(value)
             value = torch.where(over_features(mask, value.ndim), value, inside)
@@ -209,7 +212,9 @@ class EverySlot:
         x = drawn.movedim(len(front), len(front) + len(self.batch_shape))
         return zero_padding(x, mask)
 
-    def log_prob(self, value: Tensor, *, mask: Tensor | None = None) -> Tensor:
+    def log_prob(
+        self, value: Tensor, *, mask: Tensor | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Return the log-density of the real coordinates of each event, in nats.
 
         Raises:
@@ -228,7 +233,10 @@ class EverySlot:
                 inside = self.sample().to(value).detach()
             value = torch.where(over_features(mask, value.ndim), value, inside)
         front = len(lead) - len(self.batch_shape)
-        log_p = self._base.log_prob(value.movedim(len(lead), front)).movedim(front, -1)
+        has: dict[str, Any] = (
+            {} if present is None else {"present": present.movedim(len(lead), front)}
+        )
+        log_p = self._base.log_prob(value.movedim(len(lead), front), **has).movedim(front, -1)
         return sum_real(log_p, 1, mask)
 
 

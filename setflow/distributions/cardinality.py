@@ -22,7 +22,13 @@ from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.shapes import positive_integer
 from setflow.sets.weights import as_weight, count_negative, effective_number, total_weight
 
-__all__ = ["CardinalityModel", "ConditionalCardinality", "EmpiricalCardinality"]
+__all__ = [
+    "CardinalityModel",
+    "ConditionalCardinality",
+    "EmpiricalCardinality",
+    "at_quantile",
+    "checked_lengths",
+]
 
 _FUNCTIONS = 8  # of N, whose strengths depend on the context
 
@@ -189,7 +195,7 @@ class EmpiricalCardinality(CardinalityModel):
             uniform = as_tensor(uniform, "uniform")
         if c is not None:
             _require_a_row_for_each(uniform, c)
-        return _at_quantile(self.probabilities, uniform)
+        return at_quantile(self.probabilities, uniform)
 
     def log_prob(self, lengths: Array, c: Array | None = None) -> Tensor:
         """Return log p(N) in nats, float64, with the shape of `lengths`; -inf where N never occurs.
@@ -204,7 +210,7 @@ class EmpiricalCardinality(CardinalityModel):
             lengths = as_tensor(lengths, "lengths")
         if c is not None:
             _require_a_row_for_each(lengths, c)
-        return self.probabilities.log()[_checked(lengths, self.max_objects)]
+        return self.probabilities.log()[checked_lengths(lengths, self.max_objects)]
 
 
 class ConditionalCardinality(CardinalityModel):
@@ -319,7 +325,7 @@ class ConditionalCardinality(CardinalityModel):
         """
         if not isinstance(uniform, Tensor) or uniform.is_complex():
             uniform = as_tensor(uniform, "uniform")
-        return _at_quantile(self._log_probabilities(self._context(c, uniform)).exp(), uniform)
+        return at_quantile(self._log_probabilities(self._context(c, uniform)).exp(), uniform)
 
     def log_prob(self, lengths: Array, c: Array | None = None) -> Tensor:
         """Return log p(N | c) in nats, float64 with shape `batch`, finite for every N.
@@ -334,7 +340,7 @@ class ConditionalCardinality(CardinalityModel):
         """
         if not isinstance(lengths, Tensor) or lengths.is_complex():
             lengths = as_tensor(lengths, "lengths")
-        index = _checked(lengths, self.max_objects)
+        index = checked_lengths(lengths, self.max_objects)
         return self._at(index, self._context(c, lengths))
 
     def checked_log_prob(self, lengths: Tensor, c: Tensor | None) -> Tensor:
@@ -390,7 +396,7 @@ class ConditionalCardinality(CardinalityModel):
         return c
 
 
-def _at_quantile(probabilities: Tensor, uniform: Tensor) -> Tensor:
+def at_quantile(probabilities: Tensor, uniform: Tensor) -> Tensor:
     """Return the cardinality at each quantile.
 
     Arguments:
@@ -410,7 +416,7 @@ def _counts(lengths: Tensor, max_objects: int, weight: Array | None) -> Tensor:
 
     Weighted events are counted by their weights, which sum to their effective number.
     """
-    index = _checked(lengths, max_objects).flatten()
+    index = checked_lengths(lengths, max_objects).flatten()
     if not len(index):
         raise ValueError("fit needs at least one event, got none")
     if weight is None:
@@ -447,7 +453,7 @@ def require_possible(shares: Tensor, sizes: Tensor, numbers: Tensor, negative: s
         )
 
 
-def _checked(lengths: Tensor, max_objects: int) -> Tensor:
+def checked_lengths(lengths: Tensor, max_objects: int) -> Tensor:
     """Return `lengths` as int64, all of them cardinalities that can occur."""
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise ValueError(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from setflow.distributions.base import checked_event, sum_real
 from setflow.sets.arrays import Array, as_tensor, check_generator
-from setflow.sets.masks import zero_padding
+from setflow.sets.masks import as_present, zero_padding
 from setflow.sets.shapes import as_floating, as_tuple, check_sizes, split_event
 
 __all__ = ["DiagonalNormal", "IsotropicNormal", "StandardNormal"]
@@ -129,13 +129,17 @@ class IsotropicNormal:
             dtype=self.dtype,
         )
 
-    def log_prob(self, value: Array, *, mask: Array | None = None) -> Tensor:
+    def log_prob(
+        self, value: Array, *, mask: Array | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Return the log-density in nats of the real coordinates, with the lead shape of `value`.
 
         Arguments:
             value: values with shape `(*lead, *event_shape)`; with a mask and an event shape `(D,)`,
                 `(*lead, N, D)` for any N.
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
+            present: which features of the real objects count, boolean with the shape of `value`, or
+                None for all.
 
         Raises:
             ValueError: if shapes do not fit.
@@ -147,6 +151,7 @@ class IsotropicNormal:
         )
         value = value if value.is_floating_point() else as_floating(value)
         log_scale = torch.as_tensor(self.scale, dtype=value.dtype, device=value.device).log()
+        mask = mask if present is None else as_present(present, value.shape, mask)
         z = zero_padding(value, mask) / self.scale
         return sum_real(-0.5 * z**2 - log_scale - _LOG_SQRT_2PI, event_ndim, mask)
 
@@ -278,8 +283,12 @@ class DiagonalNormal:
             ) from error
         return DiagonalNormal(loc, scale, event_ndim=self.event_ndim, validate_args=False)
 
-    def log_prob(self, value: Array, *, mask: Array | None = None) -> Tensor:
+    def log_prob(
+        self, value: Array, *, mask: Array | None = None, present: Tensor | None = None
+    ) -> Tensor:
         """Return the log-density in nats of the real coordinates, with the lead shape of `value`.
+
+        The arguments are those of `IsotropicNormal.log_prob`.
 
         Raises:
             ValueError: if shapes do not fit, or the parameters differ from slot to slot and there
@@ -288,5 +297,6 @@ class DiagonalNormal:
         if not isinstance(value, Tensor) or value.is_complex():
             value = as_tensor(value, "value")
         event_ndim, mask = checked_event(self.batch_shape, self.event_shape, value, mask)
+        mask = mask if present is None else as_present(present, value.shape, mask)
         z = (zero_padding(value, mask) - self.loc) / self.scale
         return sum_real(-0.5 * z**2 - self.scale.log() - _LOG_SQRT_2PI, event_ndim, mask)

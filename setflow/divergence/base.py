@@ -110,6 +110,7 @@ def _evaluated(
     """Ask an estimator of a user's own."""
     assert events.t is not None
     c = None if events.context is None else events.context.given
+    field = field if events.present is None else _MaskedField(field, events)
     v, divergence = estimator.velocity_and_divergence(
         field, events.x, events.t, c, mask=events.mask
     )
@@ -145,15 +146,19 @@ class PlannedEstimator(DivergenceEstimator):
         c: Context | None = None,
         *,
         mask: Tensor | None = None,
+        present: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Return the velocity and its divergence; see `DivergenceEstimator`."""
+        """Return the velocity and its divergence; see `DivergenceEstimator`.
+
+        `present` tells which features each object has, as `masked_log_prob` takes it.
+        """
         x = as_tensor(x, "x")
         if x.dtype != torch.bool:  # the narrowest arithmetic
             x = as_floating(x, field)
             x = x.to(torch.promote_types(x.dtype, torch.float32))
         if mask is not None and torch.is_grad_enabled():  # the backward pass uses it again
             mask = as_mask(mask).clone()
-        events = Events.of(field, x, mask, t=t, c=c)
+        events = Events.of(field, x, mask, t=t, c=c, present=present)
         v, estimates = self.for_solve(field, events)(events)
         return v, estimates.mean(-1).to(v.dtype)
 
@@ -252,10 +257,11 @@ class _MaskedField(nn.Module):
         super().__init__()
         self.field = field
         self.event_ndim = events.event_ndim
-        self._mask = events.mask
+        self._mask, self._present = events.mask, events.present
 
     def forward(self, x: Tensor, t: Tensor | float, c: Context | None = None) -> Tensor:
-        return Events.of(self.event_ndim, x, self._mask, t=t, c=c).velocity(self.field)
+        events = Events.of(self.event_ndim, x, self._mask, t=t, c=c, present=self._present)
+        return events.velocity(self.field)
 
 
 def as_estimator(estimator: Any) -> DivergenceEstimator:

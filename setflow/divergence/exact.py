@@ -98,7 +98,7 @@ class ExactDivergence(PlannedEstimator):
         Raises:
             ValueError: if an event has more than `max_dim` real coordinates.
         """
-        if callable(getattr(field, "call_and_divergence", None)):
+        if events.present is None and callable(getattr(field, "call_and_divergence", None)):
             own = analytic_evaluation(field, events)
             if own is not None:
                 return own
@@ -222,6 +222,8 @@ def _used_coordinates(events: Events) -> Tensor:
     """Return the flat coordinates that are real in any event."""
     event = events.x.shape[1:]
     coordinates = torch.arange(event.numel(), device=events.x.device)
+    if events.present is not None and is_readable(events.present):
+        return coordinates[events.present.any(0).reshape(-1)]
     if events.mask is None or (current_transform() is not None and not is_readable(events.mask)):
         return coordinates
     return coordinates[events.mask.any(0).repeat_interleave(event[1:].numel())]

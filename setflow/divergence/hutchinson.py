@@ -97,7 +97,8 @@ class _ProbedSolve(PlannedSolve):
         def differentiated(again: Events) -> tuple[Tensor, Tensor]:
             graph = torch.is_grad_enabled()
             with linearize(self.field, again, self.weights, create_graph=graph) as lin:
-                vectors = zero_padding(probes, part.mask).movedim(-1, 0).to(lin.state.dtype)
+                real = part.mask if part.present is None else part.present
+                vectors = zero_padding(probes, real).movedim(-1, 0).to(lin.state.dtype)
                 products = lin.pull(vectors) * vectors
                 count = products.shape[2:].numel()
                 traces = products.reshape(*products.shape[:2], count).sum(-1).T.double()  # (b, K)

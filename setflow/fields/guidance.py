@@ -32,6 +32,8 @@ class GuidedField(VectorField):
     Arguments:
         field: a velocity field with one row of context per event, trained with and without it.
         no_context: what stands for no context, with shape `(C,)`.
+        object_columns: how many columns the context has behind that of the event, for a field with
+            a row per object: what is of each object, such as its type, stays.
 
     Raises:
         ValueError: if `no_context` is not one row.
@@ -48,7 +50,7 @@ class GuidedField(VectorField):
     samples_only = True
     no_context: Tensor
 
-    def __init__(self, field: nn.Module, no_context: Tensor) -> None:
+    def __init__(self, field: nn.Module, no_context: Tensor, object_columns: int = 0) -> None:
         super().__init__()
         event_ndim_of(field)
         if not isinstance(no_context, Tensor) or no_context.ndim != 1:
@@ -56,7 +58,7 @@ class GuidedField(VectorField):
                 f"no_context is {shown(no_context)}, expected a tensor with shape (C,): the row "
                 "that stands for no context, such as SetFlow.no_context"
             )
-        self.field = field
+        self.field, self.object_columns = field, object_columns
         self.register_buffer("no_context", no_context.detach(), persistent=False)
 
     @property
@@ -72,14 +74,17 @@ class GuidedField(VectorField):
         Arguments:
             x: the state, with shape `(*lead, *event_shape)`; padded slots may hold anything.
             t: the time, a number or a tensor with shape `lead`.
-            c: the context with the strength of each event behind it, with shape `(*lead, C + 1)`.
+            c: the context with the strength of each event behind it, with shape `(*lead, C + 1)`;
+                or with a row per object, its own columns last, `(*lead, N, C + 1 +
+                object_columns)`.
             mask: boolean mask with shape `(*lead, N)`, or None for all real.
 
         Raises:
             ValueError: if the context has another shape, as one per object or a set has.
         """
-        ndim = self.event_ndim
-        expected = (*x.shape[: x.ndim - ndim], len(self.no_context) + 1)
+        ndim, columns = self.event_ndim, len(self.no_context)
+        front = x.ndim - ndim + (self.object_columns > 0)
+        expected = (*x.shape[:front], columns + 1 + self.object_columns)
         if not isinstance(c, Tensor) or tuple(c.shape) != expected:
             got = f"shape {tuple(c.shape)}" if isinstance(c, Tensor) else type(c).__name__
             raise ValueError(
@@ -87,7 +92,10 @@ class GuidedField(VectorField):
                 "with the strength of the guidance in the last column; contexts per object and "
                 "context sets cannot be guided"
             )
-        given, strength = c[..., :-1], c[..., -1].reshape(*c.shape[:-1], *[1] * ndim)
-        without = self.no_context.to(given).expand_as(given)
+        strength = c[..., columns].reshape(*c.shape[:-1], *[1] * (x.ndim - front))
+        given, without = c[..., :columns], self.no_context.to(c).expand(*c.shape[:-1], columns)
+        if self.object_columns:
+            own = c[..., columns + 1 :]
+            given, without = (torch.cat([row, own], -1) for row in (given, without))
         v, plain = (call_field(self.field, x, t, row, mask) for row in (given, without))
         return torch.where(strength == 1, v, plain + strength * (v - plain))

@@ -109,7 +109,11 @@ def _like_rows(flow: SetFlow, source: ContextSource, rows: int, n: int) -> dict[
         return None
     turns = good.nonzero()[:, 0].repeat(-(-n // int(good.sum())))[:n]
     like = {} if context is None else {"c": context[turns]}
-    return like | ({"lengths": sample.objects.lengths[turns]} if flow.cardinality is None else {})
+    if flow.cardinality is not None:
+        return like
+    objects = sample.objects
+    counts = None if flow.types is None else flow.types.counts_of(objects.x, objects.mask)
+    return like | {"lengths": (objects.lengths if counts is None else counts)[turns]}
 
 
 def attributes_of(flow: SetFlow, mass: MissingMass) -> dict[str, float | int | str]:

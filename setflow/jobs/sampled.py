@@ -20,7 +20,7 @@ from setflow.data.writing import JetWriter
 from setflow.model.model import SetFlow
 from setflow.opened import Opened
 from setflow.physics.kinematics import jet_features
-from setflow.schema import RELATIVE_JET_UNITS, Schema, words_of
+from setflow.schema import RELATIVE_JET_UNITS, TYPE, Schema, words_of
 from setflow.sets.batch import SetBatch
 
 __all__ = ["SampledFile", "layout_for", "unphysical_warning"]
@@ -32,12 +32,13 @@ def layout_for(flow: SetFlow, asked: int | None) -> int:
     Arguments:
         flow: the model.
         asked: 1, JetNet's layout, or 2, that of events of any schema; None takes 1 if the model
-            makes etarel, phirel and ptrel, and 2 otherwise.
+            makes etarel, phirel and ptrel, and perhaps the type of a particle, and 2 otherwise.
 
     Raises:
         ValueError: if the layout does not hold what the model makes, or there is none so numbered.
     """
-    jets = sorted(flow.features) == sorted(PARTICLE_NAMES)
+    jets = sorted(set(flow.features) - {TYPE.name}) == sorted(PARTICLE_NAMES)
+    jets &= TYPE.name not in flow.features or flow.schema.object(TYPE.name).kind == TYPE.kind
     if asked is None:
         return 1 if jets else 2
     if asked not in (1, 2):
@@ -93,8 +94,9 @@ class SampledFile(Opened):
         self._writer: JetWriter | EventWriter
         if layout == 1:
             self._writer = JetWriter(
-                out, jet_units=RELATIVE_JET_UNITS, context=flow.context_features, **options
-            )
+                out, jet_units=RELATIVE_JET_UNITS, context=flow.context_features,
+                with_types=TYPE.name in flow.features, **options,
+            )  # fmt: skip
         else:
             self._writer = EventWriter(out, self._schema, **options)
 
@@ -108,8 +110,11 @@ class SampledFile(Opened):
         mask = torch.nn.functional.pad(batch.mask.cpu(), (0, missing))
         c = None if batch.c is None else batch.c.cpu()
         if isinstance(self._writer, JetWriter):
+            kinds = None
+            if TYPE.name in self._features:  # from 1, since 0 is padding
+                kinds = (x[..., self._features.index(TYPE.name)] + 1) * mask
             x = x[..., [self._features.index(name) for name in PARTICLE_NAMES]]
-            self._writer.write(SetBatch(x, mask), jet_features(x, mask), context=c)
+            self._writer.write(SetBatch(x, mask), jet_features(x, mask), kinds, context=c)
         else:
             self._writer.write(SetBatch(x, mask), c)
 

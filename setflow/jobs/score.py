@@ -6,8 +6,9 @@ of N objects is a sum of terms in nats,
     log_prob = objects + scaling + ordering + cardinality
              = log p(z_1 .. z_N | N, c) + log|det dz/dx| + log N! + log p(N | c),
 
-per unit of every feature of every object. Given N, its density integrates to 1 over the ordered
-region x_1 < ... < x_N of the first feature; with p(N | c) it does so summed over N.
+per unit of every feature of every object. Where objects have types, p(N | c) is that of the numbers
+n_k of each type, and log N! the sum of log n_k!. Given N, its density integrates to 1 over the
+ordered region x_1 < ... < x_N of the first feature; with p(N | c) it does so summed over N.
 
 Row k of the output is row k of the data. A row that cannot be scored holds NaN and a reason; the
 others are neither shifted nor changed, since the probes of an estimated divergence depend on
@@ -42,6 +43,7 @@ from setflow.data.hdf5 import read_events
 from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.header import read_header
 from setflow.data.manifest import Digest, Manifest, manifest_of
+from setflow.data.object_types import TypedStandardizer
 from setflow.data.reader import EventReader
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
@@ -50,11 +52,12 @@ from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.jobs.pieces import refuse_another, require_made_so
+from setflow.model.folder import types_of
 from setflow.model.model import LogDensity, SetFlow
 from setflow.opened import Opened
 from setflow.parts import Part
 from setflow.progress import counting_bar
-from setflow.schema import Kind, kept_objects, words_of
+from setflow.schema import Category, kept_objects, words_of
 from setflow.sets.batch import SetBatch
 from setflow.sets.protocols import Solver
 from setflow.shipped import JETS, find
@@ -313,8 +316,10 @@ def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict
     words = words_of(flow.features)
     for row, slot, column in flow.scaler.outside(particles.x, particles.mask).nonzero().tolist():
         name, value = flow.features[column], particles.x[row, slot, column].item()
-        what = f"'{name}' of {words.an_object} is {value:g}"
-        reasons.setdefault(row, f"{what}, {_expected(flow.scaler.kinds[column])}")
+        what, kind = f"'{name}' of {words.an_object} is {value:g}", flow.scaler.kinds[column]
+        if isinstance(kind, Category) and value in range(len(kind.names)):
+            what += f" ({kind.names[int(value)]})"
+        reasons.setdefault(row, f"{what}, {_expected(flow, column, value)}")
     if context is not None and flow.context_encoder is not None:
         unknown = flow.context_encoder.unknown(context, flow.context_scaler)
         for row, column in unknown.nonzero().tolist():
@@ -324,7 +329,15 @@ def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict
     return reasons
 
 
-def _expected(kind: Kind) -> str:
+def _expected(flow: SetFlow, column: int, value: float) -> str:
+    """Return what a feature is expected to be, in words, where it is `value`."""
+    kind, scaler = flow.scaler.kinds[column], flow.scaler
+    if isinstance(scaler, TypedStandardizer):
+        if isinstance(kind, Category):
+            return f"which is none of the types that the training had: {scaler.occurred}"
+        if scaler.types.features[column].absent:
+            absent = ", ".join(scaler.types.features[column].absent)
+            return f"expected none for {absent}, which have no such feature"
     low, high = kind.bounds
     positive = (low, high) == (0, math.inf)
     values = "a positive value" if positive else f"one between {low:g} and {high:g}"
@@ -354,13 +367,24 @@ def _columns(flow: SetFlow) -> dict[str, _Column]:
         number = f"log p(N{given.replace(',', ' |')}), -inf where N cannot occur"
         cut = f", cut to {kept_objects(flow.schema, flow.cardinality.max_objects)}"
     total += f", per unit of {physical} of every {words.object}: the sum of the terms"
+    objects = f"log p(z_1 .. z_N | N{given}), the density of the ordered tuple of scaled features z"
+    ordering = (
+        "log N!: from the ordered tuple to the set, whose density integrates to 1 over x_1 < .. < "
+        "x_N of the first feature"
+    )
+    if flow.types is not None:
+        objects = objects.replace("| N", "| their types")
+        number = number.replace("p(N", "p(n_1 .. n_K").replace("such N", "they")
+        total += f"; with the types of the {words.objects}: {types_of(flow)}"
+        ordering = (
+            "the sum of log n_k! over the types: from the tuple that is listed in the order of its "
+            "types to the set"
+        )
     meanings = {
         "log_prob": total,
-        "objects": f"log p(z_1 .. z_N | N{given}), the density of the ordered tuple of scaled "
-        "features z",
+        "objects": objects,
         "scaling": f"log|det dz/dx|: from scaled features z to the features x, {physical}",
-        "ordering": "log N!: from the ordered tuple to the set, whose density integrates to 1 over "
-        "x_1 < .. < x_N of the first feature",
+        "ordering": ordering,
         "cardinality": number,
         "standard_error": "of objects and of log_prob, from the scatter of the probes; 0 if exact, "
         "NaN for a single probe",

@@ -1,6 +1,7 @@
 """The masked means, and the regression of a field that all losses are: how errors become a number.
 
-Notation. Errors have the shape `(*lead, N, ...)`. Per object the mean over its features; per event
+Notation. Errors have the shape `(*lead, N, ...)`. Per object the mean over the features that it
+has; per event
 the mean over its real objects, 0 if there are none; over events the `reduction`, in which empty
 events count as 0. With all objects real and equally many, `mean` is the mean over everything.
 """
@@ -58,7 +59,8 @@ def regression_loss(
     if scale is not None:
         prediction = scale * prediction
     # selected before it is squared: the slope of NaN is NaN
-    errors = zero_padding(prediction - target, events.mask) ** 2
+    real = events.mask if events.present is None else events.present
+    errors = zero_padding(prediction - target, real) ** 2
     losses = _means(errors, events)
     return reduce_events(losses if weights is None else weights * losses, reduction)
 
@@ -66,6 +68,11 @@ def regression_loss(
 def _means(errors: Tensor, events: Events) -> Tensor:
     """Return the mean error of each event; the errors are zero in padded slots."""
     mask = events.mask
+    if events.present is not None:  # of each object over the features that it has
+        ndim = len(events.lead)
+        has = events.present.flatten(ndim + 1).sum(-1).clamp(min=1)
+        each = errors.flatten(ndim + 1).sum(-1) / has
+        return each.sum(-1) / events.lengths.clamp(min=1)
     if mask is None:
         lead = errors.shape[: errors.ndim - events.event_ndim]
         numel = math.prod(errors.shape[len(lead) :])

@@ -95,6 +95,7 @@ def masked_stochastic_fm_loss(
     z: Array | None = None,
     times: TimeSampling | None = None,
     coupling: Coupling | None = None,
+    present: Array | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
@@ -108,7 +109,7 @@ def masked_stochastic_fm_loss(
     >>> setflow.masked_stochastic_fm_loss(field, x, torch.randn_like(x), mask).shape
     torch.Size([])
     """
-    events = Events.of(field, x_target, mask, c=c, name="x_target")
+    events = Events.of(field, x_target, mask, c=c, name="x_target", present=present)
     path = LinearPath() if path is None else path
     if isinstance(path, type) or not hasattr(path, "sample_xt"):
         raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Literal, NamedTuple, TypedDict, Unpack, overload
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class LogProbOptions(TypedDict, total=False):
     t0: Tensor | float
     t1: Tensor | float
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
+    present: Array | None
     generator: torch.Generator | None
 
 
@@ -125,6 +126,7 @@ def masked_log_prob(
     t0: Tensor | float = 1.0,
     t1: Tensor | float = 0.0,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+    present: Array | None = None,
     generator: torch.Generator | None = None,
     return_standard_error: bool = False,
 ) -> Tensor | LogProbEstimate:
@@ -152,6 +154,9 @@ def masked_log_prob(
         t0: the time of the noise.
         t1: the time of the data.
         estimator: of the divergence; None is exact. A callable `(field, x, t, c)` will do.
+        present: which features each object has, with the shape of `x` or without sample dimensions
+            in front; boolean, or 0 and 1; None means all. Absent ones may hold anything, and the
+            density is that of the others.
         generator: the random generator for the probes of a stochastic estimator.
         return_standard_error: return what the probes leave uncertain, too.
 
@@ -184,7 +189,7 @@ def masked_log_prob(
         x = as_tensor(x, "x")
     if not all(type(time) is float and 0 <= time <= 1 for time in (t0, t1)):
         check_times(t0=t0, t1=t1)
-    events = scored_events(field, x, mask, c)
+    events = scored_events(field, x, mask, c, present)
     result = score_events(
         field, base, solver, events, t0=t0, t1=t1, estimator=estimator, seeds=generator,
         with_error=return_standard_error,
@@ -194,7 +199,11 @@ def masked_log_prob(
 
 
 def scored_events(
-    field: nn.Module | int, x: Tensor, mask: Array | None, c: GivenContext | None
+    field: nn.Module | int,
+    x: Tensor,
+    mask: Array | None,
+    c: GivenContext | None,
+    present: Array | None = None,
 ) -> Events:
     """Resolve events to score, whose mask and context may lack sample dimensions in front.
 
@@ -203,6 +212,7 @@ def scored_events(
         x: data, with shape `(*samples, *batch, *event_shape)`.
         mask: the mask, with shape `(*batch, N)` or with sample dimensions, or None.
         c: the context, with the batch shape of the mask in front if there is one.
+        present: which features each object has, or None.
 
     Raises:
         ValueError: if a shape does not fit.
@@ -223,7 +233,7 @@ def scored_events(
                 "without sample dimensions in front"
             )
         mask = mask.expand(*lead, event[0])
-    return Events.of(field, x, mask, c=c, batch_ndim=batch_ndim)
+    return Events.of(field, x, mask, c=c, batch_ndim=batch_ndim, present=present)
 
 
 def sample_and_score(
@@ -373,7 +383,8 @@ def _collect_divergence(
         start = events.x.new_zeros(*events.lead, columns, dtype=torch.float64)
         return integrate_augmented(
             solver, lambda x, t: evaluate(events.at(x, t)), events.x, start, t0=t0, t1=t1,
-            mask=events.mask, event_ndim=events.event_ndim,
+            mask=events.mask if events.present is None else events.present,
+            event_ndim=events.event_ndim,
         )  # fmt: skip
 
     # probes that every evaluation draws anew are drawn for all events at once
@@ -397,7 +408,8 @@ def _base_log_prob(base: Base | Distribution, events: Events) -> Tensor:
     base = as_base(base, events.slots, event_ndim)
     if event_ndim >= 2 and mask is None and len(base.event_shape) == event_ndim - 1:
         mask = torch.ones((*events.lead, events.slots), dtype=torch.bool, device=z.device)
-    log_p = base.log_prob(z, mask=mask)
+    has: dict[str, Any] = {} if events.present is None else {"present": events.present}
+    log_p = base.log_prob(z, mask=mask, **has)
     if log_p.shape != events.lead:
         raise ValueError(
             f"the base returned a log-density with shape {tuple(log_p.shape)}, expected "

@@ -32,13 +32,14 @@ def masked_fm_loss(
     path: Path | None = None,
     times: TimeSampling | None = None,
     coupling: Coupling | None = None,
+    present: Array | None = None,
     reduction: Reduction = "mean",
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Return the flow-matching loss over real objects only.
 
     Lipman et al., "Flow Matching for Generative Modeling" (arXiv:2210.02747), with a mask: per
-    object the mean of the squared error over features, per event the mean over its real objects,
+    object the mean of the squared error over its features, per event the mean over real objects,
     then `reduction` over events.
 
     Arguments:
@@ -58,6 +59,8 @@ def masked_fm_loss(
             weight.
         coupling: `event` pairs the noise of each event with its objects at least distance, for a
             permutation-equivariant field (`setflow.couplings`); None leaves them independent.
+        present: which features each object has, with the shape of `x_target`; boolean, or 0 and 1;
+            None means all. Absent ones may hold anything, and count as padding does.
         reduction: `mean` or `sum` over events, or `none`; an event without objects counts as 0.
         generator: the random generator for `t`.
 
@@ -76,7 +79,7 @@ def masked_fm_loss(
     >>> setflow.masked_fm_loss(field, x, torch.randn_like(x), mask).shape
     torch.Size([])
     """
-    events = Events.of(field, x_target, mask, c=c, name="x_target")
+    events = Events.of(field, x_target, mask, c=c, name="x_target", present=present)
     x_source = events.noise(x_source, "x_source")
     if coupling is not None:
         x_source = coupled_noise(events, x_source, coupling)

@@ -36,6 +36,7 @@ class SampleOptions(TypedDict, total=False):
     t1: Tensor | float
     x_source: Array | None
     estimator: DivergenceEstimator | Callable[..., Tensor] | None
+    present: Array | None
     generator: torch.Generator | None
 
 
@@ -75,6 +76,7 @@ def masked_sample(
     t1: Tensor | float = 0.0,
     x_source: Array | None = None,
     estimator: DivergenceEstimator | Callable[..., Tensor] | None = None,
+    present: Array | None = None,
     generator: torch.Generator | None = None,
     return_log_prob: bool = False,
 ) -> Tensor | SampleWithLogProb:
@@ -94,6 +96,8 @@ def masked_sample(
         t1: the time of the data.
         x_source: the noise, with the shape of the result; None draws it from `base`.
         estimator: of the divergence, where the log-density is asked for; None is exact.
+        present: which features each object has, with the shape of the result or without
+            `sample_shape`; boolean, or 0 and 1; None means all. Absent ones are zero.
         generator: the random generator for the noise, and for the probes of a stochastic estimator.
         return_log_prob: return the log-density of the samples, too, from the same solve; `base`
             must then be the distribution of the noise at `t0`, also where `x_source` is given.
@@ -118,7 +122,7 @@ def masked_sample(
     """
     if not all(type(time) is float and 0 <= time <= 1 for time in (t0, t1)):
         check_times(t0=t0, t1=t1)
-    start = start_of_sampling(field, base, mask, sample_shape, c, x_source, generator)
+    start = start_of_sampling(field, base, mask, sample_shape, c, x_source, generator, present)
     if return_log_prob:
         return sample_and_score(
             field, base, solver, start, t0=t0, t1=t1, estimator=estimator, generator=generator
@@ -157,7 +161,8 @@ def carried(
     def solved(events: Events, velocity: Callable[[Events], Tensor]) -> Tensor:
         return integrate(
             solver, lambda x, t: velocity(events.at(x, t)), events.x, t0=t0, t1=t1,
-            mask=events.mask, event_ndim=events.event_ndim,
+            mask=events.mask if events.present is None else events.present,
+            event_ndim=events.event_ndim,
         )  # fmt: skip
 
     if plan.rows is not None and declares(solver, "steps_apart"):
@@ -186,6 +191,7 @@ def start_of_sampling(
     c: GivenContext | None,
     x_source: Array | None,
     generator: torch.Generator | None,
+    present: Array | None = None,
 ) -> Events:
     """Resolve what sampling is given and draw the noise.
 
@@ -233,4 +239,6 @@ def start_of_sampling(
             f"{tuple(base.event_shape)}; expected a base of the same objects, such as "
             f"setflow.StandardNormal(({x_source.shape[-1]},))"
         )
-    return Events.of(field, x_source, mask, c=c, batch_ndim=len(batch), name="x_source")
+    return Events.of(
+        field, x_source, mask, c=c, batch_ndim=len(batch), name="x_source", present=present
+    )

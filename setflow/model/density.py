@@ -33,11 +33,14 @@ class LogDensity(NamedTuple):
     Attributes:
         total: log p({x_1 .. x_N}, N | c) of the unordered set, per physical unit of each feature of
             each object: the sum of the four terms that follow.
-        objects: log p(z_1 .. z_N | N, c), the density of the ordered tuple of scaled features.
+        objects: log p(z_1 .. z_N | N, c), the density of the ordered tuple of scaled features,
+            given their types where objects have some.
         scaling: log|det dz/dx|, of the scaling of the features and of their transforms.
-        ordering: log N!, since a set may be written down in so many orders.
-        cardinality: log p(N | c); 0 if the model has no cardinality model, and the density is then
-            one for given N.
+        ordering: log N!, since a set may be written down in so many orders; with types the sum of
+            log n_k! over them, those of objects that are listed type by type. The tuple in the
+            order given has the density of the set less log N!.
+        cardinality: log p(N | c), with types log p(n_1 .. n_K | c); 0 if the model has no
+            cardinality model, and the density is then one for given numbers.
         standard_error: what the probes of a stochastic divergence leave uncertain in `objects`; 0
             for an exact one, NaN if the estimator cannot tell (a single probe).
     """

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from setflow.data.object_types import codes_in_words
 from setflow.data.scaling import Standardizer
 from setflow.schema import Angle, Category, Feature, names
 from setflow.sets.arrays import Array, as_tensor
@@ -161,7 +162,7 @@ class ContextEncoder(nn.Module):
     def expected(self, k: int, scaler: Standardizer | None) -> str:
         """Return what a condition is expected to be, in words."""
         if isinstance(self.features[k].kind, Category):
-            return f"expected {_codes(self.features[k])}"
+            return f"expected {codes_in_words(self.features[k].of_kind)}"
         if isinstance(self.features[k].kind, Angle):
             return "expected radians, such as 1.57; math.radians makes them of degrees"
         kinds = {} if scaler is None else dict(zip(self.scaled, scaler.kinds, strict=True))
@@ -344,13 +345,6 @@ def _coded(value: Any, feature: Feature) -> Any:
     except ValueError as error:
         raise ValueError(f"condition '{feature.name}': {error}") from None
     return np.reshape(np.array(codes, dtype=np.int64), listed.shape)
-
-
-def _codes(feature: Feature) -> str:
-    """Return the codes of a category in words."""
-    assert isinstance(feature.kind, Category)
-    told = ", ".join(f"{code} for {name}" for code, name in enumerate(feature.kind.names))
-    return f"the code of a category: {told}"
 
 
 def _told(feature: Feature, value: float) -> str:

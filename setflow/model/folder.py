@@ -19,12 +19,14 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from setflow.data.object_types import TypedStandardizer
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import (
     CardinalityModel,
     ConditionalCardinality,
     EmpiricalCardinality,
 )
+from setflow.distributions.composition import ConditionalComposition, EmpiricalComposition
 from setflow.fields.base import VectorField
 from setflow.fields.epic import EPiCField
 from setflow.fields.gaussian import GaussianSetField
@@ -61,6 +63,7 @@ __all__ = [
     "short_card",
     "takes",
     "told",
+    "types_of",
     "write_folder",
 ]
 
@@ -70,9 +73,11 @@ WEIGHTS, MANIFEST, CARD = "weights.safetensors", "manifest.json", "README.md"
 
 CLASSES: dict[str, type] = {
     "setflow.ConditionalCardinality": ConditionalCardinality,
+    "setflow.ConditionalComposition": ConditionalComposition,
     "setflow.CosinePath": CosinePath,
     "setflow.EPiCField": EPiCField,
     "setflow.EmpiricalCardinality": EmpiricalCardinality,
+    "setflow.EmpiricalComposition": EmpiricalComposition,
     "setflow.GaussianSetField": GaussianSetField,
     "setflow.GraphField": GraphField,
     "setflow.LinearPath": LinearPath,
@@ -222,6 +227,8 @@ def describe_model(flow: Any, *, fitted: bool = True) -> dict[str, Any]:
         fitted: with the statistics that were fitted, and not only those that were given.
     """
     parts = {name: getattr(flow, name) for name in _PARTS}
+    if isinstance(parts["scaler"], TypedStandardizer):  # it follows from the schema
+        parts["scaler"] = None
     arguments: dict[str, Any] = {
         name: None if part is None else describe(part) for name, part in parts.items()
     }
@@ -258,6 +265,10 @@ def architecture(flow: Any) -> dict[str, Any]:
     kinds = {entry.name: entry.kind for entry in flow.context_features}
     if coded := {name: str(kind) for name, kind in kinds.items() if isinstance(kind, Category)}:
         node["init_args"]["categories"] = coded  # what the columns of the field mean
+    if flow.types is not None:
+        types = flow.types.types
+        has = dict(zip(types.names, map(list, types.present), strict=True))
+        node["init_args"]["types"] = has
     for name in _PARTS:
         part = getattr(flow, name)
         if isinstance(part, Fitted):
@@ -352,6 +363,16 @@ def _with_kinds(node: Any, where: str) -> Any:
     return {**node, "init_args": {**arguments, "kinds": kinds}}
 
 
+def types_of(flow: Any) -> str:
+    """Return the types of the objects of a `SetFlow` that has some, with their shares, in words.
+
+    They are the combinations of its categories that the training had.
+    """
+    found = flow.scaler.objects / flow.scaler.objects.sum()
+    told: str = flow.types.types.in_words(found.tolist())
+    return told
+
+
 def short_card(flow: Any, name: str) -> str:
     """Return the card of a model that was given none.
 
@@ -365,6 +386,7 @@ def short_card(flow: Any, name: str) -> str:
         f"A flow-matching model of sets with the features {', '.join(flow.features)}: "
         f"{type(flow.field).__name__} with {parameters:,} parameters"
         + (f", conditioned on {', '.join(flow.conditions)}" if flow.conditions else "")
+        + (f". The types of the objects are {types_of(flow)}" if flow.types is not None else "")
         + (
             f"; {' and '.join(flow.context_model.features)} are made first, by a model of their own"
             if flow.context_model is not None

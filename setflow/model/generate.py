@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from setflow.data.scaling import Standardizer
 from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, refuse_diverged
 from setflow.model.guidance import guided
 from setflow.model.stages import as_given
+from setflow.model.types import typed_features, typed_objects
 from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.batch import SetBatch
@@ -42,7 +44,8 @@ def generate(
         index: the indices of the events, with shape `(n,)`, on the device of the model.
         c: their physical context, as `SetFlow.sample` takes it.
         seed: the seed of noise and cardinalities.
-        lengths: the number of objects of each, with shape `(n,)`; None draws from p(N | c).
+        lengths: the number of objects of each, with shape `(n,)`, or of each type, `(n, K)`; None
+            draws from p(N | c).
         guidance: how strongly they follow their context.
         solver: the ODE solver; None takes `Midpoint(steps=50)`.
         batch_size: how many events to integrate at a time.
@@ -51,7 +54,7 @@ def generate(
         ValueError: if the context or the lengths do not fit, there is neither a cardinality model
             nor lengths, or the model makes no numbers since weights are not finite.
     """
-    n, device, features = len(index), index.device, (len(flow.features),)
+    n, device, features = len(index), index.device, tuple(flow.base.event_shape)
     dtype = next(flow.field.parameters(), flow.scaler.mean).dtype
     given, told = None, c
     if flow.context_model is not None and (named := as_given(flow, c)) is not None:
@@ -71,7 +74,11 @@ def generate(
     if given is not None and flow.context_encoder is not None and c is told:
         flow.context_encoder.warn_outside(given, stacklevel=4)
     context = None if context is None else context.to(dtype)
-    if lengths is None:
+    kinds = None
+    if flow.types is not None:
+        lengths, kinds = typed_objects(flow, index, lengths, seed, context)
+        slots = kinds.shape[1]
+    elif lengths is None:
         if flow.cardinality is None:
             raise ValueError(
                 "the model has no cardinality model; give lengths=, or build it with "
@@ -101,13 +108,19 @@ def generate(
     if not isinstance(guidance, (int, float)) or guidance != 1:
         field, context = guided(flow, context, guidance)
     mask = torch.arange(slots, device=device) < lengths[:, None]
-    x = torch.zeros(n, slots, *features, dtype=dtype, device=device)
+    x = torch.zeros(n, slots, len(flow.features), dtype=dtype, device=device)
     solver = Midpoint(steps=50) if solver is None else solver
     for start in range(0, n, batch_size):
         rows = slice(start, start + batch_size)
         noise = counter_normal(seed, index[rows], mask[rows], features).to(dtype)
         row_context = None if context is None else context[rows]
+        if kinds is not None:
+            x[rows] = typed_features(
+                flow, field, solver, mask[rows], kinds[rows], row_context, noise
+            )
+            continue
         z = masked_sample(field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
+        assert isinstance(flow.scaler, Standardizer)
         x[rows] = flow.scaler.inverse(z, mask[rows])
     if not bool(x.isfinite().all()):
         refuse_diverged(flow)

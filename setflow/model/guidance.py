@@ -105,4 +105,5 @@ def guided(flow: SetFlow, c: Tensor | None, strength: Array | float) -> tuple[Gu
             f"guidance is {shown(strength)}, expected a finite number, or {len(c)}, one for each "
             "event; 1 follows the context as the data do"
         )
-    return GuidedField(flow.field, no_context), torch.cat([c, given.to(c)[:, None]], -1)
+    own = 0 if flow.types is None else len(flow.types.types.columns)
+    return GuidedField(flow.field, no_context, own), torch.cat([c, given.to(c)[:, None]], -1)

@@ -19,8 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from setflow.couplings import Coupling, coupled_noise
+from setflow.data.object_types import TypedStandardizer
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel, length_error
+from setflow.distributions.composition import Composition
 from setflow.distributions.normal import StandardNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.fields.base import VectorField
@@ -47,7 +49,12 @@ from setflow.model.parts import (
     schema_for,
 )
 from setflow.model.saved import SavedModel
-from setflow.model.stages import check_context_model, contexts_as_sets, no_density
+from setflow.model.stages import (
+    check_context_model,
+    contexts_as_sets,
+    derived_context,
+    no_density,
+)
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.random import EventSeeds
@@ -134,8 +141,10 @@ class SetFlow(SavedModel):
         event_ndim_of(field, at_least=2)
         features, self.conditions = distinct_names(features=features or (), conditions=conditions)
         self.schema, self.features, self.scaler = schema_for(
-            schema, features or None, self.conditions, scaler
-        )
+            schema, features or None, self.conditions, scaler,
+            with_types=isinstance(cardinality, Composition),
+        )  # fmt: skip
+        self.types = self.scaler.encoder if isinstance(self.scaler, TypedStandardizer) else None
         self.field = field
         if path is not None and (isinstance(path, type) or not hasattr(path, "sample_xt")):
             raise TypeError(
@@ -144,12 +153,14 @@ class SetFlow(SavedModel):
         self.path = LinearPath() if path is None else path
         self.cardinality = cardinality
         self.context_features = tuple(map(self.schema.of_event, self.conditions))
+        self._derived = derived_context(self.context_features)
         encoder = ContextEncoder(self.context_features)
         check_parts(
             {"field": field, "scaler": self.scaler, "context_scaler": context_scaler},
             cardinality,
             self.features,
             encoder,
+            None if self.types is None else self.types.types,
         )
         self.context_encoder = encoder if self.conditions else None
         self.drop_context = checked_share(drop_context, self.conditions)
@@ -164,13 +175,17 @@ class SetFlow(SavedModel):
         if context_scaler is None and kinds:
             context_scaler = Standardizer(kinds=kinds)
         self.context_scaler = context_scaler
-        self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
+        if self.types is None:
+            self.scaler.labels = tuple(f"feature '{name}'" for name in self.features)
         if context_scaler is not None:
             scaled = [self.conditions[k] for k in encoder.scaled]
             context_scaler.labels = tuple(f"condition '{name}'" for name in scaled)
         if cardinality is not None:
             cardinality.labels = tuple(f"condition '{name}'" for name in encoder.columns)
-        self.base = StandardNormal((len(self.features),))
+        if isinstance(cardinality, Composition):
+            cardinality.number.labels = cardinality.labels
+        width = len(self.features if self.types is None else self.types.types.numbers)
+        self.base = StandardNormal((width,))
 
     def __repr__(self) -> str:
         """Say on one screen what the parts are; the layers are those of `flow.field`."""
@@ -226,7 +241,10 @@ class SetFlow(SavedModel):
         if self.cardinality is not None:
             if refit or not self.cardinality.is_fitted:
                 weighted = {} if weight is None else {"weight": weight}
-                self.cardinality.fit(batch.lengths, context, **weighted)
+                lengths = batch.lengths
+                if self.types is not None:
+                    lengths = self.types.counts_of(batch.x, batch.mask)
+                self.cardinality.fit(lengths, context, **weighted)
             else:
                 self._require_known_lengths(batch)
         if nothing and not refit:
@@ -293,7 +311,7 @@ class SetFlow(SavedModel):
         )  # fmt: skip
         loss = torch.stack(list(terms.values())).sum()
         if is_at_hand(loss) and not bool(loss.isfinite()):
-            culprit = first_not_finite(batch, self.features, self.conditions)
+            culprit = first_not_finite(self.selected(batch), self.features, self.conditions)
             if culprit is None and noise is not None:
                 events = Events.of(self.field, noise, batch.mask)
                 refuse_not_finite("the loss", events, noise=events.x)
@@ -345,7 +363,11 @@ class SetFlow(SavedModel):
             noise = noise[None]
         if isinstance(drop_context, Tensor) or drop_context:
             c = context_left_out(self, c, drop_context, generator)
-        events = Events.of(self.field, z, batch.mask, c=c, name="x_target")
+        present = None
+        if self.types is not None:
+            kinds = self.types.kinds(x, batch.mask)
+            c, present = self.types.rows(kinds, c, z.dtype), self.types.present(kinds)
+        events = Events.of(self.field, z, batch.mask, c=c, name="x_target", present=present)
         if batch.cpu_lengths is not None:
             events = replace(events, sizes=batch.cpu_lengths)
         noise = events.noise(noise.to(z), "noise")
@@ -370,14 +392,16 @@ class SetFlow(SavedModel):
 
     def _log_p_of_lengths(self, batch: SetBatch, c: Tensor | None) -> Tensor:
         """Return log p(N | c) of events to train on, with shape `(B,)`."""
-        cardinality, known = self.cardinality, batch.cpu_lengths
+        cardinality, known, lengths = self.cardinality, batch.cpu_lengths, batch.lengths
         assert cardinality is not None
+        if self.types is not None:
+            lengths = self.types.counts_of(batch.x, batch.mask)
         if known is None or is_at_hand(batch.mask):
             # its checks wait for the device, which has nothing queued yet
-            return cardinality.log_prob(batch.lengths, c)
+            return cardinality.log_prob(lengths, c)
         if known.max(initial=0) > cardinality.max_objects:
             raise length_error(known.min(), known.max(), cardinality.max_objects)
-        return cardinality.checked_log_prob(batch.lengths, c)
+        return cardinality.checked_log_prob(lengths, c)
 
     @torch.no_grad()
     def sample(
@@ -517,11 +541,14 @@ class SetFlow(SavedModel):
             if batch.c is None:
                 raise ValueError(f"{no_density(self)}; give the context, and it is that given it")
             warnings.warn(f"{no_density(self)}; log p is that given the context", stacklevel=3)
+        elif self._derived is not None:
+            warnings.warn(f"{self._derived}; log p is that given the context", stacklevel=3)
         c = self.scaled_context(batch.c, n)
         seen = current_transform() is None or is_readable(batch.x * batch.mask[..., None])
-        bad = (~batch.x.isfinite() & batch.mask[..., None]).flatten(1).any(-1)
+        there = batch.x if self.types is None else self.selected(batch).x
+        bad = (~there.isfinite() & batch.mask[..., None]).flatten(1).any(-1)
         if seen and bool(bad.any()):
-            culprit = first_not_finite(SetBatch(batch.x, batch.mask), self.features, ())
+            culprit = first_not_finite(SetBatch(there, batch.mask), self.features, ())
             raise ValueError(
                 f"{int(bad.sum())} events hold NaN or infinite values in real objects, the first "
                 f"is event {int(bad.nonzero()[0])}, where {culprit and culprit.what}; leave them "
@@ -536,16 +563,24 @@ class SetFlow(SavedModel):
             raise context_error(bad, self.context_columns, "leave it out")
         index = _event_index(first, n).to(z.device)
         scaling = self.scaler.log_det(batch.x.double(), batch.mask)
+        present = kinds = None
+        if self.types is not None:
+            kinds = self.types.kinds(batch.x, batch.mask)
+            present, lengths = self.types.present(kinds), self.types.counts(kinds, batch.mask)
         ordering = torch.lgamma(lengths.double() + 1)
+        ordering = ordering if kinds is None else ordering.sum(-1)
         cardinality = torch.zeros_like(ordering)
         if self.cardinality is not None:
             cardinality = self.cardinality.log_prob(lengths, c)
+        if self.types is not None and kinds is not None:
+            c = self.types.rows(kinds, c, z.dtype)
         solver = RK4(steps=50) if solver is None else solver
         parts: list[LogProbEstimate] = []
         for start in range(0, n, batch_size):
             rows = slice(start, start + batch_size)
             context = None if c is None else c[rows].to(z)
-            events = Events.of(self.field, z[rows], batch.mask[rows], c=context)
+            has = None if present is None else present[rows]
+            events = Events.of(self.field, z[rows], batch.mask[rows], c=context, present=has)
             try:
                 parts.append(
                     score_events(
@@ -568,6 +603,13 @@ class SetFlow(SavedModel):
             refuse_diverged(self)
         terms = (total, objects, scaling, ordering, cardinality, standard_error)
         return LogDensity(*(term[0] if single else term for term in terms))
+
+    def selected(self, batch: SetBatch) -> SetBatch:
+        """Return physical events with 0 for features that their objects do not have."""
+        if self.types is None:
+            return batch
+        x = self.types.without_absent(batch.x, self.types.kinds(batch.x, batch.mask, look=False))
+        return SetBatch(x, batch.mask, batch.c, batch.weight)
 
     def _batch_size(self, asked: int | None, **numbers: int) -> int:
         """Return how many events to integrate at a time, when other numbers are checked, too."""

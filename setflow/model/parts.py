@@ -7,18 +7,24 @@ from dataclasses import replace
 
 from torch import nn
 
+from setflow.data.object_types import TypedStandardizer
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import CardinalityModel
+from setflow.distributions.composition import Composition
 from setflow.fitted import Fitted
 from setflow.model.encoding import ContextEncoder
 from setflow.schema import (
     JETNET,
+    TYPE,
+    Category,
     Feature,
     Kind,
+    ObjectTypes,
     Schema,
     event_of,
     kind_of,
     lists_objects,
+    names,
     schema_of,
 )
 from setflow.sets.arrays import shown
@@ -43,6 +49,7 @@ def check_parts(
     cardinality: CardinalityModel | None,
     features: Sequence[str],
     context: ContextEncoder,
+    types: ObjectTypes | None = None,
 ) -> None:
     """Check that the parts of a model fit its features and conditions.
 
@@ -51,6 +58,7 @@ def check_parts(
         cardinality: the cardinality model, or None.
         features: the names of the features.
         context: what the conditions are, and what the field gets of them.
+        types: the types of the objects, or None.
 
     Raises:
         TypeError: if one is text or a class, or a part stands in the place of another.
@@ -70,6 +78,8 @@ def check_parts(
             f"{name} is {shown(part)}; expected a cardinality model such as "
             "setflow.EmpiricalCardinality(30) as cardinality, and nowhere else"
         )
+    if types is not None:  # of a category the field gets no number
+        features = [types.features[k].name for k in types.numbers]
     scaled = [context.conditions[k] for k in context.scaled]
     for name, part in parts.items():
         count = len(scaled if name == "context_scaler" else features)
@@ -83,6 +93,15 @@ def check_parts(
                 f"many by {which}="
             )
     field = parts["field"]
+    if types is not None:
+        _check_types(field, cardinality, context, types)
+        return
+    if isinstance(cardinality, Composition):
+        raise ValueError(
+            f"cardinality is a law of the types of objects ({cardinality.types}), and no feature "
+            f"of an object is a category: they are {', '.join(features)}; name one, or take "
+            "setflow.EmpiricalCardinality"
+        )
     for option in ("object_condition_dim", "set_condition_dim"):
         if getattr(field, option, 0):
             raise ValueError(
@@ -100,6 +119,11 @@ def check_parts(
             f"field has condition_dim={asked}, {there}; build it with condition_dim={width}, or "
             "name as many conditions as it takes"
         )
+    _check_conditions_of(cardinality, width, there)
+
+
+def _check_conditions_of(cardinality: CardinalityModel | None, width: int, there: str) -> None:
+    """Refuse a p(N | c) of another context; `there` says which there is."""
     asked = 0 if cardinality is None else cardinality.condition_dim
     if asked not in (0, width):
         raise ValueError(
@@ -108,16 +132,48 @@ def check_parts(
         )
 
 
+def _check_types(
+    field: nn.Module | None,
+    cardinality: CardinalityModel | None,
+    context: ContextEncoder,
+    types: ObjectTypes,
+) -> None:
+    """Check that field and composition fit the types of objects, and the conditions.
+
+    Raises:
+        ValueError: if one does not.
+    """
+    width = len(context.columns) + len(types.columns)
+    columns = ", ".join((*context.columns, *types.columns))
+    asked = getattr(field, "object_condition_dim", width)
+    if asked != width or getattr(field, "condition_dim", 0):
+        raise ValueError(
+            f"field has object_condition_dim={asked} and condition_dim="
+            f"{getattr(field, 'condition_dim', 0)}, but objects have types, so that it gets a row "
+            f"per object with {width} columns: {columns}; build it with "
+            f"object_condition_dim={width} and without condition_dim"
+        )
+    if cardinality is not None and getattr(cardinality, "types", 1) != len(types):
+        got = type(cardinality).__name__
+        raise ValueError(
+            f"cardinality is a {got} of {getattr(cardinality, 'types', 1)} type, but there are "
+            f"{len(types)} types of objects: {', '.join(types.names)}; give "
+            f"setflow.EmpiricalComposition({len(types)}, {cardinality.max_objects})"
+        )
+    there = f"but there are {len(context.conditions)} conditions"
+    _check_conditions_of(cardinality, len(context.columns), there)
+
+
 def distinct_names(**given: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     """Return the names of features and conditions as tuples.
 
     Raises:
         ValueError: if one is a single text, or holds a name twice.
     """
-    for what, names in given.items():
-        if isinstance(names, str) or len(set(names)) < len(names):
-            raise ValueError(f"{what} are {names!r}, expected a sequence of names, all different")
-    return tuple(tuple(names) for names in given.values())
+    for what, listed in given.items():
+        if isinstance(listed, str) or len(set(listed)) < len(listed):
+            raise ValueError(f"{what} are {listed!r}, expected a sequence of names, all different")
+    return tuple(tuple(listed) for listed in given.values())
 
 
 def schema_for(
@@ -125,7 +181,9 @@ def schema_for(
     features: Sequence[str] | None,
     conditions: Sequence[str],
     scaler: Standardizer | None,
-) -> tuple[Schema, tuple[str, ...], Standardizer]:
+    *,
+    with_types: bool = False,
+) -> tuple[Schema, tuple[str, ...], Standardizer | TypedStandardizer]:
     """Return the schema of a model, the features that it generates, and their scaler, in agreement.
 
     Arguments:
@@ -135,6 +193,7 @@ def schema_for(
         features: the names of the features; None takes all that can be generated.
         conditions: the names of the context features.
         scaler: the scaler; None makes one.
+        with_types: whether `features` None takes categories of objects, too.
 
     Raises:
         ValueError: if a name is not in the schema, a feature cannot be generated, or the scaler
@@ -143,27 +202,57 @@ def schema_for(
     if not lists_objects(given):
         event = {entry.name: entry for entry in event_of(given)}
         listed = JETNET.generated if features is None else tuple(features)
+        listed += (TYPE.name,) if with_types and features is None else ()
         told = scaler.kinds if isinstance(scaler, Standardizer) else ()
         kinds: dict[str, Kind] = dict(zip(listed, told, strict=False))
-        known = {entry.name: entry for entry in (*JETNET.objects, *JETNET.event)}
+        known = {entry.name: entry for entry in (*JETNET.objects, TYPE, *JETNET.event)}
         for name in conditions:
             event.setdefault(name, _of_kind(known.get(name, Feature(name)), "real"))
         schema = Schema(
-            [_of_kind(known.get(name, Feature(name)), kinds.get(name, "real")) for name in listed],
+            [
+                _of_kind(known.get(name, Feature(name)), kinds.get(name, "real"))
+                if name != TYPE.name
+                else TYPE
+                for name in listed
+            ],
             tuple(event.values()),
             JETNET.order_by if JETNET.order_by in listed else None,
         )
     else:
         schema = schema_of(given)
-        listed = schema.generated if features is None else tuple(features)
+        asked = (features is None and with_types) or TYPE.name in (features or ())
+        if asked and schema == JETNET:
+            schema = replace(schema, objects=(*schema.objects, TYPE))
+        if features is None:
+            taken = schema.generated + (names(schema.categories) if with_types else ())
+            listed = tuple(entry.name for entry in schema.objects if entry.name in taken)
+        else:
+            listed = tuple(features)
         for name in listed:
-            if not schema.object(name).of_kind.on_a_line:
+            feature = schema.object(name)
+            if feature.derived:
+                raise ValueError(
+                    f"feature '{name}' is derived: other objects determine it, so that the density "
+                    "of all of them together is singular; leave it out, and compute it from what "
+                    "the model makes"
+                )
+            if not (feature.of_kind.on_a_line or isinstance(feature.kind, Category)):
                 raise ValueError(
                     f"feature '{name}' is of kind {schema.object(name).kind}, which a model does "
                     f"not generate; it can generate {', '.join(schema.generated) or 'none'}"
                 )
         for name in conditions:
             schema.of_event(name)
+    if any(isinstance(schema.object(name).kind, Category) for name in listed):
+        types = ObjectTypes([schema.object(name) for name in listed])
+        if scaler is not None:
+            raise ValueError(
+                "the objects have types, and features are scaled by type; leave scaler out, and "
+                "call flow.fit_statistics(batch) with the training events"
+            )
+        if not types.numbers:
+            raise ValueError(f"features {', '.join(listed)} hold no number that is to be made")
+        return schema, listed, TypedStandardizer(types)
     if scaler is None:
         kinds_of = [schema.object(name).of_kind for name in listed]
         return schema, listed, Standardizer(len(listed), kinds=kinds_of)

@@ -30,9 +30,12 @@ __all__ = [
     "as_given",
     "check_context_model",
     "contexts_as_sets",
+    "derived_context",
     "given_conditions",
     "no_density",
 ]
+
+_SURFACE = "objects and context together lie on a surface, where there is no density of the objects"
 
 
 def check_context_model(model: SetFlow, conditions: Sequence[Feature]) -> None:
@@ -124,6 +127,25 @@ def as_given(flow: SetFlow, c: NamedContext | None) -> dict[str, object] | None:
     return named
 
 
+def derived_context(features: Sequence[Feature]) -> str | None:
+    """Return why a model has no density of the objects alone whose context they determine.
+
+    Arguments:
+        features: the conditions of the model.
+
+    Returns:
+        The reason in words, or None if no condition is said to be derived.
+
+    >>> derived_context([Feature("pt")])
+    >>> derived_context([Feature("ht", derived=True)]).partition(":")[0]
+    'the model is conditioned on ht, which the objects determine'
+    """
+    derived = " and ".join(feature.name for feature in features if feature.derived)
+    if not derived:
+        return None
+    return f"the model is conditioned on {derived}, which the objects determine: {_SURFACE}"
+
+
 def no_density(flow: SetFlow) -> str:
     """Return why a model of two stages has no density of the objects alone, in words."""
     assert flow.context_model is not None
@@ -131,5 +153,5 @@ def no_density(flow: SetFlow) -> str:
     return (
         f"the model makes {made} first and the objects given them. Where {made} "
         f"{'are' if len(flow.context_model.features) > 1 else 'is'} computed from the objects, "
-        "objects and context together lie on a surface, where there is no density of the objects"
+        + _SURFACE
     )

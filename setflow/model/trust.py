@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from setflow.data.scaling import Standardizer
 from setflow.distributions.cardinality import EmpiricalCardinality
+from setflow.distributions.composition import Composition
 from setflow.fields.gaussian import GaussianSetField
 from setflow.files import require_regular, shortened
 from setflow.model.encoding import ContextEncoder
@@ -196,6 +197,11 @@ def _impossible(part: nn.Module) -> str | None:
             return (
                 f"probabilities sum to {total:g} with a minimum of {float(p.min()):g}, expected 1"
             )
+    elif isinstance(part, Composition):
+        for name, value in part.named_buffers(recurse=False):
+            shares = name == "compositions" or bool(((value >= 0) & (value < 1 + 1e-3)).all())
+            if not (shares and bool(value.isfinite().all())):
+                return f"{name} holds values that are no probabilities"
     elif not isinstance(part, ContextEncoder):  # of whose range NaN is the one that is unknown
         for name, value in part.named_buffers(recurse=False):
             if value.is_floating_point() and not bool(value.isfinite().all()):

@@ -18,6 +18,7 @@ from setflow.schema.jets import (
     PARTICLE_TYPES,
     PARTICLE_UNITS,
     RELATIVE_JET_UNITS,
+    TYPE,
     DatasetSpec,
     GivenSchema,
     ParticleType,
@@ -35,6 +36,7 @@ from setflow.schema.kinds import (
     kind_of,
 )
 from setflow.schema.parts import known_absences
+from setflow.schema.types import ObjectTypes
 from setflow.schema.words import (
     EVENT_WORDS,
     JET_WORDS,
@@ -58,6 +60,7 @@ __all__ = [
     "PARTICLE_UNITS",
     "RELATIVE_JET_UNITS",
     "TOP_PAIR_CHANNELS",
+    "TYPE",
     "Angle",
     "Bounded",
     "Category",
@@ -66,6 +69,7 @@ __all__ = [
     "GivenSchema",
     "Kind",
     "Limits",
+    "ObjectTypes",
     "ParticleType",
     "Positive",
     "Real",

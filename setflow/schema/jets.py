@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from setflow.schema.features import Feature, Limits, Schema
-from setflow.schema.kinds import Positive, Real
+from setflow.schema.kinds import Category, Positive, Real
 
 __all__ = [
     "DATASETS",
@@ -28,6 +28,7 @@ __all__ = [
     "PARTICLE_TYPES",
     "PARTICLE_UNITS",
     "RELATIVE_JET_UNITS",
+    "TYPE",
     "DatasetSpec",
     "GivenSchema",
     "ParticleType",
@@ -119,6 +120,13 @@ PARTICLE_TYPES: tuple[ParticleType, ...] = (
     ParticleType(7, "muon -", -1, r"$\mu^-$"),
     ParticleType(8, "muon +", 1, r"$\mu^+$"),
 )
+
+TYPE = Feature(
+    "type",
+    kind=Category(tuple(kind.name for kind in PARTICLE_TYPES[1:])),
+    meaning="what kind of particle it is",
+)
+"""The type of a particle as a feature: what JetNet's layout holds as `particle_type`, from 0."""
 
 DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("particle_features", "(n, N, 4)", "float32", "etarel, phirel, ptrel, mask", True),

@@ -56,13 +56,18 @@ def kept_objects(schema: Schema, n: int) -> str:
     return f"the {n} {words.objects} of {words.an_event} with the largest {by}"
 
 
-def left_out_of(schema: Schema) -> str | None:
+def left_out_of(schema: Schema, made: Sequence[str] = ()) -> str | None:
     """Return the line that says what a model leaves out, or None if it is nothing.
+
+    Arguments:
+        schema: the schema.
+        made: the names of the features that the model makes.
 
     >>> left_out_of(Schema.from_node({"objects": ["x", {"name": "phi", "kind": "angle"}]}))
     'a model leaves out what it does not generate yet: phi (angle)'
     """
-    if not schema.left_out:
+    left = [name for name in schema.left_out if name not in made]
+    if not left:
         return None
-    told = ", ".join(f"{name} ({schema.object(name).kind})" for name in schema.left_out)
+    told = ", ".join(f"{name} ({schema.object(name).kind})" for name in left)
     return f"a model leaves out what it does not generate yet: {told}"

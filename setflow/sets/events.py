@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.context import GivenContext, ResolvedContext, resolve_context
-from setflow.sets.masks import as_mask, zero_padding
+from setflow.sets.masks import as_mask, as_present, zero_padding
 from setflow.sets.protocols import declares, event_ndim_of
 from setflow.sets.shapes import as_floating, expand_time, split_event
 
@@ -44,6 +44,8 @@ class Events:
             they must stay together and in their order.
         sizes: the numbers of real objects on the CPU, with shape `lead`, where they are known and
             the real objects of each event come first; None if only the mask tells.
+        present: which features the real objects have, boolean with the shape of `x`, False in
+            padded slots; the others are absent, zero as padding is. None means that all have all.
     """
 
     x: Tensor
@@ -54,6 +56,7 @@ class Events:
     weights: Tensor | None = None
     together: bool = False
     sizes: np.ndarray[Any, Any] | None = None
+    present: Tensor | None = None
 
     @classmethod
     def of(
@@ -66,6 +69,7 @@ class Events:
         c: GivenContext | None = None,
         batch_ndim: int | None = None,
         name: str = "x",
+        present: Array | None = None,
     ) -> Events:
         """Resolve what a verb is given; arrays of NumPy become tensors here.
 
@@ -78,6 +82,9 @@ class Events:
             c: the context, as the verbs take it.
             batch_ndim: how many lead dimensions the context has; None means all.
             name: what the states are called, for error messages.
+            present: which features each object has, with the shape of `x` or without sample
+                dimensions in front; boolean, or 0 and 1; None means all. Absent ones may hold
+                anything.
 
         Raises:
             TypeError: if something holds complex numbers or no plain numbers.
@@ -99,7 +106,16 @@ class Events:
             count = len(lead) if batch_ndim is None else batch_ndim
             context = resolve_context(c, lead, event, count).selected(mask)
         time = None if t is None else expand_time(t, lead, like=x)
-        return cls(zero_padding(x, mask), mask, event_ndim, time, context)
+        if present is not None:
+            if event_ndim < 2:
+                raise ValueError(
+                    "present tells the features of the objects of a set, but the field has "
+                    f"event_ndim={event_ndim}, one object per event; leave it out"
+                )
+            present = as_present(present, x.shape, mask).to(x.device)
+        selected = mask if present is None else present
+        x = zero_padding(x, selected)
+        return cls(x, mask, event_ndim, time, context, present=present)
 
     @property
     def lead(self) -> tuple[int, ...]:
@@ -134,10 +150,13 @@ class Events:
                 "events: nothing is broadcast"
             )
         lead = tuple(x.shape[: x.ndim - self.event_ndim])
-        x, t = zero_padding(x, self.mask), expand_time(t, lead, like=x)
+        x = zero_padding(x, self.mask if self.present is None else self.present)
+        t = expand_time(t, lead, like=x)
         return Events(
-            x, self.mask, self.event_ndim, t, self.context, self.weights, self.together, self.sizes
-        )  # `replace` looks up what stays, at every evaluation
+            x, self.mask, self.event_ndim, t, self.context, self.weights, self.together,
+            self.sizes, self.present,
+        )  # fmt: skip
+        # `replace` looks up what stays, at every evaluation
 
     def noise(self, given: Array, name: str) -> Tensor:
         """Return noise for these events, checked, with zeros in padded slots.
@@ -158,7 +177,7 @@ class Events:
                     f"{name} has {what} {got}, x_target {expected}; expected equal {what}s, one "
                     "noise value per coordinate"
                 )
-        return zero_padding(given, self.mask)
+        return zero_padding(given, self.mask if self.present is None else self.present)
 
     def drawn_noise(self, generator: torch.Generator | None) -> Tensor:
         """Return standard normal noise of the shape of the states, zero in padded slots."""
@@ -167,7 +186,7 @@ class Events:
         noise = torch.randn(
             self.x.shape, generator=generator, dtype=self.x.dtype, device=self.x.device
         )
-        return zero_padding(noise, self.mask)
+        return zero_padding(noise, self.mask if self.present is None else self.present)
 
     def velocity(self, field: nn.Module, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Call a field; this is the one place.
@@ -215,7 +234,7 @@ class Events:
                 f"{type(field).__name__} returned shape {tuple(v.shape)} for x of shape "
                 f"{tuple(self.x.shape)}; a velocity has the shape of its state"
             )
-        return zero_padding(v, self.mask)
+        return zero_padding(v, self.mask if self.present is None else self.present)
 
     def changed(
         self,
@@ -238,6 +257,7 @@ class Events:
             context=None if self.context is None else self.context.changed(per_event, per_object),
             weights=None if self.weights is None else per_event(self.weights),
             sizes=None,
+            present=None if self.present is None else per_object(self.present),
         )
 
     def flat(self) -> Events:

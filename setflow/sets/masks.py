@@ -17,6 +17,7 @@ from setflow.sets.arrays import Array, as_tensor
 
 __all__ = [
     "as_mask",
+    "as_present",
     "count_real",
     "current_transform",
     "is_at_hand",
@@ -77,6 +78,34 @@ def as_mask(mask: Array, shape: Iterable[int] | None = None) -> Tensor:
             + (_OF_COUNTS if bad > 1 and float(bad).is_integer() else "")
         )
     return mask != 0
+
+
+def as_present(present: Array, shape: Iterable[int], mask: Tensor | None) -> Tensor:
+    """Return which features of real objects are there, checked, with the shape of the states.
+
+    Arguments:
+        present: which features each object has, with shape `shape`, or without some of its first
+            dimensions; boolean, or 0 and 1. Padded slots may hold anything.
+        shape: that of the states, `(*lead, N, ...)`.
+        mask: boolean mask with shape `(*lead, N)`, or None for all real.
+
+    Raises:
+        ValueError: if the shape differs, or a value is neither 0 nor 1.
+
+    >>> import torch
+    >>> as_present([[1, 0], [1, 1]], (2, 2), torch.tensor([True, False]))
+    tensor([[ True, False],
+            [False, False]])
+    """
+    present, shape = as_tensor(present, "present"), tuple(shape)
+    if present.ndim < 2 or tuple(present.shape) != shape[len(shape) - present.ndim :]:
+        raise ValueError(
+            f"present has shape {tuple(present.shape)}, expected {shape}, that of the states: "
+            "whether each object has each of its features"
+        )
+    if mask is not None:  # before a look at the values
+        present = zero_padding(present.to(mask.device).expand(shape), mask)
+    return as_mask(present.expand(shape))
 
 
 def over_features(mask: Tensor, ndim: int) -> Tensor:

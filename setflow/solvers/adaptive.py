@@ -205,7 +205,8 @@ class Dopri5:
             x0: the state at `t0`, with shape `(*lead, *event_shape)`.
             t0: the first time, a number or a scalar tensor, to which gradients flow.
             t1: the last time, before or after `t0`, likewise.
-            mask: which slots are real, with shape `(*lead, N)`; None means all.
+            mask: which slots are real, with shape `(*lead, N)`, or which coordinates, with that of
+                `x0`; None means all.
             event_ndim: how many trailing dimensions form one event; None takes it from the mask.
 
         Raises:
@@ -238,7 +239,8 @@ class Dopri5:
                 `x0`.
             t0: the first time, a number or a scalar tensor, to which gradients flow.
             t1: the last time, before or after `t0`, likewise.
-            mask: which slots are real, with shape `(*lead, N)`; None means all.
+            mask: which slots are real, with shape `(*lead, N)`, or which coordinates, with that of
+                `x0`; None means all.
             event_ndim: how many trailing dimensions form one event; None takes it from the mask.
 
         Raises:

@@ -77,8 +77,8 @@ def integrate(
         x0: the state at `t0`, with shape `(*lead, *event_shape)`.
         t0: the first time.
         t1: the last time, before or after `t0`.
-        mask: boolean mask with shape `(*lead, N)`, which a solver that declares `takes_mask` is
-            given; None means all real.
+        mask: boolean mask with shape `(*lead, N)`, or of each coordinate with that of `x0`, which a
+            solver that declares `takes_mask` is given; None means all real.
         event_ndim: how many trailing dimensions form one event.
         steps: the number of steps, for a solver that declares `requires_steps`; None takes the
             solver's own.
@@ -124,8 +124,8 @@ def integrate_augmented(
             side by side; may have a wider dtype than `x0`.
         t0: the first time.
         t1: the last time, before or after `t0`.
-        mask: boolean mask with shape `(*lead, N)`, which a solver that declares `takes_mask` is
-            given; None means all real.
+        mask: boolean mask with shape `(*lead, N)`, or of each coordinate with that of `x0`, which a
+            solver that declares `takes_mask` is given; None means all real.
         event_ndim: how many trailing dimensions form one event.
 
     Raises:

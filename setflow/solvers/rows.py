@@ -32,7 +32,8 @@ class RowFlow:
         shape: the shape of the state, `(*lead, *event_shape)`.
         dtype: its dtype.
         lead: the shape in front of the events.
-        mask: which slots are real, with shape `(*lead, N)`; None means all.
+        mask: which slots are real, with shape `(*lead, N)`, or which coordinates, with that of the
+            state; None means all.
         n_real: the number of real coordinates of each event, with shape `(B,)`.
         logp0: the log-density at the start, with shape `lead` or `(*lead, K)`; None without one.
         calls: how often `rates` was called.
@@ -76,8 +77,12 @@ class RowFlow:
         if mask is not None:
             if not event:
                 raise ValueError("a mask needs an object dimension, got event_ndim=0")
-            mask = as_mask(mask, (*lead, event[0])).to(x0.device)
-            n_real = count_real(mask).reshape(-1) * event_numel(event[1:])
+            if len(event) > 1 and mask.ndim == x0.ndim:
+                mask = as_mask(mask, x0.shape).to(x0.device)
+                n_real = mask.reshape(len(n_real), event_numel(event)).sum(-1)
+            else:
+                mask = as_mask(mask, (*lead, event[0])).to(x0.device)
+                n_real = count_real(mask).reshape(-1) * event_numel(event[1:])
         if logp0 is not None:
             check_accumulated(logp0, lead)
         return cls(rates, tuple(x0.shape), x0.dtype, lead, mask, n_real, logp0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -11,13 +11,16 @@ from yaml import safe_dump
 from setflow.data.contexts import context_features
 from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
+from setflow.data.object_types import TypedStandardizer
 from setflow.model.encoding import context_columns
 from setflow.model.folder import takes
+from setflow.model.parts import schema_for
 from setflow.schema import (
     JETNET,
     Category,
     Feature,
     GivenSchema,
+    ObjectTypes,
     Schema,
     event_of,
     lists_objects,
@@ -27,16 +30,14 @@ from setflow.training.files import CLASS, Files, classes_of, files_of, is_there
 
 __all__ = ["complete", "described", "features_of"]
 
-PARTS = ("field", "cardinality")
-"""The parts of a model that are built for the columns of its context."""
-
 
 def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
     """Complete the arguments of a model in a configuration by what its training files say.
 
     The schema is that of the first file where the configuration names none; conditions are what the
     files say of them; and a field or p(N | c) that leaves its `condition_dim` open gets as many
-    columns as the conditions make.
+    columns as the conditions make. Where objects have types, so do the `object_condition_dim` of
+    the field and the `types` of the composition.
 
     Arguments:
         arguments: those of the model, with its parts as `class_path` and `init_args`; changed.
@@ -48,15 +49,34 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
     """
     features, conditions = (tuple(arguments.get(key) or ()) for key in ("features", "conditions"))
     schema = _of_file(arguments.get("schema"), features, files_of(train)[0].path)
+    columns = 0
     if conditions:
         schema = described(schema, conditions, train)
-        width = len(context_columns(features_of(schema, conditions)))
-        for part in PARTS:
-            _widen(arguments.get(part), width)
+        columns = len(context_columns(features_of(schema, conditions)))
         if arguments.get("context_model") is not None:
             _complete_context_model(arguments["context_model"], schema, conditions)
     if schema is not None:
         arguments["schema"] = schema
+    types = _types_of(arguments, schema)
+    if types is None:
+        _widen(arguments.get("field"), columns)
+    else:
+        rows = columns + len(types.columns)
+        _widen(arguments.get("field"), rows, "object_condition_dim")
+        _widen(arguments.get("cardinality"), len(types), "types")
+    _widen(arguments.get("cardinality"), columns)
+
+
+def _types_of(arguments: Mapping[str, Any], schema: GivenSchema) -> ObjectTypes | None:
+    """Return the types of the objects that a model makes, None if they have none."""
+    features, conditions = (tuple(arguments.get(key) or ()) for key in ("features", "conditions"))
+    node = arguments.get("cardinality")
+    by_law = node is not None and takes(str(node["class_path"]), "types")
+    try:
+        scaler = schema_for(schema, features or None, conditions, None, with_types=by_law)[2]
+    except ValueError:  # the model says it
+        return None
+    return scaler.types if isinstance(scaler, TypedStandardizer) else None
 
 
 def _complete_context_model(
@@ -82,12 +102,14 @@ def _complete_context_model(
     _widen(inner.get("field"), len(context_columns(taken)))
 
 
-def _widen(node: MutableMapping[str, Any] | None, width: int) -> None:
-    """Give a part that leaves its `condition_dim` open the number of columns of its context."""
-    if node and takes(str(node["class_path"]), "condition_dim"):
+def _widen(
+    node: MutableMapping[str, Any] | None, width: int, argument: str = "condition_dim"
+) -> None:
+    """Give a part that leaves a size open that of the columns of its context, or of the types."""
+    if width and node and takes(str(node["class_path"]), argument):
         arguments = _arguments(node)
-        if not arguments.get("condition_dim"):
-            arguments["condition_dim"] = width
+        if not arguments.get(argument):
+            arguments[argument] = width
 
 
 def _arguments(node: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -188,7 +188,7 @@ class FlowMatchingModule(LightningModule):
             batch = listed(batch, "FlowMatchingModule")
             events, place = batch, torch.arange(len(batch), device=batch.x.device)
             seed = derive(seed, "batch", batch_idx, self.global_rank)
-        noise = counter_normal(seed, place, events.mask, tuple(events.x.shape[2:]))
+        noise = counter_normal(seed, place, events.mask, tuple(self.flow.base.event_shape))
         t = counter_uniform(seed, place)
         if times is not None:
             t = times.from_uniform(t, lengths=events.lengths)
@@ -265,12 +265,13 @@ class FlowMatchingModule(LightningModule):
         of = " of the batch" if place is None else f" of the {what} events"
         culprit = None
         if events is not None:
-            culprit = first_not_finite(events, flow.features, flow.conditions)
+            culprit = first_not_finite(flow.selected(events), flow.features, flow.conditions)
         if culprit is None:  # an event of another step may have spoilt the weights
             loader = getattr(self.trainer, f"{stage}_dataloader{'s' * (stage == 'val')}", None)
             data = getattr(loader, "dataset", None)
             if isinstance(data, PlacedDataset):
-                culprit = first_not_finite(data.events, flow.features, flow.conditions)
+                all_events = flow.selected(data.events)
+                culprit = first_not_finite(all_events, flow.features, flow.conditions)
                 place, of = None, f" of the {what} events"
         raise ValueError(
             f"{stage}_loss is {loss.item():g} at step {self.trainer.global_step}. "

@@ -29,6 +29,7 @@ class Case:
     t: Tensor  # lead
     c: Tensor | None = None  # (*lead, C)
     c_object: Tensor | None = None  # (*lead, N, C)
+    present: Tensor | None = None  # (*lead, N, ...): which features an object has
 
     @property
     def object_dim(self) -> int:
@@ -42,6 +43,7 @@ class Case:
             x_source=change(self.x_source),
             mask=None if self.mask is None else change(self.mask),
             c_object=None if self.c_object is None else change(self.c_object),
+            present=None if self.present is None else change(self.present),
         )
 
     def event(self, index: tuple[int, ...]) -> Case:
@@ -100,14 +102,18 @@ def padding_filled(case: Case, garbage: float) -> Case:
             hidden.reshape(hidden.shape + (1,) * (value.ndim - hidden.ndim)), garbage
         )
 
-    return case.per_slot(fill)
+    filled = case.per_slot(fill)
+    if case.present is None:
+        return filled
+    x, x_source = (v.masked_fill(~case.present, garbage) for v in (filled.x, filled.x_source))
+    return replace(filled, x=x, x_source=x_source)
 
 
 # --- the seven laws ---
 
 
 def law_content(subject: Subject, case: Case) -> None:
-    """What stands in a padded slot cannot matter."""
+    """What stands in a padded slot or an absent feature cannot matter."""
     assert case.mask is not None
     assert not bool(case.mask.all()), "the law needs padding to bite on"
     expected = subject(padding_filled(case, 0.0))
@@ -243,7 +249,11 @@ def masks() -> dict[str, Tensor]:
 
 
 def cases(
-    features: tuple[int, ...] = (3,), *, context: int = 0, object_context: int = 0
+    features: tuple[int, ...] = (3,),
+    *,
+    context: int = 0,
+    object_context: int = 0,
+    absent: bool = False,
 ) -> Iterator[tuple[str, Case]]:
     generator = torch.Generator().manual_seed(11)
 
@@ -261,6 +271,7 @@ def cases(
                 t=torch.rand(lead, generator=generator),
                 c=normal(*lead, context) if context else None,
                 c_object=normal(*mask.shape, object_context) if object_context else None,
+                present=normal(*mask.shape, *features) > -0.3 if absent else None,
             ),
         )
 

@@ -63,10 +63,17 @@ def _context(case: Case) -> Tensor | None:
     return case.c if case.c_object is None else case.c_object
 
 
+def _present(case: Case) -> dict[str, Tensor]:
+    return {} if case.present is None else {"present": case.present}
+
+
 def loss_of(field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_fm_loss) -> Subject:
     def subject(case: Case) -> Outcome:
         x, x_source = case.x.clone().requires_grad_(), case.x_source.clone().requires_grad_()
-        value = verb(field, x, x_source, case.mask, case.t, _context(case), reduction="none")
+        value = verb(
+            field, x, x_source, case.mask, case.t, _context(case), reduction="none",
+            **_present(case),
+        )  # fmt: skip
         outcome = with_gradients(value, field, {"x_target": x, "x_source": x_source})
         return Outcome({"loss": value.detach()}, outcome.per_slot, outcome.gradients)
 
@@ -80,8 +87,9 @@ def sample_of(field: nn.Module, verb: Callable[..., Tensor] = setflow.masked_sam
             tuple(case.x.shape[case.object_dim :]), batch_shape=case.t.shape
         )
         value = verb(
-            field, base, setflow.Heun(steps=3), case.mask, c=_context(case), x_source=x_source
-        )
+            field, base, setflow.Heun(steps=3), case.mask, c=_context(case), x_source=x_source,
+            **_present(case),
+        )  # fmt: skip
         outcome = with_gradients(value, field, {"x_source": x_source})
         return Outcome({}, outcome.per_slot | {"sample": value.detach()}, outcome.gradients)
 
@@ -108,12 +116,13 @@ def stochastic_loss_of(field: nn.Module) -> Subject:
 
     def verb(
         field: nn.Module, x_target: Tensor, x_source: Tensor, mask: Tensor | None, t: Tensor,
-        c: Tensor | None, *, reduction: str,
+        c: Tensor | None, *, reduction: str, **present: Tensor,
     ) -> Tensor:  # fmt: skip
         t = 0.1 + 0.8 * t
         return setflow.masked_stochastic_fm_loss(
-            field, x_target, x_source, mask, t, c, z=x_source.roll(1, -1), reduction=reduction
-        )
+            field, x_target, x_source, mask, t, c, z=-0.5 * x_source, reduction=reduction,
+            **present,
+        )  # fmt: skip
 
     return loss_of(field, verb)
 
@@ -123,11 +132,11 @@ def denoising_loss_of(parameterization: str) -> Callable[[nn.Module], Subject]:
 
     def verb(
         field: nn.Module, x_target: Tensor, x_source: Tensor, mask: Tensor | None, t: Tensor,
-        c: Tensor | None, *, reduction: str,
+        c: Tensor | None, *, reduction: str, **present: Tensor,
     ) -> Tensor:  # fmt: skip
         return setflow.masked_diffusion_loss(
             field, x_target, setflow.VPSchedule(), mask, t, c, parameterization=parameterization,
-            noise=x_source, weighting=setflow.MinSNRWeighting(), reduction=reduction,
+            noise=x_source, weighting=setflow.MinSNRWeighting(), reduction=reduction, **present,
         )  # fmt: skip
 
     return lambda field: loss_of(field, verb)
@@ -197,7 +206,10 @@ def log_prob_of(
         x = case.x.clone().requires_grad_()
         base = setflow.StandardNormal(tuple(case.x.shape[case.object_dim + 1 :]))
         estimator = FixedProbeDivergence(case.x_source[None]) if probes else None
-        value = verb(field, base, solver, x, case.mask, c=_context(case), estimator=estimator)
+        value = verb(
+            field, base, solver, x, case.mask, c=_context(case), estimator=estimator,
+            **_present(case),
+        )  # fmt: skip
         outcome = with_gradients(value, field, {"x": x})
         return Outcome({"log_prob": value.detach()}, outcome.per_slot, outcome.gradients)
 
@@ -222,7 +234,7 @@ def scored_sample_of(
         base = setflow.StandardNormal(tuple(case.x.shape[case.object_dim + 1 :]))
         x, log_p = verb(
             field, base, setflow.Heun(steps=2), case.mask, c=_context(case), x_source=x_source,
-            estimator=FixedProbeDivergence(case.x[None]),
+            estimator=FixedProbeDivergence(case.x[None]), **_present(case),
         )  # fmt: skip
         both = torch.cat([x.flatten(), log_p.flatten()])
         outcome = with_gradients(both, field, {"x_source": x_source})
@@ -249,7 +261,7 @@ def density_of(log_prob: Callable[..., Tensor]) -> Subject:
 
     def subject(case: Case) -> Outcome:
         x = case.x.clone().requires_grad_()
-        value = log_prob(x, mask=case.mask)
+        value = log_prob(x, mask=case.mask, **_present(case))
         (gradient,) = torch.autograd.grad((value**2).sum(), x)
         return Outcome({"log_prob": value.detach()}, {"d/d x": gradient})
 

@@ -169,6 +169,47 @@ def test_verbs_keep_the_law_with_fields_that_only_sample(name, verb, law, device
         LAWS[law](VERBS[verb](field.to(device)), case)
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "loss", "coupled loss", "stochastic loss", "velocity loss", "score loss", "sample",
+        "adaptive sample", "log_prob", "estimated log_prob", "scored sample",
+    ],
+)  # fmt: skip
+@each("law", LAWS)
+def test_verbs_keep_the_law_where_features_are_absent(verb, law, device):
+    field, features, options = FIELDS["transformer with context"]()
+    for case in _matching_cases(options | {"absent": True}, features, law, device):
+        LAWS[law](VERBS[verb](field.to(device)), case)
+
+
+@each("law", LAWS)
+def test_bases_keep_the_law_where_features_are_absent(law):
+    if law == "agreement":
+        return  # without a mask a base of one object scores each object
+    for base in (
+        setflow.StandardNormal((3,)),
+        setflow.DiagonalNormal(torch.ones(3), torch.ones(3)),
+    ):
+        for case in _matching_cases({"absent": True}, (3,), law, torch.device("cpu")):
+            LAWS[law](density_of(base.log_prob), case)
+
+
+@pytest.mark.parametrize("verb", ["loss", "sample", "log_prob"])
+def test_a_verb_that_does_not_ask_what_is_present_is_caught(verb):
+    def deaf(*arguments, present, **options):
+        verbs = {
+            "loss": setflow.masked_fm_loss, "sample": setflow.masked_sample,
+            "log_prob": setflow.masked_log_prob,
+        }  # fmt: skip
+        return verbs[verb](*arguments, **options)
+
+    subject = {"loss": loss_of, "sample": sample_of, "log_prob": log_prob_of}[verb]
+    case = dict(cases(absent=True))["lead1"]
+    with pytest.raises((AssertionError, ValueError)):
+        law_content(subject(redraw(Pointwise()), deaf), case)
+
+
 @pytest.mark.parametrize("name", [*FIELDS, *SAMPLES_ONLY])
 @each("law", LAWS)
 def test_fields_keep_the_law_when_called_directly(name, law, device):

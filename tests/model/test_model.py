@@ -323,7 +323,7 @@ def _rewrite(folder, change):
         ),
         (
             lambda f: f["cardinality"].update(class_path="setflow.LinearPath"),
-            "expected one of setflow.ConditionalCardinality, setflow.EmpiricalCardinality$",
+            "expected one of setflow.ConditionalCardinality, .*, setflow.EmpiricalComposition$",
         ),
     ],
 )
@@ -411,11 +411,15 @@ EXAMPLES = {
     "setflow.ConditionalCardinality": lambda: setflow.ConditionalCardinality(
         7, 2, hidden=8, layers=1
     ),
+    "setflow.ConditionalComposition": lambda: setflow.ConditionalComposition(
+        3, 7, 2, hidden=8, layers=1
+    ),
     "setflow.CosinePath": setflow.CosinePath,
     "setflow.EPiCField": lambda: setflow.EPiCField(
         4, object_condition_dim=2, hidden=24, latent=5, layers=3
     ),
     "setflow.EmpiricalCardinality": lambda: setflow.EmpiricalCardinality(counts=[1, 0, 2, 1]),
+    "setflow.EmpiricalComposition": lambda: setflow.EmpiricalComposition(3, 7, kept=20),
     "setflow.GaussianSetField": lambda: setflow.GaussianSetField(
         torch.zeros(3), torch.ones(3), coupling=2.0, path=setflow.CosinePath()
     ),

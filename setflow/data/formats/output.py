@@ -21,10 +21,8 @@ from setflow.opened import Opened
 from setflow.physics.kinematics import jet_features
 from setflow.schema import (
     JET_UNITS,
-    PARTICLE_TYPES,
     RELATIVE_JET_UNITS,
-    Category,
-    Feature,
+    TYPE,
     Schema,
     names,
 )
@@ -33,7 +31,6 @@ from setflow.sets.batch import SetBatch
 __all__ = ["CLASS", "Output", "compared", "without_counts"]
 
 CLASS = "class"
-TYPE = Feature("type", kind=Category(tuple(kind.name for kind in PARTICLE_TYPES[1:])))
 
 
 class Output(Opened):
