@@ -43,8 +43,8 @@ from setflow.data.hdf5 import read_events
 from setflow.data.hdf5_output import Hdf5Output
 from setflow.data.header import read_header
 from setflow.data.manifest import Digest, Manifest, manifest_of
-from setflow.data.object_types import TypedStandardizer
 from setflow.data.reader import EventReader
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256, has_manifest

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from setflow.data.object_types import TypedStandardizer
 from setflow.data.scaling import Standardizer
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import (
     CardinalityModel,
     ConditionalCardinality,

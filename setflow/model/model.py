@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from setflow.couplings import Coupling, coupled_noise
-from setflow.data.object_types import TypedStandardizer
 from setflow.data.scaling import Standardizer
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import CardinalityModel, length_error
 from setflow.distributions.composition import Composition
 from setflow.distributions.normal import StandardNormal

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 from torch import nn
 
-from setflow.data.object_types import TypedStandardizer
 from setflow.data.scaling import Standardizer
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import CardinalityModel
 from setflow.distributions.composition import Composition
 from setflow.fitted import Fitted

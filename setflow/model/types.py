@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from setflow.data.object_types import TypedStandardizer
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import length_error
 from setflow.distributions.composition import Composition
 from setflow.masking.sample import masked_sample

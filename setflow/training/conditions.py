@@ -11,7 +11,7 @@ from yaml import safe_dump
 from setflow.data.contexts import context_features
 from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
-from setflow.data.object_types import TypedStandardizer
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.model.encoding import context_columns
 from setflow.model.folder import takes
 from setflow.model.parts import schema_for
