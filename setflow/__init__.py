@@ -75,6 +75,8 @@ __all__ = [
     "VPSchedule",
     "VectorField",
     "VelocityField",
+    "WrappedNormal",
+    "WrappedPath",
     "ZeroGamma",
     "as_base",
     "diagnostics",
@@ -115,6 +117,7 @@ if TYPE_CHECKING:
         EmpiricalCardinality,
         IsotropicNormal,
         StandardNormal,
+        WrappedNormal,
         as_base,
     )
     from setflow.divergence import ExactDivergence, HutchinsonDivergence
@@ -146,6 +149,7 @@ if TYPE_CHECKING:
         LinearPath,
         ProbabilityPath,
         ScaledBrownianGamma,
+        WrappedPath,
         ZeroGamma,
     )
     from setflow.process import FlowMatching, FlowMatchingProcess

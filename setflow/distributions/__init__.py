@@ -7,6 +7,7 @@ from setflow.distributions.cardinality import (
     EmpiricalCardinality,
 )
 from setflow.distributions.normal import DiagonalNormal, IsotropicNormal, StandardNormal
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.random import counter_normal, counter_uniform
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "FactorisedBase",
     "IsotropicNormal",
     "StandardNormal",
+    "WrappedNormal",
     "as_base",
     "counter_normal",
     "counter_uniform",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, refuse_diverged
@@ -106,6 +107,8 @@ def generate(
     for start in range(0, n, batch_size):
         rows = slice(start, start + batch_size)
         noise = counter_normal(seed, index[rows], mask[rows], features).to(dtype)
+        if isinstance(flow.base, WrappedNormal):
+            noise = flow.base.of_normal(noise)
         row_context = None if context is None else context[rows]
         z = masked_sample(field, flow.base, solver, mask[rows], c=row_context, x_source=noise)
         x[rows] = flow.scaler.inverse(z, mask[rows])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from setflow.schema.kinds import KINDS, Kind, kind_of
+from setflow.schema.kinds import KINDS, Angle, Kind, kind_of
 from setflow.spelling import nearest
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
@@ -183,18 +183,29 @@ class Schema:
         if self.order_by is not None and not self.object(self.order_by).of_kind.on_a_line:
             raise ValueError(
                 f"order_by is '{self.order_by}', which is no number on a line; expected one of "
-                f"{', '.join(self.generated)}"
+                f"{', '.join(entry.name for entry in self.objects if entry.of_kind.on_a_line)}"
             )
 
     @property
     def generated(self) -> tuple[str, ...]:
-        """The names of the features of an object that a model can generate: numbers on a line."""
-        return tuple(entry.name for entry in self.objects if entry.of_kind.on_a_line)
+        """The names of the features of an object that a model can generate: numbers and angles."""
+        return tuple(entry.name for entry in self.objects if entry.of_kind.is_generated)
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """The names of the others, angles and categories, which files hold and models do not."""
-        return tuple(entry.name for entry in self.objects if not entry.of_kind.on_a_line)
+        """The names of the others, categories, which files hold and models do not."""
+        return tuple(entry.name for entry in self.objects if not entry.of_kind.is_generated)
+
+    def angles(self, features: Sequence[str] | None = None) -> tuple[int, ...]:
+        """Return the positions of those features that are of kind `angle`, from 0.
+
+        Arguments:
+            features: names of features of an object; None takes those that a model can generate.
+                What the schema does not know is none.
+        """
+        angles = {entry.name for entry in self.objects if isinstance(entry.kind, Angle)}
+        listed = self.generated if features is None else features
+        return tuple(k for k, name in enumerate(listed) if name in angles)
 
     def object(self, name: str) -> Feature:
         """Return the feature of an object with a name.

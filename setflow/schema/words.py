@@ -59,8 +59,8 @@ def kept_objects(schema: Schema, n: int) -> str:
 def left_out_of(schema: Schema) -> str | None:
     """Return the line that says what a model leaves out, or None if it is nothing.
 
-    >>> left_out_of(Schema.from_node({"objects": ["x", {"name": "phi", "kind": "angle"}]}))
-    'a model leaves out what it does not generate yet: phi (angle)'
+    >>> left_out_of(Schema.from_node({"objects": ["x", {"name": "q", "kind": "category(a, b)"}]}))
+    'a model leaves out what it does not generate yet: q (category(a, b))'
     """
     if not schema.left_out:
         return None

@@ -36,7 +36,8 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
 
     The schema is that of the first file where the configuration names none; conditions are what the
     files say of them; and a field or p(N | c) that leaves its `condition_dim` open gets as many
-    columns as the conditions make.
+    columns as the conditions make. A field that leaves its `angles` open gets the features of kind
+    `angle`.
 
     Arguments:
         arguments: those of the model, with its parts as `class_path` and `init_args`; changed.
@@ -57,6 +58,7 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
             _complete_context_model(arguments["context_model"], schema, conditions)
     if schema is not None:
         arguments["schema"] = schema
+    _name_angles(arguments)
 
 
 def _complete_context_model(
@@ -80,6 +82,7 @@ def _complete_context_model(
     if not inner.get("schema"):
         inner["schema"] = Schema(made, taken).node()
     _widen(inner.get("field"), len(context_columns(taken)))
+    _name_angles(inner)
 
 
 def _widen(node: MutableMapping[str, Any] | None, width: int) -> None:
@@ -88,6 +91,20 @@ def _widen(node: MutableMapping[str, Any] | None, width: int) -> None:
         arguments = _arguments(node)
         if not arguments.get("condition_dim"):
             arguments["condition_dim"] = width
+
+
+def _name_angles(model: MutableMapping[str, Any]) -> None:
+    """Give the field of a model that leaves its `angles` open the features that are angles.
+
+    Arguments:
+        model: the arguments of the model, with its schema, if it has one.
+    """
+    node, given = model.get("field"), model.get("schema")
+    if not node or not lists_objects(given) or not takes(str(node["class_path"]), "angles"):
+        return
+    angles = list(schema_of(given).angles(model.get("features") or None))
+    if angles and not _arguments(node).get("angles"):
+        _arguments(node)["angles"] = angles
 
 
 def _arguments(node: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
