@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from itertools import permutations
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from setflow.sets.angles import wrap
 from setflow.sets.events import Events
 
 TURN = 2 * math.pi
-SOLVER = setflow.RK4(steps=12)
+SOLVER = setflow.RK4(steps=8)
 
 
 def fields(dim: int, angles: list[int], **options) -> dict[str, setflow.VectorField]:
@@ -33,6 +34,7 @@ def fields(dim: int, angles: list[int], **options) -> dict[str, setflow.VectorFi
         with torch.no_grad():
             for parameter in field.parameters():
                 parameter.mul_(0.35)
+    made["epic"].condition.time.turns = (0.025, 0.8)  # frequencies that few steps resolve
     return {name: field.double() for name, field in made.items()}
 
 
@@ -45,15 +47,14 @@ def circle(n: int) -> torch.Tensor:
 @each("width", [0.1, 1.0, 2.0])
 def test_total_probability_on_the_circle(family, width) -> None:
     field, base = fields(1, [0])[family], setflow.WrappedNormal(torch.tensor([width]), [0])
-    base.scale.double()
     with torch.no_grad():
-        for objects, n in ((1, 256), (2, 80)):
+        for objects, n in ((1, 128), (2, 64)):
             points = torch.cartesian_prod(*[circle(n)] * objects).reshape(-1, objects, 1)
             log_p = setflow.masked_log_prob(field, base, SOLVER, points, None)
             total = (log_p.exp().sum() * (TURN / n) ** objects).item()
             assert total == pytest.approx(1, abs=1e-4), objects
-            flat = setflow.masked_log_prob(field, base, SOLVER, points[:1].zero_(), None)
-            assert (log_p - flat).abs().max() > 0.01  # or the field does nothing
+            of_noise = base.log_prob(points, mask=torch.ones(points.shape[:2]))
+            assert (log_p - of_noise).abs().max() > 0.1  # or the field does nothing
 
 
 def test_one_object_of_the_mlp_on_the_circle() -> None:
@@ -206,9 +207,9 @@ def test_noise_is_paired_by_the_shorter_way_round() -> None:
     base = setflow.WrappedNormal(torch.tensor([0.5]), [0])
     events = Events.of(2, torch.tensor([[[3.0], [0.0]]]), None)
     noise = torch.tensor([[[0.9], [-3.0]]])
-    assert coupled_noise(events, noise, "event").flatten().tolist() == [0.9, -3.0 + 0.0]
+    assert coupled_noise(events, noise, "event").flatten().tolist() == pytest.approx([0.9, -3.0])
     paired = coupled_noise(events, noise, "event", setflow.WrappedPath(base))
-    assert paired.flatten().tolist() == [-3.0, pytest.approx(0.9)]
+    assert paired.flatten().tolist() == pytest.approx([-3.0, 0.9])
 
 
 def test_pairs_are_least_by_brute_force() -> None:
@@ -222,8 +223,6 @@ def test_pairs_are_least_by_brute_force() -> None:
         apart = torch.cat([apart[..., :1], wrap(apart[..., 1:])], -1) / unit
         return (apart**2).sum().item()
 
-    from itertools import permutations
-
     for event in range(6):
         real, given = x[event][mask[event]], noise[event][mask[event]]
         least = min(cost(real, given[list(order)]) for order in permutations(range(len(real))))
@@ -233,7 +232,7 @@ def test_pairs_are_least_by_brute_force() -> None:
 def test_what_has_no_meaning_for_angles_is_refused() -> None:
     field, (x, noise, mask) = fields(3, [1, 2])["transformer"], batch()
     path = setflow.WrappedPath(BASE)
-    with pytest.raises(ValueError, match="take setflow.masked_fm_loss for features that are angl"):
+    with pytest.raises(ValueError, match=r"take setflow\.masked_fm_loss for features that"):
         setflow.masked_stochastic_fm_loss(field, x, noise, mask, path=path)
     for refused in (
         lambda: setflow.masked_diffusion_loss(field, x, setflow.VPSchedule(), mask),
@@ -246,7 +245,9 @@ def test_what_has_no_meaning_for_angles_is_refused() -> None:
         with pytest.raises(ValueError, match=r"angles=\[1, 2\], and diffusion adds the noise of a"):
             refused()
     other = fields(3, [1])["transformer"]
-    with pytest.raises(ValueError, match=r"circle in the features \[1, 2\], and TransformerField h"):
+    with pytest.raises(
+        ValueError, match=r"circle in the features \[1, 2\], and TransformerField h"
+    ):
         setflow.masked_fm_loss(other, x, noise, mask, path=path)
 
 

@@ -75,7 +75,7 @@ def test_a_node_is_a_schema() -> None:
     [
         (
             {"schema": RINGS, "features": ["x", "phi", "share"]},
-            r"angles=\[\], and the features of kind angle are \[1\].* build a field with angles=\[1\]",
+            r"field has angles=\[\], and the features of kind angle are \[1\].* with angles=\[1\]",
         ),
         (
             {"schema": RINGS, "features": ["phi", "x", "share"], "angles": [1]},
