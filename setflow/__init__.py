@@ -78,6 +78,8 @@ __all__ = [
     "VPSchedule",
     "VectorField",
     "VelocityField",
+    "WrappedNormal",
+    "WrappedPath",
     "ZeroGamma",
     "as_base",
     "diagnostics",
@@ -121,6 +123,7 @@ if TYPE_CHECKING:
         EmpiricalComposition,
         IsotropicNormal,
         StandardNormal,
+        WrappedNormal,
         as_base,
     )
     from setflow.divergence import ExactDivergence, HutchinsonDivergence
@@ -152,6 +155,7 @@ if TYPE_CHECKING:
         LinearPath,
         ProbabilityPath,
         ScaledBrownianGamma,
+        WrappedPath,
         ZeroGamma,
     )
     from setflow.process import FlowMatching, FlowMatchingProcess

@@ -8,9 +8,11 @@ and anew at every step. The paths from noise to data are then shorter and cross 
 The noise of the event stays what it was, in another order: as a set it is still a sample of the
 base. So a permutation-equivariant field, as all fields on sets here are, samples from the same base
 and its `log_prob` is the same function; one that tells its slots apart is no field for a coupling,
-since the noise of a slot would depend on the data. For the same reason objects with a context of
-their own, such as a type, exchange noise only with those of equal context, and those that lack
-features only with those that have the same: else the noise would depend on it.
+since the noise of a slot would depend on the data. On circles, of features that are angles, the
+distance is the shorter way round, in units of the noise's own deviation. For the same reason
+objects with a context of their own, such as a type, exchange noise only with those of equal
+context, and those that lack features only with those that have the same: else the noise would
+depend on it.
 
 Klein, Kraemer, Noe, "Equivariant Flow Matching" (arXiv:2306.15030); Song et al., "Equivariant Flow
 Matching with Hybrid Probability Transport" (arXiv:2312.07168).
@@ -25,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from setflow.sets.angles import Circles
 from setflow.sets.arrays import shown
 from setflow.sets.events import Events
 from setflow.sets.masks import is_readable
@@ -49,7 +52,9 @@ def check_coupling(coupling: object) -> None:
         )
 
 
-def coupled_noise(events: Events, x_source: Tensor, coupling: Coupling) -> Tensor:
+def coupled_noise(
+    events: Events, x_source: Tensor, coupling: Coupling, circles: Circles | None = None
+) -> Tensor:
     """Return the noise of each event in the order of its objects that the coupling says.
 
     The assignment is made on a CPU, in about 80 us for an event of 30 objects and 2 ms for one of
@@ -60,6 +65,7 @@ def coupled_noise(events: Events, x_source: Tensor, coupling: Coupling) -> Tenso
         events: the data, with shape `(*lead, N, ...)`.
         x_source: the noise, with the same shape, zero in padded slots, which stay as they are.
         coupling: `event`.
+        circles: which features are angles, such as a `setflow.WrappedPath`; None means none.
 
     Raises:
         ValueError: if the events are no sets, no two objects of an event have equal context though
@@ -81,17 +87,18 @@ def coupled_noise(events: Events, x_source: Tensor, coupling: Coupling) -> Tenso
             f"coupling={coupling!r} looks at the values of objects and noise, which cannot be seen "
             "here, inside of torch.func.vmap or torch.compile; couple before, or leave it out"
         )
-    order = torch.as_tensor(_least_cost(events, x_source), device=x_source.device)
+    order = torch.as_tensor(_least_cost(events, x_source, circles), device=x_source.device)
     index = order.reshape(*events.lead, events.slots, *[1] * (events.event_ndim - 1))
     return x_source.gather(len(events.lead), index.expand(x_source.shape))
 
 
-def _least_cost(events: Events, x_source: Tensor) -> _Array:
+def _least_cost(events: Events, x_source: Tensor, circles: Circles | None) -> _Array:
     """Return the slot from which each slot gets its noise, with shape `(events, N)`."""
     from scipy.optimize import linear_sum_assignment  # here, so that importing setflow stays light
 
     count, slots = math.prod(events.lead), events.slots
     x, noise = (_on_cpu(value, count, slots) for value in (events.x, x_source))
+    unit = None if circles is None else circles.unit.detach().double().cpu().numpy()
     rows = None
     if events.context is not None and events.context.rows is not None:
         rows = _on_cpu(events.context.rows, count, slots)
@@ -109,7 +116,12 @@ def _least_cost(events: Events, x_source: Tensor) -> _Array:
                 continue
             alone = False
             with np.errstate(over="ignore", invalid="ignore"):
-                cost = ((x[event][group, None] - noise[event][None, group]) ** 2).sum(-1)
+                apart = x[event][group, None] - noise[event][None, group]
+                if circles is not None:
+                    for k in circles.angles:
+                        apart[..., k] -= 2 * math.pi * np.round(apart[..., k] / (2 * math.pi))
+                    apart = apart / unit
+                cost = (apart**2).sum(-1)
             if np.isfinite(cost).all():
                 order[event, group] = group[linear_sum_assignment(cost)[1]]
     if alone and rows is not None and not _are_kinds(rows, real):

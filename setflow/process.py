@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.distributions.base import as_base
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.lazy import (
     LazyDistribution,
@@ -340,7 +341,8 @@ class FlowMatchingProcess(Process):
         """
         start = self._start(sample_shape, x_source, generator)
         if guidance_fn is None:
-            return carried(self.field, self.solver, start, t0=self.t0, t1=self.t1)
+            x = carried(self.field, self.solver, start, t0=self.t0, t1=self.t1)
+            return self.base.wrapped(x) if isinstance(self.base, WrappedNormal) else x
         guided = _guided(velocity_on(start, self.field), guidance_fn)
         x = integrate(
             self.solver, lambda x, t: guided(start.at(x, t)), start.x, t0=self.t0, t1=self.t1,
@@ -348,7 +350,7 @@ class FlowMatchingProcess(Process):
         )  # fmt: skip
         if x.device.type == "cpu" and is_readable(x) and not bool(x.isfinite().all()):
             refuse_not_finite("the sample", start, x_source=start.x)
-        return x
+        return self.base.wrapped(x) if isinstance(self.base, WrappedNormal) else x
 
     def log_prob(
         self,

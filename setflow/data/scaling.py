@@ -2,9 +2,10 @@
 
 Notation. Physical features x become scaled features z = (f(x) - mean) / std, feature by feature,
 where f is what the kind of the feature says (`setflow.schema.kinds`): the identity, a logarithm, a
-logit. Mean and standard deviation are those of f(x) over the real objects of a training sample,
-each with the weight of its event if there are weights. For a density,
-log p(x) = log p(z) + log|det dz/dx|.
+logit. An angle is centred and not scaled, z = wrap(x - mean), with the mean direction for its mean
+and the circular width sqrt(-2 log R), R the mean resultant length, for its deviation. Mean and
+standard deviation are those of f(x) over the real objects of a training sample, each with the
+weight of its event if there are weights. For a density, log p(x) = log p(z) + log|det dz/dx|.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from torch import Tensor
 
 from setflow.data.moments import Moments
 from setflow.fitted import Fitted
-from setflow.schema.kinds import Kind, Positive, kind_of
+from setflow.schema.kinds import Angle, Kind, Positive, kind_of
+from setflow.sets.angles import LARGEST, wrap
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, current_transform, is_at_hand, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
@@ -27,6 +29,7 @@ from setflow.sets.weights import as_weight, count_negative, total_weight, weight
 __all__ = ["Standardizer"]
 
 Statistics = Array | float | None
+_WIDEST = 1 - 1e-12  # of 1 - R^2: a width of 5 radians, so that a uniform angle has a finite one
 
 
 class Standardizer(Fitted):
@@ -34,6 +37,7 @@ class Standardizer(Fitted):
 
     Features of other kinds than `real` are mapped onto the line first: positive ones with a long
     tail, such as transverse momenta, by the logarithm. What `inverse` returns obeys their bounds.
+    Those of kind `angle` are turned so that their mean direction is 0, and stay angles in radians.
     A Box-Cox transform with lambda > 0, `positive(boxcox=0.3)`, has a lowest value; `inverse` puts
     what lies below the smallest training value onto that value, so a density needs the logarithm.
 
@@ -46,13 +50,13 @@ class Standardizer(Fitted):
         kinds: the kind of each feature, such as `positive` or `bounded(0, 1)`; None takes all as
             `real`.
         mean: the means of the transformed features, with shape `(dim,)`, or one number for all;
-            None until `fit`.
-        std: their standard deviations, likewise, positive.
+            None until `fit`; of an angle its mean direction.
+        std: their standard deviations, likewise, positive; of an angle its circular width.
         lowest: the smallest transformed values, with shape `(dim,)`, needed with `mean` where a
             Box-Cox lambda is above 0; -inf for all other features.
 
     Raises:
-        ValueError: if a kind does not exist or is none of numbers on a line, or their number or
+        ValueError: if a kind does not exist or is none of numbers or angles, or their number or
             statistics that are given do not belong together.
 
     >>> x, mask = torch.rand(8, 30, 3) + 0.1, torch.rand(8, 30) > 0.5
@@ -90,12 +94,18 @@ class Standardizer(Fitted):
         self.kinds = tuple(map(kind_of, ["real"] * dim if kinds is None else kinds))
         if len(self.kinds) != dim:
             raise ValueError(f"there are {len(self.kinds)} kinds for dim={dim} features")
-        if wrong := [kind for kind in self.kinds if not kind.on_a_line]:
+        if wrong := [kind for kind in self.kinds if not kind.is_generated]:
             raise ValueError(
                 f"a feature of kind {wrong[0]} is no number on a line, so it cannot be scaled; "
                 "leave it out"
             )
-        self._transforms = {k: kind for k, kind in enumerate(self.kinds) if not kind.is_identity}
+        kinds_at = enumerate(self.kinds)
+        self.angles = tuple(k for k, kind in kinds_at if isinstance(kind, Angle))
+        self._transforms = {
+            k: kind
+            for k, kind in enumerate(self.kinds)
+            if not kind.is_identity and k not in self.angles
+        }
         inside = torch.tensor([kind.inside for kind in self.kinds], dtype=torch.float64)
         self.register_buffer("_inside", inside, persistent=False)
         self.register_buffer("mean", torch.full((dim,), torch.nan, dtype=torch.float64))
@@ -111,7 +121,8 @@ class Standardizer(Fitted):
         >>> Standardizer(kinds=["real", "bounded(0, 1)"])
         Standardizer(2, kinds=[real, bounded(0.0, 1.0)], not fitted)
         """
-        kinds = f", kinds=[{', '.join(map(str, self.kinds))}]" if self._transforms else ""
+        told = self._transforms or self.angles
+        kinds = f", kinds=[{', '.join(map(str, self.kinds))}]" if told else ""
         return f"{self.dim}{kinds}, {self.state}"
 
     def _take(self, mean: Statistics, std: Statistics, lowest: Statistics) -> None:
@@ -219,6 +230,8 @@ class Standardizer(Fitted):
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Return transformed features of real objects `(M, dim)`, and weights of these and events.
 
+        Of an angle there stands its cosine, and its sine in a column behind all features.
+
         Raises:
             ValueError: if a value is not finite or outside the bounds of its kind.
         """
@@ -234,6 +247,17 @@ class Standardizer(Fitted):
         if bool(self.outside(real).any()):
             self._require_inside(self._safe(x, mask))  # which tells where
         real = self._transform(real.to(torch.float64))
+        if self.angles:
+            columns = list(real.unbind(-1))
+            for k in self.angles:
+                if bool((columns[k].abs() > LARGEST).any()):
+                    raise ValueError(
+                        f"{self.label(k)} is an angle and reaches {columns[k].abs().max():g}, "
+                        "expected radians; torch.deg2rad makes them of degrees"
+                    )
+                columns[k], sine = columns[k].cos(), columns[k].sin()
+                columns.append(sine)
+            real = torch.stack(columns, -1)
         if weight is None:
             return real, None, None
         weight = as_weight(weight, x.shape[:-2]).to(x.device)
@@ -243,7 +267,12 @@ class Standardizer(Fitted):
     def _settle(
         self, std: Tensor, mean: Tensor, lowest: Tensor | None, negative: str | None
     ) -> Standardizer:
-        """Take statistics that were found; `negative` counts weights for the error, if any is."""
+        """Take statistics that were found; `negative` counts weights for the error, if any is.
+
+        Those of an angle are of its cosine, and of its sine behind all features.
+        """
+        if self.angles:
+            std, mean = self._of_angles(std, mean)
         if not bool((std > 0).all()):
             feature = int((~(std > 0)).nonzero()[0])
             if negative is not None:
@@ -263,6 +292,27 @@ class Standardizer(Fitted):
         self.given, self.known = False, True
         return self
 
+    def _of_angles(self, std: Tensor, mean: Tensor) -> tuple[Tensor, Tensor]:
+        """Return deviations and means with those of each angle in place of its cosine's and sine's.
+
+        As cos^2 + sin^2 = 1, the sum of both variances is 1 - R^2, with what small samples lack.
+        """
+        stds, means = list(std[: self.dim]), list(mean[: self.dim])
+        for place, k in enumerate(self.angles, start=self.dim):
+            variance = (std[k] ** 2 + std[place] ** 2).clamp(max=_WIDEST)
+            stds[k] = (-torch.log1p(-variance)).sqrt()
+            means[k] = torch.atan2(mean[place], mean[k])
+        return torch.stack(stds), torch.stack(means)
+
+    def widths(self) -> Tensor:
+        """Return the deviations of the scaled features, with shape `(dim,)`: 1, or of an angle its
+        circular width, since it is not scaled.
+        """
+        columns = list(torch.ones_like(self.std).unbind(-1))
+        for k in self.angles:
+            columns[k] = self.std[k]
+        return torch.stack(columns, -1)
+
     def forward(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return scaled features, zero in padded slots, with the shape and dtype of `x`.
 
@@ -273,8 +323,13 @@ class Standardizer(Fitted):
         """
         x, mask = self._checked(x, mask, scaling=True)
         dtype = x.dtype if x.is_floating_point() else floating_dtype(x)
-        z = (self._transform(self._safe(x, mask)) - self.mean) / self.std
-        return zero_padding(z.to(dtype), mask)
+        z = self._transform(self._safe(x, mask)) - self.mean
+        if not self.angles:
+            return zero_padding((z / self.std).to(dtype), mask)
+        columns = list((z / (self.std / self.widths())).unbind(-1))
+        for k in self.angles:
+            columns[k] = wrap(columns[k])
+        return zero_padding(torch.stack(columns, -1).to(dtype), mask)
 
     def inverse(self, z: Array, mask: Array | None = None) -> Tensor:
         """Return physical features from scaled ones, zero in padded slots.
@@ -282,12 +337,15 @@ class Standardizer(Fitted):
         They lie within the bounds of their kinds, also where rounding would put them onto one.
         """
         z, mask = self._checked(z, mask, scaling=True)
-        f = zero_padding(z, mask).to(self.mean.dtype) * self.std + self.mean
+        scale = self.std / self.widths() if self.angles else self.std
+        f = zero_padding(z, mask).to(self.mean.dtype) * scale + self.mean
         f = f.maximum(self.lowest)
         dtype = z.dtype if z.is_floating_point() else floating_dtype(z)
-        if not self._transforms:
+        if not self._transforms and not self.angles:
             return zero_padding(f.to(dtype), mask)
         columns = list(f.to(dtype).unbind(-1))
+        for k in self.angles:  # in the dtype of the result, where pi is another number
+            columns[k] = wrap(columns[k])
         for index, kind in self._transforms.items():
             low, high = kind.bounds
             x = kind.inverse(f[..., index]).to(dtype)
@@ -307,7 +365,8 @@ class Standardizer(Fitted):
         columns = [torch.zeros_like(column) for column in safe.unbind(-1)]
         for index, kind in self._transforms.items():
             columns[index] = kind.log_slope(safe[..., index])
-        log_slope = torch.stack(columns, -1) - self.std.log()
+        scale = self.std / self.widths() if self.angles else self.std
+        log_slope = torch.stack(columns, -1) - scale.log()
         dtype = x.dtype if x.is_floating_point() else floating_dtype(x)
         return zero_padding(log_slope, mask).sum((-2, -1), dtype=torch.float64).to(dtype)
 

@@ -16,7 +16,7 @@ from setflow.data.moments import Moments
 from setflow.data.object_types import TypeEncoder, is_seen
 from setflow.data.scaling import Standardizer
 from setflow.fitted import Fitted
-from setflow.schema import ObjectTypes
+from setflow.schema import Angle, ObjectTypes
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask
 
@@ -207,6 +207,14 @@ class TypedStandardizer(Fitted):
     def std(self) -> Tensor:
         """The largest standard deviation of each column over the types that occur."""
         return self._largest("std", 1.0)
+
+    def widths(self) -> Tensor:
+        """Return the deviations of the scaled numbers, with shape `(D,)`: 1, or of an angle the
+        largest circular width over the types that occur; see `Standardizer.widths`.
+        """
+        angles = [isinstance(self.kinds[column], Angle) for column in self.types.numbers]
+        largest = self.std[list(self.types.numbers)]
+        return torch.where(torch.tensor(angles, device=largest.device), largest, 1.0)
 
     def _largest(self, name: str, other: float) -> Tensor:
         largest = self.objects.new_full((len(self.kinds),), -torch.inf)

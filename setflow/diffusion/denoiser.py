@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from setflow.diffusion.parameterization import refuse_angles
 from setflow.diffusion.preconditioning import EDMPreconditioning
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule
 from setflow.fields.base import VectorField
@@ -49,6 +50,7 @@ class EDMDenoiser(VectorField):
     ) -> None:
         super().__init__()
         check_schedule(schedule)
+        refuse_angles(network)
         self.network = network
         self.schedule = schedule
         self.sigma_data = sigma_data

@@ -19,6 +19,7 @@ from setflow.diffusion.parameterization import (
     Parameterization,
     check_parameterization,
     error_factor,
+    refuse_angles,
 )
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule, smallest_time
 from setflow.losses.means import Reduction, regression_loss
@@ -195,6 +196,7 @@ def masked_diffusion_loss(
     """
     check_parameterization(parameterization)
     check_schedule(schedule)
+    refuse_angles(model)
     if isinstance(weighting, type) or not callable(weighting or max):
         raise TypeError(
             f"weighting is {shown(weighting)}, expected an object such as SNRWeighting()"

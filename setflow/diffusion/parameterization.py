@@ -20,12 +20,13 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from setflow.diffusion.schedule import NoiseSchedule, drift_at
+from setflow.fields.base import VectorField
 from setflow.sets.shapes import align_time
 
-__all__ = ["Parameterization", "check_parameterization", "convert", "error_factor"]
+__all__ = ["Parameterization", "check_parameterization", "convert", "error_factor", "refuse_angles"]
 
 Parameterization = Literal["eps", "score", "x0", "velocity"]
 
@@ -40,6 +41,21 @@ def check_parameterization(name: str) -> None:
             f"unknown parameterization {name!r}, expected one of "
             f"{', '.join(get_args(Parameterization))}"
         )
+
+
+def refuse_angles(model: nn.Module) -> None:
+    """Refuse a field of the library that takes features for angles.
+
+    Raises:
+        ValueError: if a part of the model does: the noise of a diffusion is that of a line.
+    """
+    for part in model.modules():
+        if isinstance(part, VectorField) and (angles := getattr(part, "angles", ())):
+            raise ValueError(
+                f"{type(part).__name__} has angles={list(angles)}, and diffusion adds the noise of "
+                "a line, which has no mean on a circle; train it by flow matching, "
+                "setflow.masked_fm_loss with a setflow.WrappedPath"
+            )
 
 
 def convert(

@@ -15,6 +15,7 @@ from setflow.diffusion.parameterization import (
     Parameterization,
     check_parameterization,
     convert,
+    refuse_angles,
 )
 from setflow.diffusion.schedule import NoiseSchedule, check_schedule
 from setflow.fields.base import VectorField
@@ -65,6 +66,7 @@ class ProbabilityFlowField(VectorField):
         super().__init__()
         check_parameterization(parameterization)
         check_schedule(schedule)
+        refuse_angles(model)
         self.model = model
         self.schedule = schedule
         self.parameterization: Parameterization = parameterization

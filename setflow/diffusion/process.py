@@ -19,7 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from setflow.diffusion.parameterization import Parameterization, check_parameterization
+from setflow.diffusion.parameterization import (
+    Parameterization,
+    check_parameterization,
+    refuse_angles,
+)
 from setflow.diffusion.probability_flow import ProbabilityFlowField
 from setflow.diffusion.schedule import (
     NoiseSchedule,
@@ -210,6 +214,7 @@ class DiffusionProcess(Process):
     ) -> None:
         check_parameterization(parameterization)
         check_schedule(schedule)
+        refuse_angles(model)
         super().__init__(
             model, base, solver, t0=t0, t1=t1, context=context, mask=mask, event_ndim=event_ndim,
             bound=bound, validate_args=validate_args,

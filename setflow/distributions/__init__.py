@@ -12,6 +12,7 @@ from setflow.distributions.composition import (
     EmpiricalComposition,
 )
 from setflow.distributions.normal import DiagonalNormal, IsotropicNormal, StandardNormal
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.random import counter_normal, counter_uniform
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "FactorisedBase",
     "IsotropicNormal",
     "StandardNormal",
+    "WrappedNormal",
     "as_base",
     "counter_normal",
     "counter_uniform",

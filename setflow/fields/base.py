@@ -8,12 +8,15 @@ per event with its own objects (`SetBatch`), which may in turn have a row per ev
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from setflow.fields.angles import SEEN
+from setflow.sets.angles import checked_angles
 from setflow.sets.arrays import Array
 from setflow.sets.batch import SetBatch
 from setflow.sets.context import AnotherSet, Context, PerObject, ResolvedContext, Row
@@ -52,9 +55,16 @@ class SetField(VectorField):
             `(*lead, N, object_condition_dim)`, and there is none per event.
         set_condition_dim: the number of features of the objects of a context set; then the context
             is a `SetBatch`, whose own context holds the `condition_dim` features per event.
+        angles: the positions of the features that are angles in radians, counted from 0. The field
+            sees the cosine and sine of each and of twice the angle in its place, so that its
+            velocity has the period 2 pi.
+
+    Attributes:
+        features_seen: how many features of an object the layers get.
 
     Raises:
-        ValueError: if a size is negative, `dim` is 0, or kinds of context exclude each other.
+        ValueError: if a size is negative, `dim` is 0, kinds of context exclude each other, or a
+            position is none.
     """
 
     takes_mask = True
@@ -67,6 +77,7 @@ class SetField(VectorField):
         condition_dim: int = 0,
         object_condition_dim: int = 0,
         set_condition_dim: int = 0,
+        angles: Sequence[int] = (),
     ) -> None:
         super().__init__()
         self.dim = dim
@@ -80,6 +91,8 @@ class SetField(VectorField):
             object_condition_dim=object_condition_dim,
             set_condition_dim=set_condition_dim,
         )
+        self.angles = checked_angles(angles, dim)
+        self.features_seen = dim + (SEEN - 1) * len(self.angles)
         if object_condition_dim and (condition_dim or set_condition_dim):
             raise ValueError(
                 f"object_condition_dim={object_condition_dim} excludes "

@@ -8,12 +8,14 @@ of g and e is one vector per event, computed once and added to every row.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from setflow.fields.angles import periodic
 from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventFeatures
 from setflow.sets.events import Events
@@ -43,6 +45,7 @@ class EPiCField(SetField):
         hidden: the width of the rows of the objects.
         latent: the length of the global vector.
         layers: how many times objects and global vector exchange.
+        angles: the positions of the features that are angles, see `SetField`.
 
     Raises:
         ValueError: if a size is not positive, or both kinds of context are asked for.
@@ -62,9 +65,13 @@ class EPiCField(SetField):
         hidden: int = 128,
         latent: int = 10,
         layers: int = 6,
+        angles: Sequence[int] = (),
     ) -> None:
         super().__init__(
-            dim, condition_dim=condition_dim, object_condition_dim=object_condition_dim
+            dim,
+            condition_dim=condition_dim,
+            object_condition_dim=object_condition_dim,
+            angles=angles,
         )
         check_sizes(hidden=hidden, latent=latent, layers=layers)
         self.hidden = hidden
@@ -73,7 +80,7 @@ class EPiCField(SetField):
         self.condition = EventFeatures(condition_dim)
         condition = self.condition.features
         own = object_condition_dim + hidden
-        self.embed = _RowLinear(object_condition_dim + dim, condition, hidden)
+        self.embed = _RowLinear(object_condition_dim + self.features_seen, condition, hidden)
         self.embed_update = _RowLinear(own, condition, hidden)
         self.pooled = nn.Linear(2 * hidden + condition, hidden)
         self.pooled_update = nn.Linear(hidden + condition, latent)
@@ -89,7 +96,8 @@ class EPiCField(SetField):
         e = self.condition(events.t, n, row)
         own = () if rows is None else (rows,)
         real = None if events.mask is None else events.mask[:, None].to(x.dtype)
-        h = F.silu(self.embed((*own, x), (e,)))
+        seen, passed = periodic(x, self.angles) if self.angles else (x, x)
+        h = F.silu(self.embed((*own, seen), (e,)))
         h = F.silu(self.embed_update((*own, h), (e,)) + h)
         state = _State(h, h.new_zeros(len(h), self.hidden))
         g = F.silu(self.pooled(torch.cat([state.pooled(real, n), e], dim=-1)))
@@ -97,7 +105,7 @@ class EPiCField(SetField):
         for block in self.blocks:
             state, g = block(state, g, e, (real, n), own)
         out: Tensor = self.out((*own, state.h), (state.shift, e))
-        return torch.addcmul(out, self.skip(e)[:, None], x)
+        return torch.addcmul(out, self.skip(e)[:, None], passed)
 
 
 class _State(NamedTuple):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.utils.checkpoint import checkpoint
 
+from setflow.fields.angles import on_circles, periodic
 from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
@@ -68,6 +69,8 @@ class GraphField(SetField):
         graph_from: whether these are columns of the state, so that the graph follows it, or of the
             objects' context, so that the graph is fixed.
         aggregation: how messages are weighed besides, by `"attention"`, or not, `"edgeconv"`.
+        angles: the positions of the features that are angles, see `SetField`; distances are those
+            of their cosines and sines.
 
     Raises:
         ValueError: if a size is not positive, `messages` is not a multiple of the heads, a column
@@ -94,9 +97,13 @@ class GraphField(SetField):
         coordinates: Sequence[int] | None = None,
         graph_from: Literal["state", "context"] = "state",
         aggregation: Literal["attention", "edgeconv"] = "attention",
+        angles: Sequence[int] = (),
     ) -> None:
         super().__init__(
-            dim, condition_dim=condition_dim, object_condition_dim=object_condition_dim
+            dim,
+            condition_dim=condition_dim,
+            object_condition_dim=object_condition_dim,
+            angles=angles,
         )
         check_sizes(hidden=hidden, layers=layers, messages=messages, expansion=expansion)
         if aggregation not in ("attention", "edgeconv"):
@@ -114,7 +121,7 @@ class GraphField(SetField):
         self.graph_from = graph_from
         self.aggregation = aggregation
         self._check_coordinates()
-        features = dim + object_condition_dim
+        features = self.features_seen + object_condition_dim
         heads = _HEADS if aggregation == "attention" else 0
         self.embed = nn.Linear(features, hidden)
         self.condition = EventEmbedding(condition_dim, hidden)
@@ -149,7 +156,8 @@ class GraphField(SetField):
         context = events.context
         row, rows = (None, None) if context is None else (context.row, context.rows)
         x, mask, n = events.x, events.mask, events.lengths.to(events.x.dtype)
-        features = x if rows is None else torch.cat([x, rows], dim=-1)
+        seen, passed = periodic(x, self.angles) if self.angles else (x, x)
+        features = seen if rows is None else torch.cat([seen, rows], dim=-1)
         condition = self.condition(events.t, n, row)  # (events, hidden)
         edges = self._edges(events)
         real = x.new_ones(x.shape[:2]) if mask is None else mask.to(x.dtype)
@@ -159,7 +167,7 @@ class GraphField(SetField):
         for block in self.blocks:
             h = block(h, features, condition, edges, share, twice)  # (events, slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
-        v: Tensor = self.out(modulate(h, shift, scale)) + self.skip(condition)[:, None] * x
+        v: Tensor = self.out(modulate(h, shift, scale)) + self.skip(condition)[:, None] * passed
         return v
 
     def _computes_messages_twice(self, x: Tensor) -> bool:
@@ -179,8 +187,12 @@ class GraphField(SetField):
         rows = None if events.context is None else events.context.rows
         positions = events.x if self.graph_from == "state" else rows
         assert positions is not None
+        angles: tuple[int, ...] = self.angles if self.graph_from == "state" else ()
         if self.coordinates is not None:
             positions = torch.stack([positions[..., k] for k in self.coordinates], dim=-1)
+            angles = tuple(k for k, column in enumerate(self.coordinates) if column in angles)
+        if angles:
+            positions = on_circles(positions, angles)
         if torch.finfo(positions.dtype).bits < 32:
             positions = positions.float()
         sender, exists, squared, weight = _neighbours(positions, events.mask, self.k)

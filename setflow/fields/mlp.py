@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
+from setflow.fields.angles import SEEN, periodic
 from setflow.fields.base import VectorField, checked_events, row_of
+from setflow.sets.angles import checked_angles
 from setflow.sets.shapes import check_sizes
 
 __all__ = ["VelocityField"]
@@ -19,9 +23,10 @@ class VelocityField(VectorField):
         hidden: the width.
         condition_dim: the number of context features.
         layers: the number of hidden-to-hidden layers.
+        angles: the positions of the features that are angles, see `SetField`.
 
     Raises:
-        ValueError: if a size is not positive.
+        ValueError: if a size is not positive, or a position is none.
 
     >>> sum(p.numel() for p in VelocityField(dim=2, hidden=128).parameters())
     33794
@@ -30,14 +35,21 @@ class VelocityField(VectorField):
     event_ndim = 1
 
     def __init__(
-        self, dim: int, hidden: int = 128, condition_dim: int = 0, layers: int = 2
+        self,
+        dim: int,
+        hidden: int = 128,
+        condition_dim: int = 0,
+        layers: int = 2,
+        angles: Sequence[int] = (),
     ) -> None:
         super().__init__()
         check_sizes(dim=dim, hidden=hidden)
         check_sizes(0, condition_dim=condition_dim, layers=layers)
         self.dim = dim
         self.condition_dim = condition_dim
-        stack: list[nn.Module] = [nn.Linear(dim + 1 + condition_dim, hidden), nn.SiLU()]
+        self.angles = checked_angles(angles, dim)
+        seen = dim + (SEEN - 1) * len(self.angles) + 1 + condition_dim
+        stack: list[nn.Module] = [nn.Linear(seen, hidden), nn.SiLU()]
         for _ in range(layers):
             stack += [nn.Linear(hidden, hidden), nn.SiLU()]
         self.net = nn.Sequential(*stack, nn.Linear(hidden, dim))
@@ -59,7 +71,8 @@ class VelocityField(VectorField):
         row = row_of(self, c, x, self.condition_dim)
         events = checked_events(self, x, t, row, None, features=(self.dim,))
         assert events.t is not None
-        parts = [events.x, events.t[..., None]]
+        seen = periodic(events.x, self.angles)[0] if self.angles else events.x
+        parts = [seen, events.t[..., None]]
         if events.context is not None and events.context.row is not None:
             parts.append(events.context.row)
         v: Tensor = self.net(torch.cat(parts, dim=-1))

@@ -74,6 +74,24 @@ class PairFeatures(nn.Module):
         if any(not isinstance(column, int) or column < 0 for column in self.columns):
             raise ValueError(f"columns must be integers from 0, got {self.columns}")
 
+    def require_periodic(self, angles: Sequence[int]) -> None:
+        """Refuse angles of a field of which these features would have another period than 2 pi.
+
+        Arguments:
+            angles: the positions of the features that are angles.
+
+        Raises:
+            ValueError: if one is no azimuth here, or is scaled.
+        """
+        others = sorted({self.columns[0], self.columns[2]} & set(angles))
+        if others or (self.columns[1] in angles and self.scale[1] != 1):
+            what = f"feature {others[0]}" if others else f"the scale {self.scale[1]:g} of the angle"
+            raise ValueError(
+                f"pair_features has the columns {self.columns} and {what}, and angles={angles}; an "
+                "angle is not scaled, and can only be the second of the columns: give it there, "
+                "with scale 1"
+            )
+
     def forward(self, x: Tensor) -> Tensor:
         """Return the features of all pairs, with shape `(*lead, N, N, 4)`.
 

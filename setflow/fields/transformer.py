@@ -10,6 +10,7 @@ M objects becomes M + 1 tokens, to which the objects attend.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from setflow.fields.angles import periodic
 from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
@@ -69,6 +71,7 @@ class TransformerField(SetField):
         pair_features: features of pairs of particles, a learned function of which is added to the
             attention of all blocks (Qu et al., "Particle Transformer for Jet Tagging",
             arXiv:2202.03772); None leaves that out.
+        angles: the positions of the features that are angles, see `SetField`.
 
     Raises:
         ValueError: if a size is not positive, `hidden` is not a multiple of `heads`, or kinds of
@@ -93,12 +96,14 @@ class TransformerField(SetField):
         expansion: int = 2,
         qk_norm: bool = False,
         pair_features: PairFeatures | None = None,
+        angles: Sequence[int] = (),
     ) -> None:
         super().__init__(
             dim,
             condition_dim=condition_dim,
             object_condition_dim=object_condition_dim,
             set_condition_dim=set_condition_dim,
+            angles=angles,
         )
         given = {} if heads is None else {"heads": heads}
         check_sizes(hidden=hidden, layers=layers, expansion=expansion, **given)
@@ -114,13 +119,15 @@ class TransformerField(SetField):
                 f"pair_features takes the columns {pair_features.columns}, expected columns of the "
                 f"{dim} features of an object, counted from 0"
             )
+        if pair_features is not None:
+            pair_features.require_periodic(self.angles)
         self.hidden = hidden
         self.layers = layers
         self.heads = heads
         self.expansion = expansion
         self.qk_norm = qk_norm
         self.pair_features = pair_features
-        self.embed = nn.Linear(dim, hidden)
+        self.embed = nn.Linear(self.features_seen, hidden)
         if object_condition_dim:
             self.embed_context = nn.Linear(object_condition_dim, hidden)
         self.global_token = nn.Parameter(0.02 * torch.randn(hidden))
@@ -153,7 +160,8 @@ class TransformerField(SetField):
             count = count_real(given.mask).to(x.dtype).log1p()[:, None]
             row = count if row is None else torch.cat([count, row], dim=-1)
         condition = self.condition(events.t, events.lengths.to(x.dtype), row)  # (events, hidden)
-        h = self.embed(x)
+        seen, passed = periodic(x, self.angles) if self.angles else (x, x)
+        h = self.embed(seen)
         if rows is not None:
             h = h + self.embed_context(rows)
         h = torch.cat([self.global_token.to(h.dtype).expand(len(x), 1, -1), h], dim=1)
@@ -162,7 +170,9 @@ class TransformerField(SetField):
             for block in self.blocks:
                 h = block(h, condition, attend, context)  # (events, 1 + slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
-        v: Tensor = self.out(modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * x
+        v: Tensor = (
+            self.out(modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * passed
+        )
         return v
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor | None:

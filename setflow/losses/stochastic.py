@@ -15,6 +15,7 @@ from setflow.couplings import Coupling, coupled_noise
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
+from setflow.paths.wrapped import WrappedPath
 from setflow.sets.arrays import Array, shown
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
@@ -113,6 +114,11 @@ def masked_stochastic_fm_loss(
     path = LinearPath() if path is None else path
     if isinstance(path, type) or not hasattr(path, "sample_xt"):
         raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
+    if isinstance(path, WrappedPath):
+        raise ValueError(
+            f"path is {path!r}, and the noise on the path of a stochastic interpolant is that of a "
+            "line; take setflow.masked_fm_loss for features that are angles"
+        )
     gamma = BrownianGamma() if gamma is None else as_gamma(gamma)
     x_source = events.noise(x_source, "x_source")
     if coupling is not None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.distributions.base import as_base
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.divergence.base import (
     DivergenceEstimator,
     Evaluation,
@@ -258,6 +259,7 @@ def sample_and_score(
     x, collected = _collect_divergence(field, solver, events, t0, t1, estimator, generator)
     # carried from t0 to t1 the integral has the other sign
     log_prob = log_p - collected.mean(-1)
+    x = base.wrapped(x) if isinstance(base, WrappedNormal) else x
     return SampleWithLogProb(x.to(dtype), log_prob.to(solve_dtype(start.x)))
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from setflow.couplings import Coupling, coupled_noise
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
+from setflow.paths.wrapped import WrappedPath
 from setflow.sets.arrays import Array, shown
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
@@ -53,7 +54,8 @@ def masked_fm_loss(
         t: times in [0, 1], a number or a tensor with shape `lead`; None draws them, one per event.
         c: context, with shape `(*lead, C)`, or `(*lead, N, C)` for one row per object; or a
             `SetBatch` for another set per event.
-        path: the path between data and noise; None takes `LinearPath`.
+        path: the path between data and noise; None takes `LinearPath`. With angles among the
+            features it is a `WrappedPath`, which also weighs their errors.
         times: the density of the times, which may depend on the number of real objects, and the
             weight of the events, also of those whose `t` is given; None takes uniform times and no
             weight.
@@ -82,7 +84,8 @@ def masked_fm_loss(
     events = Events.of(field, x_target, mask, c=c, name="x_target", present=present)
     x_source = events.noise(x_source, "x_source")
     if coupling is not None:
-        x_source = coupled_noise(events, x_source, coupling)
+        circles = path if isinstance(path, WrappedPath) else None
+        x_source = coupled_noise(events, x_source, coupling, circles)
     loss = loss_of_events(
         field, events, x_source, t, path=path, times=times, reduction=reduction,
         generator=generator,
@@ -124,8 +127,12 @@ def loss_of_events(
         raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
     t, weights = times_of(events, t, times, generator)
     moved = replace(events.at(path.sample_xt(events.x, x_source, t), t), weights=weights)
-    target = path.target_ut(events.x, x_source, t)
-    return regression_loss(field, moved, target, reduction=reduction)
+    target, scale = path.target_ut(events.x, x_source, t), None
+    if isinstance(path, WrappedPath):
+        path.require_periodic(field)
+        scale = 1 / path.unit.to(target)
+        target = scale * target
+    return regression_loss(field, moved, target, reduction=reduction, scale=scale)
 
 
 def fm_loss(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from setflow.distributions.base import as_base, draw_noise
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.masking.log_prob import SampleWithLogProb, sample_and_score
 from setflow.sets.arrays import Array, as_tensor, check_generator
@@ -103,7 +104,8 @@ def masked_sample(
             must then be the distribution of the noise at `t0`, also where `x_source` is given.
 
     Returns:
-        Samples with shape `sample_shape + batch + event_shape`, zero in padded slots; with
+        Samples with shape `sample_shape + batch + event_shape`, zero in padded slots, the angles of
+        a `WrappedNormal` in [-pi, pi); with
         `return_log_prob` they and their log-density as a `SampleWithLogProb`. The result is
         differentiable; call it under `torch.no_grad()` where no gradient is needed.
 
@@ -127,7 +129,8 @@ def masked_sample(
         return sample_and_score(
             field, base, solver, start, t0=t0, t1=t1, estimator=estimator, generator=generator
         )
-    return carried(field, solver, start, t0=t0, t1=t1)
+    x = carried(field, solver, start, t0=t0, t1=t1)
+    return base.wrapped(x) if isinstance(base, WrappedNormal) else x
 
 
 def carried(

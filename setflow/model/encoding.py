@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from setflow.data.object_types import codes_in_words
 from setflow.data.scaling import Standardizer
 from setflow.schema import Angle, Category, Feature, names
+from setflow.sets.angles import LARGEST
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import current_transform, is_at_hand, is_readable
 from setflow.spelling import nearest
@@ -29,7 +30,6 @@ __all__ = ["ContextEncoder", "NamedContext", "OutsideTrainingWarning", "context_
 
 FEW, NEAR = 100, 10
 """What at most one event in `FEW` does, by less than the `NEAR`th part of the range, is chance."""
-_LARGEST = 13.0  # of an angle in radians: what lies beyond two turns is one in degrees
 
 NamedContext = Array | Mapping[str, Any]  # rows in the order of the conditions, or by their names
 
@@ -122,7 +122,7 @@ class ContextEncoder(nn.Module):
                 one_hot = torch.where(known[:, None], chosen.to(c.dtype), torch.nan)
                 columns += one_hot.unbind(-1)
             elif isinstance(feature.kind, Angle):
-                self._require(column, ~(column.abs() > _LARGEST), k)
+                self._require(column, ~(column.abs() > LARGEST), k)
                 wide = column.double()  # so that a file of either precision gives the same columns
                 columns += [wide.cos().to(c.dtype), wide.sin().to(c.dtype)]
             else:
@@ -156,7 +156,7 @@ class ContextEncoder(nn.Module):
                 codes = torch.arange(len(feature.kind.names), device=c.device)
                 unknown[:, k] = (c[:, k, None] != codes).all(-1)
             elif isinstance(feature.kind, Angle):
-                unknown[:, k] |= c[:, k].abs() > _LARGEST
+                unknown[:, k] |= c[:, k].abs() > LARGEST
         return unknown
 
     def expected(self, k: int, scaler: Standardizer | None) -> str:

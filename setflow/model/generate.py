@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from setflow.data.scaling import Standardizer
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.masking.sample import masked_sample
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import context_error, refuse_diverged
@@ -113,6 +114,8 @@ def generate(
     for start in range(0, n, batch_size):
         rows = slice(start, start + batch_size)
         noise = counter_normal(seed, index[rows], mask[rows], features).to(dtype)
+        if isinstance(flow.base, WrappedNormal):
+            noise = flow.base.of_normal(noise)
         row_context = None if context is None else context[rows]
         if kinds is not None:
             x[rows] = typed_features(

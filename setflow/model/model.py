@@ -1,7 +1,8 @@
 """`SetFlow`: field, scaler and cardinality model as one object that samples, saves and loads.
 
 Notation. The model gives p(N | c) and p(x_1 .. x_N | N, c). Scaled features z are the flow's data
-at t = 0 and standard normal noise at t = 1; physical features are x = scaler.inverse(z). Field and
+at t = 0 and standard normal noise at t = 1, of angles, which are centred and not scaled, noise on a
+circle that is as wide as they are; physical features are x = scaler.inverse(z). Field and
 cardinality model get the scaled context. The noise of event k is a function of (seed, k, rank among
 its real objects, feature) only, and its N one of (seed, k, c), so that neither batching nor
 sharding nor padding changes an event.
@@ -24,6 +25,7 @@ from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import CardinalityModel, length_error
 from setflow.distributions.composition import Composition
 from setflow.distributions.normal import StandardNormal
+from setflow.distributions.wrapped import WrappedNormal
 from setflow.divergence.base import DivergenceEstimator
 from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
@@ -43,6 +45,7 @@ from setflow.model.guidance import checked_share, context_left_out
 from setflow.model.parts import (
     FOR_USE,
     NOT_FOR_USE,
+    check_angles,
     check_parts,
     distinct_names,
     require_statistics,
@@ -57,6 +60,7 @@ from setflow.model.stages import (
 )
 from setflow.paths.affine import LinearPath
 from setflow.paths.base import ProbabilityPath
+from setflow.paths.wrapped import WrappedPath
 from setflow.random import EventSeeds
 from setflow.schema import Schema
 from setflow.sets.arrays import Array, check_generator, shown
@@ -81,7 +85,8 @@ class SetFlow(SavedModel):
 
     Arguments:
         field: the velocity field on scaled features, for sets with shape `(N, len(features))`.
-        path: the path between data and noise; None takes `LinearPath`.
+        path: the path between data and noise; None takes `LinearPath`. Angles go the shorter way
+            round, and need a path with alpha + sigma = 1.
         scaler: the scaling of the features; None takes a `Standardizer` of the kinds that the
             schema says.
         cardinality: p(N), or p(N | c) of the scaled context; None means that lengths must be given
@@ -106,6 +111,9 @@ class SetFlow(SavedModel):
         schema: the schema, whatever it was made from.
         context_features: what the conditions are, in order, as the schema says.
         context_columns: the names of the columns that field and p(N | c) get of a context.
+        angles: the positions of the features that are angles.
+        base: the noise: standard normal, of angles wrapped normal or uniform.
+        training_path: the path that the loss takes: `path`, and round the circle in angles.
         no_context: what the field gets for no context, learned, with shape
             `(len(context_columns),)`; None if none is dropped.
 
@@ -185,7 +193,13 @@ class SetFlow(SavedModel):
         if isinstance(cardinality, Composition):
             cardinality.number.labels = cardinality.labels
         width = len(self.features if self.types is None else self.types.types.numbers)
-        self.base = StandardNormal((width,))
+        self.angles = self.schema.angles(self.features)
+        check_angles(field, self.angles)
+        self.base: StandardNormal | WrappedNormal = StandardNormal((width,))
+        self.training_path = self.path
+        if self.angles:
+            self.base = WrappedNormal(self.scaler.widths, self.angles)
+            self.training_path = WrappedPath(self.base, self.path)
 
     def __repr__(self) -> str:
         """Say on one screen what the parts are; the layers are those of `flow.field`."""
@@ -371,10 +385,13 @@ class SetFlow(SavedModel):
         if batch.cpu_lengths is not None:
             events = replace(events, sizes=batch.cpu_lengths)
         noise = events.noise(noise.to(z), "noise")
+        circles = None
+        if isinstance(self.base, WrappedNormal):
+            circles, noise = self.base, self.base.of_normal(noise)
         if coupling is not None:
-            noise = coupled_noise(events, noise, coupling)
+            noise = coupled_noise(events, noise, coupling, circles)
         losses = loss_of_events(
-            self.field, events, noise, t, path=self.path, times=times, reduction="none",
+            self.field, events, noise, t, path=self.training_path, times=times, reduction="none",
             generator=generator,
         )  # fmt: skip
         if batch.weight is not None:

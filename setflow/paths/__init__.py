@@ -3,6 +3,7 @@
 from setflow.paths.affine import AffinePath, CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, ScaledBrownianGamma, ZeroGamma
+from setflow.paths.wrapped import WrappedPath
 
 __all__ = [
     "AffinePath",
@@ -12,5 +13,6 @@ __all__ = [
     "LinearPath",
     "ProbabilityPath",
     "ScaledBrownianGamma",
+    "WrappedPath",
     "ZeroGamma",
 ]

@@ -14,11 +14,10 @@ have the dtype of the input. A NaN in a real particle stays a NaN in its own jet
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
+from setflow.sets.angles import wrap
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, count_real, zero_padding
 from setflow.sets.shapes import as_floating
@@ -77,10 +76,7 @@ def delta_phi(phi_a: Array | float, phi_b: Array | float) -> Tensor:
     >>> delta_phi(torch.tensor([3.0]), torch.tensor([-3.0]))
     tensor([-0.2832])
     """
-    difference = as_tensor(phi_a, "phi_a") - as_tensor(phi_b, "phi_b")
-    turns = torch.floor((difference + math.pi) / (2 * math.pi))
-    wrapped = difference - 2 * math.pi * turns
-    return torch.where(wrapped >= math.pi, -math.pi, wrapped).clamp(min=-math.pi)
+    return wrap(as_tensor(phi_a, "phi_a") - as_tensor(phi_b, "phi_b"))
 
 
 def jet_four_momentum(x: Array, mask: Array | None = None) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
-from setflow.schema.kinds import KINDS, Category, Kind, kind_of
+from setflow.schema.kinds import KINDS, Angle, Category, Kind, kind_of
 from setflow.spelling import nearest
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
@@ -199,7 +199,7 @@ class Schema:
         if self.order_by is not None and not self.object(self.order_by).of_kind.on_a_line:
             raise ValueError(
                 f"order_by is '{self.order_by}', which is no number on a line; expected one of "
-                f"{', '.join(self.generated)}"
+                f"{', '.join(entry.name for entry in self.objects if entry.of_kind.on_a_line)}"
             )
 
         known = [name for entry in self.categories for name in kind_names(entry)]
@@ -224,17 +224,32 @@ class Schema:
 
     @property
     def generated(self) -> tuple[str, ...]:
-        """The names of the features of an object that a model can generate: numbers on a line."""
+        """The names of the features of an object that a model can generate: numbers and angles."""
         return tuple(entry.name for entry in self.objects if _is_generated(entry))
 
     @property
     def left_out(self) -> tuple[str, ...]:
         """The names of the others, which files hold and models do not make by themselves.
 
-        They are angles, what other objects determine, and categories, which a model with types
-        makes (`setflow.Composition`).
+        They are what other objects determine, and categories, which a model with types makes
+        (`setflow.Composition`).
         """
         return tuple(entry.name for entry in self.objects if not _is_generated(entry))
+
+    def angles(self, features: Sequence[str] | None = None) -> tuple[int, ...]:
+        """Return the positions of those features that are of kind `angle`, from 0.
+
+        Categories, which make the type of an object, are not counted.
+
+        Arguments:
+            features: names of features of an object; None takes those that a model can generate.
+                What the schema does not know is none.
+        """
+        angles = {entry.name for entry in self.objects if isinstance(entry.kind, Angle)}
+        types = names(self.categories)
+        listed = self.generated if features is None else features
+        listed = [name for name in listed if name not in types]
+        return tuple(k for k, name in enumerate(listed) if name in angles)
 
     def object(self, name: str) -> Feature:
         """Return the feature of an object with a name.
@@ -289,7 +304,7 @@ class Schema:
 
 
 def _is_generated(feature: Feature) -> bool:
-    return feature.of_kind.on_a_line and not feature.derived
+    return feature.of_kind.is_generated and not feature.derived
 
 
 def kind_names(feature: Feature) -> tuple[str, ...]:

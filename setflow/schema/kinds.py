@@ -26,13 +26,15 @@ class Kind:
 
     Attributes:
         name: how it is written.
-        on_a_line: whether its values are numbers on a line, so that a model can generate them.
+        is_generated: whether a model can generate its values: numbers on a line, and angles.
+        on_a_line: whether its values are numbers on a line, so that they can be scaled.
         low: the values lie above it.
         high: the values lie below it.
         inside: a value at which the transform and its derivatives are finite.
     """
 
     name: ClassVar[str]
+    is_generated: ClassVar[bool] = True
     on_a_line: ClassVar[bool] = True
     inside: ClassVar[float] = 0.0
 
@@ -47,7 +49,7 @@ class Kind:
 
     @property
     def is_identity(self) -> bool:
-        """Whether f(x) = x."""
+        """Whether f(x) = x, with nothing to be obeyed."""
         return True
 
     @property
@@ -185,10 +187,17 @@ class Bounded(Kind):
 
 @dataclass(frozen=True)
 class Angle(Kind):
-    """An angle in radians on the whole circle, kept in [-pi, pi)."""
+    """An angle in radians on the whole circle, kept in [-pi, pi).
+
+    A model centres it and never scales it, so that it keeps its period.
+    """
 
     name = "angle"
     on_a_line = False
+
+    @property
+    def is_identity(self) -> bool:
+        return False
 
     @property
     def is_angle(self) -> bool:
@@ -204,6 +213,7 @@ class Category(Kind):
     """
 
     name = "category"
+    is_generated = False
     on_a_line = False
     names: tuple[str, ...]
 

@@ -63,8 +63,8 @@ def left_out_of(schema: Schema, made: Sequence[str] = ()) -> str | None:
         schema: the schema.
         made: the names of the features that the model makes.
 
-    >>> left_out_of(Schema.from_node({"objects": ["x", {"name": "phi", "kind": "angle"}]}))
-    'a model leaves out what it does not generate yet: phi (angle)'
+    >>> left_out_of(Schema.from_node({"objects": ["x", {"name": "q", "kind": "category(a, b)"}]}))
+    'a model leaves out what it does not generate yet: q (category(a, b))'
     """
     left = [name for name in schema.left_out if name not in made]
     if not left:

@@ -37,7 +37,8 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
     The schema is that of the first file where the configuration names none; conditions are what the
     files say of them; and a field or p(N | c) that leaves its `condition_dim` open gets as many
     columns as the conditions make. Where objects have types, so do the `object_condition_dim` of
-    the field and the `types` of the composition.
+    the field and the `types` of the composition. A field that leaves its `angles` open gets the
+    features of kind `angle`.
 
     Arguments:
         arguments: those of the model, with its parts as `class_path` and `init_args`; changed.
@@ -65,6 +66,7 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
         _widen(arguments.get("field"), rows, "object_condition_dim")
         _widen(arguments.get("cardinality"), len(types), "types")
     _widen(arguments.get("cardinality"), columns)
+    _name_angles(arguments)
 
 
 def _types_of(arguments: Mapping[str, Any], schema: GivenSchema) -> ObjectTypes | None:
@@ -100,6 +102,7 @@ def _complete_context_model(
     if not inner.get("schema"):
         inner["schema"] = Schema(made, taken).node()
     _widen(inner.get("field"), len(context_columns(taken)))
+    _name_angles(inner)
 
 
 def _widen(
@@ -110,6 +113,20 @@ def _widen(
         arguments = _arguments(node)
         if not arguments.get(argument):
             arguments[argument] = width
+
+
+def _name_angles(model: MutableMapping[str, Any]) -> None:
+    """Give the field of a model that leaves its `angles` open the features that are angles.
+
+    Arguments:
+        model: the arguments of the model, with its schema, if it has one.
+    """
+    node, given = model.get("field"), model.get("schema")
+    if not node or not lists_objects(given) or not takes(str(node["class_path"]), "angles"):
+        return
+    angles = list(schema_of(given).angles(model.get("features") or None))
+    if angles and not _arguments(node).get("angles"):
+        _arguments(node)["angles"] = angles
 
 
 def _arguments(node: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

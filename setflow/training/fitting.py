@@ -71,7 +71,7 @@ def fit(
             event features are looked up by the names of the conditions.
         schema: what the features are: a `setflow.schema.Schema`, its node, or `jetnet`. None takes
             that of a sample, and of a `SetBatch` names them x1, x2, ... and takes them as real
-            numbers. Angles and categories are left out.
+            numbers. Categories are left out.
         conditions: the names of the columns of the context. Where the schema lists no features of
             the event, they are real numbers.
         field: the velocity field; None takes a `TransformerField`.
@@ -264,6 +264,7 @@ def _model(
             hidden=_HIDDEN,
             layers=_LAYERS,
             heads=_HEADS,
+            angles=schema.angles(),
         )
     number: CardinalityModel = EmpiricalCardinality(longest)
     if width:

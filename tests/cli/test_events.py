@@ -1,4 +1,4 @@
-"""Every command works on sets that are no jets: rings with five features, by the shell alone."""
+"""Every command works on sets that are no jets: rings with six features, by the shell alone."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from data.rings import RINGS, make_rings, store, write_rings
 from setflow.data import read_events, read_header
 from setflow.schema import Schema
 
-FIVE = RINGS.generated
+SIX = RINGS.generated
 
 
 def configuration(**flow):
     config = json.loads(json.dumps(CONFIG))
     arguments = config["model"]["flow"]["init_args"]
-    arguments["field"]["init_args"]["dim"] = 5
+    arguments["field"]["init_args"]["dim"] = 6
     for name in ("scaler", "schema", "features"):
         arguments.pop(name, None)
     arguments.update(flow)
@@ -45,20 +45,21 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     run("info", "rings.h5")
     out = " ".join(capsys.readouterr().out.split())
     assert "200 events, in the layout of setflow, version 2: objects, mask, context" in out
-    assert "left out phi, side: read when asked for, and not made by models" in out
+    assert "left out side: read when asked for, and not made by models" in out
     assert "side left" in out
     assert "next: setflow fit --config CONFIG.yaml --data.train rings.h5 --name NAME" in out
 
     run("fit", "--config", "config.yaml")
     out, err = capsys.readouterr()
     told = " ".join(err.split())
-    assert told.count("does not generate yet: phi (angle), side (category(left, right))") == 1
+    assert told.count("does not generate yet: side (category(left, right))") == 1
     model = "runs/tiny/model"
     flow = setflow.SetFlow.load(model)
-    assert flow.features == FIVE
+    assert flow.features == SIX
     assert flow.schema == RINGS
+    assert flow.field.angles == (5,)  # told by the schema of the file
     assert [str(kind) for kind in flow.scaler.kinds] == [
-        "real", "real", "positive", "bounded(0.0, 1.0)", "real",
+        "real", "real", "positive", "bounded(0.0, 1.0)", "real", "angle",
     ]  # fmt: skip
     x, mask, _ = make_rings(200)
     assert flow.scaler.mean[0].item() == pytest.approx(x[mask][:, 0].mean(), abs=1.0)
@@ -71,15 +72,17 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     run("sample", model, "--events", 150, "--steps", 2, "--out", "new.h5")
     assert "150 events" in capsys.readouterr().out
     header = read_header("new.h5")
-    assert (header.layout_version, header.features) == (2, FIVE)
-    assert header.schema == Schema(RINGS.objects[:5], order_by="energy")
+    assert (header.layout_version, header.features) == (2, SIX)
+    assert header.schema == Schema(RINGS.objects[:6], order_by="energy")
     assert header.attributes["seed"] == 0
     assert len(header.attributes["weights_sha256"]) == 64
     made = read_events("new.h5")
     same = flow.sample(150, seed=0, solver=setflow.Midpoint(2))
     assert torch.equal(made.objects.lengths, same.lengths)
     torch.testing.assert_close(made.objects.x[made.objects.mask], same.x[same.mask])
-    assert bool((made.objects.x[made.objects.mask][:, 2] > 0).all())
+    energy, phi = made.objects.x[made.objects.mask][:, [2, 5]].unbind(-1)
+    assert bool((energy > 0).all())
+    assert bool((phi.abs() <= np.pi).all())
 
     for data in ("true.h5", "new.h5"):
         run("score", model, data, "--events", 9, "--steps", 2, "--out", f"scores-{data}")
@@ -87,7 +90,7 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
         with h5py.File(f"scores-{data}") as file:
             assert np.isfinite(file["log_prob"][:]).all()
             assert (
-                "x [mm], y [mm], energy [GeV], share, time [ns] of every object"
+                "x [mm], y [mm], energy [GeV], share, time [ns], phi [rad] of every object"
                 in (file["log_prob"].attrs["meaning"])
             )
     run("info", "scores-true.h5")
@@ -98,14 +101,14 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     run("evaluate", "new.h5", "true.h5", "--out", "report")
     told = json.loads(Path("report/metrics.json").read_text())
     assert list(told["metrics"]) == [
-        *(f"w1_{name}" for name in FIVE), "w1_joint", "w1_multiplicity", "w1_pairs",
+        *(f"w1_{name}" for name in SIX), "w1_joint", "w1_multiplicity", "w1_pairs",
     ]  # fmt: skip
     assert told["metrics"]["w1_x"]["unit"] == "mm"
     assert all(result["floor"] > 0 for result in told["metrics"].values())
     assert told["metrics"]["w1_x"]["shuffled"] == pytest.approx(0, abs=1e-9)
     assert told["compared"] == "events"
     assert {*told["pictures"]} == {
-        *(f"{name}.png" for name in FIVE),
+        *(f"{name}.png" for name in SIX),
         "multiplicity.png", "pair_distance.png", "example_events.png",
     }  # fmt: skip
     assert all((Path("report") / name).is_file() for name in told["pictures"])
@@ -161,10 +164,10 @@ def test_both_forms_of_a_file_and_any_order_give_the_same_model(rings):
 
 def test_a_file_without_a_schema_is_read_by_that_of_the_configuration(rings, capsys):
     x, mask, _ = make_rings(200)
-    names = [feature.name for feature in RINGS.objects[:5]]
-    contents = {"objects": x[..., :5], "mask": mask}
+    names = [feature.name for feature in RINGS.objects[:6]]
+    contents = {"objects": x[..., :6], "mask": mask}
     store(Path("plain.h5"), contents, {"objects": {"features": names}})
-    schema = Schema(RINGS.objects[:5], order_by="energy").node()
+    schema = Schema(RINGS.objects[:6], order_by="energy").node()
     Path("config.yaml").write_text(yaml.safe_dump(configuration(schema=schema)))
     run("fit", "--config", "config.yaml", "--data.train", "plain.h5")
     assert setflow.SetFlow.load("runs/tiny/model").schema == Schema.from_node(schema)
@@ -192,7 +195,7 @@ def test_a_configuration_is_told_as_it_is_trained(rings, capsys):
     Path("config.yaml").write_text(yaml.safe_dump(config))
     run("info", "config.yaml")
     out = " ".join(capsys.readouterr().out.split())
-    assert "features x, y, energy, share, time conditions radius, noise" in out
+    assert "features x, y, energy, share, time, phi conditions radius, noise" in out
     run("fit", "--config", "config.yaml")
     flow = setflow.SetFlow.load("runs/tiny/model")
     assert flow.cardinality.condition_dim == len(flow.context_columns) == 3
@@ -209,7 +212,7 @@ def test_the_layout_is_chosen(rings, capsys):
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", 1)
     sample = ("sample", "runs/tiny/model", "--events", 5, "--steps", 1, "--out")
     told = fails(capsys, *sample, "a.h5", "--layout", 1)
-    assert "makes x, y, energy, share, time, and layout 1, JetNet's, holds etarel" in told
+    assert "makes x, y, energy, share, time, phi, and layout 1, JetNet's, holds etarel" in told
     assert "take layout 2" in told
     assert not Path("a.h5").exists()
     fails(capsys, *sample, "a.h5", "--layout", 3)

@@ -27,7 +27,7 @@ RINGS = Schema(
     [Feature("radius", "mm", "positive"), Feature("noise", kind="category(quiet, loud)")],
     order_by="energy",
 )
-"""Five features that can be generated, an angle and a category; and two of the event."""
+"""Six features that can be generated, one of them an angle, a category; and two of the event."""
 
 
 def make_rings(

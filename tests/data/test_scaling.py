@@ -110,7 +110,6 @@ def test_bad_data(change, message):
         (["real", "real"], "2 kinds for dim=3"),
         (["real", "real", "positive(boxcox=1)"], "below 1"),
         (["real", "real", "posiitve"], "did you mean 'positive'"),
-        (["real", "real", "angle"], "kind angle is no number on a line"),
         (["real", "real", "category(a, b)"], "no number on a line"),
     ],
 )

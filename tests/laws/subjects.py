@@ -266,3 +266,43 @@ def density_of(log_prob: Callable[..., Tensor]) -> Subject:
         return Outcome({"log_prob": value.detach()}, {"d/d x": gradient})
 
     return subject
+
+
+def _circles(case: Case) -> setflow.WrappedNormal:
+    scale = torch.tensor([1.0, 0.4, 2.0], dtype=case.x.dtype, device=case.x.device)
+    return setflow.WrappedNormal(scale, angles=[1, 2])
+
+
+def loss_on_circles_of(field: nn.Module, **options: object) -> Subject:
+    """The loss of a path that goes the shorter way round."""
+
+    def subject(case: Case) -> Outcome:
+        path = setflow.WrappedPath(_circles(case))
+        return loss_of(field, partial(setflow.masked_fm_loss, path=path, **options))(case)
+
+    return subject
+
+
+def sample_on_circles_of(field: nn.Module) -> Subject:
+    """A sample whose angles are wrapped, far from the cut, where a rounding would leap."""
+
+    def subject(case: Case) -> Outcome:
+        def verb(field: nn.Module, _: object, *arguments: object, **options: object) -> Tensor:
+            x = setflow.masked_sample(field, _circles(case), *arguments, **options)
+            return torch.cat([x[..., :1], x[..., 1:].cos(), x[..., 1:].sin()], -1)[..., :3]
+
+        return sample_of(field, verb)(case)
+
+    return subject
+
+
+def log_prob_on_circles_of(field: nn.Module) -> Subject:
+    """A log-density on circles."""
+
+    def subject(case: Case) -> Outcome:
+        def verb(field: nn.Module, _: object, *arguments: object, **options: object) -> Tensor:
+            return setflow.masked_log_prob(field, _circles(case), *arguments, **options)
+
+        return log_prob_of(field, verb)(case)
+
+    return subject

@@ -24,8 +24,11 @@ from laws.subjects import (
     diffusion_sample_of,
     estimated_log_prob_of,
     log_prob_of,
+    log_prob_on_circles_of,
     loss_of,
+    loss_on_circles_of,
     sample_of,
+    sample_on_circles_of,
     scored_sample_of,
     stochastic_loss_of,
     velocity_of,
@@ -228,9 +231,10 @@ def test_fields_keep_the_law_when_called_directly(name, law, device):
                 torch.distributions.Laplace(torch.zeros(3), torch.ones(3)), 1
             )
         ),
+        lambda: setflow.WrappedNormal(torch.tensor([1.0, 0.4, 2.0]), angles=[1, 2]),
         lambda: setflow.as_base(torch.distributions.LogNormal(torch.zeros(3), torch.ones(3))),
     ],
-    ids=["standard", "diagonal", "torch", "torch away from zero"],
+    ids=["standard", "diagonal", "torch", "wrapped", "torch away from zero"],
 )
 @each("law", LAWS)
 def test_bases_keep_the_law(base, law):
@@ -242,6 +246,31 @@ def test_bases_keep_the_law(base, law):
             torch.testing.assert_close(base().log_prob(case.x, mask=full), per_object.sum(-1))
         else:
             LAWS[law](density_of(base().log_prob), case)
+
+
+# fields and verbs on circles: noise of a `WrappedNormal`, a path that goes the shorter way round
+ON_CIRCLES = {
+    "transformer": lambda: setflow.TransformerField(
+        3, hidden=16, layers=1, heads=2, angles=[1, 2], pair_features=setflow.PairFeatures()
+    ),
+    "epic": lambda: setflow.EPiCField(3, hidden=8, latent=4, layers=1, angles=[1, 2]),
+    "graph": lambda: setflow.GraphField(3, hidden=8, layers=1, messages=8, k=2, angles=[1, 2]),
+}
+CIRCLE_VERBS = {
+    "loss": loss_on_circles_of,
+    "coupled loss": lambda field: loss_on_circles_of(field, coupling="event"),
+    "sample": sample_on_circles_of,
+    "log_prob": log_prob_on_circles_of,
+}
+
+
+@pytest.mark.parametrize("name", ON_CIRCLES)
+@each("verb", CIRCLE_VERBS)
+@each("law", LAWS)
+def test_verbs_keep_the_law_on_circles(name, verb, law, device):
+    field = redraw(ON_CIRCLES[name](), seed=7).to(device)
+    for case in _matching_cases({}, (3,), law, device):
+        LAWS[law](CIRCLE_VERBS[verb](field), case)
 
 
 @each("verb", VERBS)

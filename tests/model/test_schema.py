@@ -26,26 +26,30 @@ RINGS = Schema(
 )
 
 
-def make(dim: int = 3, **options) -> setflow.SetFlow:
+def make(dim: int = 3, angles=(), **options) -> setflow.SetFlow:
+    if options.get("schema") is RINGS and "features" not in options:
+        dim, angles = 4, (1,)
     field = setflow.TransformerField(
-        dim, hidden=16, layers=1, heads=2, condition_dim=len(options.get("conditions", ()))
-    )
+        dim, hidden=16, layers=1, heads=2, condition_dim=len(options.get("conditions", ())),
+        angles=angles,
+    )  # fmt: skip
     return setflow.SetFlow(field, cardinality=setflow.EmpiricalCardinality(6), **options)
 
 
 def events() -> setflow.SetBatch:
-    x, c = torch.rand(50, 6, 3) * 0.9 + 0.05, torch.rand(50, 2) + 1
+    x, c = torch.rand(50, 6, 4) * 0.9 + 0.05, torch.rand(50, 2) + 1
     return setflow.SetBatch(x, torch.rand(50, 6) > 0.3, c)
 
 
 def test_a_model_takes_what_it_can_generate_and_scales_it_by_its_kind() -> None:
     flow = make(schema=RINGS, conditions=["radius", "mass"])
-    assert flow.features == ("x", "share", "energy")
-    assert list(map(str, flow.scaler.kinds)) == ["real", "bounded(0.0, 1.0)", "positive"]
+    assert flow.features == ("x", "phi", "share", "energy")
+    assert list(map(str, flow.scaler.kinds)) == ["real", "angle", "bounded(0.0, 1.0)", "positive"]
     assert list(map(str, flow.context_scaler.kinds)) == ["positive", "real"]
     flow.fit_statistics(events())
     x = flow.sample(200, torch.tensor([1.5, 1.5]), seed=1, solver=setflow.Midpoint(2))
-    share, energy = x.x[x.mask][:, 1:].unbind(-1)
+    phi, share, energy = x.x[x.mask][:, 1:].unbind(-1)
+    assert ((phi >= -math.pi) & (phi < math.pi)).all()
     assert ((share > 0) & (share < 1)).all()
     assert (energy > 0).all()
     assert torch.isfinite(flow.log_prob(x[:3], solver=setflow.RK4(2))).all()
@@ -69,13 +73,29 @@ def test_a_node_is_a_schema() -> None:
 @each(
     ("options", "message"),
     [
-        ({"schema": RINGS, "features": ["x", "phi", "share"]}, "'phi' is of kind angle, which a"),
+        (
+            {"schema": RINGS, "features": ["x", "phi", "share"]},
+            r"field has angles=\[\], and the features of kind angle are \[1\].* with angles=\[1\]",
+        ),
+        (
+            {"schema": RINGS, "features": ["phi", "x", "share"], "angles": [1]},
+            r"field has angles=\[1\], and the features of kind angle are \[0\]",
+        ),
+        (
+            {"schema": RINGS, "features": ["x", "share", "energy"], "angles": [2]},
+            r"field has angles=\[2\], and the features of kind angle are \[\]",
+        ),
+        (
+            {"schema": RINGS, "path": setflow.CosinePath()},
+            r"alpha \+ sigma of up to 1.4\d, and an angle needs a path where it is 1",
+        ),
+        ({"schema": RINGS, "features": ["x", "charge"]}, "'charge' is of kind category.*not gen"),
         ({"schema": RINGS, "features": ["x", "energi", "share"]}, "did you mean 'energy'"),
         ({"schema": RINGS, "conditions": ["radiu"]}, "did you mean 'radius'"),
         ({"schema": RINGS, "features": ["x"]}, "dim=3, but there are 1 names"),
         (
-            {"schema": RINGS, "scaler": Standardizer(3)},
-            "'share' is of kind bounded.* takes it as real; leave scaler out",
+            {"schema": RINGS, "scaler": Standardizer(4)},
+            "'phi' is of kind angle in the schema, and the scaler takes it as real; leave scaler",
         ),
         ({"schema": "jetnt"}, "expected jetnet"),
         ({"schema": {"object": []}}, "did you mean 'objects'"),

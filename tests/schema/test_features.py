@@ -66,8 +66,10 @@ def test_a_node_holds_only_what_is_not_usual() -> None:
 
 
 def test_what_follows_from_a_kind() -> None:
-    assert RINGS.generated == ("x", "share", "energy")
-    assert RINGS.left_out == ("phi", "charge")
+    assert RINGS.generated == ("x", "phi", "share", "energy")
+    assert RINGS.left_out == ("charge",)
+    assert RINGS.angles() == (1,)
+    assert RINGS.angles(["energy", "x", "phi", "unknown"]) == (2,)
     assert RINGS.object("share").bounds == Limits(0, 1, strict=True)
     assert RINGS.of_event("radius").bounds == Limits(0, strict=True)
     assert RINGS.object("energy").bounds.low == 1

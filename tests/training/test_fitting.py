@@ -46,29 +46,35 @@ def rings(n: int, seed: int = 0, **options) -> setflow.SetBatch:
     return setflow.SetBatch(torch.stack(columns, -1), mask, code, **options)
 
 
-def small(dim: int, width: int = 0) -> setflow.TransformerField:
-    return setflow.TransformerField(dim, hidden=32, layers=2, heads=2, condition_dim=width)
+def small(dim: int, width: int = 0, angles=()) -> setflow.TransformerField:
+    return setflow.TransformerField(
+        dim, hidden=32, layers=2, heads=2, condition_dim=width, angles=angles
+    )
 
 
 def test_a_model_of_arrays_learns_what_its_condition_means():
     data = rings(2000)
-    with pytest.warns(
-        UserWarning, match=r"does not generate yet: phi \(angle\), charge \(category"
-    ):
+    with pytest.warns(UserWarning, match=r"does not generate yet: charge \(category"):
         flow = setflow.fit(
-            data, schema=RINGS, conditions=["kind"], field=small(3, 2), steps=400, progress=False
-        )
-    assert flow.features == ("x", "y", "energy")
+            data, schema=RINGS, conditions=["kind"], field=small(4, 2, [1]), steps=400,
+            progress=False,
+        )  # fmt: skip
+    assert flow.features == ("x", "phi", "y", "energy")
     radii = []
     for kind in ("big", "small"):
         made = flow.sample(200, {"kind": kind}, seed=1, solver=setflow.Midpoint(10))
-        x, y, energy = made.x[made.mask].unbind(-1)
+        x, phi, y, energy = made.x[made.mask].unbind(-1)
         assert (energy > 0).all()
+        assert ((phi >= -torch.pi) & (phi < torch.pi)).all()
+        across = setflow.physics.delta_phi(torch.atan2(y, x), phi)  # the angle is that of x and y
+        assert across.abs().median() < 0.8  # without a relation pi / 2
         radii.append(torch.hypot(x, y).median().item())
     assert radii[0] > 1.8 * radii[1]  # 3 and 1 mm
     held = rings(500, seed=9)
-    left = setflow.SetBatch(held.x[..., [0, 2, 3]], held.mask, held.c)
-    begun = setflow.SetFlow(small(3, 2), schema=RINGS, conditions=["kind"]).fit_statistics(left)
+    left = setflow.SetBatch(held.x[..., :4], held.mask, held.c)
+    begun = setflow.SetFlow(small(4, 2, [1]), schema=RINGS, conditions=["kind"]).fit_statistics(
+        left
+    )
     draws = {"generator": torch.Generator().manual_seed(1)}
     noise, t = torch.randn(left.x.shape, **draws), torch.rand(len(left), **draws)
     with torch.no_grad():
@@ -143,7 +149,7 @@ def test_a_sample_that_was_read_brings_schema_conditions_and_weights(tmp_path) -
     options = {"conditions": ["kind"], "field": None, "steps": 1, "seed": 3, "progress": False}
     flow = setflow.fit(read, **options)
     assert flow.schema == Schema([RINGS.object(name) for name in RINGS.generated], RINGS.event)
-    x = data.x[..., [0, 2, 3]]
+    x = data.x[..., :4]
     same = setflow.fit(
         setflow.SetBatch(x[~held], data.mask[~held], data.c[~held], data.weight[~held]),
         validation=setflow.SetBatch(x[held], data.mask[held], data.c[held], data.weight[held]),
@@ -157,7 +163,7 @@ def test_a_sample_that_was_read_brings_schema_conditions_and_weights(tmp_path) -
 def test_columns_of_a_validation_sample_are_found_by_name(tmp_path) -> None:
     write(tmp_path / "rings.h5", rings(60))
     write(tmp_path / "others.h5", rings(20, seed=1))
-    names = ("energy", "x", "y")
+    names = ("energy", "x", "phi", "y")
     train = read_events(tmp_path / "rings.h5")
     given = [
         read_events(tmp_path / "others.h5"),
@@ -168,7 +174,7 @@ def test_columns_of_a_validation_sample_are_found_by_name(tmp_path) -> None:
         for one in given
     ]
     assert all(torch.equal(made[0][name], made[1][name]) for name in made[0])
-    other = Schema([Feature("x", "cm"), *RINGS.objects[2:4]])
+    other = Schema([Feature("x", "cm"), *RINGS.objects[1:4]])
     with pytest.warns(UserWarning, match="converted"):
         in_cm = read_events(tmp_path / "others.h5", other)
     with pytest.raises(ValueError, match=r"validation=...\): x is in units of 'cm', expected 'mm'"):
