@@ -250,9 +250,7 @@ def test_bases_keep_the_law(base, law):
 
 # fields and verbs on circles: noise of a `WrappedNormal`, a path that goes the shorter way round
 ON_CIRCLES = {
-    "transformer": lambda: setflow.TransformerField(
-        3, hidden=16, layers=1, heads=2, angles=[1, 2], pair_features=setflow.PairFeatures()
-    ),
+    "transformer": lambda: setflow.TransformerField(3, hidden=16, layers=1, heads=2, angles=[1, 2]),
     "epic": lambda: setflow.EPiCField(3, hidden=8, latent=4, layers=1, angles=[1, 2]),
     "graph": lambda: setflow.GraphField(3, hidden=8, layers=1, messages=8, k=2, angles=[1, 2]),
 }
