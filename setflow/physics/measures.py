@@ -11,7 +11,7 @@ A value means nothing without its floor, and says what it can see only beside th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class _Measure:
         truth: what is expected between samples of one truth, with few jets as with many; None where
             the mean itself falls with their number.
         power: the power of 1 / n that the distance from there falls with.
+        particles: whether it looks at particles, and not at observables of jets alone.
     """
 
     metrics: tuple[Metric, ...]
@@ -59,6 +60,7 @@ class _Measure:
     pairs: int
     truth: float | None
     power: float
+    particles: bool = False
 
 
 _MEASURES = {
@@ -71,6 +73,7 @@ _MEASURES = {
         pairs=5,
         truth=None,
         power=0.5,
+        particles=True,
     ),
     "fpd": _Measure(
         (Metric("fpd", "FPD", (), ""),),
@@ -112,6 +115,7 @@ _MEASURES = {
         pairs=2,
         truth=None,
         power=0.0,  # batches are of 100 jets, however many there are
+        particles=True,
     ),
     "transformer": _Measure(
         (Metric("auc_transformer", "AUC transformer", (), "", 1.0),),
@@ -124,6 +128,7 @@ _MEASURES = {
         pairs=2,
         truth=0.5,
         power=0.5,
+        particles=True,
     ),
 }
 
@@ -273,13 +278,15 @@ def fidelity_floor(
     (first, second), ratio = floor_parts(n, sizes)
     floor = {}
     for name in _known(measures):
-        measure = _MEASURES[name]
+        measure, of_truth = _MEASURES[name], reference
+        if not measure.particles:
+            of_truth = replace(reference, x=reference.x[:, :0], mask=reference.mask[:, :0])
         rng = np.random.default_rng(seed)
         draws: list[dict[str, Estimate]] = []
         for pair in range(pairs or measure.pairs):
             order = torch.from_numpy(rng.permutation(n)).to(reference.x.device)
             one, other = order[:first], order[first : first + second]
-            chosen = reference.select(one), reference.select(other)
+            chosen = of_truth.select(one), of_truth.select(other)
             draws.append(
                 fidelity(*chosen, protocol, measures=[name], seed=seed + pair, device=device)
             )

@@ -375,34 +375,34 @@ def _draws_of(
     real: Measured, generated: Measured, name: str, counts: Sequence[tuple[Counts, Counts]]
 ) -> list[float]:
     """Return W1 of one observable in each draw, sorted once, so that a draw only sums weights."""
-    pairs = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
-    (a, of_a), (b, of_b) = pairs
+    columns = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
+    (a, of_a), (b, of_b) = columns
     _require_values(len(a), len(b), f"W1 of {name}")
     values = np.concatenate([a, b])
+    places = np.concatenate([of_a.astype(np.int32), of_b.astype(np.int32) + np.int32(len(real))])
     order = values.argsort(kind="stable")
-    values, first = values[order], order < len(a)
-    jets = np.concatenate([of_a, of_b]).astype(np.int32)[order]
-    del pairs, a, b, of_a, of_b, order
-    places = (np.where(first, jets, len(real)), np.where(first, len(generated), jets))
-    weights = [
-        None if side.weight is None else _as_array(side.weight) for side in (real, generated)
-    ]
+    values, first, places = values[order], order < len(a), places[order]
+    del columns, a, b, of_a, of_b, order
+    given = (real.weight, generated.weight)
+    weights = [None if weight is None else _as_array(weight) for weight in given]
     found = []
     for times_of in counts:
-        tables = []
-        for place, weight, times in zip(places, weights, times_of, strict=True):
-            of_jet = np.append(times if weight is None else times * weight, 0)  # others: nothing
+        of_sides = []
+        for side, weight, times in zip((first, ~first), weights, times_of, strict=True):
+            of_sides.append(times if weight is None else times * weight)
+            jets = places[side] - (0 if side is first else len(real))
+            there = of_sides[-1][jets]
             if weight is not None:
-                drawn_weight = torch.from_numpy(of_jet[place])
-                total_weight(drawn_weight, f"in a draw of W1 of {name} weights")
-            elif not of_jet[place].any():
+                total_weight(torch.from_numpy(there), f"in a draw of W1 of {name} weights")
+            elif not there.any():
                 raise ValueError(
                     f"a draw of W1 of {name} has no particle; the jets are too empty for it"
                 )
-            tables.append((of_jet, place))
+        of_jet = np.concatenate(of_sides)
 
-        def masses(there: slice, tables: Any = tables) -> NDArray[Any]:
-            return np.stack([of_jet[place[there]] for of_jet, place in tables])
+        def masses(there: slice, of_jet: Any = of_jet) -> NDArray[Any]:
+            sides = np.stack([first[there], ~first[there]])
+            return np.where(sides, of_jet[places[there]], 0)
 
         found.append(_w1_of_masses(values, masses))
     return found

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 __all__ = ["LARGEST", "Circles", "checked_angles", "wrap"]
@@ -39,7 +40,7 @@ def wrap(angle: Tensor) -> Tensor:
     """
     turns = ((angle + math.pi) / (2 * math.pi)).floor()
     wrapped = angle - 2 * math.pi * turns
-    return wrapped.where(wrapped < math.pi, -math.pi).clamp(min=-math.pi)
+    return torch.where(wrapped >= math.pi, -math.pi, wrapped).clamp(min=-math.pi)  # NaN stays
 
 
 def checked_angles(angles: Sequence[int], dim: int) -> tuple[int, ...]:

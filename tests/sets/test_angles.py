@@ -38,3 +38,7 @@ def test_positions_that_are_none_are_refused(given) -> None:
     with pytest.raises(ValueError, match=r"expected the positions .* such as \[2\]: different"):
         checked_angles(given, 3)
     assert checked_angles([2, 0], 3) == (2, 0)
+
+
+def test_what_is_no_number_stays_none() -> None:
+    assert wrap(torch.tensor([math.nan, math.inf, -math.inf])).isnan().all()
