@@ -484,10 +484,8 @@ def _dataset(config: Namespace, ending: Ending) -> None:
         )
     except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
         raise ValueError(str(error)) from error
-    following = ["setflow", "info", path]
-    if stores == "jets":
-        following = ["setflow", "fit", "--config", "top30", "--data.train", path]
-        following += ["--name", path.stem]
+    named = "top30" if stores == "jets" else "ttbar-events"
+    following = ["setflow", "fit", "--config", named, "--data.train", path, "--name", path.stem]
     return ending(path, f"{make.events:,} {stores}", following)
 
 

@@ -5,12 +5,44 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
 
 from cli.shell import run
+from setflow.data import read_events
 from setflow.report import collision_figures
+from setflow.schema import COLLISIONS, OBJECT_TYPES
+
+FEW = (
+    "--data.batch_size", 32, "--trainer.max_steps", 4, "--trainer.val_check_interval", 2,
+    "--model.flow.init_args.field.init_args", "{dim: 4, hidden: 16, layers: 1, heads: 2}",
+)  # fmt: skip
+
+
+def test_a_model_of_whole_events(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.set_default_dtype(torch.float32)
+    run("fit", "--config", "ttbar-events", "--name", "few", *FEW)
+    run(
+        "sample", "runs/few/model", "--condition", "class=all_hadronic:30,dileptonic:30",
+        "--steps", 2, "--seed", 5, "--out", "e.h5",
+    )  # fmt: skip
+    capsys.readouterr()
+    run("dataset", "check", "e.h5")
+    assert capsys.readouterr().out.splitlines()[-1].split() == ["wrong", "nothing"]
+    names = [feature.name for feature in COLLISIONS.objects]
+    objects = read_events("e.h5", features=names).objects
+    x, mask = objects.x, objects.mask
+    kind, mass, eta = (x[..., names.index(name)] for name in ("type", "mass", "eta"))
+    jet, missing = (OBJECT_TYPES.index(name) for name in ("jet", "missing_momentum"))
+    assert torch.equal(mass[mask] > 0, kind[mask] == jet)  # all others have none
+    assert (eta[mask & (kind == missing)] == 0).all()
+    run("score", "runs/few/model", "e.h5", "--events", 5, "--steps", 2, "--out", "s.h5")
+    with h5py.File("s.h5") as file:
+        assert np.isfinite(file["log_prob"][:5]).all()
 
 
 def test_from_the_recipe_to_a_report(tmp_path, monkeypatch, capsys):
@@ -22,7 +54,7 @@ def test_from_the_recipe_to_a_report(tmp_path, monkeypatch, capsys):
     run("dataset", "make", "pythia-ttbar-events", "--events", 60, "--seed", 7, "--out", "a.h5")
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2].startswith("wrote a.h5: 60 events")
-    assert lines[-1] == "next: setflow info a.h5"
+    assert lines[-1] == "next: setflow fit --config ttbar-events --data.train a.h5 --name a"
     run("info", "a.h5")
     told = " ".join(capsys.readouterr().out.split())
     assert "a.h5, 60 events, in the layout of setflow, version 2" in told
