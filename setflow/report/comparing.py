@@ -177,12 +177,11 @@ def compare(
     reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(slice(n_ref))
-    wrong = list(map(subject.measured, subject.controls(reference, columns, seed)))
     found = findings_of(
         of_model,
         of_truth,
         of_all,
-        wrong,
+        list(map(subject.measured, subject.controls(reference, columns, seed))),
         Procedure(taken, protocol, seed, pairs, device, say),
         None if training is None else _cut(subject, training, columns),
     )

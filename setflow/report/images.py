@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+from numpy.typing import NDArray
 
 from setflow.physics.kinematics import jet_mass
 from setflow.report.style import (
@@ -27,6 +29,8 @@ from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number
 
 __all__ = ["example_jets", "jet_images"]
+
+_BLOCK = 4096  # jets
 
 
 def jet_images(generated: SetBatch, reference: SetBatch) -> Figure:
@@ -89,27 +93,32 @@ def _reach(reference: SetBatch) -> float:
     return float(np.quantile(angles, 0.995)) or 1.0 if angles.size else 1.0
 
 
+def _of_jets(jets: SetBatch, edges: Array) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the ptrel of each jet in each pixel that it meets, and these pixels."""
+    pixels = len(edges) - 1
+    eta, phi, pt = as_numpy(jets.x[jets.mask]).astype(np.float64).T
+    jet = as_numpy(jets.mask.nonzero()[:, 0])
+    column, row = (np.searchsorted(edges, angle, side="right") - 1 for angle in (eta, phi))
+    inside = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
+    pixel = (column * pixels + row)[inside]
+    cells, place = np.unique(jet[inside] * pixels**2 + pixel, return_inverse=True)
+    if jets.weight is not None:
+        pt = pt * as_numpy(jets.weight)[jet]
+    return np.bincount(place, weights=pt[inside], minlength=len(cells)), cells % pixels**2
+
+
 def _image(batch: SetBatch, edges: Array) -> tuple[Array, Array]:
     """Return ptrel per pixel and jet, with shape `(etarel, phirel)`, and its relative error.
 
     The error counts jets, not particles: those of one prong fall into the same pixel.
     """
     pixels = len(edges) - 1
-    eta, phi, pt = as_numpy(batch.x[batch.mask]).astype(np.float64).T
-    jet = as_numpy(batch.mask.nonzero()[:, 0])
-    column, row = (np.searchsorted(edges, angle, side="right") - 1 for angle in (eta, phi))
-    inside = (column >= 0) & (column < pixels) & (row >= 0) & (row < pixels)
-    pixel = (column * pixels + row)[inside]
-    cells, place = np.unique(jet[inside] * pixels**2 + pixel, return_inverse=True)
-    total = float(max(len(batch), 1))
-    if batch.weight is not None:
-        weight = as_numpy(batch.weight)
-        pt, total = pt * weight[jet], float(weight.sum())
-    per_jet = np.bincount(place, weights=pt[inside], minlength=len(cells))
-    image, square = (
-        np.bincount(cells % pixels**2, weights=weights, minlength=pixels**2)
-        for weights in (per_jet, per_jet**2)
-    )
+    image, square = np.zeros(pixels**2), np.zeros(pixels**2)
+    for start in range(0, len(batch), _BLOCK):
+        per_jet, pixel = _of_jets(batch[start : start + _BLOCK], edges)
+        image += np.bincount(pixel, weights=per_jet, minlength=pixels**2)
+        square += np.bincount(pixel, weights=per_jet**2, minlength=pixels**2)
+    total = float(max(len(batch), 1) if batch.weight is None else as_numpy(batch.weight).sum())
     error = np.full(pixels**2, np.inf)
     np.divide(np.sqrt(square), image, out=error, where=image > 0)
     shape = (pixels, pixels)
