@@ -275,6 +275,13 @@ def schema_for(
         if not types.numbers:
             raise ValueError(f"features {', '.join(listed)} hold no number that is to be made")
         return schema, listed, TypedStandardizer(types)
+    for name in listed:
+        if schema.object(name).absent:
+            raise ValueError(
+                f"feature '{name}' is absent in {', '.join(schema.object(name).absent)}, so that a "
+                "model of it makes types, too: let cardinality be a setflow.EmpiricalComposition "
+                f"or setflow.ConditionalComposition, or leave '{name}' out of features"
+            )
     if scaler is None:
         kinds_of = [schema.object(name).of_kind for name in listed]
         return schema, listed, Standardizer(len(listed), kinds=kinds_of)

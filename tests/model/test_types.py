@@ -550,7 +550,8 @@ def test_a_composition_takes_the_categories_of_the_schema():
         field, schema=SCHEMA, cardinality=setflow.EmpiricalComposition(TYPES, MOST)
     )
     assert flow.features == ("x", "kind", "mass", "charge")
-    flow = setflow.SetFlow(setflow.TransformerField(2, **FIELD), schema=SCHEMA)
+    plain = replace(SCHEMA, objects=[replace(entry, absent=[]) for entry in SCHEMA.objects])
+    flow = setflow.SetFlow(setflow.TransformerField(2, **FIELD), schema=plain)
     assert flow.features == ("x", "mass")
     assert flow.types is None
 
@@ -585,6 +586,14 @@ def test_absent_features_are_those_of_types_that_exist():
     assert Schema.from_node(SCHEMA.node()) == SCHEMA
     types = ObjectTypes(SCHEMA.objects)
     assert types.present == ((True, False), (True, False), (True, True), (True, True))
+
+
+def test_absent_features_need_types():
+    field, law = setflow.TransformerField(2, hidden=8, layers=1), setflow.EmpiricalCardinality(MOST)
+    with pytest.raises(
+        ValueError, match=r"'mass' is absent in lepton.*leave 'mass' out of features"
+    ):
+        setflow.SetFlow(field, schema=SCHEMA, cardinality=law)
 
 
 def test_a_type_without_features_is_told_where_it_occurs():
