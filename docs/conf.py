@@ -73,6 +73,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"setflow\.(solvers\.fixed\.TimeGrid|sets\.planning\.Plan|data\.writing\.Writer)"),
     (r"py:.*", r"setflow\.training\.(signals\.StopSignals|checkpoints\.BestModel)"),
     (r"py:.*", r"setflow\.(physics\.metrics\.Measured|data\.sample\.Described|opened\.Opened)"),
+    (r"py:.*", r"setflow\.sets\.angles\.Circles"),
 ]
 
 # how it looks

@@ -23,6 +23,7 @@ import yaml
 import setflow
 import setflow.cli
 from setflow import schema
+from setflow.training.conditions import complete
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "tests/bench/results"
@@ -142,6 +143,15 @@ def printed(notebook: str, line: str) -> str:
 _SHOWN = ("W1M jet mass", "W1P mean", "W1 jet pT", "W1 tau21")
 
 
+def _flow_of(config: dict[str, Any]) -> setflow.SetFlow:
+    """Return the model of a configuration, completed by its training file where that is shipped."""
+    node = config["model"]["flow"]
+    train = ROOT / config["data"]["train"]
+    if train.is_file():
+        complete(node["init_args"], str(train))
+    return setflow.SetFlow.from_node(node)
+
+
 def model_table(which: str) -> str:
     """Return the model zoo: a row for each model with weights (`trained`) or without (`untrained`).
 
@@ -151,7 +161,7 @@ def model_table(which: str) -> str:
     rows = []
     for folder in sorted(path.parent for path in (ROOT / "models").glob("*/config.yaml")):
         config = yaml.safe_load((folder / "config.yaml").read_text())
-        flow = setflow.SetFlow.from_node(config["model"]["flow"])
+        flow = _flow_of(config)
         trained = (folder / "manifest.json").is_file()
         if trained is (which == "trained"):
             parameters = sum(p.numel() for p in flow.field.parameters())
@@ -167,8 +177,9 @@ def model_table(which: str) -> str:
 
 def _task(flow: setflow.SetFlow, data: dict[str, Any]) -> str:
     source = Path(data["train"]).parent.name or "jets"
+    objects = schema.words_of(flow.features).objects
     given = f"<br>given {', '.join(flow.conditions)}" if flow.conditions else ""
-    return f"{source}<br>at most {data['max_objects']} particles{given}"
+    return f"{source}<br>at most {data['max_objects']} {objects}{given}"
 
 
 def _measured(folder: Path) -> dict[str, str]:

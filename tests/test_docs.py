@@ -16,6 +16,7 @@ import yaml
 import setflow
 from each import each
 from setflow.cli import main
+from setflow.training.conditions import complete
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -234,7 +235,10 @@ CONFIGURED = sorted(path.parent.name for path in (ROOT / "models").glob("*/confi
 def test_a_configuration_builds_the_model_of_its_card(name):
     """Also every family of fields that a user can name has one."""
     config = yaml.safe_load((ROOT / "models" / name / "config.yaml").read_text())
-    flow = setflow.SetFlow.from_node(config["model"]["flow"])
+    node, train = config["model"]["flow"], ROOT / config["data"]["train"]
+    if train.is_file():
+        complete(node["init_args"], str(train))
+    flow = setflow.SetFlow.from_node(node)
     card = (ROOT / "models" / name / "README.md").read_text()
     parameters = sum(parameter.numel() for parameter in flow.field.parameters())
     assert f"{parameters:,} parameters" in card.replace("\n", " ")

@@ -95,7 +95,7 @@ def test_make_simulates_what_is_not_there(tmp_path):
     command = ["make", "-n", "-o", ".venv/.stamp", f"ZOO={tmp_path}", "zoo-data"]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
     made = re.findall(r"dataset make datasets/(\S+) --events 30000 --seed 1000", told)
-    assert made == ["pythia-quark", "pythia-top"]
+    assert made == ["pythia-quark", "pythia-top", "pythia-ttbar-events"]
     default = subprocess.run(
         ["make", "-np", "zoo-data"], cwd=ROOT, capture_output=True, text=True, check=False
     ).stdout
