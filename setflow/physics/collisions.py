@@ -30,10 +30,10 @@ from torch import Tensor
 
 from setflow.physics.kinematics import delta_phi
 from setflow.physics.metrics import Metric
-from setflow.physics.sets import scale_of
+from setflow.physics.sets import checked_objects, scale_of
 from setflow.schema import COLLISIONS, OBJECT_TYPES, Feature, kind_names, names
 from setflow.sets.batch import SetBatch
-from setflow.sets.weights import effective_number, total_weight
+from setflow.sets.weights import effective_number
 
 __all__ = [
     "CollisionMeasure",
@@ -181,18 +181,7 @@ class CollisionMeasure:
         Raises:
             ValueError: if there is no event, or a real object is not finite.
         """
-        if not len(batch):
-            raise ValueError("no event to compute observables of")
-        x, mask = batch.x.detach().double().cpu(), batch.mask.cpu()
-        bad = (mask[..., None] & ~x.isfinite()).any(-1).any(-1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"a feature is not finite in {int(bad.sum())} of {len(x)} events, the first of "
-                f"them event {int(bad.nonzero()[0])}; find out why they were made, and count them, "
-                "before cutting them away"
-            )
-        if batch.weight is not None:
-            total_weight(batch.weight, "the weights of the events")
+        x, mask, weight = checked_objects(batch)
         x, parts = torch.where(mask[..., None], x, 0), []
         for first in range(0, len(x), _BLOCK):
             block = slice(first, first + _BLOCK)
@@ -203,7 +192,6 @@ class CollisionMeasure:
                    torch.cat([part[name][1] for part in parts]))
             for name in parts[0]
         }  # fmt: skip
-        weight = None if batch.weight is None else batch.weight.cpu()
         return CollisionObservables(self.metrics, columns, len(x), weight)
 
 

@@ -183,18 +183,7 @@ class SetMeasure:
         Raises:
             ValueError: if there is no event, or a real object is not finite.
         """
-        if not len(batch):
-            raise ValueError("no event to compute observables of")
-        x, mask = batch.x.detach().double().cpu(), batch.mask.cpu()
-        bad = (mask[..., None] & ~x.isfinite()).any(-1).any(-1)
-        if bool(bad.any()):
-            raise ValueError(
-                f"a feature is not finite in {int(bad.sum())} of {len(x)} events, the first of "
-                f"them event {int(bad.nonzero()[0])}; a distance to them is not defined: find out "
-                "why they were made, and count them, before cutting them away"
-            )
-        if batch.weight is not None:
-            total_weight(batch.weight, "the weights of the events")
+        x, mask, weight = checked_objects(batch)
         pairs, pair_event = self._pairs(x, mask)
         return SetObservables(
             features=names(self.features),
@@ -205,7 +194,7 @@ class SetMeasure:
             event=mask.nonzero()[:, 0],
             pairs=pairs,
             pair_event=pair_event,
-            weight=None if batch.weight is None else batch.weight.cpu(),
+            weight=weight,
         )
 
     def _pairs(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -231,6 +220,31 @@ class SetMeasure:
             parts.append((event.expand_as(i).reshape(-1), i.reshape(-1), j.reshape(-1)))
         found = [(z[event, i] - z[event, j]).norm(dim=-1) for event, i, j in parts]
         return torch.cat(found), torch.cat([event for event, _, _ in parts])
+
+
+def checked_objects(batch: SetBatch) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Return features in float64, the mask and the weights of events, on the CPU.
+
+    Arguments:
+        batch: the events, with `x` of shape `(n, N, D)`.
+
+    Raises:
+        ValueError: if there is no event, a real object is not finite, or the weights do not sum to
+            a positive number.
+    """
+    if not len(batch):
+        raise ValueError("no event to compute observables of")
+    x, mask = batch.x.detach().double().cpu(), batch.mask.cpu()
+    bad = (mask[..., None] & ~x.isfinite()).any(-1).any(-1)
+    if bool(bad.any()):
+        raise ValueError(
+            f"a feature is not finite in {int(bad.sum())} of {len(x)} events, the first of "
+            f"them event {int(bad.nonzero()[0])}; a distance to them is not defined: find out "
+            "why they were made, and count them, before cutting them away"
+        )
+    if batch.weight is not None:
+        total_weight(batch.weight, "the weights of the events")
+    return x, mask, None if batch.weight is None else batch.weight.cpu()
 
 
 def _sums(dim: int) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ whole events and sets of other features is here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -156,10 +156,11 @@ class Sets(Subject):
     swapped = "each feature but the first"
     lists = "features"
     controls_told = CONTROLS["events"]
+    measure: Callable[..., Any] = SetMeasure.of
 
     def __init__(self, schema: Schema, reference: SetBatch) -> None:
         self.features, self._schema = tuple(schema.objects), schema
-        self._measure = SetMeasure.of(self.features, reference)
+        self._measure = self.measure(self.features, reference)
         self.metrics = self._measure.metrics
 
     def kept(self, columns: int) -> str:
@@ -169,7 +170,8 @@ class Sets(Subject):
         return _largest(batch, self._schema, columns)
 
     def measured(self, batch: SetBatch) -> Measured:
-        return self._measure(batch)
+        measured: Measured = self._measure(batch)
+        return measured
 
     def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
         yield shuffle_objects(self.cut(reference, columns), _generator(seed))
@@ -188,7 +190,7 @@ class Sets(Subject):
         return set_figures.draw_sets(self._schema, batches, measured, results, origin=origin)
 
 
-class Collisions(Subject):
+class Collisions(Sets):
     """Whole events of a collider: leptons, photons, jets and missing momentum.
 
     Arguments:
@@ -196,25 +198,11 @@ class Collisions(Subject):
         reference: all events of the reference, which decide what is compared.
     """
 
-    words = EVENT_WORDS
-    measures = ("w1",)
     swapped = "eta and phi"
     lists = "directions"
     controls_told = CONTROLS["collisions"]
 
-    def __init__(self, schema: Schema, reference: SetBatch) -> None:
-        self.features, self._schema = tuple(schema.objects), schema
-        self._measure = CollisionMeasure(self.features, reference)
-        self.metrics = self._measure.metrics
-
-    def kept(self, columns: int) -> str:
-        return kept_objects(self._schema, columns)
-
-    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
-        return _largest(batch, self._schema, columns)
-
-    def measured(self, batch: SetBatch) -> Measured:
-        return self._measure(batch)
+    measure = CollisionMeasure
 
     def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
         yield self.cut(shuffle_within_types(reference, self.features, _generator(seed)), columns)
