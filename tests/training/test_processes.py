@@ -14,7 +14,8 @@ from each import each
 from setflow.data import LengthBatchSampler, SetDataset
 from setflow.sets.batch import SetBatch
 from setflow.training import processes
-from setflow.training.data import PlacedDataset
+from setflow.training.conditions import complete
+from setflow.training.data import PlacedDataset, SetDataModule
 from setflow.training.module import FlowMatchingModule
 from setflow.training.processes import PlacedBatch, SharedBatches, launched
 
@@ -119,15 +120,31 @@ def test_srun_must_tell_how_many_there_are_on_a_node(monkeypatch):
         launched()
 
 
+def of_shipped(config):
+    """The model of a configuration and some events: those of its training file, if it is here."""
+    node, train = config["model"]["flow"], MODELS.parent / config["data"]["train"]
+    if train.is_file():  # it may tell what the objects are
+        complete(node["init_args"], str(train))
+        flow = setflow.SetFlow.from_node(node)
+        data = SetDataModule(
+            str(train),
+            max_objects=config["data"]["max_objects"],
+            features=flow.features,
+            conditions=flow.conditions,
+        )
+        return flow, next(data.looked_at(train=True))[:200].to(torch.float32)
+    flow = setflow.SetFlow.from_node(node)
+    mask = torch.arange(6) < 1 + torch.arange(5)[:, None]
+    x = 0.1 * torch.rand(5, 6, 3) + 0.01
+    c = torch.rand(5, len(flow.conditions)) if flow.conditions else None
+    return flow, SetBatch(x * mask[..., None], mask, c).to(torch.float32)
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_weight_of_a_shipped_configuration_gets_a_gradient(name):
     """DDP waits for those that get none; and an average of buffers would spoil whole numbers."""
-    nodes = yaml.safe_load((MODELS / name / "config.yaml").read_text())["model"]["flow"]
-    flow = setflow.SetFlow.from_node(nodes).to(torch.float32)
-    mask = torch.arange(6) < 1 + torch.arange(5)[:, None]
-    x = 0.1 * torch.rand(5, 6, 3, dtype=torch.float32) + 0.01
-    c = torch.rand(5, len(flow.conditions)) if flow.conditions else None
-    events = SetBatch(x * mask[..., None], mask, c)
+    flow, events = of_shipped(yaml.safe_load((MODELS / name / "config.yaml").read_text()))
+    flow.to(torch.float32)
     flow.fit_statistics(events)
     flow.loss(events).backward()
     assert [key for key, weight in flow.named_parameters() if weight.grad is None] == []
