@@ -42,6 +42,7 @@ from setflow.physics.samples import (
     Observables,
     observables,
 )
+from setflow.physics.sorting import sort_together
 from setflow.sets import arrays
 from setflow.sets.arrays import as_tensor
 from setflow.sets.weights import as_weight, total_weight
@@ -94,7 +95,9 @@ def w1(
     sorts = torch.float32 if a.dtype == b.dtype == torch.float32 else torch.float64
     sides = [side.detach().flatten().cpu().to(sorts).numpy() for side in (a, b)]
     values = np.concatenate(sides)
-    order = values.argsort()
+    del sides
+    places = np.arange(len(values), dtype=np.int32)
+    sort_together(values, places)
     weights = None
     if weight_a is not None or weight_b is not None:
         masses = []
@@ -102,10 +105,8 @@ def w1(
             weight = torch.ones(value.shape) if given is None else as_weight(given, value.shape)
             total_weight(weight, f"the weights of {name}")
             masses.append(_as_array(weight))
-        weights = np.concatenate(masses)[order]
-    values, first = values[order], order < a.numel()
-    del order, sides
-    return _w1_of_sorted(values, first, weights)
+        weights = np.concatenate(masses)[places]
+    return _w1_of_sorted(values, places < a.numel(), weights)
 
 
 def _as_array(values: Tensor) -> Array:
@@ -310,10 +311,7 @@ def _floor_of(reference: Measured, name: str, sides: NDArray[np.int8]) -> list[f
         name: the name of one.
         sides: which part each event belongs to, 1 or 2, or 0 for none, with shape `(pairs, n)`.
     """
-    values, jet = (side.cpu().numpy() for side in reference.column(name))
-    order = values.argsort()
-    values, jet = values[order], jet[order]
-    del order
+    values, jet, _ = _sorted_column([reference], name)
     weights = None if reference.weight is None else _as_array(reference.weight)[jet]
     found = []
     for side_of in sides:
@@ -328,6 +326,26 @@ def _floor_of(reference: Measured, name: str, sides: NDArray[np.int8]) -> list[f
                 total_weight(part, f"in a part of the floor of W1 of {name} the weights")
         found.append(_w1_of_sorted(values[kept], side == 1, of_sides))
     return found
+
+
+def _sorted_column(
+    sides: Sequence[Measured], name: str
+) -> tuple[NDArray[Any], NDArray[np.int32], list[int]]:
+    """Return the sorted values of an observable, the event of each, and how many a side has.
+
+    Events are counted through all sides.
+    """
+    values, places, before = [], [], 0
+    for side in sides:
+        of_side, event = side.column(name)
+        values.append(of_side.cpu().numpy())
+        places.append((event.to(torch.int32) + before).cpu().numpy())
+        before += len(side)
+    counted = list(map(len, values))
+    together, event_of = np.concatenate(values), np.concatenate(places)
+    del values, places, of_side, event
+    sort_together(together, event_of)
+    return together, event_of, counted
 
 
 def w1_estimates(
@@ -375,23 +393,18 @@ def _draws_of(
     real: Measured, generated: Measured, name: str, counts: Sequence[tuple[Counts, Counts]]
 ) -> list[float]:
     """Return W1 of one observable in each draw, sorted once, so that a draw only sums weights."""
-    columns = [[part.cpu().numpy() for part in side.column(name)] for side in (real, generated)]
-    (a, of_a), (b, of_b) = columns
-    _require_values(len(a), len(b), f"W1 of {name}")
-    values = np.concatenate([a, b])
-    places = np.concatenate([of_a.astype(np.int32), of_b.astype(np.int32) + np.int32(len(real))])
-    order = values.argsort(kind="stable")
-    values, first, places = values[order], order < len(a), places[order]
-    del columns, a, b, of_a, of_b, order
+    values, places, counted = _sorted_column([real, generated], name)
+    _require_values(counted[0], counted[1], f"W1 of {name}")
+    n = len(real)
+    first, held = places < n, np.bincount(places, minlength=n + len(generated))  # by an event
     given = (real.weight, generated.weight)
     weights = [None if weight is None else _as_array(weight) for weight in given]
     found = []
     for times_of in counts:
         of_sides = []
-        for side, weight, times in zip((first, ~first), weights, times_of, strict=True):
+        for held_of, weight, times in zip((held[:n], held[n:]), weights, times_of, strict=True):
             of_sides.append(times if weight is None else times * weight)
-            jets = places[side] - (0 if side is first else len(real))
-            there = of_sides[-1][jets]
+            there = of_sides[-1] * held_of
             if weight is not None:
                 total_weight(torch.from_numpy(there), f"in a draw of W1 of {name} weights")
             elif not there.any():

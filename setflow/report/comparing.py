@@ -181,7 +181,7 @@ def compare(
         of_model,
         of_truth,
         of_all,
-        list(map(subject.measured, subject.controls(reference, columns, seed))),
+        map(subject.measured, subject.controls(reference, columns, seed)),
         Procedure(taken, protocol, seed, pairs, device, say),
         None if training is None else _cut(subject, training, columns),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ def findings_of(
     generated: Measured,
     reference: Measured,
     everything: Measured,
-    controls: Sequence[Measured],
+    controls: Iterable[Measured],
     procedure: Procedure,
     training: SetBatch | None = None,
 ) -> Findings:
@@ -105,54 +105,67 @@ def findings_of(
         generated: the observables of the generated events.
         reference: those of the events of the reference that are compared.
         everything: those of all events of the reference.
-        controls: those of the reference shuffled and swapped.
+        controls: those of the reference shuffled and swapped; they are asked for one after the
+            other, and none is kept.
         procedure: what is measured, and how.
         training: the jets that the model was trained on, cut alike; None if they are not known.
     """
-    sides = (generated, reference, everything)
-    run = _w1_as_published if procedure.protocol == "jetnet" else _w1
-    found, floor, of_controls = run(sides, controls, procedure)
-    metrics = {
-        metric.name: _result(
-            metric,
-            found[metric.name],
-            Estimate(floor.mean[metric.name], floor.spread[metric.name]),
-            [values[metric.name] for values in of_controls],
-        )
-        for metric in reference.metrics
-    }
-    missing: dict[str, str] = {}
-    jets = [side for side in sides if isinstance(side, Observables)]
-    wrong = [side for side in controls if isinstance(side, Observables)]
+    found, floor = _w1(generated, reference, everything, procedure)
+    floors = {name: Estimate(mean, floor.spread[name]) for name, mean in floor.mean.items()}
+    metrics, missing = [*reference.metrics], dict[str, str]()
+    jets = [side for side in (generated, reference, everything) if isinstance(side, Observables)]
+    running = []
     for measure in procedure.measures:
         reason = _reason_against(jets, least_jets(measure))
         if reason is None:
             try:
-                metrics |= _beyond_w1(measure, jets, wrong, procedure)
+                found |= _beyond_w1(measure, jets[0], jets[1], procedure, "generated jets")
+                floors |= _floor_beyond_w1(measure, jets, procedure)
+                running.append(measure)
             except ImportError as error:
                 reason = str(error)
-        if reason is not None:
-            missing |= {metric.name: reason for metric in metrics_of([measure])}
-    copies = None
-    if training is not None:
-        reason = _reason_against(jets, LEAST)
         if reason is None:
-            try:
-                result, copies = _memorisation(jets, wrong, training, procedure)
-                metrics[MEMORISATION.name] = result
-            except ValueError as error:  # half of the reference stands in the training
-                reason = str(error)
-        if reason is not None:
-            missing[MEMORISATION.name] = reason
-    return Findings(metrics, floor, missing, copies)
+            metrics += metrics_of([measure])
+        else:
+            missing |= {metric.name: reason for metric in metrics_of([measure])}
+    memory = None if training is None else _memory_of(jets, training, procedure)
+    if isinstance(memory, str):
+        missing[MEMORISATION.name] = memory
+    elif memory is not None:
+        metrics.append(MEMORISATION)
+        found[MEMORISATION.name], floors[MEMORISATION.name] = memory.found, memory.floor()
+
+    def of_control(control: Measured) -> dict[str, float]:
+        values = _w1_of_control(control, reference, floor, procedure)
+        if isinstance(control, Observables):
+            for measure in running:
+                of_measure = _beyond_w1(measure, control, jets[1], procedure, "a control")
+                values |= {name: estimate.value for name, estimate in of_measure.items()}
+            if isinstance(memory, _Memory):
+                values[MEMORISATION.name] = memory.of_control(control)
+        return values
+
+    of_controls = list(map(of_control, controls))
+    results = {
+        metric.name: _result(
+            metric,
+            found[metric.name],
+            floors[metric.name],
+            [values[metric.name] for values in of_controls],
+            too_small=metric is MEMORISATION,
+        )
+        for metric in metrics
+    }
+    copies = memory.copies() if isinstance(memory, _Memory) else None
+    return Findings(results, floor, missing, copies)
 
 
-_W1 = tuple[dict[str, Estimate], Floor, list[dict[str, float]]]
-
-
-def _w1(sides: Sequence[Measured], controls: Sequence[Measured], procedure: Procedure) -> _W1:
-    """Return the W1 of whole samples, their floor and the W1 of the controls."""
-    generated, reference, everything = sides
+def _w1(
+    generated: Measured, reference: Measured, everything: Measured, procedure: Procedure
+) -> tuple[dict[str, Estimate], Floor]:
+    """Return W1 of generated events, and its floor."""
+    if procedure.protocol == "jetnet":
+        return _w1_as_published(generated, reference, everything, procedure)
     values = distances(generated, reference)
     try:
         estimates = w1_estimates(reference, generated, seed=procedure.seed)
@@ -162,23 +175,16 @@ def _w1(sides: Sequence[Measured], controls: Sequence[Measured], procedure: Proc
     generator = torch.Generator().manual_seed(procedure.seed)
     worths = generated.effective, reference.effective
     floor = truth_floor(everything, *worths, pairs=procedure.pairs, generator=generator)
-    found = {name: Estimate(v, errors.get(name, math.nan)) for name, v in values.items()}
-    return found, floor, [distances(control, reference) for control in controls]
+    return {name: Estimate(v, errors.get(name, math.nan)) for name, v in values.items()}, floor
 
 
 def _w1_as_published(
-    sides: Sequence[Measured], controls: Sequence[Measured], procedure: Procedure
-) -> _W1:
-    """Return what `_w1` does, by draws with replacement.
-
-    Of a control that is 0 by construction two draws differ nevertheless; it stays 0.
-    """
-    generated, reference, everything = sides
+    generated: Measured, reference: Measured, everything: Measured, procedure: Procedure
+) -> tuple[dict[str, Estimate], Floor]:
+    """Return what `_w1` does, by draws with replacement."""
     assert isinstance(everything, Observables)  # the protocol is one of jets
     protocol, seed, pairs = procedure.protocol, procedure.seed, procedure.pairs
-    found, *wrong = (
-        w1_estimates(reference, side, protocol, seed=seed) for side in (generated, *controls)
-    )
+    found = w1_estimates(reference, generated, protocol, seed=seed)
     sizes = len(generated), len(reference)
     estimates = fidelity_floor(
         everything, protocol, measures=["w1"], sizes=sizes, pairs=pairs, seed=seed
@@ -192,16 +198,24 @@ def _w1_as_published(
         parts != sizes,
         math.sqrt(ratio),
     )
-    of_controls = []
-    for control, drawn in zip(controls, wrong, strict=True):
-        whole = distances(control, reference)
-        of_controls.append(
-            {
-                name: 0.0 if is_zero(whole[name], floor.mean[name]) else estimate.value
-                for name, estimate in drawn.items()
-            }
-        )
-    return found, floor, of_controls
+    return found, floor
+
+
+def _w1_of_control(
+    control: Measured, reference: Measured, floor: Floor, procedure: Procedure
+) -> dict[str, float]:
+    """Return W1 of a control.
+
+    Where it is 0 by construction it stays so in the protocol of draws, of which two differ.
+    """
+    whole = distances(control, reference)
+    if procedure.protocol != "jetnet":
+        return whole
+    drawn = w1_estimates(reference, control, procedure.protocol, seed=procedure.seed)
+    return {
+        name: 0.0 if is_zero(whole[name], floor.mean[name]) else estimate.value
+        for name, estimate in drawn.items()
+    }
 
 
 def _reason_against(sides: Sequence[Observables], least: int) -> str | None:
@@ -214,73 +228,106 @@ def _reason_against(sides: Sequence[Observables], least: int) -> str | None:
     return None
 
 
+def _titles(measure: str) -> str:
+    return " and ".join(metric.title for metric in metrics_of([measure]))
+
+
 def _beyond_w1(
-    measure: str,
-    sides: Sequence[Observables],
-    controls: Sequence[Observables],
-    procedure: Procedure,
-) -> dict[str, Result]:
-    """Return the metrics of a measure: of generated jets, those of the reference, and all of it."""
-    generated, reference, everything = sides
-    titles = " and ".join(metric.title for metric in metrics_of([measure]))
+    measure: str, side: Observables, reference: Observables, procedure: Procedure, what: str
+) -> dict[str, Estimate]:
+    """Return the metrics of a measure, of generated jets or of a control."""
     if measure not in FAST_MEASURES:
-        procedure.say(f"measuring {titles} of generated jets, of both controls and of the truth")
-    seed, device, protocol = procedure.seed, procedure.device, procedure.protocol
-    found, *of_controls = (
-        fidelity(reference, side, protocol, measures=[measure], seed=seed, device=device)
-        for side in (generated, *controls)
+        procedure.say(f"measuring {_titles(measure)} of {what}")
+    return fidelity(
+        reference,
+        side,
+        procedure.protocol,
+        measures=[measure],
+        seed=procedure.seed,
+        device=procedure.device,
     )
-    sizes = len(generated), len(reference)
-    floor = fidelity_floor(
-        everything, protocol, measures=[measure], sizes=sizes, seed=seed, device=device
+
+
+def _floor_beyond_w1(
+    measure: str, sides: Sequence[Observables], procedure: Procedure
+) -> dict[str, Estimate]:
+    """Return the floors of a measure, for generated jets and those of the reference."""
+    generated, reference, everything = sides
+    if measure not in FAST_MEASURES:
+        procedure.say(f"measuring {_titles(measure)} of the truth against itself")
+    return fidelity_floor(
+        everything,
+        procedure.protocol,
+        measures=[measure],
+        sizes=(len(generated), len(reference)),
+        seed=procedure.seed,
+        device=procedure.device,
     )
-    return {
-        metric.name: _result(
-            metric,
-            found[metric.name],
-            floor[metric.name],
-            [control[metric.name].value for control in of_controls],
-        )
-        for metric in metrics_of([measure])
-    }
 
 
-def _memorisation(
-    sides: Sequence[Observables],
-    controls: Sequence[Observables],
-    training: SetBatch,
-    procedure: Procedure,
-) -> tuple[Result, Copies]:
-    """Return how near generated jets are to the training, and how many stand in it.
+class _Memory:
+    """How near jets are to those of the training.
 
-    The floor is that of disjoint parts of the reference: 1, and how far one value scatters.
+    Arguments:
+        sides: the generated jets, those of the reference that are compared, and all of it, of
+            which those are the first.
+        training: the jets of the training.
+        procedure: what tells how many pairs, and the seed.
 
     Raises:
         ValueError: if half of the reference stands in the training.
     """
-    generated, reference, everything = sides
-    procedure.say(f"looking for the nearest of {len(training):,} jets of the training")
-    blocks = (training[k : k + _BLOCK] for k in range(0, len(training), _BLOCK))
-    efps = torch.cat([energy_flow_polynomials(b.x.double(), b.mask) for b in blocks])
-    known, seed = Training(efps), procedure.seed
-    near, far, *wrong = (known.distances(s.efps) for s in (generated, everything, *controls))
-    compared = far[: len(reference)]
-    found, *of_controls = (distance_ratio(side, compared, seed=seed) for side in (near, *wrong))
-    (first, second), ratio = floor_parts(len(far), (len(near), len(compared)))
-    rng, values = np.random.default_rng(seed), []
-    for _ in range(procedure.pairs):
-        order = rng.permutation(len(far))
-        parts = far[order[:first]], far[order[first : first + second]]
-        values.append(float(np.median(parts[0]) / np.median(parts[1])))
-    floor = Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(ratio))
-    values_of = [control.value for control in of_controls]
-    result = _result(MEMORISATION, found, floor, values_of, too_small=True)
-    # a jet of one particle is (0, 0, 1), whoever made it
-    counts = (
-        int(((distance < _TOUCHING) & (side.multiplicity.cpu().numpy() > 1)).sum())
-        for distance, side in ((near, generated), (compared, reference))
-    )
-    return result, Copies(len(training), *counts)
+
+    def __init__(
+        self, sides: Sequence[Observables], training: SetBatch, procedure: Procedure
+    ) -> None:
+        procedure.say(f"looking for the nearest of {len(training):,} jets of the training")
+        blocks = (training[k : k + _BLOCK] for k in range(0, len(training), _BLOCK))
+        efps = torch.cat([energy_flow_polynomials(b.x.double(), b.mask) for b in blocks])
+        self._known, self._procedure, self._sides = Training(efps), procedure, sides
+        self._training = len(training)
+        self._near, self._far = (self._known.distances(sides[k].efps) for k in (0, 2))
+        self._compared = self._far[: len(sides[1])]
+        self.found = distance_ratio(self._near, self._compared, seed=procedure.seed)
+        """How far generated jets are from the nearest of the training, over the reference."""
+
+    def of_control(self, control: Observables) -> float:
+        """Return how far the jets of a control are from the nearest, over the reference."""
+        near = self._known.distances(control.efps)
+        return distance_ratio(near, self._compared, seed=self._procedure.seed).value
+
+    def floor(self) -> Estimate:
+        """Return the ratio of disjoint parts of the reference, 1, and how far it scatters."""
+        sizes = len(self._sides[0]), len(self._compared)
+        (first, second), ratio = floor_parts(len(self._far), sizes)
+        rng, values = np.random.default_rng(self._procedure.seed), []
+        for _ in range(self._procedure.pairs):
+            order = rng.permutation(len(self._far))
+            parts = self._far[order[:first]], self._far[order[first : first + second]]
+            values.append(float(np.median(parts[0]) / np.median(parts[1])))
+        return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(ratio))
+
+    def copies(self) -> Copies:
+        """Return how many of the generated jets and of the reference stand in the training."""
+        # a jet of one particle is (0, 0, 1), whoever made it
+        counts = (
+            int(((distance < _TOUCHING) & (side.multiplicity.cpu().numpy() > 1)).sum())
+            for distance, side in zip((self._near, self._compared), self._sides, strict=False)
+        )
+        return Copies(self._training, *counts)
+
+
+def _memory_of(
+    sides: Sequence[Observables], training: SetBatch, procedure: Procedure
+) -> _Memory | str:
+    """Return how near jets are to those of the training, or why that cannot be told."""
+    reason = _reason_against(sides, LEAST)
+    if reason is not None:
+        return reason
+    try:
+        return _Memory(sides, training, procedure)
+    except ValueError as error:  # half of the reference stands in the training
+        return str(error)
 
 
 def _result(
