@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +186,7 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
     from setflow.model.model import SetFlow
     from setflow.training.conditions import complete
     from setflow.training.files import is_there
+    from setflow.training.foreign import readable
 
     path = path / "config.yaml" if path.is_dir() else path
     try:
@@ -202,14 +202,22 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: {error}") from error
     train = data.get("train")
-    if train and isinstance(node, dict) and not data.get("format"):
-        with suppress(FileNotFoundError):  # then the configuration alone is told
-            complete(node.setdefault("init_args", {}), train)
+    waits = ""
+    if train and isinstance(node, dict):
+        try:
+            files = readable(train, data.get("format"), make=False)
+            complete(node.setdefault("init_args", {}), files)
+        except FileNotFoundError as error:  # then the configuration alone is told
+            waits = str(error)
     try:
         flow = SetFlow.from_node(node, where=f"{path}: model.flow")
     except ValueError as error:
-        if not train or is_there(train):
+        if not train:
             raise
+        if is_there(train):
+            if not waits:
+                raise
+            raise ValueError(f"{error}; {waits}") from error
         raise FileNotFoundError(
             f"{error}; the training file {train}, which may tell what is missing, does not exist"
         ) from error

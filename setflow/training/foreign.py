@@ -64,14 +64,16 @@ def given_of_node(node: Format) -> Given:
     return Given(format=name, **told)
 
 
-def readable(files: Files, form: Format) -> Files:
+def readable(files: Files, form: Format, *, make: bool = True) -> Files:
     """Return files that setflow reads as they are, converted where a format is told.
 
     Arguments:
         files: the files, as `files_of` takes them.
         form: their format; None leaves them as they are.
+        make: whether what is not converted yet is.
 
     Raises:
+        FileNotFoundError: if a file is not there, or not converted and not to be.
         ImportError: if a package that reads the format is not installed.
         OSError: if a file cannot be read, or the cache not be written.
         ValueError: if the format is none, or that of another file.
@@ -80,26 +82,28 @@ def readable(files: Files, form: Format) -> Files:
         return files
     given = given_of_node(form)
     if isinstance(files, Mapping):
-        return {label: _converted(entries, given) for label, entries in files.items()}
-    return _converted(files, given)
+        return {label: _converted(entries, given, make) for label, entries in files.items()}
+    return _converted(files, given, make)
 
 
-def _converted(entries: Any, given: Given) -> list[str]:
+def _converted(entries: Any, given: Given, make: bool) -> list[str]:
     found = []
     for path, start, stop in paths_of(entries, "data"):
         rows = f"[{start}:{'' if stop is None else stop}]" if start or stop is not None else ""
-        found.append(f"{_in_cache(find(JETS, path), given)}{rows}")
+        found.append(f"{_in_cache(find(JETS, path), given, make)}{rows}")
     return found
 
 
-def _in_cache(path: Path, given: Given) -> Path:
-    """Return the converted file, which is made if it is not there."""
+def _in_cache(path: Path, given: Given, make: bool) -> Path:
+    """Return the converted file, which is made if it is not there and `make` says so."""
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; check the path")
     there = path.stat()
     known = (str(path.resolve()), there.st_size, there.st_mtime_ns, repr(given), __version__)
     key = hashlib.blake2b(repr(known).encode(), digest_size=12).hexdigest()
     target = cache_folder("converted") / key / f"{path.stem}.h5"
+    if not make and not target.exists():
+        raise FileNotFoundError(f"{path} is not converted yet; setflow fit does so once")
     target.parent.mkdir(parents=True, exist_ok=True)
     while not target.exists():
         try:

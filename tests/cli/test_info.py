@@ -11,11 +11,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 import setflow
 from cli.shell import UNPHYSICAL, fails, run, write_jets
+from data.formats.test_convert import FIVE
+from data.formats.written import WRITTEN
 from setflow.cli.arguments import parser
 from setflow.jobs import score
+from setflow.training.foreign import readable
 
 pytestmark = UNPHYSICAL
 
@@ -193,3 +197,20 @@ def test_a_file_without_events_leads_nowhere(folder, capsys):
     assert "none, for there are no jets" in text
     assert "nan" not in text
     assert "next: " not in text
+
+
+def test_a_configuration_of_another_format_is_told_by_what_was_converted(folder, capsys):
+    """Without a conversion of its own, which may take hours."""
+    WRITTEN["generic"](folder / "five.npz")
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    config["data"]["train"] = "five.npz"
+    config["data"]["format"] = {"name": "npy", "columns": list(FIVE), "mask": "field:mask"}
+    node = config["model"]["flow"]["init_args"]
+    node["field"]["init_args"]["dim"] = 5
+    node.pop("features", None)
+    node["scaler"] = {"class_path": "setflow.data.Standardizer", "init_args": {"dim": 5}}
+    Path("five.yaml").write_text(yaml.safe_dump(config))
+    message = fails(capsys, "info", "five.yaml")
+    assert "five.npz is not converted yet; setflow fit does so once" in message
+    readable("five.npz", config["data"]["format"])
+    assert f"features {', '.join(FIVE)}" in said(capsys, "five.yaml")
