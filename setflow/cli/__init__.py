@@ -23,7 +23,7 @@ from yaml import YAMLError
 import setflow
 from setflow.cli.arguments import SOLVERS, parser
 from setflow.cli.devices import make_on_devices
-from setflow.cli.endings import Ending, Interrupted, held_out, unused, warn
+from setflow.cli.endings import Ending, Interrupted, held_out, trained_on, unused, warn
 from setflow.cli.going_on import going_on
 from setflow.files import check_hdf5_name, check_target, has_manifest, require_regular
 from setflow.parts import Part
@@ -307,6 +307,7 @@ def _sample(config: Namespace, ending: Callable[..., None]) -> None:
             "way from 1 to 0; raise --steps, loosen --rtol and --atol, or take a solver of fixed "
             "steps, --solver midpoint"
         ) from error
+    words = words_of(flow.features)
     reference = config.like or config.context_from or held_out(model)
     if part is not None:  # the others may not be there yet
         following = ["setflow", "dataset", "check", path]
@@ -319,8 +320,10 @@ def _sample(config: Namespace, ending: Callable[..., None]) -> None:
     else:
         report = unused(path.with_name(f"{path.stem}-report"))
         following = ["setflow", "evaluate", path, reference, "--fast", "--out", report]
-    n = _events_in(path)
-    what = f"{n:,} {words_of(flow.features).events}"
+        train = None if config.like or config.context_from else trained_on(model)
+        if words.event == "jet" and train is not None:
+            following[4:4] = ["--train", train]
+    what = f"{_events_in(path):,} {words.events}"
     ending(path, what, following, there=there)
 
 

@@ -14,7 +14,16 @@ from pathlib import Path
 
 from setflow.shipped import JETS, paths
 
-__all__ = ["Ending", "Interrupted", "duration", "held_out", "labelled", "unused", "warn"]
+__all__ = [
+    "Ending",
+    "Interrupted",
+    "duration",
+    "held_out",
+    "labelled",
+    "trained_on",
+    "unused",
+    "warn",
+]
 
 
 class Interrupted(KeyboardInterrupt):
@@ -89,14 +98,36 @@ def held_out(model: Path) -> str | None:
     Arguments:
         model: its folder.
     """
+    recipe, _, _ = _training_of(model)
+    name = f"{recipe}/heldout.h5"
+    return name if name in paths(JETS) else None
+
+
+def trained_on(model: Path) -> str | None:
+    """Return the name of the file that a model was trained on, if it is told and here, or None.
+
+    Arguments:
+        model: its folder.
+    """
+    recipe, configured, told = _training_of(model)
+    shipped = f"{recipe}/{told}"
+    if shipped in paths(JETS):
+        return shipped
+    return configured if Path(configured).name == told and Path(configured).is_file() else None
+
+
+def _training_of(model: Path) -> tuple[str, str, str | None]:
+    """Return what is told of the training file of a model.
+
+    It is the recipe, the file of the configuration, and the name of the one that was read; empty,
+    and None, where there is none.
+    """
     import yaml
 
     train = yaml.safe_load((model / "config.yaml").read_text()).get("data", {}).get("train", "")
-    recipe: str = Path(train).parent.name if isinstance(train, str) else ""
-    told = json.loads((model / "manifest.json").read_text()).get("training", {})
-    recipe = told.get("train", {}).get("recipe", recipe)
-    name = f"{recipe}/heldout.h5"
-    return name if name in paths(JETS) else None
+    train = train if isinstance(train, str) else ""
+    told = json.loads((model / "manifest.json").read_text()).get("training", {}).get("train", {})
+    return told.get("recipe", Path(train).parent.name), train, told.get("file")
 
 
 def labelled(label: str, text: str, indent: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from setflow.cli.endings import held_out, labelled
+from setflow.cli.endings import held_out, labelled, trained_on
 from setflow.cli.parsing import nearest
 from setflow.files import has_manifest, require_regular, require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
@@ -164,7 +164,9 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     else:
         yield "next", f"setflow sample {name} --events 10000 --out {made}"
     if (reference := held_out(path)) is not None:
-        yield "next", f"setflow evaluate {made} {reference} --fast --out report"
+        seen = trained_on(path) if words_of(flow.features).event == "jet" else None
+        beside = "" if seen is None else f"--train {shlex.quote(seen)} "
+        yield "next", f"setflow evaluate {made} {reference} {beside}--fast --out report"
 
 
 def _of_card(path: Path) -> list[str]:

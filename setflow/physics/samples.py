@@ -143,8 +143,9 @@ class Observables:
         """
         jet = torch.arange(len(self), device=self.x.device)
         if name in PARTICLE_OBSERVABLES:
-            values = self.x[..., PARTICLE_OBSERVABLES.index(name)][self.mask]
-            return values, jet.repeat_interleave(count_real(self.mask))
+            counts = count_real(self.mask)
+            values = self._particles(PARTICLE_OBSERVABLES.index(name), counts)
+            return values, jet.repeat_interleave(counts)
         graph = name.removeprefix("efp_")
         if name in JET_OBSERVABLES:
             values = getattr(self, name)
@@ -155,6 +156,16 @@ class Observables:
                 f"there is no observable {name!r}, expected one of: {', '.join(self.names)}"
             )
         return values, jet
+
+    def _particles(self, feature: int, counts: Tensor) -> Tensor:
+        """Return a feature of all real particles, taken block by block, as indices are large."""
+        ends = counts.cumsum(0)[_BLOCK - 1 :: _BLOCK].tolist()
+        values, start = self.x.new_empty(int(counts.sum())), 0
+        for k, end in enumerate([*ends, len(values)]):
+            there = slice(k * _BLOCK, (k + 1) * _BLOCK)
+            values[start:end] = self.x[there, :, feature][self.mask[there]]
+            start = end
+        return values
 
     def select(self, jets: Tensor | slice) -> Observables:
         """Return the observables of some jets, given by distinct indices, shape `(k,)`, or a slice.

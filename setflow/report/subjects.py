@@ -122,12 +122,12 @@ class Jets(Subject):
         return observables(batch.x, batch.mask, batch.weight)
 
     def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
-        cut, weight = self.cut(reference, columns), reference.weight
-        shuffled = shuffle_particles(cut.x, cut.mask, _generator(seed))
-        yield SetBatch(*shuffled, weight=weight)
-        del cut, shuffled
-        swapped = swap_ptrel(reference.x, reference.mask, _generator(seed))
-        yield self.cut(SetBatch(*swapped, weight=weight), columns)
+        cut = self.cut(reference, columns)
+        yield SetBatch(  # and nothing of it is kept here while it is measured
+            *shuffle_particles(cut.x, cut.mask, _generator(seed)), weight=reference.weight
+        )
+        del cut
+        yield self.cut(_swapped(reference, seed), columns)
 
     def draw(
         self,
@@ -221,6 +221,10 @@ class Collisions(Sets):
         return collision_figures.draw_collisions(
             self.features, batches, measured, results, origin=origin
         )
+
+
+def _swapped(jets: SetBatch, seed: int) -> SetBatch:
+    return SetBatch(*swap_ptrel(jets.x, jets.mask, _generator(seed)), weight=jets.weight)
 
 
 def subject_of(schema: Schema | None, reference: SetBatch) -> Subject:

@@ -103,3 +103,20 @@ def test_a_validation_file_selects_and_neither_trains_nor_scales(files):
     assert last[0].keys() == last[1].keys()
     for name, value in last[0].items():
         np.testing.assert_array_equal(value, last[1][name], err_msg=name)
+
+
+@UNPHYSICAL
+def test_what_was_trained_on_is_named_beside_what_was_held_out(files, monkeypatch, capsys):
+    """So that copies are looked for; where the jets of a sample are like those of a file, not."""
+    write_jets(HELD_OUT, jets=200, seed=2)
+    names = {f"tiny/{file.name}": file.resolve() for file in (TRAIN, HELD_OUT)}
+    monkeypatch.setattr("setflow.cli.endings.paths", lambda kind: names)
+    run("fit", "--config", "config.yaml")
+    capsys.readouterr()
+    run("sample", "runs/tiny/model", "--events", 40, "--steps", 2, "--out", "new.h5")
+    asked = "tiny/heldout.h5 --train tiny/train.h5 --fast --out "
+    assert f"next: setflow evaluate new.h5 {asked}new-report" in capsys.readouterr().out
+    run("info", "runs/tiny/model")
+    assert asked in " ".join(capsys.readouterr().out.split())
+    run("sample", "runs/tiny/model", "--like", TRAIN, "--steps", 2, "--out", "more.h5")
+    assert "--train" not in capsys.readouterr().out

@@ -16,6 +16,7 @@ from setflow.physics import (
     distances,
     energy_flow_polynomials,
     hardest_first,
+    samples,
     tau32,
     w1_estimates,
 )
@@ -158,3 +159,17 @@ def test_samples_keep_the_law(law, subject):
     for lead, case in cases():
         if law != "emptiness" or lead != "lead0":
             LAWS[law](subject, case)
+
+
+@pytest.mark.parametrize("jets", [1, 4, 8, 9])
+def test_particles_are_taken_in_the_order_of_their_jets(jets, monkeypatch):
+    monkeypatch.setattr(samples, "_BLOCK", 4)
+    generator = torch.Generator().manual_seed(jets)
+    x = torch.rand(jets, 6, 3, generator=generator)
+    mask = torch.rand(jets, 6, generator=generator) < 0.5
+    mask[0, 0] = True
+    sample = observables(x, mask)
+    for k, name in enumerate(samples.PARTICLE_OBSERVABLES):
+        values, jet = sample.column(name)
+        assert torch.equal(values, sample.x[..., k][sample.mask])
+        assert torch.equal(jet, sample.mask.nonzero()[:, 0])
