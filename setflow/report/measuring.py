@@ -29,6 +29,7 @@ from setflow.physics.metrics import (
     w1_estimates,
 )
 from setflow.physics.protocols import Estimate
+from setflow.physics.types import rare_metrics, without_metrics
 from setflow.report.judging import Result, is_zero, verdict_of
 from setflow.sets.batch import SetBatch
 
@@ -109,6 +110,10 @@ def findings_of(
         procedure: what is measured, and how.
         training: the jets that the model was trained on, cut alike; None if they are not known.
     """
+    missing = rare_metrics(generated, reference, everything)
+    generated, reference, everything, *controls = (
+        without_metrics(side, missing) for side in (generated, reference, everything, *controls)
+    )
     sides = (generated, reference, everything)
     run = _w1_as_published if procedure.protocol == "jetnet" else _w1
     found, floor, of_controls = run(sides, controls, procedure)
@@ -121,7 +126,6 @@ def findings_of(
         )
         for metric in reference.metrics
     }
-    missing: dict[str, str] = {}
     jets = [side for side in sides if isinstance(side, Observables)]
     wrong = [side for side in controls if isinstance(side, Observables)]
     for measure in procedure.measures:
