@@ -12,6 +12,7 @@ cancel within a part do no harm. What comes out are the numbers of `torch.std_me
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
@@ -69,7 +70,7 @@ class Moments:
         moved -= offset
         squares = (moved**2).sum(0)
         n = torch.tensor(float(len(rows)), dtype=torch.float64)
-        each = torch.ones_like(rows[:, 0]) if weight is None else weight.detach().cpu().double()
+        each = rows.new_ones(len(rows)) if weight is None else weight.detach().cpu().double()
         negative = (each < 0).sum().double()
         told = torch.stack([each.sum(), (each**2).sum(), each.abs().sum(), negative])
         weighted = torch.stack([each @ moved, each @ moved**2])
@@ -91,6 +92,17 @@ class Moments:
         by, (a, b), total = mean - self.mean, self.weighted, self.weight[0]
         weighted = torch.stack([a - by * total, b - 2 * by * a + by**2 * total])
         return replace(self, weighted=weighted)
+
+    def columns(self, places: Sequence[int]) -> Moments:
+        """Return those of some of the columns, in this order."""
+        at = list(places)
+        return replace(
+            self,
+            mean=self.mean[at],
+            squares=self.squares[at],
+            lowest=self.lowest[at],
+            weighted=self.weighted[:, at],
+        )
 
     def std_mean(self, *, weighted: bool = False) -> tuple[Tensor, Tensor]:
         """Return standard deviation and mean, both with shape `(D,)`.

@@ -24,7 +24,13 @@ from setflow.sets.angles import LARGEST, wrap
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, current_transform, is_at_hand, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
-from setflow.sets.weights import as_weight, count_negative, total_weight, weighted_std_mean
+from setflow.sets.weights import (
+    as_weight,
+    count_negative,
+    require_positive,
+    total_weight,
+    weighted_std_mean,
+)
 
 __all__ = ["Standardizer"]
 
@@ -217,7 +223,11 @@ class Standardizer(Fitted):
         >>> scaler.fit_moments(parts).mean
         tensor([4.], dtype=torch.float64)
         """
-        self._require_two(int(moments.n))
+        n = int(moments.n)
+        self._require_two(n)
+        if weighted:
+            total, _, size, below = moments.weight
+            require_positive(total, size, f"over {n:,} real objects the weights", int(below), n)
         std, mean = moments.std_mean(weighted=weighted)
         return self._settle(std, mean, moments.lowest, negative)
 

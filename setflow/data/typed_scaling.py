@@ -6,8 +6,8 @@ standard deviation of the objects of its type.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import ClassVar, NoReturn
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from setflow.fitted import Fitted
 from setflow.schema import Angle, ObjectTypes
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask
+from setflow.sets.weights import count_negative
 
 __all__ = ["TypedStandardizer"]
 
@@ -85,9 +86,39 @@ class TypedStandardizer(Fitted):
             ValueError: as there; it names the feature and the type; or if a type occurs that has no
                 feature.
         """
+        negative, moments = None, self.moments(x, mask, weight)
+        if weight is not None:
+            given = as_tensor(weight, "weight")
+            negative = count_negative(given) if bool((given < 0).any()) else None
+        return self.fit_moments(moments, weighted=weight is not None, negative=negative)
+
+    def moments(
+        self, x: Array, mask: Array | None = None, weight: Array | None = None
+    ) -> tuple[Moments, ...]:
+        """Return what `fit_moments` needs of a part of a training sample, type by type.
+
+        Those of each type are of the features that it has; parts add. The arguments and errors are
+        those of `fit`; see `Standardizer.moments`.
+        """
         x, mask, kinds = self._typed(x, mask, fitting=True)
-        found = self.encoder.counts(kinds, mask).reshape(-1, len(self.types)).sum(0)
-        for k, count in enumerate(found.tolist()):
+        found = []
+        for k in range(len(self.types)):
+            here = mask & (kinds == k)
+            if k in self._columns:
+                found.append(self._part(k).moments(x[..., self._columns[k]], here, weight))
+            else:
+                found.append(Moments.of(x[here][:, :0]))
+        return tuple(found)
+
+    def fit_moments(
+        self, moments: Sequence[Moments], *, weighted: bool = False, negative: str | None = None
+    ) -> TypedStandardizer:
+        """Take mean and standard deviation of each type from the sum of all parts; return self.
+
+        The arguments and errors are those of `Standardizer.fit_moments`, and of `fit`.
+        """
+        found = [int(part.n) for part in moments]
+        for k, count in enumerate(found):
             if not count:
                 self._leave(k)
                 continue
@@ -96,14 +127,28 @@ class TypedStandardizer(Fitted):
                     f"there are {count:,} objects of type '{self.types.names[k]}', which has none "
                     f"of the features {', '.join(self._numbers)}; leave one in, or leave them out"
                 )
-            columns, here = self._columns[k], mask & (kinds == k)
-            if count < _FEW:
-                has = self.encoder.has
-                here = mask & (has[kinds] | ~has[k]).all(-1)
-            self._part(k).fit(x[..., columns], here, weight)
-        self.objects.copy_(found)
+            of_type = moments[k] if count >= _FEW else self._of_all_with(k, moments)
+            self._part(k).fit_moments(of_type, weighted=weighted, negative=negative)
+        self.objects.copy_(torch.tensor(found))
         self.known, self._occurring = True, None
         return self
+
+    def _of_all_with(self, k: int, moments: Sequence[Moments]) -> Moments:
+        """Return the moments of a type's features over the objects of all types that have them."""
+        total: Moments | None = None
+        for other, columns in self._columns.items():
+            if set(self._columns[k]) <= set(columns):
+                part = moments[other].columns(self._places(k, other))
+                total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def _places(self, k: int, other: int) -> list[int]:
+        """Return where moments of another type hold the features of a type, sines of angles too."""
+        columns, mine = self._columns[other], self._columns[k]
+        angles = [columns[at] for at in self._part(other).angles]
+        sines = [len(columns) + angles.index(column) for column in mine if column in angles]
+        return [columns.index(column) for column in mine] + sines
 
     def _leave(self, k: int) -> None:
         """Give a type that does not occur statistics that nobody asks for."""
@@ -112,22 +157,6 @@ class TypedStandardizer(Fitted):
             part.mean.zero_()
             part.std.fill_(1)
             part.known = True
-
-    def moments(self, x: Array, mask: Array | None = None, weight: Array | None = None) -> NoReturn:
-        """Refuse a sample that is not in memory at once.
-
-        Raises:
-            ValueError: always.
-        """
-        raise ValueError(
-            "the statistics of types are taken of events in memory: set data.in_memory to true"
-        )
-
-    def fit_moments(
-        self, moments: Moments, *, weighted: bool = False, negative: str | None = None
-    ) -> NoReturn:
-        """Refuse the moments of such a sample; see `moments`."""
-        self.moments([])
 
     def forward(self, x: Array, mask: Array | None = None) -> Tensor:
         """Return the scaled numbers, with shape `(*batch, N, D)`, zero where there are none.

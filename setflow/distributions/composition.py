@@ -29,11 +29,12 @@ from setflow.distributions.cardinality import (
     checked_lengths,
     length_error,
 )
+from setflow.distributions.frequencies import Frequencies
 from setflow.random import derive
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import current_transform, is_readable
 from setflow.sets.shapes import positive_integer
-from setflow.sets.weights import as_weight, effective_number, total_weight
+from setflow.sets.weights import as_weight
 
 __all__ = ["Composition", "ConditionalComposition", "EmpiricalComposition"]
 
@@ -96,23 +97,35 @@ class Composition(CardinalityModel):
         weight = None if weight is None else as_weight(weight, counts.shape[:-1]).to(counts.device)
         self.number.fit(counts.sum(-1), c, weight)
         counts = counts.reshape(-1, self.types)
-        worth = torch.ones(len(counts), device=counts.device)
-        if weight is not None:
-            weight = weight.flatten()
-            worth = weight / total_weight(weight) * effective_number(weight)
-        worth = worth.double()
-        in_table = self._settle(counts, worth)
-        self.table.copy_(_table(counts, worth, in_table, self.max_objects))
+        return self._take(Frequencies.of(counts, None if weight is None else weight.flatten()))
+
+    def fit_frequencies(self, found: Frequencies, counts: Tensor) -> Self:
+        """Take what the model needs from how often compositions occur; return self.
+
+        It is `fit` of a sample that is not in memory at once.
+
+        Arguments:
+            found: how often each composition of the sample occurs.
+            counts: how often each N does; see `CardinalityModel.fit_counts`.
+        """
+        self.number.fit_counts(counts)
+        return self._take(found.merged())
+
+    def _take(self, found: Frequencies) -> Self:
+        """Take the statistics of compositions, each of which stands once."""
+        worth = found.worth
+        in_table = self._settle(found, worth)
+        self.table.copy_(_table(found.rows, worth, in_table, self.max_objects))
         self.known = True
         return self
 
-    def _settle(self, counts: Tensor, worth: Tensor) -> Tensor:
-        """Take the statistics of events of shape `(E, types)` that are worth so much, `(E,)`.
+    def _settle(self, found: Frequencies, worth: Tensor) -> Tensor:
+        """Take the statistics of R compositions that are worth so much, with shape `(R,)`.
 
         Returns:
             How much each is worth in the table.
         """
-        objects = (worth[:, None] * counts).sum(0).clamp(min=0)
+        objects = (worth[:, None] * found.rows).sum(0).clamp(min=0)
         self.fractions.copy_(objects / objects.sum().clamp(min=1e-300))
         return worth
 
@@ -265,24 +278,23 @@ class EmpiricalComposition(Composition):
         """Return what torch writes between the brackets."""
         return f"types={self.types}, max_objects={self.max_objects}, {self.state}"
 
-    def _settle(self, counts: Tensor, worth: Tensor) -> Tensor:
-        super()._settle(counts, worth)
-        rows, which, times = torch.unique(counts, dim=0, return_inverse=True, return_counts=True)
+    def _settle(self, found: Frequencies, worth: Tensor) -> Tensor:
+        super()._settle(found, worth)
+        times, of_number = found.events, self.max_objects + 1
         less = _discount(times) / times  # the share that is given to the table
-        weights = torch.zeros(len(rows), dtype=torch.float64, device=counts.device)
-        weights.index_add_(0, which, worth)
-        most = weights.where((times > 1) & (weights > 0), 0).sort(descending=True, stable=True)
+        # in single precision, so that sums that are equal but for rounding keep their order
+        most = worth.float().where((times > 1) & (worth > 0), 0).sort(descending=True, stable=True)
         chosen = most.indices[: self.kept][most.values[: self.kept] > 0]
-        chosen = chosen[rows[chosen].sum(-1).sort(stable=True).indices]
-        of_number = self.max_objects + 1
-        all_of = torch.bincount(counts.sum(-1), worth, of_number).clamp(min=0) + 1
-        shares = (weights * (1 - less))[chosen] / all_of[rows[chosen].sum(-1)]
+        numbers = found.rows.sum(-1)
+        chosen = chosen[numbers[chosen].sort(stable=True).indices]
+        all_of = torch.bincount(numbers, worth, of_number).clamp(min=0) + 1
+        shares = (worth * (1 - less))[chosen] / all_of[numbers[chosen]]
         self.compositions.fill_(-1)
         self.shares.zero_()
-        self.compositions[: len(chosen)] = rows[chosen].double()
+        self.compositions[: len(chosen)] = found.rows[chosen].double()
         self.shares[: len(chosen)] = shares
-        self.unseen.copy_(1 - torch.bincount(rows[chosen].sum(-1), shares, of_number))
-        return worth * torch.where(torch.isin(which, chosen), less[which], 1.0)
+        self.unseen.copy_(1 - torch.bincount(numbers[chosen], shares, of_number))
+        return worth.index_put((chosen,), (worth * less)[chosen])
 
     def _drawn(self, lengths: Tensor, uniform: Tensor, c: Array | None) -> Tensor:
         if self.types == 1:
@@ -380,13 +392,13 @@ class ConditionalComposition(Composition):
         return f"{type(self).__name__}({sizes}, layers={self.layers}, {self.state})"
 
     @torch.no_grad()
-    def _settle(self, counts: Tensor, worth: Tensor) -> Tensor:
-        super()._settle(counts, worth)
+    def _settle(self, found: Frequencies, worth: Tensor) -> Tensor:
+        super()._settle(found, worth)
         last = self.net[-1]
         assert isinstance(last, nn.Linear)
         last.weight.zero_()
         if not self.condition_dim:  # no held-out event with a new N is to end a training
-            each = torch.bincount(counts.sum(-1), worth, self.max_objects + 1)
+            each = torch.bincount(found.rows.sum(-1), worth, self.max_objects + 1)
             self.number.fit_counts(each + 1 / len(each))
         return worth
 
@@ -446,8 +458,8 @@ def _table(counts: Tensor, worth: Tensor, in_table: Tensor, max_objects: int) ->
     """Return p(n_k | m) of a sample, smoothed, with shape `(types - 1, m, n)`, m and n from 0.
 
     Arguments:
-        counts: the numbers of objects of each type, with shape `(E, types)`.
-        worth: how much each event counts in the mean of n_k / m, float64 with shape `(E,)`.
+        counts: compositions, with shape `(R, types)`.
+        worth: how much each counts in the mean of n_k / m, float64 with shape `(R,)`.
         in_table: how much it counts in the frequencies, likewise.
         max_objects: the largest m.
     """

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from setflow.data.moments import Moments
+from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import length_error, require_possible
+from setflow.distributions.composition import Composition
+from setflow.distributions.frequencies import Frequencies
 from setflow.model.model import SetFlow
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import in_words
@@ -27,30 +31,27 @@ class SampleStatistics:
     """What is known of a part of a training sample; parts add.
 
     Attributes:
-        objects: the moments of the features of real objects, transformed as their kinds say.
+        objects: the moments of the features of real objects, transformed as their kinds say, of
+            each type of objects; without types of all.
         context: those of the conditions that are numbers on a line.
         ends: the smallest and the largest value of each condition, with shape `(2, C)`.
-        counts: for each number of objects from 0, of its events: the number, the sum of the
-            weights, and that of their absolute values, with shape `(3, N + 1)`.
-        weight: the sums of the weights of the events and of their squares, and how many are
-            negative, with shape `(3,)`.
+        counts: how often events have so many objects of each type, or so many objects.
         weighted: whether the events have weights.
     """
 
-    objects: Moments
+    objects: tuple[Moments, ...]
     context: Moments
     ends: Tensor
-    counts: Tensor
-    weight: Tensor
+    counts: Frequencies
     weighted: bool
 
     def __len__(self) -> int:
-        return int(self.counts[0].sum())
+        return len(self.counts)
 
     @property
     def lengths(self) -> Tensor:
         """The numbers of objects that occur, each once."""
-        return self.counts[0].nonzero()[:, 0]
+        return self.counts.numbers
 
     @property
     def c(self) -> Tensor | None:
@@ -58,49 +59,48 @@ class SampleStatistics:
         return self.ends if self.ends.shape[1] else None
 
     @property
-    def negative(self) -> str:
-        """How many weights are negative, in words."""
-        return in_words(int(self.weight[2]), len(self))
+    def negative(self) -> str | None:
+        """How many weights are negative, in words; None if none is."""
+        negative = int(self.counts.sums[4].sum())
+        return in_words(negative, len(self)) if negative else None
 
     def __add__(self, other: SampleStatistics) -> SampleStatistics:
-        longest = max(self.counts.shape[1], other.counts.shape[1])
-        counts = [
-            torch.nn.functional.pad(one.counts, (0, longest - one.counts.shape[1]))
-            for one in (self, other)
-        ]
         low = torch.minimum(self.ends[0], other.ends[0])
         high = torch.maximum(self.ends[1], other.ends[1])
         return SampleStatistics(
-            self.objects + other.objects,
+            tuple(a + b for a, b in zip(self.objects, other.objects, strict=True)),
             self.context + other.context,
             torch.stack([low, high]),
-            counts[0] + counts[1],
-            self.weight + other.weight,
+            self.counts + other.counts,
             self.weighted,
         )
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the numbers by their names, for a file."""
-        parts = {"objects": self.objects, "context": self.context}
+        parts = {f"objects.{k}": part.tensors() for k, part in enumerate(self.objects)}
+        parts |= {"context": self.context.tensors(), "counts": self.counts.tensors()}
         told = {
             f"{part}.{name}": value
-            for part, moments in parts.items()
-            for name, value in moments.tensors().items()
+            for part, numbers in parts.items()
+            for name, value in numbers.items()
         }
-        told |= {"ends": self.ends, "counts": self.counts, "weight": self.weight}
-        return told | {"weighted": torch.tensor(float(self.weighted))}
+        return told | {"ends": self.ends, "weighted": torch.tensor(float(self.weighted))}
 
     @classmethod
     def from_tensors(cls, told: Mapping[str, Tensor]) -> SampleStatistics:
         """Return what `tensors` has told."""
-        parts: dict[str, dict[str, Tensor]] = {"objects": {}, "context": {}}
+        parts: dict[str, dict[str, Tensor]] = {}
         for name, value in told.items():
-            part, _, field = name.partition(".")
-            if part in parts:
-                parts[part][field] = value
-        moments = (Moments(**parts["objects"]), Moments(**parts["context"]))
-        rest = (told["ends"], told["counts"], told["weight"])
-        return cls(*moments, *rest, weighted=bool(told["weighted"]))
+            part, _, entry = name.rpartition(".")
+            parts.setdefault(part, {})[entry] = value
+        types = sum(part.startswith("objects.") for part in parts)
+        return cls(
+            tuple(Moments(**parts[f"objects.{k}"]) for k in range(types)),
+            Moments(**parts["context"]),
+            told["ends"],
+            Frequencies.from_tensors(parts["counts"]),
+            weighted=bool(told["weighted"]),
+        )
 
 
 def statistics_of(flow: SetFlow, batch: SetBatch) -> SampleStatistics:
@@ -118,8 +118,9 @@ def statistics_of(flow: SetFlow, batch: SetBatch) -> SampleStatistics:
     >>> len(statistics_of(flow, parts[0]) + statistics_of(flow, parts[1]))
     20
     """
-    weight, lengths = batch.weight, batch.lengths.cpu()
-    objects = flow.scaler.moments(batch.x, batch.mask, weight)
+    weight = batch.weight
+    found = flow.scaler.moments(batch.x, batch.mask, weight)
+    objects = (found,) if isinstance(found, Moments) else found
     context, ends = Moments.none(0), torch.zeros(2, 0, dtype=torch.float64)
     if flow.context_encoder is not None:
         c = batch.c
@@ -132,13 +133,11 @@ def statistics_of(flow: SetFlow, batch: SetBatch) -> SampleStatistics:
             scaled = flow.context_encoder.scaled
             context = flow.context_scaler.moments(c[:, None, scaled], weight=weight)
         ends = flow.context_encoder.ends(c)
-    each = torch.ones(len(batch), dtype=torch.float64) if weight is None else weight.cpu().double()
-    counts = [
-        torch.bincount(lengths, values, minlength=1).double()
-        for values in (torch.ones_like(each), each, each.abs())
-    ]
-    sums = torch.stack([each.sum(), (each**2).sum(), (each < 0).sum().double()])
-    return SampleStatistics(objects, context, ends, torch.stack(counts), sums, weight is not None)
+    counts = batch.lengths[:, None]
+    if flow.types is not None:
+        counts = flow.types.counts_of(batch.x, batch.mask)
+    frequencies = Frequencies.of(counts, weight)
+    return SampleStatistics(objects, context, ends, frequencies, weight is not None)
 
 
 def take_statistics(flow: SetFlow, sample: SampleStatistics) -> SetFlow:
@@ -151,31 +150,38 @@ def take_statistics(flow: SetFlow, sample: SampleStatistics) -> SetFlow:
     Raises:
         ValueError: as `SetFlow.fit_statistics`.
     """
-    negative = sample.negative if sample.weight[2] else None
-    scalers = ((flow.scaler, sample.objects), (flow.context_scaler, sample.context))
+    told: dict[str, Any] = {"weighted": sample.weighted, "negative": sample.negative}
     trained = flow.scaler.is_fitted and not flow.scaler.given
-    for scaler, moments in scalers:
-        if scaler is not None and not scaler.is_fitted:
-            scaler.fit_moments(moments, weighted=sample.weighted, negative=negative)
+    if not flow.scaler.is_fitted:
+        if isinstance(flow.scaler, TypedStandardizer):
+            flow.scaler.fit_moments(sample.objects, **told)
+        else:
+            flow.scaler.fit_moments(*sample.objects, **told)
+    if flow.context_scaler is not None and not flow.context_scaler.is_fitted:
+        flow.context_scaler.fit_moments(sample.context, **told)
     if flow.context_encoder is not None and not (trained or flow.context_encoder.knows_range):
         flow.context_encoder.learn_range(sample.ends)
     cardinality = flow.cardinality
     if cardinality is None:
         return flow
-    longest = sample.counts.shape[1] - 1
-    if longest > cardinality.max_objects:
-        raise length_error(int(sample.lengths.min()), longest, cardinality.max_objects)
+    lengths = sample.lengths
+    if int(lengths.max()) > cardinality.max_objects:
+        raise length_error(int(lengths.min()), int(lengths.max()), cardinality.max_objects)
     if not cardinality.is_fitted:
-        cardinality.fit_counts(_counts(sample, cardinality.max_objects))
+        counts = _counts(sample, cardinality.max_objects)
+        if isinstance(cardinality, Composition):
+            cardinality.fit_frequencies(sample.counts, counts)
+        else:
+            cardinality.fit_counts(counts)
     return flow
 
 
 def _counts(sample: SampleStatistics, max_objects: int) -> Tensor:
     """Return how often each N occurs; weighted events sum to their effective number."""
-    missing = max_objects + 1 - sample.counts.shape[1]
-    numbers, shares, sizes = torch.nn.functional.pad(sample.counts, (0, missing)).unbind(0)
+    numbers, shares, squares, sizes, _ = sample.counts.of_numbers(max_objects).unbind(0)
     if not sample.weighted:
         return numbers
-    total, squares, _ = sample.weight.unbind(0)
-    require_possible(shares / total, sizes / total, numbers, sample.negative)
-    return shares * (total / squares)
+    total = shares.sum()
+    negative = in_words(int(sample.counts.sums[4].sum()), len(sample))
+    require_possible(shares / total, sizes / total, numbers, negative)
+    return shares * (total / squares.sum())

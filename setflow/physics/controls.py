@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
-from setflow.physics.kinematics import hardest_first
+from setflow.physics.kinematics import by_falling_pt, checked_particles
 from setflow.sets import arrays
 from setflow.sets.arrays import as_tensor
-from setflow.sets.masks import count_real
+from setflow.sets.masks import count_real, zero_padding
 
 __all__ = ["shuffle_particles", "swap_ptrel"]
 
@@ -25,7 +25,8 @@ def shuffle_particles(
     """Return jets whose particles are shuffled between them, rank by rank: the first control.
 
     Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; further columns, such as
+            the type, stay with their particles.
         mask: which are real, with shape `(*batch, N)`; None means all.
         generator: the source of randomness, on the CPU.
 
@@ -54,7 +55,8 @@ def swap_ptrel(
     """Return jets whose lists of ptrel are swapped between them: the second control.
 
     Arguments:
-        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`.
+        x: particles (etarel, phirel, ptrel), with shape `(*batch, N, 3)`; further columns, such as
+            the type, stay with their particles.
         mask: which are real, with shape `(*batch, N)`; None means all.
         generator: the source of randomness, on the CPU.
 
@@ -79,7 +81,10 @@ def swap_ptrel(
 
 def _jets_of(x: arrays.Array, mask: arrays.Array | None) -> tuple[Tensor, Tensor, torch.Size]:
     """Return a copy as one list of jets `(n, N, 3)`, hardest first, its mask, the shape of `x`."""
-    x = as_tensor(x, "particles")
-    real, mask = hardest_first(x.detach(), mask)
+    x = as_tensor(x, "particles").detach()
+    real, mask = checked_particles(x[..., :3] if x.ndim else x, mask)
+    if x.shape[-1] > 3:
+        real = torch.cat([real, zero_padding(x[..., 3:], mask).to(real.dtype)], -1)
+    real, mask = by_falling_pt(real, mask)
     n = math.prod(x.shape[:-2])
     return real.reshape(n, *x.shape[-2:]), mask.reshape(n, x.shape[-2]), x.shape

@@ -25,7 +25,7 @@ from setflow.sets.arrays import Array
 
 __all__ = ["kpd"]
 
-_TABLE = 2**22  # kernels that are held at a time: 32 MiB
+_TABLE = 2**20  # kernels that are held at a time: 8 MiB
 
 
 def kpd(

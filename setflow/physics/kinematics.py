@@ -254,17 +254,27 @@ def hardest_first(
     """
     if n is not None and n < 0:
         raise ValueError(f"n must be at least 0, got {n}")
-    real, mask = checked_particles(x, mask)
-    slots = real.shape[-2] if n is None else n
-    if slots == real.shape[-2] and in_order(real[..., 2], mask):
-        return real, mask
-    order = real[..., 2].argsort(dim=-1, descending=True, stable=True)
+    return by_falling_pt(*checked_particles(x, mask), n)
+
+
+def by_falling_pt(x: Tensor, mask: Tensor, n: int | None = None) -> tuple[Tensor, Tensor]:
+    """Return what `hardest_first` does of particles that are checked and may have more columns.
+
+    Arguments:
+        x: particles, ptrel in the third column, with shape `(*batch, N, D)`, zeros in padded slots.
+        mask: which are real, with shape `(*batch, N)`.
+        n: the number of slots to return; None keeps N.
+    """
+    slots = x.shape[-2] if n is None else n
+    if slots == x.shape[-2] and in_order(x[..., 2], mask):
+        return x, mask
+    order = x[..., 2].argsort(dim=-1, descending=True, stable=True)
     padded_last = (~mask).gather(-1, order).to(torch.uint8).argsort(dim=-1, stable=True)
     order = order.gather(-1, padded_last)[..., :slots]
-    real = real.gather(-2, order[..., None].expand(*order.shape, 3))
+    x = x.gather(-2, order[..., None].expand(*order.shape, x.shape[-1]))
     mask = mask.gather(-1, order)
     missing = slots - order.shape[-1]
     if missing:
-        real = torch.nn.functional.pad(real, (0, 0, 0, missing))
+        x = torch.nn.functional.pad(x, (0, 0, 0, missing))
         mask = torch.nn.functional.pad(mask, (0, missing))
-    return real, mask
+    return x, mask

@@ -35,7 +35,7 @@ from setflow.report.measuring import Procedure, findings_of
 from setflow.report.notes import copied, notes_on, unphysical_of
 from setflow.report.origins import Origin
 from setflow.report.outcome import Report, Side
-from setflow.report.subjects import Subject, subject_of
+from setflow.report.subjects import Jets, Subject, subject_of
 from setflow.schema import Schema
 from setflow.sets.batch import SetBatch
 
@@ -123,7 +123,7 @@ def compare(
 
     Arguments:
         generated: the generated events, with `x` of shape `(n, N, D)`, of jets etarel, phirel and
-            ptrel; they count by their weights if there are any.
+            ptrel, and perhaps the type; they count by their weights if there are any.
         reference: those of the reference, `(m, M, D)`, likewise.
         out: the folder to write; None writes nothing and draws nothing.
         events: compare at most so many events of each side, the first ones.
@@ -133,8 +133,8 @@ def compare(
         origins: where the two sides come from. Where a model has sampled the reference, the report
             says so, and where both tell the class of each event, classes are compared, too.
         same: whether both sides are known to be the same, which the report then says.
-        schema: what the D features are: those of whole events (`setflow.schema.COLLISIONS`), or
-            numbers on a line; None takes jets.
+        schema: what the D features are: those of whole events (`setflow.schema.COLLISIONS`), of
+            jets with types (`setflow.schema.TYPED_JETNET`), or numbers on a line; None takes jets.
         training: the jets that the model was trained on, `(t, K, 3)`; None does not ask whether
             they are repeated.
         measures: what is measured of jets, of `setflow.physics.MEASURES`; of other sets W1 alone.
@@ -160,7 +160,7 @@ def compare(
     subject = subject_of(schema, reference)
     metrics_of(measures)  # an unknown one is refused, of whatever sets
     taken = [name for name in measures if name in subject.measures and name != "w1"]
-    check_asked(schema is None, training is not None, protocol)
+    check_asked(isinstance(subject, Jets), training is not None, protocol)
     known = known_names((*subject.metrics, *metrics_of(taken)), training is not None)
     limits = [] if require is None else limits_of(require, known)
     columns = min(side.mask.shape[1] for side in sides)
@@ -183,7 +183,7 @@ def compare(
         of_all,
         map(subject.measured, subject.controls(reference, columns, seed)),
         Procedure(taken, protocol, seed, pairs, device, say),
-        None if training is None else _cut(subject, training, columns),
+        None if training is None else _cut(Jets(), training, columns),
     )
     unphysical = unphysical_of(generated, subject)
     report = Report(

@@ -194,14 +194,14 @@ def _html(drawing: Drawing, written: Mapping[str, Mapping[str, bytes]]) -> str:
         f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in _sources(drawing))}</ul>",
         "<h2>Pictures</h2>",
         f"<p>{escape(_READING)}</p>",
-        *_figures_of(written[""], ""),
+        *_figures_of(written[""], "", report.subject.titles),
     ]
     for name, of_class in report.classes.items():
         parts += [
             f"<h2>Class {escape(name)}</h2>",
             f'<p class="summary">{escape(of_class.summary)}</p>',
             *_table_of(of_class),
-            *_figures_of(written[name], name),
+            *_figures_of(written[name], name, report.subject.titles),
         ]
     return "\n".join([*parts, "</body></html>", ""])
 
@@ -228,10 +228,12 @@ def _colour(verdict: str) -> str:
     return "poor" if verdict.startswith(("worse", "nearer")) else "fair"
 
 
-def _figures_of(pictures: Mapping[str, bytes], section: str) -> list[str]:
+def _figures_of(
+    pictures: Mapping[str, bytes], section: str, titles: Mapping[str, str]
+) -> list[str]:
     lines = ['<div class="figures">']
     for name, picture in pictures.items():
-        title = _TITLES.get(name, name.replace("_", " "))
+        title = titles.get(name) or _TITLES.get(name, name.replace("_", " "))
         told = escape(f"{title} of class {section}" if section else title)
         data = base64.b64encode(picture).decode("ascii")
         kind = ' class="wide"' if name in _WIDE else ""

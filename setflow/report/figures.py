@@ -161,6 +161,9 @@ def draw_spectrum(
         _draw_pulls(bottom, truth, model)
         if quantity.log_x:
             bottom.set_xscale("log")
+        elif quantity.ticks:
+            bottom.set_xticks(range(len(quantity.ticks)), quantity.ticks)
+            bottom.xaxis.set_minor_locator(NullLocator())
         elif quantity.integer:
             bottom.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
             bottom.xaxis.set_minor_locator(NullLocator())

@@ -51,6 +51,7 @@ class Quantity:
         gev: the jet pT in GeV for a second scale above, in GeV; None draws none.
         events: what events are called.
         entries: what those entries are of which an event has several.
+        ticks: what the whole numbers from 0 stand for, on the axis; empty for numbers.
     """
 
     name: str
@@ -67,6 +68,7 @@ class Quantity:
     gev: float | None = None
     events: str = "jets"
     entries: str = "particles"
+    ticks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,8 @@ def edges_of(quantity: Quantity, reference: Measured, generated: Measured) -> Ar
     sizes = None if reference.weight is None else np.abs(as_numpy(reference.weight))[jet]
     jets = min(generated.effective, reference.effective)
     bins = int(np.clip(2.3 * jets ** (1 / 3), 8, 50))
+    if quantity.ticks:
+        return np.arange(len(quantity.ticks) + 1, dtype=np.float64) - 0.5
     if quantity.integer:
         both = np.concatenate([values, as_numpy(generated.column(quantity.name)[0])])
         low, high = (math.floor(both.min()) - 1, math.ceil(both.max()) + 1) if len(both) else (0, 1)

@@ -29,6 +29,7 @@ from setflow.physics.metrics import (
     w1_estimates,
 )
 from setflow.physics.protocols import Estimate
+from setflow.physics.types import rare_metrics, without_metrics
 from setflow.report.judging import Result, is_zero, verdict_of
 from setflow.sets.batch import SetBatch
 
@@ -110,9 +111,13 @@ def findings_of(
         procedure: what is measured, and how.
         training: the jets that the model was trained on, cut alike; None if they are not known.
     """
+    missing = rare_metrics(generated, reference, everything)
+    generated, reference, everything = (
+        without_metrics(side, missing) for side in (generated, reference, everything)
+    )
     found, floor = _w1(generated, reference, everything, procedure)
     floors = {name: Estimate(mean, floor.spread[name]) for name, mean in floor.mean.items()}
-    metrics, missing = [*reference.metrics], dict[str, str]()
+    metrics = [*reference.metrics]
     jets = [side for side in (generated, reference, everything) if isinstance(side, Observables)]
     running = []
     for measure in procedure.measures:
@@ -136,6 +141,7 @@ def findings_of(
         found[MEMORISATION.name], floors[MEMORISATION.name] = memory.found, memory.floor()
 
     def of_control(control: Measured) -> dict[str, float]:
+        control = without_metrics(control, missing)
         values = _w1_of_control(control, reference, floor, procedure)
         if isinstance(control, Observables):
             for measure in running:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from setflow.data.hdf5 import read_events
 from setflow.data.header import EventHeader, datasets_of, read_header
-from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.jets import PARTICLE_NAMES, TYPES
 from setflow.files import same_file
 from setflow.physics.collisions import is_collision
 from setflow.physics.measures import FAST_MEASURES, metrics_of
@@ -23,7 +23,7 @@ from setflow.report.comparing import (
 from setflow.report.judging import limits_of
 from setflow.report.origins import class_of, origin_of
 from setflow.report.outcome import Report
-from setflow.schema import JETNET, Schema, known_absences, names
+from setflow.schema import JETNET, TYPE, TYPED_JETNET, Schema, known_absences, names
 from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "PAGES", "compare", "evaluate"]
@@ -91,8 +91,9 @@ def evaluate(
     for path, header in zip(paths, headers, strict=True):
         if not header.n:
             raise ValueError(f"{path} holds no events; give a file that holds some to compare")
-    schema = _schema_of(headers[0])
-    check_asked(schema is JETNET, train is not None, protocol)
+    schema = _schema_of(headers[0], headers[1])
+    jets = schema in (JETNET, TYPED_JETNET)
+    check_asked(jets, train is not None, protocol)
     if schema is JETNET and require is not None:  # before reading
         limits_of(require, known_names(metrics_of(measures), train is not None))
     features = names(schema.objects)
@@ -131,8 +132,9 @@ def evaluate(
     training = None
     if train is not None:
         columns = min(side.mask.shape[1] for side in sides)
-        jets = find(JETS, train)
-        training = read_events(jets, schema, features=features, max_objects=columns).objects
+        training = read_events(
+            find(JETS, train), JETNET, features=PARTICLE_NAMES, max_objects=columns
+        ).objects
     return compare(
         sides.pop(0),  # so that nobody keeps what it cuts away
         sides.pop(0),
@@ -154,13 +156,15 @@ def evaluate(
     )
 
 
-def _schema_of(generated: EventHeader) -> Schema:
+def _schema_of(generated: EventHeader, reference: EventHeader) -> Schema:
     """Return what is compared of generated events: of jets JETNET, of others what is generated.
 
-    Of whole events that is all that they have.
+    Of jets whose particles have types in both files TYPED_JETNET, of whole events all they have.
     """
     known = generated.schema
-    if generated.layout_version == 1 or sorted(known.generated) == sorted(PARTICLE_NAMES):
+    if all(_are_jets(header) and _have_types(header) for header in (generated, reference)):
+        return TYPED_JETNET
+    if _are_jets(generated):
         return JETNET
     if is_collision(known.objects):
         return Schema(known.objects, order_by=known.order_by)
@@ -171,3 +175,15 @@ def _schema_of(generated: EventHeader) -> Schema:
             "a line that could be compared"
         )
     return Schema(known_absences(objects), order_by=known.order_by)
+
+
+def _are_jets(header: EventHeader) -> bool:
+    """Return whether the numbers of an object are etarel, phirel and ptrel."""
+    return header.layout_version == 1 or sorted(header.schema.generated) == sorted(PARTICLE_NAMES)
+
+
+def _have_types(header: EventHeader) -> bool:
+    """Return whether the particles of jets have the types of `setflow.schema.PARTICLE_TYPES`."""
+    if header.layout_version == 1:
+        return TYPES in header.keys
+    return any((one.name, one.kind) == (TYPE.name, TYPE.kind) for one in header.schema.objects)

@@ -19,15 +19,17 @@ from setflow.physics.collisions import (
     swap_directions,
 )
 from setflow.physics.controls import shuffle_particles, swap_ptrel
-from setflow.physics.kinematics import hardest_first, in_order
+from setflow.physics.kinematics import by_falling_pt, hardest_first, in_order
 from setflow.physics.measures import MEASURES
 from setflow.physics.metrics import METRICS, Measured, Metric, observables
 from setflow.physics.sets import SetMeasure, shuffle_objects, swap_features
+from setflow.physics.types import EXPLAINED, TITLES, JetTypes, are_typed_jets
 from setflow.report.judging import CONTROLS, Result
 from setflow.schema import (
     EVENT_WORDS,
     JET_WORDS,
     JETNET,
+    TYPED_JETNET,
     Feature,
     Schema,
     Words,
@@ -39,7 +41,7 @@ from setflow.sets.batch import SetBatch
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["Collisions", "Jets", "Sets", "Subject", "subject_of"]
+__all__ = ["Collisions", "Jets", "Sets", "Subject", "TypedJets", "subject_of"]
 
 
 class Subject(ABC):
@@ -53,6 +55,7 @@ class Subject(ABC):
         swapped: what the second control swaps, in words.
         lists: the same in one word.
         controls_told: what both controls are, a sentence for each.
+        titles: what stands above pictures, by their names, where no other subject has them.
     """
 
     words: ClassVar[Words]
@@ -62,6 +65,7 @@ class Subject(ABC):
     swapped: str
     lists: ClassVar[str]
     controls_told: ClassVar[tuple[str, ...]]
+    titles: ClassVar[Mapping[str, str]] = {}
 
     @abstractmethod
     def kept(self, columns: int) -> str:
@@ -104,11 +108,11 @@ class Jets(Subject):
 
     words = JET_WORDS
     features = JETNET.objects
-    metrics = METRICS
+    metrics: tuple[Metric, ...] = METRICS
     measures = MEASURES
     swapped = "ptrel"
     lists = "momenta"
-    controls_told = CONTROLS["jets"]
+    controls_told: ClassVar[tuple[str, ...]] = CONTROLS["jets"]
 
     def kept(self, columns: int) -> str:
         return f"the {columns} hardest particles of a jet, those with the largest ptrel"
@@ -140,6 +144,47 @@ class Jets(Subject):
         from setflow.report import figures  # numbers alone need no mplhep
 
         return figures.draw_jets(batches, measured, results, origin=origin, jet_pt=jet_pt)
+
+
+class TypedJets(Jets):
+    """Jets of particles (etarel, phirel, ptrel, type).
+
+    Arguments:
+        reference: all jets of the reference, which tell what types are compared.
+    """
+
+    features = TYPED_JETNET.objects
+    controls_told = (*CONTROLS["jets"], *EXPLAINED)
+    titles = TITLES
+
+    def __init__(self, reference: SetBatch) -> None:
+        self._measure = JetTypes(reference)
+        self.metrics = (*METRICS, *self._measure.metrics)
+
+    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
+        if batch.mask.shape[1] == columns and in_order(batch.x[..., 2], batch.mask):
+            return batch
+        x = torch.where(batch.mask[..., None], batch.x, 0)
+        return SetBatch(*by_falling_pt(x, batch.mask, columns), weight=batch.weight)
+
+    def measured(self, batch: SetBatch) -> Measured:
+        return self._measure(batch)
+
+    def draw(
+        self,
+        batches: tuple[SetBatch, SetBatch],
+        measured: tuple[Any, Any],
+        results: Mapping[str, Result],
+        origin: str,
+        jet_pt: float | None,
+    ) -> dict[str, Figure]:
+        from setflow.report import type_figures
+
+        generated, reference = (
+            SetBatch(side.x[..., :3], side.mask, weight=side.weight) for side in batches
+        )
+        drawn = super().draw((generated, reference), measured, results, origin, jet_pt)
+        return drawn | type_figures.draw_types(measured, results, origin=origin)
 
 
 class Sets(Subject):
@@ -231,11 +276,14 @@ def subject_of(schema: Schema | None, reference: SetBatch) -> Subject:
     """Return what a comparison is of.
 
     Arguments:
-        schema: what the features are; None means jets.
+        schema: what the features are; None means jets, `setflow.schema.TYPED_JETNET` those whose
+            particles have types.
         reference: all events of the reference.
     """
     if schema is None:
         return Jets()
+    if are_typed_jets(schema.objects):
+        return TypedJets(reference)
     return (Collisions if is_collision(schema.objects) else Sets)(schema, reference)
 
 

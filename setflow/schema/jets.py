@@ -29,6 +29,7 @@ __all__ = [
     "PARTICLE_UNITS",
     "RELATIVE_JET_UNITS",
     "TYPE",
+    "TYPED_JETNET",
     "DatasetSpec",
     "GivenSchema",
     "ParticleType",
@@ -127,6 +128,9 @@ TYPE = Feature(
     meaning="what kind of particle it is",
 )
 """The type of a particle as a feature: what JetNet's layout holds as `particle_type`, from 0."""
+
+TYPED_JETNET = Schema([*JETNET.objects, TYPE], JETNET.event, JETNET.order_by)
+"""The same of jets whose particles have types."""
 
 DATASETS: tuple[DatasetSpec, ...] = (
     DatasetSpec("particle_features", "(n, N, 4)", "float32", "etarel, phirel, ptrel, mask", True),

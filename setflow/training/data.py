@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from setflow.data.collate import LengthBatchSampler, SetDataset
 from setflow.data.jets import PARTICLE_NAMES
+from setflow.data.object_types import TypeEncoder
 from setflow.data.selection import selection_of
 from setflow.model.model import SetFlow
 from setflow.model.statistics import SampleStatistics, take_statistics
@@ -27,6 +28,7 @@ from setflow.training.processes import PlacedBatch, Rows, SharedBatches
 from setflow.training.record import files_facts
 from setflow.training.sources import EventFiles, Wanted
 from setflow.training.streams import Streams
+from setflow.training.types import first_of_each, require_known_types
 
 __all__ = [
     "PlacedBatch",
@@ -160,6 +162,7 @@ class SetDataModule(LightningDataModule):
         self._train: SetBatch | None = None
         self._val: SetBatch | None = None
         self._streams: Streams | None = None
+        self._rows: tuple[tuple[EventFiles, Tensor], ...] = ()  # of both sides, in memory
         self.accepted: frozenset[str] = frozenset()
         """What is not refused of the files, by the names of `setflow.data.tally.ACCEPTED`."""
 
@@ -200,13 +203,27 @@ class SetDataModule(LightningDataModule):
 
         Both know the numbers of objects that occur, `lengths`, and contexts `c` that span those of
         the training.
+
+        Raises:
+            ValueError: if an event has an object of a type that the training lacks.
         """
         self.setup("fit")
         if self._streams is None:
+            if flow.types is not None:
+                self._require_known_types(flow, flow.types)
             return self.train_events
         sample = self._streams.sample(flow)
         self._require_some(*self._streams.sizes())
         return sample
+
+    def _require_known_types(self, flow: SetFlow, types: TypeEncoder) -> None:
+        sides = zip(self._rows, (self._train, self._val), strict=True)
+        train, val = (
+            (files, first_of_each(types, events, rows))
+            for (files, rows), events in sides
+            if events is not None
+        )
+        require_known_types(flow, train, val)
 
     def fit_statistics(self, flow: SetFlow) -> SetFlow:
         """Fit what a model needs to know of the training events; return the model.
@@ -258,14 +275,15 @@ class SetDataModule(LightningDataModule):
 
     def _hold(self, files: EventFiles, others: EventFiles | None) -> None:
         """Read all events, and set some aside where no others are given."""
-        train, numbers = files.all()
+        train = files.all()
         if others is not None:
-            val, _ = others.all()
+            val = others.all()
         else:
-            held = held_out(numbers, self.val_fraction, self.seed)
-            train, val = train[~held], train[held]
-        self._require_some(len(train), len(val))
-        self._train, self._val = normalised(train, val, self._words)
+            held = held_out(train.numbers, self.val_fraction, self.seed)
+            train, val = train.of(~held), train.of(held)
+        self._require_some(len(train.events), len(val.events))
+        self._rows = ((files, train.rows), (others or files, val.rows))
+        self._train, self._val = normalised(train.events, val.events, self._words)
 
     def _require_some(self, train: int, val: int) -> None:
         for name, number in (("training", train), ("validation", val)):

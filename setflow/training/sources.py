@@ -49,10 +49,18 @@ class Wanted:
 
 
 class Numbered(NamedTuple):
-    """Events, and numbers that are the same for those of one collision, int64, `(n,)`."""
+    """Events, and numbers that are the same for those of one collision, int64, `(n,)`.
+
+    `rows` are their places among the rows of all files, int64, `(n,)`.
+    """
 
     events: SetBatch
     numbers: Tensor
+    rows: Tensor
+
+    def of(self, which: Tensor) -> Numbered:
+        """Return some of them, given by a boolean tensor of shape `(n,)`."""
+        return Numbered(self.events[which], self.numbers[which], self.rows[which])
 
 
 class Block(NamedTuple):
@@ -138,8 +146,8 @@ class EventFiles:
     def dtypes(self) -> tuple[torch.dtype, torch.dtype]:
         """The dtypes of features and contexts that hold those of all files."""
         parts = [self.read(Block(k, file.start, file.start)) for k, file in enumerate(self.files)]
-        x = functools.reduce(torch.promote_types, (events.x.dtype for events, _ in parts))
-        told = (events.c.dtype for events, _ in parts if events.c is not None)
+        x = functools.reduce(torch.promote_types, (part.events.x.dtype for part in parts))
+        told = (part.events.c.dtype for part in parts if part.events.c is not None)
         return x, functools.reduce(torch.promote_types, told, torch.float32)
 
     def blocks(self) -> tuple[Block, ...]:
@@ -170,19 +178,30 @@ class EventFiles:
         objects = sample.objects
         context = self._contexts[k].of(sample, start)
         events = SetBatch(objects.x, objects.mask, context, objects.weight)
-        numbers = self._numbers(sample, block)
+        found = Numbered(events, *self._numbers(sample, block))
         if self.wanted.select is None:
-            return Numbered(events, numbers)
+            return found
         columns = zip(sample.event_features, sample.event.unbind(-1), strict=True)
         taken = self.wanted.select({name: column.numpy() for name, column in columns})
-        return Numbered(events[torch.from_numpy(taken)], numbers[torch.from_numpy(taken)])
+        return found.of(torch.from_numpy(taken))
 
     def all(self) -> Numbered:
         """Return all events, padded to the longest, and close the files."""
         files = range(len(self.files))
         parts = [self.read(Block(k, self.files[k].start, self._stops[k])) for k in files]
         self.close()
-        return Numbered(together([events for events, _ in parts]), torch.cat([n for _, n in parts]))
+        numbers, rows = (
+            torch.cat([getattr(p, name) for p in parts]) for name in ("numbers", "rows")
+        )
+        return Numbered(together([part.events for part in parts]), numbers, rows)
+
+    def where(self, row: int) -> str:
+        """Return the file and the event that stand at a place among the rows of all files."""
+        for file, stop in zip(self.files, self._stops, strict=True):
+            if row < stop - file.start:
+                return f"{file.path}: event {file.start + row}"
+            row -= stop - file.start
+        raise IndexError(row)
 
     def close(self) -> None:
         """Close the files; they are opened again when they are needed."""
@@ -194,13 +213,14 @@ class EventFiles:
         if k < len(self._readers):
             self._readers[k].close()
 
-    def _numbers(self, sample: EventSample, block: Block) -> Tensor:
-        if sample.event_number is not None:
-            return sample.event_number.view(torch.int64)
+    def _numbers(self, sample: EventSample, block: Block) -> tuple[Tensor, Tensor]:
+        """Return the numbers of events, and their places among the rows of all files."""
         before = sum(self._stops[k] - self.files[k].start for k in range(block.file))
         first = before + block.start - self.files[block.file].start
-        # each by itself, apart from all that have numbers
-        return torch.arange(first, first + len(sample)) - 2**62
+        rows = torch.arange(first, first + len(sample))
+        if sample.event_number is not None:
+            return sample.event_number.view(torch.int64), rows
+        return rows - 2**62, rows  # each by itself, apart from all that have numbers
 
     def _of_all(self, first: Schema) -> Schema:
         """Return what all files are read by, given what the first one holds."""

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from setflow.data.fingerprint import fingerprint
+from setflow.data.object_types import TypeEncoder
 from setflow.files import NewFile
 from setflow.model.model import SetFlow
 from setflow.model.statistics import SampleStatistics, statistics_of
@@ -29,6 +30,7 @@ from setflow.progress import counting_bar
 from setflow.shipped import JETS, find
 from setflow.training.sources import Block, EventFiles
 from setflow.training.streaming import Side, of_side
+from setflow.training.types import NOWHERE, first_of_each
 from setflow.version import __version__
 
 __all__ = ["Known", "cache_folder", "known_of"]
@@ -43,11 +45,14 @@ class Known(NamedTuple):
         counts: how many events of each side each block has, int64, with shape `(sides, blocks)`.
         weights: of each side the sums of weights, of their squares and of their absolute values,
             and how many are negative, with shape `(sides, 4)`.
+        first: of each side the first row with an object of each type, among those of all files,
+            int64, with shape `(sides, K)`; K is 0 where objects have no types.
         sample: the statistics of a model of the first side; None if no model was given.
     """
 
     counts: Tensor
     weights: Tensor
+    first: Tensor
     sample: SampleStatistics | None
 
 
@@ -62,6 +67,7 @@ def known_of(
     blocks: Sequence[Block],
     sides: Sequence[Side | None],
     flow: SetFlow | None = None,
+    types: TypeEncoder | None = None,
 ) -> Known:
     """Return what is known of files, from the cache if it stands there.
 
@@ -70,15 +76,16 @@ def known_of(
         blocks: their blocks.
         sides: the sides; the first one is that of the training.
         flow: the model whose statistics are taken, or None.
+        types: those of its objects, or None.
 
     Raises:
         OSError, ValueError: as `EventFiles.read` and `statistics_of`.
     """
-    path = cache_folder() / f"{_key(files, blocks, sides, flow)}.npz"
+    path = cache_folder() / f"{_key(files, blocks, sides, flow, types)}.npz"
     kept = _kept(path, len(sides), len(blocks), with_sample=flow is not None)
     if kept is not None:
         return kept
-    found = _pass(files, blocks, sides, flow)
+    found = _pass(files, blocks, sides, flow, types)
     with contextlib.suppress(OSError):  # it is made again where nothing can be kept
         path.parent.mkdir(parents=True, exist_ok=True)
         _keep(path, found)
@@ -86,9 +93,14 @@ def known_of(
 
 
 def _pass(
-    files: EventFiles, blocks: Sequence[Block], sides: Sequence[Side | None], flow: SetFlow | None
+    files: EventFiles,
+    blocks: Sequence[Block],
+    sides: Sequence[Side | None],
+    flow: SetFlow | None,
+    types: TypeEncoder | None,
 ) -> Known:
     counts = torch.zeros(len(sides), len(blocks), dtype=torch.int64)
+    first = torch.full((len(sides), 0 if types is None else len(types.types)), NOWHERE)
     weights = torch.zeros(len(sides), 4, dtype=torch.float64)
     sample: SampleStatistics | None = None
     with counting_bar(disable=files.held_bytes < _SLOW) as bar, torch.no_grad():
@@ -96,8 +108,11 @@ def _pass(
         for k, block in enumerate(blocks):
             numbered = files.read(block)
             for row, side in enumerate(sides):
-                events = of_side(numbered, side).events
+                found = of_side(numbered, side)
+                events = found.events
                 counts[row, k] = len(events)
+                if types is not None:
+                    first[row] = first[row].minimum(first_of_each(types, events, found.rows))
                 if events.weight is not None:
                     w = events.weight.double()
                     sums = (w.sum(), (w**2).sum(), w.abs().sum(), (w < 0).sum().double())
@@ -106,11 +121,15 @@ def _pass(
                     part = statistics_of(flow, events)
                     sample = part if sample is None else sample + part
             bar.advance(task, block.stop - block.start)
-    return Known(counts, weights, sample)
+    return Known(counts, weights, first, sample)
 
 
 def _key(
-    files: EventFiles, blocks: Sequence[Block], sides: Sequence[Side | None], flow: SetFlow | None
+    files: EventFiles,
+    blocks: Sequence[Block],
+    sides: Sequence[Side | None],
+    flow: SetFlow | None,
+    types: TypeEncoder | None,
 ) -> str:
     """Return the hash of all that the result depends on."""
     wanted, model = files.wanted, None
@@ -132,12 +151,13 @@ def _key(
         "select": None if wanted.select is None else wanted.select.text,
         "sides": [None if one is None else [one.seed, one.fraction, one.held] for one in sides],
         "model": model,
+        "types": None if types is None else [types.types.names, types.types.present],
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _keep(path: Path, known: Known) -> None:
-    held = {"counts": known.counts, "weights": known.weights}
+    held = {"counts": known.counts, "weights": known.weights, "first": known.first}
     if known.sample is not None:
         held |= {f"sample.{name}": value for name, value in known.sample.tensors().items()}
     with NewFile(path, overwrite=True) as part, part.open("wb") as file:
@@ -152,7 +172,7 @@ def _kept(path: Path, sides: int, blocks: int, *, with_sample: bool) -> Known | 
         prefix = "sample."
         told = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}
         sample = SampleStatistics.from_tensors(told) if with_sample else None
-        known = Known(held["counts"], held["weights"], sample)
+        known = Known(held["counts"], held["weights"], held["first"], sample)
     except (OSError, LookupError, TypeError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     return known if known.counts.shape == (sides, blocks) else None

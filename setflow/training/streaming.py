@@ -198,8 +198,7 @@ def of_side(numbered: Numbered, side: Side | None) -> Numbered:
     """Return those events that are of a side."""
     if side is None:
         return numbered
-    rows = side(numbered.numbers)
-    return Numbered(numbered.events[rows], numbered.numbers[rows])
+    return numbered.of(side(numbered.numbers))
 
 
 class EpochShares(DistributedSampler[Share]):

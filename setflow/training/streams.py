@@ -19,7 +19,9 @@ from setflow.training.streaming import (
     Side,
     StreamedEvents,
     free_memory,
+    of_side,
 )
+from setflow.training.types import require_known_types
 
 __all__ = ["Streams"]
 
@@ -63,11 +65,12 @@ class Streams:
         """Return what is known of both sides, each as the first row."""
         if self._found is not None and (flow is None or self._found[0].sample is not None):
             return self._found
-        train = known_of(self._train, self._blocks, self._sides, flow)
+        types = None if flow is None else flow.types
+        train = known_of(self._train, self._blocks, self._sides, flow, types)
         if self._val is None:
-            val = Known(train.counts[1:], train.weights[1:], None)
+            val = Known(train.counts[1:], train.weights[1:], train.first[1:], None)
         else:
-            val = known_of(self._val, self._val_blocks, [None])
+            val = known_of(self._val, self._val_blocks, [None], types=types)
         if self._train.wanted.weight is not None:
             for name, known in (("validation", val), ("training", train)):
                 total, _, size, negative = known.weights[0]
@@ -78,10 +81,17 @@ class Streams:
         return self._found
 
     def sample(self, flow: SetFlow) -> SampleStatistics:
-        """Return what the statistics of a model need of the training events."""
-        sample = self._known(flow)[0].sample
-        assert sample is not None
-        return sample
+        """Return what the statistics of a model need of the training events.
+
+        Raises:
+            ValueError: if an event has an object of a type that the training lacks.
+        """
+        train, val = self._known(flow)
+        if flow.types is not None:
+            files = self._train if self._val is None else self._val
+            require_known_types(flow, (self._train, train.first[0]), (files, val.first[0]))
+        assert train.sample is not None
+        return train.sample
 
     def sizes(self) -> tuple[int, int]:
         """Return the numbers of events of the training and of those held out."""
@@ -107,8 +117,7 @@ class Streams:
         side = self._sides[0 if train else -1] if self._val is None else None
         step = max(1, len(blocks) // _LOOKED_AT)
         for block in blocks[::step][:_LOOKED_AT]:
-            events, numbers = files.read(block)
-            yield events if side is None else events[side(numbers)]
+            yield of_side(files.read(block), side).events
         files.close()
 
     def loader(self, batch_size: int, *, train: bool, workers: int) -> DataLoader[PlacedBatch]:

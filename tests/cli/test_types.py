@@ -178,10 +178,17 @@ def test_a_mass_for_an_object_that_has_none_is_refused(folder, capsys):
     assert "column 'mass' holds 5, expected 0: no lepton and no met has one" in error
 
 
-def test_types_of_events_that_are_not_in_memory_say_what_to_do(folder, capsys):
+def test_types_of_events_that_are_not_in_memory(folder, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     write_events("events.h5")
     config = configuration(2)
     config["data"] |= {"train": "events.h5", "max_objects": 6, "in_memory": False}
     Path("config.yaml").write_text(yaml.safe_dump(config))
-    error = fails(capsys, "fit", "--config", "config.yaml")
-    assert "taken of events in memory: set data.in_memory to true" in error
+    run("fit", "--config", "config.yaml")
+    flow = setflow.SetFlow.load("runs/tiny/model")
+    assert "jet, charge=none" in flow.scaler.occurred
+    assert flow.cardinality.is_fitted
+    run("sample", "runs/tiny/model", "--events", "20", "--out", "made.h5", "--steps", "2")
+    run("score", "runs/tiny/model", "made.h5", "--out", "scores.h5", "--steps", "2")
+    with h5py.File("scores.h5") as file:
+        assert np.isfinite(file["log_prob"][:]).all()

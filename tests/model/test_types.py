@@ -12,6 +12,7 @@ import torch
 import setflow
 from laws.laws import redraw
 from setflow.fields.base import SetField
+from setflow.model.statistics import SampleStatistics, statistics_of, take_statistics
 from setflow.schema import Feature, ObjectTypes, Schema
 from setflow.sets.context import PerObject
 
@@ -43,7 +44,7 @@ def events(n=200, seed=0, most=MOST, weight=False):
     return setflow.SetBatch(x, mask, c, w)
 
 
-def model(conditions=(), composition=None, columns=None, **options):
+def model(conditions=(), composition=None, columns=None, fitted=True, **options):
     width = {(): 0, ("ht",): 1, ("ht", "class"): 3}[conditions]
     field = setflow.TransformerField(
         2, hidden=16, layers=1, heads=2, object_condition_dim=width + 4
@@ -58,6 +59,8 @@ def model(conditions=(), composition=None, columns=None, **options):
         else composition,
         **options,
     )
+    if not fitted:
+        return flow
     batch = events()
     c = batch.c[:, : len(conditions)] if conditions else None
     return flow.fit_statistics(setflow.SetBatch(batch.x, batch.mask, c))
@@ -394,11 +397,22 @@ def test_statistics_that_cannot_be_are_not_loaded(tmp_path, name, message):
         setflow.SetFlow.load(tmp_path / "model")
 
 
-def test_statistics_of_types_are_taken_in_memory():
-    from setflow.model.statistics import statistics_of
-
-    with pytest.raises(ValueError, match=r"set data\.in_memory to true"):
-        statistics_of(model(), without_context(events(5)))
+@pytest.mark.parametrize("weighted", [False, True])
+def test_statistics_of_parts_are_those_of_the_whole(weighted):
+    """Also where a type has so few objects that others lend it their statistics."""
+    batch = without_context(events(300)) if not weighted else events(300, weight=True)
+    x, mask = batch.x.clone(), batch.mask.clone()
+    x[0, 0] = torch.tensor([4.0, 1.0, 0.5, 1.0])  # the only jet that is called plus
+    mask[0, 0] = True
+    batch = setflow.SetBatch(x, mask, weight=batch.weight)
+    whole, parts = model(fitted=False).fit_statistics(batch), model(fitted=False)
+    total = statistics_of(parts, batch[:90])
+    for k in range(90, 300, 70):
+        total = total + statistics_of(parts, batch[k : k + 70])
+    take_statistics(parts, SampleStatistics.from_tensors(total.tensors()))
+    for name, expected in whole.state_dict().items():
+        if not name.startswith("field."):
+            torch.testing.assert_close(parts.state_dict()[name], expected, rtol=1e-11, atol=1e-11)
 
 
 def test_statistics_are_those_of_each_type():
