@@ -15,6 +15,7 @@ from torch import Tensor
 
 from setflow.data.moments import Moments
 from setflow.distributions.cardinality import length_error, require_possible
+from setflow.model.angles import check_uniform
 from setflow.model.model import SetFlow
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import in_words
@@ -157,6 +158,7 @@ def take_statistics(flow: SetFlow, sample: SampleStatistics) -> SetFlow:
     for scaler, moments in scalers:
         if scaler is not None and not scaler.is_fitted:
             scaler.fit_moments(moments, weighted=sample.weighted, negative=negative)
+    check_uniform(flow)
     if flow.context_encoder is not None and not (trained or flow.context_encoder.knows_range):
         flow.context_encoder.learn_range(sample.ends)
     cardinality = flow.cardinality
