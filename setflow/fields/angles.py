@@ -108,5 +108,5 @@ def turned(values: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     tensor([5., 0., 1.])
     """
     pairs = cosine.shape[-1]
-    still, a, b = values[..., : -2 * pairs], values[..., -2 * pairs : -pairs], values[..., -pairs:]
+    still, a, b = values.split_with_sizes([values.shape[-1] - 2 * pairs, pairs, pairs], -1)
     return torch.cat([still, a * cosine - b * sine, a * sine + b * cosine], -1)

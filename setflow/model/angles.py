@@ -1,4 +1,4 @@
-"""What a model with features that are angles asks of its field, its noise and its conditions."""
+"""What a model with features that are angles asks of its field, noise and conditions, and tells."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from setflow.distributions.wrapped import WIDEST, WrappedNormal
 if TYPE_CHECKING:
     from setflow.model.model import SetFlow
 
-__all__ = ["check_angles", "check_directions", "check_uniform"]
+__all__ = ["check_angles", "check_directions", "check_uniform", "told_of_angles"]
 
 
 def check_angles(field: nn.Module, angles: Sequence[int]) -> None:
@@ -82,6 +82,24 @@ def check_uniform(flow: SetFlow) -> None:
             f"around, of a width above {WIDEST:g} rad; turn each event by a random angle, or build "
             "the field without relative_angles"
         )
+
+
+def told_of_angles(flow: SetFlow) -> dict[str, str]:
+    """Return what is to be known of each feature that is an angle, in words, by its name."""
+    told = {}
+    for k in flow.angles:
+        assert isinstance(flow.base, WrappedNormal)
+        noise = "as wide as the training data"
+        if flow.scaler.is_fitted:
+            normal = f"wrapped normal, {float(flow.base.scale[k]):.3g} rad wide"
+            noise = "uniform" if k in flow.base.uniform else normal
+        told[_names(flow)[k]] = f"on a circle, its noise {noise}" + (
+            "; the field sees its differences between objects only, so that turning an event "
+            "changes no density"
+            if k in _relative(flow)
+            else ""
+        )
+    return told
 
 
 def _relative(flow: SetFlow) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import torch
 import setflow
 from laws.laws import redraw
 from setflow.data import Standardizer
+from setflow.model.folder import short_card
 from setflow.model.statistics import statistics_of, take_statistics
 from setflow.random import counter_normal
 from setflow.schema import Feature, Schema
@@ -131,6 +132,19 @@ def test_what_cannot_turn_with_the_event_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="condition 'plane' is an angle, and field has relative_"):
         setflow.SetFlow(field, schema=schema, conditions=["plane"])
+
+
+def test_the_card_tells_of_angles(tmp_path) -> None:
+    symmetric = (
+        "phi stands on a circle, its noise uniform; the field sees its differences between objects "
+        "only, so that turning an event changes no density."
+    )
+    for flow, told in (
+        (model().fit_statistics(events()), symmetric),
+        (model(()).fit_statistics(events(width=0.7)), "a circle, its noise wrapped normal, 0.7"),
+        (model(), "phi stands on a circle, its noise as wide as the training data; the field"),
+    ):
+        assert told in short_card(flow, "flow")
 
 
 def test_a_saved_model_knows_no_direction_either(tmp_path) -> None:
