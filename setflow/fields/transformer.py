@@ -134,8 +134,8 @@ class TransformerField(SetField):
         self.relative_angles = checked_angles(relative_angles, dim)
         if not set(self.relative_angles) <= set(self.angles):
             raise ValueError(
-                f"relative_angles={list(self.relative_angles)}, expected some of the positions "
-                f"angles={list(self.angles)}; name each of them there, too"
+                f"relative_angles={list(self.relative_angles)}, expected some of the positions in "
+                f"angles={list(self.angles)}, counted from 0 without categories; take these"
             )
         if self.relative_angles and hidden // heads < _PER_PAIR:
             raise ValueError(
