@@ -22,7 +22,7 @@ kept = @mkdir -p $(RESULTS); \
 	status=$$?; cat $(RESULTS)/$(1); exit $$status
 
 .PHONY: chaos fuzz demo check test test-all lint docs notebooks linkcheck bench bench-peers quality \
-	ablations zoo-data zoo-eval test-scatter test-cuda clean help
+	ablations symmetry zoo-data zoo-eval test-scatter test-cuda clean help
 
 help:
 	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
@@ -48,9 +48,12 @@ help:
 	@echo "make ablations     what makes a model better at equal CPU time, one option a row, beside networks"
 	@echo "                   of other authors; goes on where it was cut (SECONDS=1200: half a day of one"
 	@echo "                   core; ROWS=\"base event\" SEEDS=\"1 2\": some; TRIAL=1: two minutes)"
+	@echo "make symmetry      a field of relative angles beside one that is shown turned events (ten minutes;"
+	@echo "                   TRAINING=90: CPU seconds of each of three)"
 	@echo "make test-scatter  install torch-scatter (compiles for minutes) and test with it"
 	@echo "make test-cuda     all tests on a CUDA device"
-	@echo "bench, bench-peers, quality, ablations, test-scatter and test-cuda keep what they find in"
+	@echo "bench, bench-peers, quality, ablations, symmetry, test-scatter and test-cuda keep what they"
+	@echo "find in"
 	@echo "$(RESULTS)"
 	@echo
 	@echo "For minutes on a GPU: everything in stages, each leaving what it found when it ends."
@@ -170,6 +173,11 @@ ablations: $(STAMP) $(if $(TRIAL),,runs/quality/top50k.h5)
 	$(ABLATIONS) $(if $(TRIAL),trial,run --data runs/quality/top50k.h5 --out runs/ablations \
 		--seconds $(SECONDS) --seeds $(SEEDS)) $(if $(ROWS),--rows $(ROWS))
 	$(if $(TRIAL),,$(call kept,ablations.md,$(ABLATIONS) table --out runs/ablations))
+
+TRAINING ?= 90
+symmetry: $(STAMP)
+	$(call kept,symmetry.md,OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -m bench.symmetry \
+		--seconds $(TRAINING))
 
 # apart, so that all other targets go on without compiled extensions
 test-scatter:

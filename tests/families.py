@@ -79,16 +79,22 @@ FAMILIES = {
     "transformer, pairs": Family(
         lambda d: _transformer(d, pair_features=PairFeatures(columns=[0, min(1, d - 1), d - 1]))
     ),
+    "transformer, angles": Family(lambda d: _transformer(d, angles=[d - 1])),
+    "transformer, relative angles": Family(
+        lambda d: _transformer(d, angles=[0, d - 1], relative_angles=[d - 1])
+    ),
     "epic": Family(_epic),
     "epic, context": Family(lambda d: _epic(d, condition_dim=2), {"context": 2}),
     "epic, object context": Family(
         lambda d: _epic(d, object_condition_dim=2), {"object_context": 2}
     ),
+    "epic, angles": Family(lambda d: _epic(d, angles=[d - 1])),
     "graph": Family(_graph),
     "graph, edgeconv": Family(
         lambda d: _graph(d, k=1, aggregation="edgeconv", condition_dim=2, coordinates=[0]),
         {"context": 2},
     ),
+    "graph, angles": Family(lambda d: _graph(d, angles=[d - 1])),
     "graph, complete": Family(
         lambda d: _graph(d, k=None, object_condition_dim=2), {"object_context": 2}
     ),

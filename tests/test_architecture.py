@@ -373,6 +373,7 @@ def test_tests_mirror_the_package():
         "notebooks",
         "pages",
         "peers",
+        "symmetry",
         "zoo",
     }
     parts = {path.stem for path in PACKAGE.iterdir()}

@@ -151,14 +151,21 @@ FIELDS: dict[str, tuple[Callable[[], setflow.VectorField], Callable[[], Context]
         lambda: _transformer(pair_features=setflow.PairFeatures(columns=[0, 1, 2])),
         no_context,
     ),
+    "transformer, angles": (lambda: _transformer(angles=[2]), no_context),
+    "transformer, relative angles": (
+        lambda: _transformer(angles=[0, 2], relative_angles=[2]),
+        no_context,
+    ),
     "epic": (_epic, no_context),
     "epic, context": (lambda: _epic(condition_dim=2), event_context),
     "epic, object context": (lambda: _epic(object_condition_dim=2), object_context),
+    "epic, angles": (lambda: _epic(angles=[2]), no_context),
     "graph": (_graph, no_context),
     "graph, edgeconv": (
         lambda: _graph(k=1, aggregation="edgeconv", condition_dim=2, coordinates=[0]),
         event_context,
     ),
+    "graph, angles": (lambda: _graph(angles=[2]), no_context),
     "graph, complete": (lambda: _graph(k=None, object_condition_dim=2), object_context),
     "graph, fixed": (
         lambda: _graph(object_condition_dim=2, graph_from="context"),
@@ -244,7 +251,7 @@ def values_of_field(name: str) -> dict[str, Tensor]:
     values = verbs(redrawn(make()), c)
     if name == "transformer":
         values |= further_verbs(redrawn(make()))
-    if context not in (no_context, event_context):
+    if context not in (no_context, event_context) or "angles" in name:
         return values
     with_context = context is event_context
     flow = setflow.SetFlow(

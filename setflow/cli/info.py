@@ -108,6 +108,7 @@ def _files(given: str, path: Path) -> Iterator[Line]:
 
 def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.jobs.contexts import context_options
+    from setflow.model.angles import told_of_angles
     from setflow.model.folder import types_of
     from setflow.model.model import SetFlow
     from setflow.model.stages import given_conditions
@@ -130,6 +131,7 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         for feature in flow.types.types.features:
             if feature.absent:
                 yield "absent", f"{feature.name} in {', '.join(feature.absent)}"
+    yield from (("angle", f"{angle}, {what}") for angle, what in told_of_angles(flow).items())
     conditions = ", ".join(
         f"{entry.name} ({', '.join(entry.kind.names)})"
         if isinstance(entry.kind, Category)
@@ -185,6 +187,7 @@ def _run(given: str, path: Path) -> Iterator[Line]:
 def _configuration(given: str, path: Path) -> Iterator[Line]:
     import yaml
 
+    from setflow.model.angles import told_of_angles
     from setflow.model.model import SetFlow
     from setflow.training.conditions import complete
     from setflow.training.files import is_there
@@ -227,6 +230,7 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
     yield "configuration", f"{given}, for setflow fit; it has no weights"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
     yield "features", ", ".join(flow.features)
+    yield from (("angle", f"{angle}, {what}") for angle, what in told_of_angles(flow).items())
     yield "conditions", ", ".join(flow.conditions) or "none"
     for key in ("train", "val", "max_objects", "batch_size"):
         if data.get(key) is not None:

@@ -27,9 +27,11 @@ from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.masks import as_present, zero_padding
 from setflow.sets.shapes import as_floating, as_tuple
 
-__all__ = ["WrappedNormal"]
+__all__ = ["WIDEST", "WrappedNormal"]
 
-_WIDEST = 1.5  # radians: a wider base is uniform
+WIDEST = 1.5
+"""In radians: a wider base is uniform."""
+
 _WINDINGS = 2  # to either side; what is left out is below 1e-23 of the density up to 1.5 rad
 _NARROW, _HARMONICS = 0.5, 20  # where the variance is that on a line, and else of how many terms
 _LOG_SQRT_2PI = 0.5 * math.log(2 * math.pi)
@@ -83,6 +85,11 @@ class WrappedNormal:
         return self._scale() if callable(self._scale) else self._scale
 
     @property
+    def uniform(self) -> tuple[int, ...]:
+        """The positions of the angles that are uniform; NaN, a width not yet fitted, is not."""
+        return tuple(k for k in self.angles if bool(self.scale[k] > WIDEST))
+
+    @property
     def mean(self) -> Tensor:
         """The mean, with shape `(D,)`; that of a uniform angle is 0, as that of its values is."""
         return torch.zeros_like(self.scale)
@@ -117,7 +124,7 @@ class WrappedNormal:
         columns = list((scale * noise).unbind(-1))
         for k in self.angles:
             uniform = math.pi * (noise[..., k] / math.sqrt(2)).erf()
-            columns[k] = wrap(torch.where(scale[k] > _WIDEST, uniform, columns[k]))
+            columns[k] = wrap(torch.where(scale[k] > WIDEST, uniform, columns[k]))
         return torch.stack(columns, -1)
 
     def wrapped(self, x: Tensor) -> Tensor:
@@ -189,7 +196,7 @@ def _log_density(angle: Tensor, scale: Tensor) -> Tensor:
     turns = torch.arange(-_WINDINGS, _WINDINGS + 1, dtype=angle.dtype, device=angle.device)
     windings = wrap(angle)[..., None] + 2 * math.pi * turns
     wrapped = (-0.5 * (windings / scale) ** 2).logsumexp(-1) - scale.log() - _LOG_SQRT_2PI
-    return torch.where(scale > _WIDEST, -math.log(2 * math.pi), wrapped)
+    return torch.where(scale > WIDEST, -math.log(2 * math.pi), wrapped)
 
 
 def _variance(scale: Tensor) -> Tensor:
@@ -201,5 +208,5 @@ def _variance(scale: Tensor) -> Tensor:
     k = torch.arange(1, _HARMONICS + 1, dtype=scale.dtype, device=scale.device)
     terms = (-0.5 * (k * scale) ** 2).exp() / k**2
     total = math.pi**2 / 3 + 4 * (terms[1::2].sum() - terms[::2].sum())
-    total = torch.where(scale > _WIDEST, math.pi**2 / 3, total)
+    total = torch.where(scale > WIDEST, math.pi**2 / 3, total)
     return torch.where(scale < _NARROW, scale**2, total)

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from setflow.fields.angles import periodic
+from setflow.fields.angles import frames, in_own_frame, periodic, turned
 from setflow.fields.base import SetField, zeroed
 from setflow.fields.embeddings import EventEmbedding
 from setflow.fields.modulation import NORM_EPS, modulate
 from setflow.fields.pairs import PairFeatures
+from setflow.sets.angles import checked_angles
 from setflow.sets.context import AnotherSet
 from setflow.sets.events import Events
 from setflow.sets.masks import count_real
@@ -34,6 +35,7 @@ __all__ = ["TransformerField"]
 
 _PAIR_WIDTH = 32
 _HEAD_WIDTH = 32  # the least number of features of a head, where the number of heads is not told
+_PER_PAIR = 4  # half of the features of a head are pairs that turn with relative angles
 
 
 class TransformerField(SetField):
@@ -72,10 +74,17 @@ class TransformerField(SetField):
             attention of all blocks (Qu et al., "Particle Transformer for Jet Tagging",
             arXiv:2202.03772); None leaves that out.
         angles: the positions of the features that are angles, see `SetField`.
+        relative_angles: those of the `angles` of which the field sees differences only, such as the
+            azimuth around the beam, which every object must have then. Turning them in all objects
+            of an event by one angle leaves the velocity as it is, so that samples and densities
+            know no direction where that of the base is uniform. Half of the features of queries,
+            keys and values are vectors in the frame of each object, see `setflow.fields.angles`;
+            several turn together. The objects of a context set are taken as they are.
 
     Raises:
         ValueError: if a size is not positive, `hidden` is not a multiple of `heads`, or kinds of
-            context exclude each other.
+            context exclude each other; if relative angles are none of the angles, or heads are too
+            narrow for them.
 
     >>> field = TransformerField(3, hidden=32, layers=2, heads=4)
     >>> x, mask = torch.randn(8, 30, 3), torch.rand(8, 30) > 0.5
@@ -97,6 +106,7 @@ class TransformerField(SetField):
         qk_norm: bool = False,
         pair_features: PairFeatures | None = None,
         angles: Sequence[int] = (),
+        relative_angles: Sequence[int] = (),
     ) -> None:
         super().__init__(
             dim,
@@ -121,6 +131,17 @@ class TransformerField(SetField):
             )
         if pair_features is not None:
             pair_features.require_periodic(self.angles)
+        self.relative_angles = checked_angles(relative_angles, dim)
+        if not set(self.relative_angles) <= set(self.angles):
+            raise ValueError(
+                f"relative_angles={list(self.relative_angles)}, expected some of the positions in "
+                f"angles={list(self.angles)}, counted from 0 without categories; take these"
+            )
+        if self.relative_angles and hidden // heads < _PER_PAIR:
+            raise ValueError(
+                f"relative_angles need heads with {_PER_PAIR} features or more, got "
+                f"{hidden // heads} from hidden={hidden} and heads={heads}; take fewer heads"
+            )
         self.hidden = hidden
         self.layers = layers
         self.heads = heads
@@ -160,20 +181,31 @@ class TransformerField(SetField):
             count = count_real(given.mask).to(x.dtype).log1p()[:, None]
             row = count if row is None else torch.cat([count, row], dim=-1)
         condition = self.condition(events.t, events.lengths.to(x.dtype), row)  # (events, hidden)
-        seen, passed = periodic(x, self.angles) if self.angles else (x, x)
+        told = in_own_frame(x, self.relative_angles) if self.relative_angles else x
+        seen, passed = periodic(told, self.angles) if self.angles else (told, told)
         h = self.embed(seen)
         if rows is not None:
             h = h + self.embed_context(rows)
         h = torch.cat([self.global_token.to(h.dtype).expand(len(x), 1, -1), h], dim=1)
         attend = self._attend(x, events.mask)
+        turns = self._turns(x) if self.relative_angles else None
         with _attention_backends(x.is_cuda):
             for block in self.blocks:
-                h = block(h, condition, attend, context)  # (events, 1 + slots, hidden)
+                h = block(h, condition, attend, context, turns)  # (events, 1 + slots, hidden)
         shift, scale = self.final_modulation(condition)[:, None].chunk(2, dim=-1)
         v: Tensor = (
             self.out(modulate(h[:, 1:], shift, scale)) + self.skip(condition)[:, None] * passed
         )
         return v
+
+    def _turns(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return cosine and sine of the turns of the tokens, `(events, 1, 1 + slots, pairs)`.
+
+        Both are 0 for the global token, which has no direction: it takes and gives no vectors.
+        """
+        pairs = self.hidden // self.heads // _PER_PAIR
+        cosine, sine = frames(x[..., self.relative_angles[0]], pairs)
+        return F.pad(cosine, (0, 0, 1, 0))[:, None], F.pad(sine, (0, 0, 1, 0))[:, None]
 
     def _attend(self, x: Tensor, mask: Tensor | None) -> Tensor | None:
         """Return what each token may attend to, or a bias; the global token is always there."""
@@ -232,11 +264,12 @@ class _Block(nn.Module):
         condition: Tensor,
         attend: Tensor | None,
         context: tuple[Tensor, Tensor] | None,
+        turns: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
         modulation: Tensor = self.modulation(condition)[:, None]  # (events, 1, 6 or 9 hidden)
         parts = modulation.chunk(6 if context is None else 9, dim=-1)
         q, k, v = self.qkv(modulate(h, *parts[0:2])).chunk(3, dim=-1)
-        h = h + parts[2] * self.project(self.heads(q, k, v, attend))
+        h = h + parts[2] * self.project(self.heads(q, k, v, attend, turns))
         if context is not None:
             tokens, real = context
             k, v = self.cross_kv(tokens).chunk(2, dim=-1)
@@ -254,8 +287,19 @@ class _Heads(nn.Module):
         self.heads = heads
         self.gains = nn.Parameter(torch.ones(2, hidden // heads)) if qk_norm else None
 
-    def forward(self, q: Tensor, k: Tensor, v: Tensor, attend: Tensor | None) -> Tensor:
-        """Return the mixed values, with the shape of `q`: `(events, tokens, hidden)`."""
+    def forward(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attend: Tensor | None,
+        turns: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Return the mixed values, with the shape of `q`: `(events, tokens, hidden)`.
+
+        With `turns`, cosine and sine, the pairs among the features of a head are vectors in the
+        frame of each token.
+        """
         shape = q.shape
         split = (self.heads, shape[-1] // self.heads)
         q, k, v = (part.reshape(*part.shape[:2], *split).transpose(1, 2) for part in (q, k, v))
@@ -266,7 +310,12 @@ class _Heads(nn.Module):
             )
         if attend is not None and attend.is_floating_point():
             attend = attend.to(q.dtype)
+        if turns is not None:
+            cosine, sine = (part.to(q.dtype) for part in turns)
+            q, k, v = turned(torch.stack([q, k, v]), cosine, sine)  # at once: fewer strided copies
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=attend)
+        if turns is not None:
+            mixed = turned(mixed, cosine, -sine)
         return mixed.transpose(1, 2).reshape(shape)
 
 

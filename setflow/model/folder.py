@@ -35,6 +35,7 @@ from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
 from setflow.files import NewFolder, dump_yaml, load_yaml, shortened
 from setflow.fitted import Fitted
+from setflow.model.angles import told_of_angles
 from setflow.model.trust import Shapes, read_bounded, read_shapes, require_sizes
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
@@ -387,6 +388,7 @@ def short_card(flow: Any, name: str) -> str:
         f"{type(flow.field).__name__} with {parameters:,} parameters"
         + (f", conditioned on {', '.join(flow.conditions)}" if flow.conditions else "")
         + (f". The types of the objects are {types_of(flow)}" if flow.types is not None else "")
+        + "".join(f". {name} stands {what}" for name, what in told_of_angles(flow).items())
         + (
             f"; {' and '.join(flow.context_model.features)} are made first, by a model of their own"
             if flow.context_model is not None

@@ -31,6 +31,7 @@ from setflow.fields.base import VectorField
 from setflow.losses.means import reduce_events
 from setflow.masking.log_prob import LogProbEstimate, score_events, tells_error
 from setflow.masking.loss import loss_of_events
+from setflow.model.angles import check_angles, check_directions, check_uniform
 from setflow.model.density import LogDensity
 from setflow.model.encoding import ContextEncoder, NamedContext
 from setflow.model.finite import (
@@ -45,7 +46,6 @@ from setflow.model.guidance import checked_share, context_left_out
 from setflow.model.parts import (
     FOR_USE,
     NOT_FOR_USE,
-    check_angles,
     check_parts,
     distinct_names,
     require_statistics,
@@ -195,11 +195,14 @@ class SetFlow(SavedModel):
         width = len(self.features if self.types is None else self.types.types.numbers)
         self.angles = self.schema.angles(self.features)
         check_angles(field, self.angles)
+        check_directions(self)
         self.base: StandardNormal | WrappedNormal = StandardNormal((width,))
         self.training_path = self.path
         if self.angles:
             self.base = WrappedNormal(self.scaler.widths, self.angles)
             self.training_path = WrappedPath(self.base, self.path)
+        if self.scaler.given:
+            check_uniform(self)
 
     def __repr__(self) -> str:
         """Say on one screen what the parts are; the layers are those of `flow.field`."""
@@ -238,6 +241,7 @@ class SetFlow(SavedModel):
             self.scaler.fit(batch.x, batch.mask, weight)
         else:
             self.scaler(batch.x, batch.mask)
+        check_uniform(self)
         context = None
         if self.context_encoder is not None:
             c = self._context(batch.c, len(batch))

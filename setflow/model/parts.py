@@ -32,7 +32,6 @@ from setflow.sets.arrays import shown
 __all__ = [
     "FOR_USE",
     "NOT_FOR_USE",
-    "check_angles",
     "check_parts",
     "distinct_names",
     "require_statistics",
@@ -163,27 +162,6 @@ def _check_types(
         )
     there = f"but there are {len(context.conditions)} conditions"
     _check_conditions_of(cardinality, len(context.columns), there)
-
-
-def check_angles(field: nn.Module, angles: Sequence[int]) -> None:
-    """Check that a field has the period 2 pi in the features that are angles, and in no other.
-
-    Arguments:
-        field: the field, which tells them by its attribute `angles`.
-        angles: the positions of the features that are angles.
-
-    Raises:
-        ValueError: if it has not.
-    """
-    known = sorted(getattr(field, "angles", None) or ())
-    if known != list(angles):
-        name = type(field).__name__
-        raise ValueError(
-            f"field has angles={known}, and the features of kind angle are {list(angles)}, counted "
-            f"from 0: the velocity of {name} must have the period of each; build a field with "
-            f"angles={list(angles)}, such as setflow.TransformerField, or one of your own that "
-            "declares them"
-        )
 
 
 def distinct_names(**given: Sequence[str]) -> tuple[tuple[str, ...], ...]:

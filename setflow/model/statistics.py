@@ -19,6 +19,7 @@ from setflow.data.typed_scaling import TypedStandardizer
 from setflow.distributions.cardinality import length_error, require_possible
 from setflow.distributions.composition import Composition
 from setflow.distributions.frequencies import Frequencies
+from setflow.model.angles import check_uniform
 from setflow.model.model import SetFlow
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import in_words
@@ -159,6 +160,7 @@ def take_statistics(flow: SetFlow, sample: SampleStatistics) -> SetFlow:
             flow.scaler.fit_moments(*sample.objects, **told)
     if flow.context_scaler is not None and not flow.context_scaler.is_fitted:
         flow.context_scaler.fit_moments(sample.context, **told)
+    check_uniform(flow)
     if flow.context_encoder is not None and not (trained or flow.context_encoder.knows_range):
         flow.context_encoder.learn_range(sample.ends)
     cardinality = flow.cardinality

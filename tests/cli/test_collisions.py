@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import h5py
@@ -18,19 +19,25 @@ from setflow.schema import COLLISIONS, OBJECT_TYPES
 
 FEW = (
     "--data.batch_size", 32, "--trainer.max_steps", 4, "--trainer.val_check_interval", 2,
-    "--model.flow.init_args.field.init_args", "{dim: 4, hidden: 16, layers: 1, heads: 2}",
+    "--model.flow.init_args.field.init_args",
+    "{dim: 4, hidden: 16, layers: 1, heads: 2, relative_angles: [2]}",
 )  # fmt: skip
 
 
 def test_a_model_of_whole_events(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
-    run("fit", "--config", "ttbar-events", "--name", "few", *FEW)
+    conditions = ("--model.flow.init_args.conditions", "[class, ht]")
+    run("fit", "--config", "ttbar-events", "--name", "few", *FEW, *conditions)
     run(
-        "sample", "runs/few/model", "--condition", "class=all_hadronic:30,dileptonic:30",
+        "sample", "runs/few/model", "--condition", "class=all_hadronic:30,dileptonic:30,ht=800",
         "--steps", 2, "--seed", 5, "--out", "e.h5",
     )  # fmt: skip
+    assert read_events("e.h5", conditions=["ht"]).context(["ht"]).unique().tolist() == [800]
     capsys.readouterr()
+    run("info", "runs/few/model")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "angle phi, on a circle, its noise uniform; the field sees its differences" in told
     run("dataset", "check", "e.h5")
     assert capsys.readouterr().out.splitlines()[-1].split() == ["wrong", "nothing"]
     names = [feature.name for feature in COLLISIONS.objects]
@@ -40,7 +47,10 @@ def test_a_model_of_whole_events(tmp_path, monkeypatch, capsys):
     jet, missing = (OBJECT_TYPES.index(name) for name in ("jet", "missing_momentum"))
     assert torch.equal(mass[mask] > 0, kind[mask] == jet)  # all others have none
     assert (eta[mask & (kind == missing)] == 0).all()
-    run("score", "runs/few/model", "e.h5", "--events", 5, "--steps", 2, "--out", "s.h5")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        run("score", "runs/few/model", "e.h5", "--events", 5, "--steps", 2, "--out", "s.h5")
+    assert "conditioned on ht, which the objects determine" in capsys.readouterr().err
     with h5py.File("s.h5") as file:
         assert np.isfinite(file["log_prob"][:5]).all()
 

@@ -147,6 +147,8 @@ def test_recipes_and_configurations(folder, capsys):
     assert "max_steps" in text
     assert "next: setflow fit --config demo" in text
     assert "TransformerField" in said(capsys, "config.yaml")
+    text = " ".join(said(capsys, "ttbar-events").split())
+    assert "angle phi, on a circle, its noise as wide as the training data; the field sees" in text
 
 
 def make_damaged() -> None:
