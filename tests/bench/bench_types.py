@@ -17,6 +17,7 @@ from setflow.data import SetBatch, read_events
 from setflow.schema import PARTICLE_TYPES, TYPED_JETNET, names
 
 _SLOTS, _BATCH = 30, 128
+_DRAWN, _STEPS = 256, 10
 _TYPES = len(PARTICLE_TYPES) - 1
 _AIM = "at least 0.91 (10% above); they compute different things"
 
@@ -70,17 +71,17 @@ def bench_typed_loss(interleaved):
     )
 
 
-def bench_typed_sampling(interleaved, sizes):
-    without, with_types, plain, _ = models(sizes.events)
-    solver = setflow.Midpoint(sizes.steps)
+def bench_typed_sampling(interleaved):
+    without, with_types, plain, _ = models(_DRAWN)
+    solver = setflow.Midpoint(_STEPS)
 
     def drawn(flow: setflow.SetFlow) -> SetBatch:
-        return flow.sample(sizes.events, seed=1, solver=solver)
+        return flow.sample(_DRAWN, seed=1, solver=solver)
 
     assert torch.equal(drawn(with_types).lengths, drawn(without).lengths)
     interleaved(
-        f"types: sampling, TransformerField (128 x 4), {sizes.events} jets of {_SLOTS} particles, "
-        f"midpoint {sizes.steps} steps",
+        f"types: sampling, TransformerField (128 x 4), {_DRAWN} jets of {_SLOTS} particles, "
+        f"midpoint {_STEPS} steps",
         reference=lambda: drawn(without),
         contender=lambda: drawn(with_types),
         objects=int(plain.mask.sum()),
