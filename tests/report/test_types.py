@@ -73,7 +73,7 @@ def test_a_type_that_no_generated_jet_has_is_told_and_not_measured():
     assert report.metrics["w1_n_muon_plus"].verdict != "at the floor"
     assert "w1_ptrel_muon_plus" not in report.metrics
     (told,) = report.unmeasured()
-    assert told.startswith("w1_ptrel_muon_minus, w1_ptrel_muon_plus: not measured, fewer than 20")
+    assert told.startswith("w1_ptrel_muon_minus, w1_ptrel_muon_plus: not measured, fewer than 10")
 
 
 def test_limits_may_be_on_types():
