@@ -69,6 +69,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"setflow\.(sets\.events\.Events|random\.EventSeeds|process\.Process)"),
     (r"py:.*", r"setflow\.(divergence\.base\.Planned\w+|diffusion\.schedule\.BoundedSchedule)"),
     (r"py:.*", r"setflow\.(training\.processes\.PlacedBatch|model\.statistics\.SampleStatistics)"),
+    (r"py:.*", r"setflow\.distributions\.frequencies\.Frequencies"),
     (r"py:.*", r"setflow\.(fitted\.Fitted|model\.saved\.SavedModel|data\.moments\.Moments)"),
     (r"py:.*", r"setflow\.(solvers\.fixed\.TimeGrid|sets\.planning\.Plan|data\.writing\.Writer)"),
     (r"py:.*", r"setflow\.training\.(signals\.StopSignals|checkpoints\.BestModel)"),

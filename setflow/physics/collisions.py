@@ -22,7 +22,7 @@ An event that has none of what is asked for, such as a lepton, gives no value.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -107,6 +107,15 @@ class CollisionObservables:
     def names(self) -> tuple[str, ...]:
         """The names of the observables that are compared."""
         return tuple(part for metric in self.metrics for part in metric.parts)
+
+    @property
+    def optional(self) -> tuple[Metric, ...]:
+        """The metrics of what not every event may have; see `setflow.physics.types`."""
+        return self.metrics
+
+    def without(self, left_out: Collection[str]) -> CollisionObservables:
+        """Return these without some of the metrics."""
+        return replace(self, metrics=tuple(m for m in self.metrics if m.name not in left_out))
 
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of one observable and the event of each, both of one dimension.

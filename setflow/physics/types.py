@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, fields, replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -46,7 +47,7 @@ __all__ = [
 KAPPA = 0.5
 """The power of ptrel in the jet charge."""
 
-LEAST = 20
+LEAST = 10
 """An observable that fewer events of a side have, in some part of it, is not compared."""
 
 CHARGE, JET_CHARGE = "charge", "jet_charge"
@@ -119,6 +120,10 @@ class TypedObservables(Observables):
     def optional(self) -> tuple[Metric, ...]:
         """The metrics of what not every jet has: momenta of particles of one type."""
         return tuple(metric for metric in self.of_types if metric.parts[0] in _PTRELS)
+
+    def without(self, left_out: Collection[str]) -> TypedObservables:
+        """Return these without some of the metrics of types."""
+        return replace(self, of_types=tuple(m for m in self.of_types if m.name not in left_out))
 
     def column(self, name: str) -> tuple[Tensor, Tensor]:
         """Return the values of one observable and the jet of each; see `Observables.column`.
@@ -227,6 +232,16 @@ def _shortly(name: str) -> str:
 # --- what too few events have ---
 
 
+@runtime_checkable
+class _Optional(Protocol):
+    """Observables of which some metrics may be left out, those of what not every event has."""
+
+    @property
+    def optional(self) -> tuple[Metric, ...]: ...
+
+    def without(self, left_out: Collection[str], /) -> Measured: ...
+
+
 def rare_metrics(generated: Measured, reference: Measured, everything: Measured) -> dict[str, str]:
     """Return the metrics whose observable too few events have, and what speaks against each.
 
@@ -243,15 +258,16 @@ def rare_metrics(generated: Measured, reference: Measured, everything: Measured)
         (name,) = metric.parts
         share = min(len(torch.unique(side.column(name)[1])) / len(side) for side in sides)
         if share * smallest < LEAST and share < 1:
+            what = "jets" if isinstance(reference, Observables) else "events"
             found[metric.name] = (
-                f"fewer than {LEAST} jets of a side, or of a part of the reference, have such a "
-                "particle; compare more jets"
+                f"fewer than {LEAST} {what} of a side, or of a part of the reference, have what it "
+                f"looks at; compare more {what}"
             )
     return found
 
 
 def without_metrics(side: Measured, left_out: Collection[str]) -> Measured:
-    """Return observables without some of their metrics, of those of types."""
-    if not left_out or not isinstance(side, TypedObservables):
+    """Return observables without some of their metrics, of those that may be left out."""
+    if not left_out or not isinstance(side, _Optional):
         return side
-    return replace(side, of_types=tuple(m for m in side.of_types if m.name not in left_out))
+    return side.without(left_out)

@@ -44,6 +44,9 @@ _TITLES = {
     "example_events": "The first events",
 }
 _WIDE = ("joint_spectra", "correlations", "jet_images", "example_jets", "example_events")
+_ROWS = 22
+"""Below a table of more rows there is no room on the first sheet."""
+
 _READING = (
     "Blue steps are the reference, hatched its statistical error; red points are generated. Below: "
     "the ratio of the two, in all pictures from 0.5 to 1.5, with arrows to what is beyond; and the "
@@ -145,7 +148,8 @@ def write_document(folder: Path, pages: tuple[str, str], drawing: Drawing) -> li
                 names.append(f"{prefix}{name}.png")
                 (folder / names[-1]).write_bytes(buffer.getvalue())
         with PdfPages(folder / sheets, metadata={"CreationDate": None}) as pdf:
-            pdf.savefig(_front(drawing))
+            for figure in _front(drawing):
+                pdf.savefig(figure)
             for figures in sections.values():
                 for figure in figures.values():
                     pdf.savefig(figure)
@@ -248,8 +252,8 @@ def _figures_of(
 # --- the sheets ---
 
 
-def _front(drawing: Drawing) -> Figure:
-    """Return the first sheet: summary, table, and what is compared."""
+def _front(drawing: Drawing) -> list[Figure]:
+    """Return the first sheet: summary, table, and what is compared, on a second one if needed."""
     report = drawing.report
     figure = Figure(figsize=(11.7, 8.3))
     figure.text(
@@ -276,8 +280,12 @@ def _front(drawing: Drawing) -> Figure:
     place: dict[str, Any] = {"va": "top", "linespacing": 1.35, "parse_math": False}
     top = 0.85 - 0.022 * summary.count("\n")
     figure.text(0.05, top, "\n".join(lines), family="monospace", fontsize=8.5, **place)
-    figure.text(0.05, top - 0.0197 * (len(lines) + 1.5), _wrapped(below), fontsize=8, **place)
-    return figure
+    sheets = [figure]
+    top -= 0.0197 * (len(lines) + 1.5)
+    if len(lines) > _ROWS:
+        sheets, top = [figure, Figure(figsize=(11.7, 8.3))], 0.95
+    sheets[-1].text(0.05, top, _wrapped(below), fontsize=8, **place)
+    return sheets
 
 
 def _plain(text: str) -> str:

@@ -196,7 +196,8 @@ def _draw_densities(
         elinewidth=1.2,
     )
     variable = rf"\log_{{10}} {quantity.symbol}" if quantity.log_x else quantity.symbol
-    axes.set_ylabel(rf"$(1/n)\; \mathrm{{d}}n / \mathrm{{d}}{variable}$")
+    label = rf"$(1/n)\; \mathrm{{d}}n / \mathrm{{d}}{variable}$"
+    axes.set_ylabel(f"Fraction of {quantity.entries}" if quantity.ticks else label)
     axes.set_xlabel("")
     both = np.concatenate([side.density + side.error for side in (truth, model)])
     peak = float(both.max(initial=0.0)) or 1.0

@@ -159,7 +159,8 @@ def edges_of(quantity: Quantity, reference: Measured, generated: Measured) -> Ar
         both = np.concatenate([values, as_numpy(generated.column(quantity.name)[0])])
         low, high = (math.floor(both.min()) - 1, math.ceil(both.max()) + 1) if len(both) else (0, 1)
         step = math.ceil((high - low + 1) / max(bins, 40))
-        return np.arange(max(low, 0), high + step + 1, step) - 0.5
+        low = low if len(both) and both.min() < 0 else max(low, 0)  # numbers of objects begin at 0
+        return np.arange(low, high + step + 1, step) - 0.5
     if quantity.log_x:
         good = values > 0
         sizes = None if sizes is None or not good.any() else sizes[good]

@@ -23,7 +23,7 @@ def _of_each(prefix: str, label: str, symbol: str, **how: bool | float) -> tuple
     found = []
     for kind in _TYPES:
         name, sign = f"{prefix}_{column_of_type(kind.name)}", kind.label.strip("$")
-        told = label.replace("@", f"{kind.label}, {kind.name}")
+        told = f"{label.replace('@', kind.label)} ({kind.name})"
         found.append(Quantity(name, told, symbol.replace("@", sign), **how))  # type: ignore[arg-type]
     return tuple(found)
 
@@ -31,10 +31,10 @@ def _of_each(prefix: str, label: str, symbol: str, **how: bool | float) -> tuple
 QUANTITIES: tuple[Quantity, ...] = (
     Quantity("type", "Type of a particle", r"(\mathrm{type})", integer=True, log_y=True,
              ticks=tuple(kind.label for kind in _TYPES)),
-    *_of_each("n", "Number of particles of a jet that are @", "N({@})", integer=True),
-    Quantity("charge", "Charge of a jet, sum of all particles [$e$]", "Q", integer=True),
+    *_of_each("n", "Number of @ in a jet", "N({@})", integer=True),
+    Quantity("charge", "Charge of a jet, the sum of its particles [$e$]", "Q", integer=True),
     Quantity("jet_charge",
-             rf"Jet charge $Q_\kappa = \sum_i q_i\,(p_{{T,i}} / {JET_PT})^\kappa$ [$e$], "
+             rf"Jet charge $Q_\kappa = \Sigma_i\, q_i\,(p_{{T,i}} / {JET_PT})^\kappa$ [$e$], "
              rf"$\kappa = {KAPPA:g}$", r"Q_\kappa"),
     *_of_each("ptrel", PTREL + " of @", r"p_T^\mathrm{rel}", log_x=True, log_y=True, end=1.0),
 )  # fmt: skip

@@ -14,6 +14,7 @@ import yaml
 import setflow
 from cli.shell import CONFIG, UNPHYSICAL, fails, run, write_jets
 from setflow.data import EventWriter, read_events, read_jets
+from setflow.report import figures, type_figures
 from setflow.schema import PARTICLE_TYPES, Feature, Schema
 
 EVENTS = Schema(
@@ -105,6 +106,45 @@ def test_jets_with_particle_types_go_from_fit_to_score(folder, capsys):
     run("sample", "runs/tiny/model", "--like", "jets.h5", "--out", "like.h5", "--steps", "2")
     like = read_jets("like.h5", keep_unphysical=True)
     assert torch.equal(like.particles.lengths, read_jets("jets.h5").particles.lengths)
+
+
+FEW = (
+    "--data.batch_size", "32", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2",
+    "--model.flow.init_args.field.init_args", "{dim: 3, hidden: 16, layers: 1, heads: 2}",
+)  # fmt: skip
+
+
+@UNPHYSICAL
+def test_the_shipped_configuration_goes_from_fit_to_a_report(folder, monkeypatch, capsys):
+    drawn = []
+    for module, name in ((figures, "draw_jets"), (type_figures, "draw_types")):
+        monkeypatch.setattr(module, name, lambda *_, of=name, **__: drawn.append(of) or {})
+    run("fit", "--config", "top30-types", "--name", "few", *FEW)
+    flow = setflow.SetFlow.load("runs/few/model")
+    assert flow.types.types.names == tuple(kind.name for kind in PARTICLE_TYPES[1:])
+    run("sample", "runs/few/model", "--events", "120", "--out", "made.h5", "--steps", "2")
+    run(
+        "score",
+        "runs/few/model",
+        "pythia-top/heldout.h5",
+        "--events",
+        "4",
+        "--out",
+        "s.h5",
+        "--steps",
+        "2",
+    )
+    capsys.readouterr()
+    run("evaluate", "made.h5", "pythia-top/heldout.h5", "--events", "120", "--fast", "--out", "r")
+    told = capsys.readouterr().out
+    assert "W1 n photon" in told
+    assert "W1 jet charge" in told
+    held = json.loads(Path("r/metrics.json").read_text())
+    assert {"w1m", "w1_n_photon", "w1_n_muon_minus", "w1_charge", "w1_ptrel_photon"} <= set(
+        held["metrics"]
+    )
+    assert drawn == ["draw_jets", "draw_types"]
+    assert "w1_ptrel_muon_minus" in held["missing"]
 
 
 @UNPHYSICAL

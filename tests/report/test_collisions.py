@@ -62,6 +62,15 @@ def test_a_sample_of_the_truth_is_at_the_floor_and_a_wrong_one_is_not():
     assert bad.metrics["w1_n_jet"] == good.metrics["w1_n_jet"]
 
 
+def test_what_no_generated_event_has_is_told_and_not_measured():
+    truth = batch(*drawn(120))
+    poor = batch(*[[row("jet", 50 + k, mass=5), row("jet", 40, 1, mass=5)] for k in range(100)])
+    report = compare(poor, truth, schema=COLLISIONS, pairs=2)
+    assert {"w1_ht", "w1_n_muon", "w1_jet_pt"} <= set(report.metrics)
+    assert {"w1_missing", "w1_lepton_pt", "w1_top_mass"} <= set(report.missing)
+    assert "fewer than 10 events of a side" in report.missing["w1_missing"]
+
+
 def test_what_cannot_be_is_counted_with_the_types_that_lack_a_feature():
     truth = batch(*drawn(50))
     wrong = SetBatch(truth.x.clone(), truth.mask)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import h5py
 import pytest
@@ -12,6 +13,7 @@ from data.samples import make_sample, write_sample
 from setflow.physics.types import TITLES
 from setflow.report import figures
 from setflow.report.comparing import METRICS_FILE, compare
+from setflow.report.histograms import edges_of
 from setflow.report.page import evaluate
 from setflow.report.subjects import Jets, TypedJets, subject_of
 from setflow.report.type_figures import QUANTITIES, draw_types
@@ -71,7 +73,7 @@ def test_a_type_that_no_generated_jet_has_is_told_and_not_measured():
     assert report.metrics["w1_n_muon_plus"].verdict != "at the floor"
     assert "w1_ptrel_muon_plus" not in report.metrics
     (told,) = report.unmeasured()
-    assert told.startswith("w1_ptrel_muon_minus, w1_ptrel_muon_plus: not measured, fewer than 20")
+    assert told.startswith("w1_ptrel_muon_minus, w1_ptrel_muon_plus: not measured, fewer than 10")
 
 
 def test_limits_may_be_on_types():
@@ -107,3 +109,14 @@ def test_every_type_that_occurs_has_its_pictures():
     assert labels[:2] == [r"$\gamma$", "$h^+$"]
     shares = found["type"].axes[0].containers[0][0].get_ydata()
     assert sum(shares) == pytest.approx(1)
+
+
+def test_charges_below_0_are_drawn():
+    batch = jets(types=3)
+    measured = subject_of(TYPED_JETNET, batch).measured(batch)
+    (quantity,) = (one for one in QUANTITIES if one.name == "charge")
+    values, edges = measured.column("charge")[0], edges_of(quantity, measured, measured)
+    assert values.min() < 0
+    assert edges[0] < values.min() - 0.4
+    assert edges[-1] > values.max() + 0.4
+    assert edges_of(replace(quantity, name="n_photon"), measured, measured)[0] == -0.5
