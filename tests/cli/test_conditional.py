@@ -207,6 +207,13 @@ def test_data_without_classes_are_scored_as_one(trained, capsys):
     assert "'class' is class=top:4, expected one value for all rows" in message
 
 
+def test_a_file_that_does_not_tell_the_class_is_told_what_else_there_is(trained, capsys):
+    for option in ("--like", "--context-from"):
+        message = fails(capsys, "sample", trained, option, "quark.h5", "--out", "x.h5")
+        assert "no column 'class'" in message
+        assert "give a file that tells it, or the contexts by --condition, such as cl" in message
+
+
 def test_context_from_and_oversample(trained):
     run("sample", trained, "--out", "s.h5", "--condition", "pt=1020,class=top:2,quark:2", *SHORT)
     options = ("--context-from", "s.h5", *SHORT)

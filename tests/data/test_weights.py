@@ -84,14 +84,14 @@ def test_numbers_with_another_meaning_are_no_weights(file: Path, tmp_path: Path)
     with h5py.File(file, "a") as held:
         held["event_number"] = np.arange(40)
         held["score"] = np.ones(40)
-    with pytest.raises(ValueError, match="event_number tells the collision.*such as weight"):
+    with pytest.raises(ValueError, match=r"event_number tells the collision.*such as weight"):
         read_jets(file, weight="event_number")
     with pytest.raises(ValueError, match=r"'w' of weights; .* holds score, weight; name one"):
         read_jets(file, weight="w")
     events = tmp_path / "events.h5"
     with EventWriter(events, Schema([Feature("x")])) as writer:
         writer.write(SetBatch(torch.rand(4, 2, 1)), target=torch.arange(4))
-    with pytest.raises(ValueError, match="target tells its class and is no weight; .* leave them"):
+    with pytest.raises(ValueError, match=r"target tells its class and is no weight; .* leave them"):
         read_events(events, weight="target")
     with pytest.raises(ValueError, match="holds none; leave the weights out"):
         read_events(events, weight="w")
