@@ -201,14 +201,17 @@ def _check_context(config: Namespace) -> None:
         )
     rows = given in (["--like"], ["--context-from"])
     if config.oversample is not None and not rows:
+        instead = "leave it out and say how many by --events"
+        if config.events is not None:
+            instead = f"leave it out, or raise --events to {config.oversample * config.events}"
         raise ValueError(
             f"--oversample {config.oversample} makes so many events for each of a file; add "
-            "--like or --context-from, or say --events"
+            f"--like or --context-from, or {instead}"
         )
     counted = any(isinstance(value, dict) for value in (config.condition or {}).values())
     if config.events is None and not rows and not counted:
         raise ValueError(
-            "say how many events to sample, with --events or with --like"
+            "say how many events to sample, by --events, or by a file of --like or --context-from"
             if config.condition is None
             else "--condition gives one context for all events; say how many by --events"
         )

@@ -366,6 +366,12 @@ def _explained(source: Any, message: str) -> str:
         line = f"{found[1]} has no option {found[2]}{near}"
     if found := re.search(r"(?:Option|Key) '(\w+)(\.\S+)?' is not (?:accepted|expected)$", line):
         line += _place_of(found[1], [action.dest for action in source._actions])
+    if found := re.search(r"attrgetter\('flow\.(\w+)'\)\(model\) --> data\.\w+", line):
+        followed = f"model.flow.init_args.{found[1]}"
+        line = (
+            f"data.{found[1]} follows the model; leave it out, and say it by --{followed}, or by "
+            f"{followed} in the configuration"
+        )
     if not name:  # of a part of a configuration: the parser of the whole goes on with it
         return line
     more = f"{name} --help explains its arguments"

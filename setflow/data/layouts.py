@@ -94,9 +94,16 @@ class Layout(ABC):
         """Check that a file holds a dataset of weights, one number for each event.
 
         Raises:
-            ValueError: if there is no such dataset, or it is of another shape or dtype.
+            ValueError: if there is no such dataset, or it is of another shape or dtype, or counts
+                something else.
         """
         there = self._per_event()
+        if name in (EVENTS, TARGET) and name in self.file:
+            meaning = "the collision that an event comes from" if name == EVENTS else "its class"
+            raise ValueError(
+                f"{self.path}: {name} tells {meaning} and is no weight; name a dataset of weights"
+                + (f", such as {self.weights()[0]}" if self.weights() else ", or leave them out")
+            )
         if name in there:
             return require_whole(self.file, [name], self.path)
         got = self.file.get(name)
@@ -107,18 +114,18 @@ class Layout(ABC):
             )
         raise ValueError(
             f"{self.path} has no dataset '{name}' of weights; with one number for each "
-            f"{self.words.event_word} it holds {', '.join(there) or 'none'}; name one of these, or "
-            "leave the weights out"
+            f"{self.words.event_word} it holds {', '.join(there) or 'none'}; "
+            + ("name one of these, or leave the weights out" if there else "leave the weights out")
         )
 
     def _per_event(self) -> list[str]:
-        """Return the datasets with one number for each event."""
-        held = {name: self.file[name] for name in self.file}
+        """Return the datasets with one number for each event, whose meaning is not known."""
+        held, known = {name: self.file[name] for name in self.file}, (OFFSETS, EVENTS, TARGET)
         held = {name: one for name, one in held.items() if isinstance(one, h5py.Dataset)}
         return [
             name
             for name, one in held.items()
-            if one.shape == (self.n,) and one.dtype.kind in "fiu" and name != OFFSETS
+            if one.shape == (self.n,) and one.dtype.kind in "fiu" and name not in known
         ]
 
     def object_columns(self, wanted: Sequence[Feature | str]) -> Columns:

@@ -121,6 +121,11 @@ class EventReader:
         features: Sequence[str] | None,
         conditions: Sequence[str],
     ) -> None:
+        for what, names_of in (("features", features), ("conditions", conditions)):
+            if isinstance(names_of, str):  # no list of letters
+                raise ValueError(
+                    f"{what} are {names_of!r}, expected a sequence of names, such as [{names_of!r}]"
+                )
         layout = self._layout_here()
         self.n, self.chunk, self.row_bytes = layout.n, chunk_of(layout), row_bytes(layout)
         self.slots = min(layout.objects, self._most or layout.objects)

@@ -84,6 +84,11 @@ def selection_of(text: str) -> Selection:
         tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{where}, {text!r:.60}, cannot be read: {error}; {expected}") from None
+    if any(isinstance(part, ast.Or | ast.Not) for part in ast.walk(tree)):
+        raise ValueError(
+            f"{where}, {text!r:.60}, has an `or` or a `not`, and only `and` joins conditions; turn "
+            "the comparison round, or train on a file that holds what is wanted"
+        )
     both = isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And)
     parts = []
     for part in tree.values if both and isinstance(tree, ast.BoolOp) else [tree]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,8 +13,10 @@ import torch
 from torch import Tensor
 
 from setflow.data.contexts import ContextSource
+from setflow.data.hdf5 import read_events
 from setflow.data.header import read_header
 from setflow.data.reader import EventReader
+from setflow.data.sample import EventSample
 from setflow.data.valid import impossible
 from setflow.files import file_sha256
 from setflow.model.encoding import require_names
@@ -31,6 +34,7 @@ __all__ = [
     "context_options",
     "fixed_conditions",
     "in_words",
+    "require_conditions",
     "strengths_of",
 ]
 
@@ -369,6 +373,28 @@ def _number(flow: SetFlow, feature: Feature, value: Any) -> float:
     return number
 
 
+def require_conditions(
+    source: ContextSource, read: Callable[..., EventSample], instead: str
+) -> None:
+    """Look conditions up in a file before its rows are read.
+
+    Arguments:
+        source: where the contexts of the rows stand.
+        read: reads no row of the file, and takes the `conditions` that must be there.
+        instead: what to do where one is not there, with braces for its name.
+
+    Raises:
+        ValueError: if one is not there, or of another kind.
+    """
+    try:
+        source.of(read(conditions=source.columns))
+    except ValueError as error:
+        lacking = next((name for name in source.columns if f"'{name}'" in str(error)), None)
+        if lacking is None:
+            raise
+        raise ValueError(f"{error}; {instead.format(lacking)}") from error
+
+
 def _rows(flow: SetFlow, path: Path, rows: int | None) -> tuple[Tensor, Tensor | None]:
     """Return what the first rows of a file ask for, of which only this is held in memory.
 
@@ -377,6 +403,13 @@ def _rows(flow: SetFlow, path: Path, rows: int | None) -> tuple[Tensor, Tensor |
         with shape `(n, C)`; None without conditions.
     """
     source = ContextSource(path, flow.context_features)
+    read = functools.partial(read_events, path, flow.schema, stop=0, features=flow.features)
+    require_conditions(
+        source,
+        read,
+        "give a file that tells it, or the contexts by --condition, such as {}=VALUE (context= in "
+        "Python), without numbers of objects",
+    )
     made = "weights_sha256" in read_header(path).attributes  # by a model
     lengths, contexts = list[Tensor](), list[Tensor]()
     with (

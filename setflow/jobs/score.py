@@ -48,7 +48,7 @@ from setflow.data.typed_scaling import TypedStandardizer
 from setflow.divergence.base import DivergenceEstimator
 from setflow.divergence.exact import ExactDivergence
 from setflow.files import NewFile, check_hdf5_name, file_sha256, has_manifest
-from setflow.jobs.contexts import Conditions, fixed_conditions, in_words
+from setflow.jobs.contexts import Conditions, fixed_conditions, in_words, require_conditions
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.missing import UNKNOWN_MASS, attributes_of, mass_of_rows, refuse_wrapped
 from setflow.jobs.pieces import refuse_another, require_made_so
@@ -223,16 +223,8 @@ def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextS
     source = ContextSource(data, flow.context_features, fixed_conditions(flow, condition))
     read = functools.partial(read_events, data, flow.schema, stop=0, features=flow.features)
     read()
-    try:
-        source.of(read(conditions=source.columns))
-    except ValueError as error:
-        lacking = next((name for name in source.columns if f"'{name}'" in str(error)), None)
-        if lacking is None:
-            raise
-        raise ValueError(
-            f"{error}; or say what holds for all rows: --condition {lacking}=VALUE (condition= in "
-            "Python)"
-        ) from error
+    instead = "or say what holds for all rows: --condition {}=VALUE (condition= in Python)"
+    require_conditions(source, read, instead)
     return source
 
 

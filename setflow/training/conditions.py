@@ -57,7 +57,7 @@ def complete(arguments: MutableMapping[str, Any], train: Files) -> None:
         if arguments.get("context_model") is not None:
             _complete_context_model(arguments["context_model"], schema, conditions)
     if schema is not None:
-        arguments["schema"] = schema
+        arguments["schema"] = schema.node() if isinstance(schema, Schema) else schema
     types = _types_of(arguments, schema)
     if types is None:
         _widen(arguments.get("field"), columns)

@@ -207,6 +207,13 @@ def test_data_without_classes_are_scored_as_one(trained, capsys):
     assert "'class' is class=top:4, expected one value for all rows" in message
 
 
+def test_a_file_that_does_not_tell_the_class_is_told_what_else_there_is(trained, capsys):
+    for option in ("--like", "--context-from"):
+        message = fails(capsys, "sample", trained, option, "quark.h5", "--out", "x.h5")
+        assert "no column 'class'" in message
+        assert "give a file that tells it, or the contexts by --condition, such as cl" in message
+
+
 def test_context_from_and_oversample(trained):
     run("sample", trained, "--out", "s.h5", "--condition", "pt=1020,class=top:2,quark:2", *SHORT)
     options = ("--context-from", "s.h5", *SHORT)
@@ -247,7 +254,8 @@ def test_context_from_and_oversample(trained):
         ("--condition pt=1020,pt=3", "has pt twice"),
         ("--condition pt=1020,class=top:0", "0 times, expected a whole number of at least 1"),
         ("--condition pt=1020:2,class=top:3", "pt and class both have a number of events"),
-        ("--condition pt=1020,class=top --events 4 --oversample 2", "--oversample 2 makes so many"),
+        ("--condition pt=1020,class=top --events 4 --oversample 2", "out, or raise --events to 8"),
+        ("--condition pt=1020,class=top --oversample 2", "out and say how many by --events"),
         ("--events 4 --oversample 2", "--oversample 2 makes so many"),
         ("--context-from quark.h5", "no column 'class'"),
         ("--condition pt=-5,class=top --events 2", "'pt' is -5, expected a number of GeV above 0"),
@@ -389,3 +397,12 @@ def test_a_training_takes_what_a_context_says_of_its_conditions(folder):
     flow = setflow.SetFlow.load("runs/classes/model")
     assert flow.context_columns == ("class=quark", "class=top", "pt")
     assert flow.context_encoder.high[1] == 1100
+
+
+def test_a_named_schema_takes_the_classes_of_the_files_without_a_word(folder, capsys):
+    write_classes()
+    configuration("pt", "class", train=TRAIN, schema="jetnet", scaler=None)
+    run("fit", "--config", "classes.yaml")
+    assert "serialize" not in capsys.readouterr().err
+    flow = setflow.SetFlow.load("runs/classes/model")
+    assert str(flow.context_features[1].kind) == "category(top, gluon, quark)"

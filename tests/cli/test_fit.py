@@ -150,6 +150,8 @@ def test_the_configuration_that_the_help_shows_trains(folder, capsys):
         (("--trainer.devices", 0), "--trainer.devices is '0', expected auto or a number from 1"),
         (("--seed", 3), "has no option --seed, did you mean --seed_everything?"),
         (("--data.formt", "x"), "has no option --data.formt, did you mean --data.format?"),
+        (("--data.conditions", "[pt]"), "data.conditions follows the model; leave it out, and say"),
+        (("--data.schema", "jetnet"), "say it by --model.flow.init_args.schema, or by model.flow"),
         (("--data.select", "glass > 1"), "pt, eta, mass, num_particles\n"),  # is not 'mass'
         (("--max_steps", 3), "has no option --max_steps, did you mean --trainer.max_steps?"),
         (("--lr", 3), "no option --lr, did you mean --model.optimizer.init_args.lr?"),

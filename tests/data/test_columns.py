@@ -84,6 +84,12 @@ def test_how_a_file_is_laid_out_changes_no_number(
     assert read_header(path).event_units == JET_UNITS
 
 
+def test_one_name_is_no_list_of_letters() -> None:
+    for options in ({"features": "ptrel"}, {"conditions": "pt"}):
+        with pytest.raises(ValueError, match=r"expected a sequence of names, such as \['p"):
+            read_jets("pythia-top/heldout.h5", stop=1, **options)
+
+
 def test_features_come_in_the_order_asked_for(tmp_path: Path) -> None:
     particles, _ = truth()
     for path in (write(tmp_path / "a.h5"), permuted(tmp_path / "b.h5")):

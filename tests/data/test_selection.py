@@ -42,6 +42,12 @@ def test_anything_else_is_refused(text):
         selection_of(text)
 
 
+@each("text", ["pt > 1 or eta > 1", "not pt > 1", "pt > 1 and (eta > 1 or eta < 0)"])
+def test_only_and_joins_conditions(text):
+    with pytest.raises(ValueError, match="only `and` joins conditions"):
+        selection_of(text)
+
+
 def test_a_name_that_is_not_there_is_told_with_the_nearest():
     with pytest.raises(ValueError, match=r"there is no 'ptt'.*did you mean 'pt'"):
         selection_of("ptt > 1")(COLUMNS)

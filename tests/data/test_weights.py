@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from data.samples import make_sample
-from setflow.data import JetWriter, read_jets
+from setflow.data import EventWriter, JetWriter, read_events, read_jets
 from setflow.data.jets import JetSample
+from setflow.schema import Feature, Schema
 from setflow.sets.batch import SetBatch
 
 WEIGHT = torch.linspace(-1, 4, 40, dtype=torch.float64)
@@ -77,6 +78,23 @@ def test_weights_that_are_not_there(file: Path) -> None:
         read_jets(file, weight="w")
     with pytest.raises(ValueError, match=r"jet_features has shape \(40, 4\).*expected \(40,\)"):
         read_jets(file, weight="jet_features")
+
+
+def test_numbers_with_another_meaning_are_no_weights(file: Path, tmp_path: Path) -> None:
+    with h5py.File(file, "a") as held:
+        held["event_number"] = np.arange(40)
+        held["score"] = np.ones(40)
+    with pytest.raises(ValueError, match=r"event_number tells the collision.*such as weight"):
+        read_jets(file, weight="event_number")
+    with pytest.raises(ValueError, match=r"'w' of weights; .* holds score, weight; name one"):
+        read_jets(file, weight="w")
+    events = tmp_path / "events.h5"
+    with EventWriter(events, Schema([Feature("x")])) as writer:
+        writer.write(SetBatch(torch.rand(4, 2, 1)), target=torch.arange(4))
+    with pytest.raises(ValueError, match=r"target tells its class and is no weight; .* leave them"):
+        read_events(events, weight="target")
+    with pytest.raises(ValueError, match="holds none; leave the weights out"):
+        read_events(events, weight="w")
 
 
 def test_weights_that_cannot_be(file: Path) -> None:

@@ -124,8 +124,9 @@ def convert(
         for file, schema in zip(files, schemas, strict=True):
             if schema != schemas[0]:
                 raise ValueError(
-                    f"{file.path} holds {_told(schema)}, and {files[0].path} "
-                    f"{_told(schemas[0])}; convert them one by one"
+                    f"{file.path} holds {_told(schema, schemas[0])}, and {files[0].path} "
+                    f"{_told(schemas[0], schema)}; one file holds what all of them have in the "
+                    "same units, so convert them one by one"
                 )
         output = Output(
             out,
@@ -174,9 +175,18 @@ def opened(inputs: Sequence[InputFile], given: Given) -> Iterator[list[EventFile
         yield files
 
 
-def _told(schema: Schema) -> str:
-    event = ", ".join(f"{entry.name} ({entry.kind})" for entry in schema.event)
-    return f"objects with {', '.join(names(schema.objects))} and events with {event or 'nothing'}"
+def _told(schema: Schema, other: Schema) -> str:
+    """Return what of a schema the other one has not, or all of it."""
+    told = []
+    for mine, theirs in ((schema.objects, other.objects), (schema.event, other.event)):
+        differing = [_told_feature(entry) for entry in mine if entry not in theirs]
+        told.append(", ".join(differing or map(_told_feature, mine)) or "nothing")
+    return f"objects with {told[0]} and events with {told[1]}"
+
+
+def _told_feature(feature: Feature) -> str:
+    unit = f" in {feature.unit}" if feature.unit else ""
+    return f"{feature.name}{unit} ({feature.kind})"
 
 
 def _attributes(

@@ -238,6 +238,19 @@ def test_a_class_for_each_file(tmp_path):
     assert (jets.particles.x[:120] == jets.particles.x[120:]).all()
 
 
+def test_files_that_do_not_go_together_are_told_by_what_differs(tmp_path):
+    there = WRITTEN["jetnet"](tmp_path / "a.h5")
+    relative = tmp_path / "b.h5"
+    relative.write_bytes((tmp_path / "a.h5").read_bytes())
+    with h5py.File(relative, "a") as file:
+        file["jet_features"].attrs["units"] = ["jet pT", "", "jet pT", ""]
+        file["jet_features"].attrs["features"] = ["pt", "eta", "mass", "num_particles"]
+    with pytest.raises(ValueError, match=r"with pt in jet pT .*, mass in jet pT .* pt in GeV") as e:
+        convert(inputs_of([str(tmp_path / "a.h5"), str(relative)]), tmp_path / "c.h5", Given())
+    assert "same units" in str(e.value)
+    assert there
+
+
 @each(
     ("given", "told"),
     [
