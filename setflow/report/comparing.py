@@ -32,7 +32,7 @@ from setflow.physics.protocols import check_protocol
 from setflow.physics.samples import Metric
 from setflow.report.judging import broken, limits_of
 from setflow.report.measuring import Procedure, findings_of
-from setflow.report.notes import copied, notes_on, unphysical_of
+from setflow.report.notes import copied, cut_away, notes_on, unphysical_of
 from setflow.report.origins import Origin
 from setflow.report.outcome import Report, Side
 from setflow.report.subjects import Jets, Subject, subject_of
@@ -118,6 +118,7 @@ def compare(
     device: str = "cpu",
     say: Callable[[str], None] = nothing,
     available: tuple[int, int] | None = None,
+    columns: int | None = None,
 ) -> Report:
     """Compare two samples of events; `evaluate` without reading files.
 
@@ -143,6 +144,8 @@ def compare(
         device: where the classifier on particles trains.
         say: is told what takes long.
         available: how many events there are of each side, where only the first ones are given.
+        columns: how many objects of an event are compared, of jets the hardest; None takes the
+            fewer slots of the two sides, as if events with more had been cut to them.
 
     Shuffling is done after the cut to common columns, where a jet's rank list is what is compared;
     swapping before it, since the multiplicity that events must share to be swapped is the full one.
@@ -163,7 +166,7 @@ def compare(
     check_asked(isinstance(subject, Jets), training is not None, protocol)
     known = known_names((*subject.metrics, *metrics_of(taken)), training is not None)
     limits = [] if require is None else limits_of(require, known)
-    columns = min(side.mask.shape[1] for side in sides)
+    columns = min(side.mask.shape[1] for side in sides) if columns is None else columns
     n_gen, n_ref = (min(len(side), events or len(side)) for side in sides)
 
     told = [
@@ -206,13 +209,14 @@ def compare(
                 sampled=origins[1].weights_sha256 is not None,
                 worth=min(of_model.effective, of_truth.effective),
             ),
+            *cut_away(generated, columns, subject),
             *copied(found.copies),
         ),
         unphysical=unphysical,
         missing=found.missing,
         copies=found.copies,
         broken=tuple(broken(limits, found.metrics, found.missing)),
-        classes=_classes(generated, reference, origins, schema, seed, protocol),
+        classes=_classes(generated, reference, origins, schema, seed, protocol, columns),
     )
     if target is None:
         return report
@@ -240,6 +244,7 @@ def _classes(
     schema: Schema | None,
     seed: int,
     protocol: str,
+    columns: int,
 ) -> dict[str, Report]:
     """Return the comparison of each class that both sides have, by its name."""
     mine, theirs = origins
@@ -262,6 +267,7 @@ def _classes(
                 schema=schema,
                 measures=("w1",),
                 protocol=protocol,
+                columns=columns,
                 origins=(Origin(f"{mine.name}: {name}"), Origin(f"{theirs.name}: {name}")),
             )
     return found

@@ -10,7 +10,7 @@ from setflow.report.measuring import Copies
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 
-__all__ = ["FEW", "copied", "notes_on", "unphysical_of"]
+__all__ = ["FEW", "copied", "cut_away", "notes_on", "unphysical_of"]
 
 FEW = 100
 """With fewer events than this on a side, a report says that they are few."""
@@ -83,6 +83,26 @@ def notes_on(
             f"more {words.events}"
         )
     return tuple(notes)
+
+
+def cut_away(generated: SetBatch, columns: int, subject: Subject) -> tuple[str, ...]:
+    """Return what speaks against a comparison because generated events have been cut.
+
+    Arguments:
+        generated: the generated events as they came.
+        columns: how many objects of an event are compared.
+        subject: what is compared.
+    """
+    words, long = subject.words, int((generated.lengths > columns).sum())
+    if not long:
+        return ()
+    return (
+        f"{long:,} of {len(generated):,} generated {words.events} have more than the {columns} "
+        f"{words.objects} that {words.an_event} of the reference has room for, and are compared "
+        f"by {columns} of them; unless the reference was cut so on purpose, its numbers of "
+        f"{words.objects} are not those of the generated {words.events}, and W1 multiplicity "
+        "comes out too small: give a reference with more slots, or one without, of layout 2",
+    )
 
 
 def copied(copies: Copies | None) -> tuple[str, ...]:

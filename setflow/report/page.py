@@ -24,6 +24,7 @@ from setflow.report.judging import limits_of
 from setflow.report.origins import class_of, origin_of
 from setflow.report.outcome import Report
 from setflow.schema import JETNET, TYPE, TYPED_JETNET, Schema, known_absences, names
+from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
 __all__ = ["METRICS_FILE", "PAGES", "compare", "evaluate"]
@@ -128,10 +129,10 @@ def evaluate(
         )
     )
     sides = [sample.objects for sample in samples]
+    columns = _compared(headers, sides)
     del samples
     training = None
     if train is not None:
-        columns = min(side.mask.shape[1] for side in sides)
         training = read_events(
             find(JETS, train), JETNET, features=PARTICLE_NAMES, max_objects=columns
         ).objects
@@ -153,7 +154,23 @@ def evaluate(
         device=device,
         say=say,
         available=(there[0], there[1]),
+        columns=columns,
     )
+
+
+def _compared(headers: Sequence[EventHeader], sides: Sequence[SetBatch]) -> int:
+    """Return how many objects of an event are compared: those that both sides have room for.
+
+    Room is what JetNet's layout has slots for, and what the longest event of a model's sample has,
+    for a model was trained on events that were cut. Other files hold events as they are.
+    """
+    widths = [side.mask.shape[1] for side in sides]
+    bounds = [
+        width
+        for header, width in zip(headers, widths, strict=True)
+        if header.layout_version == 1 or "weights_sha256" in header.attributes
+    ]
+    return min(bounds, default=max(widths))
 
 
 def _schema_of(generated: EventHeader, reference: EventHeader) -> Schema:

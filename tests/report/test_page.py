@@ -14,12 +14,14 @@ from rich.console import Console
 
 from laws.laws import GARBAGE
 from setflow import SetBatch
+from setflow.data import EventWriter
 from setflow.data.writing import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
 from setflow.report import figures
 from setflow.report.figures import QUANTITIES
 from setflow.report.page import METRICS_FILE, PAGES, compare, evaluate
+from setflow.schema import Feature, Schema
 
 F64 = torch.float64
 
@@ -394,3 +396,50 @@ def test_a_reference_that_cannot_be_is_refused(files, tmp_path, no_pictures):
     with pytest.raises(ValueError, match="row 5, particle 0, column 'ptrel' holds 0, expected abo"):
         evaluate(generated, reference, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# --- how many objects are compared ---
+
+POINTS = Schema([Feature("x"), Feature("y")])
+
+
+def write_points(path, least, most, seed, *, slots=None, **attributes):
+    """Sets of as many points, uniformly, in slots or one behind the other."""
+    generator = torch.Generator().manual_seed(seed)
+    count = torch.randint(least, most + 1, (200, 1), generator=generator)
+    x = torch.randn(200, most, 2, generator=generator)
+    with EventWriter(path, POINTS, objects=slots, attributes=attributes) as writer:
+        writer.write(SetBatch(x, torch.arange(most) < count))
+    return count.double()
+
+
+@pytest.mark.parametrize("slots", [(None, None), (12, 8), (12, None)])
+def test_events_that_nothing_has_cut_are_compared_whole(slots, tmp_path, no_pictures):
+    """The number of slots that the longest event needs is no cut: W1 multiplicity was 0.6."""
+    made = write_points(tmp_path / "a.h5", 5, 12, 1, slots=slots[0])
+    true = write_points(tmp_path / "b.h5", 5, 8, 2, slots=slots[1])
+    report = evaluate(tmp_path / "a.h5", tmp_path / "b.h5", tmp_path / "r", measures=("w1",))
+    expected = (made.flatten().sort().values - true.flatten().sort().values).abs().mean()
+    assert report.metrics["w1_multiplicity"].value == pytest.approx(float(expected))
+    assert report.columns == 12
+    assert not any("room for" in note for note in report.notes)
+
+
+def test_what_a_model_cannot_make_is_cut_away_from_the_reference(tmp_path, no_pictures):
+    write_points(tmp_path / "a.h5", 5, 8, 1, weights_sha256="0" * 64)
+    write_points(tmp_path / "b.h5", 5, 12, 2)
+    report = evaluate(tmp_path / "a.h5", tmp_path / "b.h5", tmp_path / "r", measures=("w1",))
+    assert report.columns == 8
+
+
+def test_generated_events_that_are_cut_are_counted(tmp_path, no_pictures):
+    jet_files = [tmp_path / name for name in ("long.h5", "short.h5")]
+    for path, sample in zip(jet_files, (jets(slots=12), jets(slots=8, seed=1)), strict=True):
+        write(path, sample)
+    report = evaluate(*jet_files, tmp_path / "r", measures=("w1",))
+    long = int((jets(slots=12).lengths > 8).sum())
+    assert long > 0
+    (note,) = (note for note in report.notes if "room for" in note)
+    assert note.startswith(
+        f"{long} of 120 generated jets have more than the 8 particles that a jet"
+    )
