@@ -36,6 +36,7 @@ from setflow.fields.transformer import TransformerField
 from setflow.files import NewFolder, dump_yaml, load_yaml, shortened
 from setflow.fitted import Fitted
 from setflow.model.angles import told_of_angles
+from setflow.model.stages import some_context
 from setflow.model.trust import Shapes, read_bounded, read_shapes, require_sizes
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
@@ -382,6 +383,8 @@ def short_card(flow: Any, name: str) -> str:
         name: that of its folder.
     """
     parameters = sum(p.numel() for p in flow.field.parameters())
+    context = json.dumps(some_context(flow)) if flow.scaler.is_fitted else "{}"
+    asked = "" if context == "{}" else f"{context}, "
     return (
         f"# {name}\n\n"
         f"A flow-matching model of sets with the features {', '.join(flow.features)}: "
@@ -396,7 +399,7 @@ def short_card(flow: Any, name: str) -> str:
         )
         + ".\n\n"
         "```python\nimport setflow\n\n"
-        f'flow = setflow.SetFlow.load("{name}")\nbatch = flow.sample(1000, seed=1)\n```\n\n'
+        f'flow = setflow.SetFlow.load("{name}")\nbatch = flow.sample(1000, {asked}seed=1)\n```\n\n'
         f"`{MANIFEST}` holds the sha256 of `{CONFIG}` and `{WEIGHTS}`; loading verifies "
         "them.\n"
     )

@@ -13,7 +13,7 @@ objects, and only the first term can be asked for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,6 +33,7 @@ __all__ = [
     "derived_context",
     "given_conditions",
     "no_density",
+    "some_context",
 ]
 
 _SURFACE = "objects and context together lie on a surface, where there is no density of the objects"
@@ -96,6 +97,23 @@ def given_conditions(flow: SetFlow) -> tuple[str, ...]:
     """Return the conditions that must be given: those that no context model makes."""
     made = () if flow.context_model is None else flow.context_model.features
     return tuple(name for name in flow.conditions if name not in made)
+
+
+def some_context(flow: SetFlow) -> dict[str, str | float]:
+    """Return a context that a fitted model can be asked for: first names, and usual numbers."""
+    told: dict[str, str | float] = {}
+    scaler = flow.context_scaler
+    numbers: Iterator[float] = iter(())
+    if scaler is not None:
+        zeros = torch.zeros(1, 1, len(scaler.mean)).to(scaler.mean)
+        numbers = iter(scaler.inverse(zeros).flatten().tolist())
+    for entry in flow.context_features:
+        kind = entry.of_kind
+        if isinstance(kind, Category):
+            told[entry.name] = kind.names[0]
+        else:
+            told[entry.name] = 0.0 if kind.is_angle else float(f"{next(numbers):.3g}")
+    return {name: told[name] for name in given_conditions(flow)}
 
 
 def as_given(flow: SetFlow, c: NamedContext | None) -> dict[str, object] | None:

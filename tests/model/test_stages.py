@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 
 import pytest
@@ -11,6 +12,7 @@ from scipy import stats
 import setflow
 from each import each
 from laws.laws import redraw
+from setflow.model.folder import short_card
 from setflow.random import derive
 from setflow.schema import Feature, Schema
 
@@ -212,3 +214,26 @@ def test_a_model_without_statistics_of_its_context_model_is_refused():
     flow.context_model = _learned()
     with pytest.raises(ValueError, match="fit_statistics"):
         flow.require_fitted()
+
+
+def test_the_card_asks_for_what_must_be_given(tmp_path):
+    """As it is printed: a model with conditions has no sample without them."""
+    generator = torch.Generator().manual_seed(0)
+    event = (Feature("pt", "GeV", "positive"), Feature("class", kind="category(top, gluon)"))
+    c = torch.stack([500 + 100 * torch.rand(60, generator=generator),
+                     torch.randint(0, 2, (60,), generator=generator).float()], -1)  # fmt: skip
+    flow = setflow.SetFlow(
+        setflow.TransformerField(2, hidden=8, layers=1, heads=1, condition_dim=3),
+        schema=Schema([Feature("x"), Feature("y")], event),
+        conditions=["pt", "class"],
+        cardinality=setflow.ConditionalCardinality(4, 3),
+    )
+    flow.fit_statistics(setflow.SetBatch(torch.randn(60, 4, 2, generator=generator), c=c))
+    card = short_card(flow, str(flow.save(tmp_path / "model")))
+    code = card.partition("```python\n")[2].partition("```")[0]
+    told = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exec(code.replace("1000", "3"), told)
+    assert len(told["batch"]) == 3
+    assert re.search(r'flow.sample\(1000, {"pt": 5\d\d.0, "class": "top"}, seed=1\)', card)
