@@ -22,8 +22,9 @@ SHORT = {  # what the short form of each sets its constants to
         "GROUPS": 3, "REPEATS": 1,
     },
     "04_conditional_jets": {"STEPS": 5, "JETS": 100, "HELD": 60, "EVENTS": 60, "JOBS": 1},
+    "05_collider_events": {"SIMULATED": 20, "EVENTS": 60, "SCORED": 6, "JOBS": 1},
 }  # fmt: skip
-SIMULATES = ("03_likelihood", "04_conditional_jets")
+SIMULATES = ("03_likelihood", "04_conditional_jets", "05_collider_events")
 
 
 def test_every_notebook_has_a_short_form():

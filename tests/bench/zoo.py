@@ -178,8 +178,12 @@ def _say(text: str) -> None:
 
 
 def _shipped() -> list[Path]:
-    """Return the folders of the models that have weights."""
-    return sorted(path.parent for path in (REPOSITORY / "models").glob("*/manifest.json"))
+    """Return the folders of the models of jets that have weights.
+
+    Numbers of a model of whole events are those of its report, which `setflow promote` has taken.
+    """
+    folders = sorted(path.parent for path in (REPOSITORY / "models").glob("*/manifest.json"))
+    return [folder for folder in folders if not setflow.SetFlow.load(folder).conditions]
 
 
 def main() -> None:

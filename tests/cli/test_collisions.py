@@ -20,7 +20,9 @@ from setflow.schema import COLLISIONS, OBJECT_TYPES
 FEW = (
     "--data.batch_size", 32, "--trainer.max_steps", 4, "--trainer.val_check_interval", 2,
     "--model.flow.init_args.field.init_args",
-    "{dim: 4, hidden: 16, layers: 1, heads: 2, relative_angles: [2]}",
+    "{dim: 4, object_condition_dim: 16, hidden: 16, layers: 1, heads: 2, angles: [2],"
+    " relative_angles: [2]}",
+    "--model.flow.init_args.cardinality.init_args.condition_dim", 6,
 )  # fmt: skip
 
 
