@@ -36,7 +36,7 @@ from setflow.progress import counting_bar
 from setflow.schema import COLLISIONS
 from setflow.sets.batch import SetBatch
 
-__all__ = ["Recipe", "make_dataset", "make_shipped"]
+__all__ = ["Recipe", "make_dataset"]
 
 PYTHIA_SEEDS = 900_000_000  # Pythia takes seeds from 1 to this
 SEED_STRIDE = 556_230_589  # golden section of it: seeds of nearby runs land far apart
@@ -103,28 +103,6 @@ def make_dataset(
             bar.update(task, completed=writer.n)
         writer.tell({key: np.int64(n) for key, n in made.counts.items()})
     return Path(out)
-
-
-def make_shipped(
-    folder: str | os.PathLike[str],
-    *,
-    jobs: int = 1,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> list[Path]:
-    """Make the files that a data set ships, named under `samples` in its recipe, in its folder.
-
-    Arguments and errors are those of `make_dataset`.
-    """
-    samples = Recipe.load(folder).samples
-    if not samples:
-        raise ValueError(f"the recipe of {folder} names no samples; use make_dataset with a size")
-    made = []
-    for name, sample in samples.items():
-        out = Path(folder) / name
-        options: dict[str, Any] = {**sample, "overwrite": overwrite, "progress": progress}
-        made.append(make_dataset(folder, out=out, jobs=jobs, **options))
-    return made
 
 
 class _Made(ABC):

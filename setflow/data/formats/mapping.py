@@ -152,11 +152,11 @@ class Mapping:
             elif name not in self.constants:
                 found[name] = None
 
-    def schema(self, event: Sequence[Feature] = ()) -> Schema:
-        """Return what the events are; `event` are further features of theirs, such as a class."""
+    def schema(self) -> Schema:
+        """Return what the events are."""
         objects = [entry.feature for entry in self.objects]
         by = self.order_by if self.order_by in names(objects) else None
-        return Schema(objects, [*(entry.feature for entry in self.event), *event], by)
+        return Schema(objects, [entry.feature for entry in self.event], by)
 
 
 def mapping_of(node: Any, where: str = "the mapping") -> Mapping:
