@@ -235,22 +235,22 @@ def _mapping(node: Any, known: Sequence[str], where: str) -> dict[str, Any]:
     return dict(node)
 
 
-def _table(node: Node[str, Any], key: str, where: str) -> dict[str, Expression]:
-    """Return formulas by name."""
+def _named(node: Node[str, Any], key: str, where: str) -> list[tuple[str, Any, str]]:
+    """Return the names under a key, what each is given, and where that stands."""
     given = node.get(key) or {}
     if not isinstance(given, Node):
         raise ValueError(f"{where}.{key} is {given!r}, expected a mapping of names to formulas")
-    return {str(name): parse(text, f"{where}.{key}.{name}") for name, text in given.items()}
+    return [(str(name), told, f"{where}.{key}.{name}") for name, told in given.items()]
+
+
+def _table(node: Node[str, Any], key: str, where: str) -> dict[str, Expression]:
+    """Return formulas by name."""
+    return {name: parse(text, at) for name, text, at in _named(node, key, where)}
 
 
 def _entries(node: Node[str, Any], key: str, where: str) -> tuple[Entry, ...]:
-    given = node.get(key) or {}
-    if not isinstance(given, Node):
-        raise ValueError(f"{where}.{key} is {given!r}, expected a mapping of names to formulas")
     usual = JETNET.event if key == "event" else JETNET.objects
-    return tuple(
-        _entry(str(name), told, usual, f"{where}.{key}.{name}") for name, told in given.items()
-    )
+    return tuple(_entry(name, told, usual, at) for name, told, at in _named(node, key, where))
 
 
 def _entry(name: str, told: Any, usual: Sequence[Feature], where: str) -> Entry:
