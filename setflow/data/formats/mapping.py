@@ -119,7 +119,6 @@ class Mapping:
     weight: Expression | None = None
     event_number: Expression | None = None
     order_by: str | None = None
-    tree: str | None = None
     where: str = "the mapping"
 
     def of_file(self) -> list[str]:
@@ -221,7 +220,6 @@ def mapping_of(node: Any, where: str = "the mapping") -> Mapping:
         weight=weight,
         event_number=number,
         order_by=node.get("order_by"),
-        tree=node.get("tree"),
         where=where,
     )
 
