@@ -16,7 +16,7 @@ from each import each
 from laws.laws import LAWS, cases, redraw
 from laws.subjects import sample_of
 from setflow.data import read_jets
-from setflow.sets.protocols import part_that_declares
+from setflow.sets.protocols import parts_that_declare
 
 
 @pytest.fixture
@@ -113,6 +113,6 @@ def test_the_plain_encoder_does_not_see_what_stands_in_padding():
 def test_a_field_that_is_given_its_own_estimate_has_no_density():
     jets = read_jets(SHIPPED, stop=50, max_objects=5).particles
     flow = model_of(ROWS["self-conditioned"], jets)
-    assert part_that_declares(flow.field, "samples_only") is flow.field
+    assert parts_that_declare(flow.field, "samples_only") == {"samples_only": flow.field}
     with pytest.raises(ValueError, match="density"):
         flow.eval().log_prob(jets[:2])

@@ -1,15 +1,17 @@
-"""`setflow dataset check`, `split` and `show`: files of events looked at, and shared out."""
+"""`setflow dataset`: files of events made, looked at, shared out and put together."""
 
 from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jsonargparse import Namespace
 
-from setflow.cli.convert import given_of
+from setflow.cli.checks import check_numbers, check_output, events_file
+from setflow.cli.convert import convert_files, given_of
 from setflow.cli.endings import Ending, labelled, warn
 from setflow.files import NewFile, check_target
 
@@ -17,21 +19,60 @@ if TYPE_CHECKING:
     from setflow.data.spread import Spread
     from setflow.jobs.check import Checked
 
-__all__ = ["check_dataset", "show_dataset", "split_dataset"]
+__all__ = ["work_on_dataset"]
 
 _PICTURES = (".png", ".pdf", ".svg")
 
 _LABEL, _NUMBER = 26, 11  # characters of a label and of a number
 
 
-def check_dataset(config: Namespace) -> None:
-    """Print what files hold, and exit with status 1 if something of it cannot be.
+def work_on_dataset(config: Namespace, ending: Ending) -> None:
+    """Do what the action of the command names.
 
     Raises:
-        ImportError: if a package that reads a format is not installed.
-        OSError: if a file cannot be read.
+        ImportError: if a package that reads, writes or simulates is not installed.
+        OSError: if a file cannot be read or written.
         ValueError: if arguments do not fit each other, or a file does not have the format.
     """
+    _ACTIONS[config.action](config[config.action], ending)
+
+
+def _make(config: Namespace, ending: Ending) -> None:
+    """Simulate the events of a recipe."""
+    check_numbers(config, "events", "jobs")
+    check_output(config.out, force=config.force)
+    from setflow.data.recipes import Recipe, make_dataset
+
+    stores = Recipe.load(config.folder).stores
+    try:
+        path = make_dataset(
+            config.folder,
+            events=config.events,
+            out=config.out,
+            jobs=config.jobs,
+            seed=config.seed,
+            overwrite=config.force,
+        )
+    except RuntimeError as error:  # of Pythia, or of cuts that nothing passes
+        raise ValueError(str(error)) from error
+    named = "top30" if stores == "jets" else "ttbar-events"
+    following = ["setflow", "fit", "--config", named, "--data.train", path, "--name", path.stem]
+    ending(path, f"{config.events:,} {stores}", following)
+
+
+def _merge(config: Namespace, ending: Ending) -> None:
+    """Put files of events together."""
+    check_output(config.out, force=config.force)
+    from setflow.data.merging import merge, shards_of
+
+    files = shards_of([Path(given) for given in config.files])
+    path = merge(files, Path(config.out), overwrite=config.force, virtual=config.virtual)
+    what = f"the events of {len(files)} file{'' if len(files) == 1 else 's'}"
+    ending(path, what, ["setflow", "info", path])
+
+
+def _check(config: Namespace, ending: Ending) -> None:
+    """Print what files hold, and exit with status 1 if something of it cannot be."""
     given = given_of(config)
     from setflow.data.formats.convert import inputs_of
     from setflow.jobs.check import check_files
@@ -44,13 +85,9 @@ def check_dataset(config: Namespace) -> None:
         sys.exit(1)
 
 
-def split_dataset(config: Namespace, ending: Ending) -> None:
-    """Share the events of a file out among several.
-
-    Raises:
-        OSError: if a file cannot be read or written.
-        ValueError: if the fractions are malformed, or the file has no layout.
-    """
+def _split(config: Namespace, ending: Ending) -> None:
+    """Share the events of a file out among several."""
+    events_file(config.file)
     from setflow.data.header import read_header
     from setflow.data.splitting import split_events
     from setflow.schema import words_of
@@ -65,14 +102,8 @@ def split_dataset(config: Namespace, ending: Ending) -> None:
     ending(" ".join(map(str, config.out)), f"{told} {events}", ["setflow", "info", config.out[0]])
 
 
-def show_dataset(config: Namespace, ending: Ending) -> None:
-    """Draw what a file of events holds.
-
-    Raises:
-        ImportError: if a package that reads a format is not installed.
-        OSError: if a file cannot be read or written.
-        ValueError: if arguments do not fit each other, or a file does not have the format.
-    """
+def _show(config: Namespace, ending: Ending) -> None:
+    """Draw what a file of events holds."""
     given, out = given_of(config), Path(config.out)
     if out.suffix.lower() not in _PICTURES:
         raise ValueError(
@@ -127,3 +158,13 @@ def _numbers(spread: Spread) -> list[float]:
 
 def _shown(value: float) -> str:
     return f"{'none' if math.isnan(value) else format(value, '.4g'):>{_NUMBER}}"
+
+
+_ACTIONS: dict[str, Callable[[Namespace, Ending], None]] = {
+    "make": _make,
+    "convert": convert_files,
+    "merge": _merge,
+    "check": _check,
+    "split": _split,
+    "show": _show,
+}

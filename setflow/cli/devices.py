@@ -1,7 +1,8 @@
-"""A long job on several devices: a process for each, which makes a part, and then one file of all.
+"""The device that a command computes on; and a long job on several.
 
-The parts are those of `--part`, so the events do not depend on the number of devices, and a process
-that dies takes nothing of the others with it.
+A process for each makes a part, and then there is one file of all. The parts are
+those of `--part`, so the events do not depend on the number of devices, and a process that dies
+takes nothing of the others with it.
 """
 
 from __future__ import annotations
@@ -21,7 +22,13 @@ from setflow.cli.endings import warn
 from setflow.files import check_hdf5_name
 from setflow.parts import Part
 
-__all__ = ["make_on_devices", "parts_of"]
+__all__ = ["check_device", "device_of", "made_on_devices", "output_of", "parts_of"]
+
+
+def output_of(config: Namespace) -> tuple[Path, Part | None]:
+    """Return what a call of `setflow sample` or `score` writes, and which part that is, if one."""
+    part = None if config.part is None else Part(*config.part)
+    return Path(config.out) if part is None else part.path(Path(config.out)), part
 
 
 def parts_of(out: str, devices: int) -> list[Path]:
@@ -29,28 +36,64 @@ def parts_of(out: str, devices: int) -> list[Path]:
     return [Part(k, devices).path(Path(out)) for k in range(devices)]
 
 
-def make_on_devices(
-    config: Namespace, arguments: Sequence[str], work: Callable[[list[str]], None]
-) -> None:
-    """Let a process for each device make its part, and put the parts together.
-
-    Arguments:
-        config: the arguments of `setflow sample` or `score`.
-        arguments: the same as they were given.
-        work: what a process does with its arguments; it has a name in a module.
+def check_device(name: str) -> None:
+    """Check the name of a device, before torch is there to say whether there is such a one.
 
     Raises:
-        ChildProcessError: if one of them did not end well; what is done remains.
+        ValueError: if it is none.
+    """
+    kind, colon, index = name.partition(":")
+    numbered = kind == "cuda" and (index.isdigit() or not colon)
+    if name not in ("auto", "cpu") and not numbered:
+        raise ValueError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:<number>")
+
+
+def device_of(name: str) -> str:
+    """Return the device that is meant, for torch.
+
+    Raises:
+        ValueError: if there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if not name.startswith("cuda"):
+        return name
+    if not torch.cuda.is_available():
+        raise ValueError(f"--device is {name!r}, but torch finds no CUDA device here; use cpu")
+    found, index = torch.cuda.device_count(), int(name.partition(":")[2] or 0)
+    if index >= found:
+        raise ValueError(f"--device is {name!r}, but there are {found}, counted from cuda:0")
+    return name
+
+
+def made_on_devices(out: Path, config: Namespace) -> bool:
+    """Return whether an output is there already; if not, let a process for each device make a part.
+
+    The parts are put together, and then it is there, and what follows only looks at it.
+
+    Arguments:
+        out: the output.
+        config: the arguments of `setflow sample` or `score`; `given` holds them as they were given,
+            and `make_part` is what a process does with them: it has a name in a module.
+
+    Raises:
+        ChildProcessError: if a process did not end well; what is done remains.
         ValueError: if the arguments do not fit several devices, or there are fewer.
     """
-    names = _names(config)
-    parts = parts_of(config.out, len(names))
-    _run(arguments, names, work)
-    from setflow.data.merging import merge
+    there = out.exists() and not config.force
+    if config.devices > 1 and not there:
+        names = _names(config)
+        parts = parts_of(config.out, len(names))
+        _run(config.given, names, config.make_part)
+        from setflow.data.merging import merge
 
-    merge(parts, Path(config.out), overwrite=config.force)
-    for part in parts:
-        part.unlink()
+        merge(parts, Path(config.out), overwrite=config.force)
+        for part in parts:
+            part.unlink()
+        config.force = False
+    return there
 
 
 def _names(config: Namespace) -> list[str]:

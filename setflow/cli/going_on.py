@@ -9,9 +9,8 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from setflow.cli.devices import parts_of
+from setflow.cli.devices import output_of, parts_of
 from setflow.cli.endings import Interrupted
-from setflow.parts import Part
 
 __all__ = ["going_on"]
 
@@ -36,9 +35,7 @@ def going_on(command: str, config: Namespace, arguments: Sequence[str]) -> Itera
         return
     from setflow.training.signals import Stopped, StopSignals
 
-    outs = parts_of(config.out, config.devices) if config.devices > 1 else [Path(config.out)]
-    if config.part is not None:
-        outs = [Part(*config.part).path(Path(config.out))]
+    outs = parts_of(config.out, config.devices) if config.devices > 1 else [output_of(config)[0]]
     same = shlex.join(["setflow", *arguments])
     try:
         with StopSignals():

@@ -215,14 +215,18 @@ def pair_mass(record: Record) -> NDArray[np.float64]:
 
     They are those that decay: the last of their copies in the record.
     """
-    top = np.abs(record.pdg) == TOP
-    copied = np.zeros(len(top), np.bool_)
-    copied[record.mothers[0][top]] = True
-    last = top & ~copied
+    last = _last_of(record, np.abs(record.pdg) == TOP)
     n = int(record.event.max(initial=-1)) + 1
     px, py, pz, e = (np.bincount(record.event[last], part[last], minlength=n) for part in record.p)
     mass: NDArray[np.float64] = np.sqrt(np.maximum(e**2 - px**2 - py**2 - pz**2, 0.0))
     return mass
+
+
+def _last_of(record: Record, chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return which of the chosen particles are the mother of none of them."""
+    mothers = np.zeros(len(chosen), np.bool_)
+    mothers[record.mothers[0][chosen]] = True
+    return chosen & ~mothers
 
 
 # --- objects ---
@@ -307,10 +311,8 @@ def _photons(
 
 def _jets(record: Record, recipe: EventRecipe, visible: NDArray[np.bool_]) -> _Rows:
     """Return the jets of visible particles."""
-    b = has_b(record.pdg)
-    decays_on = np.zeros(len(b), np.bool_)
-    decays_on[record.mothers[0][b]] = True
-    ghosts = np.flatnonzero(b & ~decays_on & (record.pt > recipe.b_hadron_pt))
+    last = _last_of(record, has_b(record.pdg))
+    ghosts = np.flatnonzero(last & (record.pt > recipe.b_hadron_pt))
     places = np.concatenate([np.flatnonzero(visible), ghosts])
     is_ghost = np.arange(len(places)) >= len(places) - len(ghosts)
     if not len(places):

@@ -36,7 +36,7 @@ from setflow.progress import counting_bar
 from setflow.schema import COLLISIONS
 from setflow.sets.batch import SetBatch
 
-__all__ = ["Recipe", "make_dataset", "make_shipped"]
+__all__ = ["Recipe", "make_dataset"]
 
 PYTHIA_SEEDS = 900_000_000  # Pythia takes seeds from 1 to this
 SEED_STRIDE = 556_230_589  # golden section of it: seeds of nearby runs land far apart
@@ -44,6 +44,7 @@ PACKAGES = ("pythia8mc", "fastjet")
 
 
 Block = dict[str, NDArray[Any]]
+Task = Callable[[Any, int, int, int], Block]
 
 
 def make_dataset(
@@ -90,97 +91,53 @@ def make_dataset(
         "description": recipe.description,
         "seed": np.int64(seed),
     }
-    made = _KINDS[type(recipe)](recipe, out, overwrite, attributes | _versions(recipe))
+    attributes |= _versions(recipe)
+    made = _KINDS[type(recipe)](
+        recipe, out, overwrite=overwrite, attributes=attributes, compression=recipe.compression
+    )
     bar = counting_bar(disable=not progress, console=Console(stderr=True))
     with bar, made.writer as writer:
         task = bar.add_task(f"{recipe.name}, {recipe.stores}", total=events)
         for block in _blocks(made, seed, events, jobs):
             made.write(block, events - writer.n)
             bar.update(task, completed=writer.n)
-        writer.tell({key: np.int64(n) for key, n in made.counts().items()})
+        writer.tell({key: np.int64(n) for key, n in made.counts.items()})
     return Path(out)
-
-
-def make_shipped(
-    folder: str | os.PathLike[str],
-    *,
-    jobs: int = 1,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> list[Path]:
-    """Make the files that a data set ships, named under `samples` in its recipe, in its folder.
-
-    Arguments and errors are those of `make_dataset`.
-    """
-    samples = Recipe.load(folder).samples
-    if not samples:
-        raise ValueError(f"the recipe of {folder} names no samples; use make_dataset with a size")
-    made = []
-    for name, sample in samples.items():
-        out = Path(folder) / name
-        options: dict[str, Any] = {**sample, "overwrite": overwrite, "progress": progress}
-        made.append(make_dataset(folder, out=out, jobs=jobs, **options))
-    return made
 
 
 class _Made(ABC):
     """A file that is made by a recipe.
 
-    Attributes:
+    Arguments:
         recipe: what it is made by.
+        task: what makes a block, called with the recipe, seed, number and how many are left.
         writer: what writes it.
         most: how many jets or events a block can hold.
     """
 
-    recipe: Recipe
     writer: JetWriter | EventWriter
-    most: int
 
-    @abstractmethod
     def __init__(
-        self,
-        recipe: Any,
-        out: str | os.PathLike[str],
-        overwrite: bool,
-        attributes: dict[str, Any],
-    ) -> None: ...
-
-    @abstractmethod
-    def task(self) -> Callable[[Any, int, int, int], Block]:
-        """Return what makes a block, called with the recipe, seed, number and how many are left."""
+        self, recipe: Recipe, task: Task, writer: JetWriter | EventWriter, most: int
+    ) -> None:
+        self.recipe, self.task, self.writer, self.most = recipe, task, writer, most
+        self.counts: dict[str, int] = {}  # for the attributes of the file
 
     @abstractmethod
     def write(self, block: Block, left: int) -> None:
         """Write a block, or its beginning if it holds more than what is left to do."""
 
-    @abstractmethod
-    def counts(self) -> dict[str, int]:
-        """Return what has been counted, for the attributes of the file."""
-
 
 class _Jets(_Made):
     """A file of jets, in the layout of JetNet."""
 
-    def __init__(
-        self,
-        recipe: JetRecipe,
-        out: str | os.PathLike[str],
-        overwrite: bool,
-        attributes: dict[str, Any],
-    ) -> None:
-        self.recipe, self.most = recipe, recipe.block * recipe.leading
-        self.writer: JetWriter = JetWriter(
-            out,
-            objects=recipe.objects,
-            overwrite=overwrite,
-            with_types=True,
-            with_events=True,
-            attributes=attributes,
-            compression=recipe.compression,
-        )
+    writer: JetWriter
 
-    def task(self) -> Callable[[Any, int, int, int], Block]:
-        return make_block
+    def __init__(self, recipe: JetRecipe, out: str | os.PathLike[str], **options: Any) -> None:
+        writer = JetWriter(
+            out, objects=recipe.objects, with_types=True, with_events=True, **options
+        )
+        super().__init__(recipe, make_block, writer, recipe.block * recipe.leading)
 
     def write(self, block: Block, left: int) -> None:
         part = {key: torch.from_numpy(value[:left]) for key, value in block.items()}
@@ -188,32 +145,17 @@ class _Jets(_Made):
             SetBatch(part["x"], part["types"] > 0), part["jets"], part["types"], part["events"]
         )
 
-    def counts(self) -> dict[str, int]:
-        return {}
-
 
 class _Events(_Made):
     """A file of whole events, one behind the other; it tells how many collisions were dropped."""
 
-    def __init__(
-        self,
-        recipe: EventRecipe,
-        out: str | os.PathLike[str],
-        overwrite: bool,
-        attributes: dict[str, Any],
-    ) -> None:
-        self.recipe, self.most, self._limits = recipe, recipe.block, recipe.objects
-        self._counts = dict.fromkeys(("collisions", "too_few_objects", "too_many_objects"), 0)
-        self.writer: EventWriter = EventWriter(
-            out,
-            COLLISIONS,
-            overwrite=overwrite,
-            attributes=attributes,
-            compression=recipe.compression,
-        )
+    writer: EventWriter
 
-    def task(self) -> Callable[[Any, int, int, int], Block]:
-        return make_event_block
+    def __init__(self, recipe: EventRecipe, out: str | os.PathLike[str], **options: Any) -> None:
+        writer = EventWriter(out, COLLISIONS, **options)
+        super().__init__(recipe, make_event_block, writer, recipe.block)
+        self._limits = recipe.objects
+        self.counts = dict.fromkeys(("collisions", "too_few_objects", "too_many_objects"), 0)
 
     def write(self, block: Block, left: int) -> None:
         lengths, events = block["lengths"][:left], block["events"][:left]
@@ -229,15 +171,12 @@ class _Events(_Made):
             found = found[: int(events[-1]) % self.recipe.block + 1]
         few, many = self._limits
         for key, n in zip(
-            self._counts, (len(found), (found < few).sum(), (found > many).sum()), strict=True
+            self.counts, (len(found), (found < few).sum(), (found > many).sum()), strict=True
         ):
-            self._counts[key] += int(n)
-
-    def counts(self) -> dict[str, int]:
-        return self._counts
+            self.counts[key] += int(n)
 
 
-_KINDS: dict[type[Recipe], type[_Made]] = {JetRecipe: _Jets, EventRecipe: _Events}
+_KINDS: dict[type[Recipe], Callable[..., _Made]] = {JetRecipe: _Jets, EventRecipe: _Events}
 
 
 def _versions(recipe: Recipe) -> dict[str, str]:
@@ -267,7 +206,7 @@ def _pythia_seed(seed: int, block: int) -> int:
 
 def _blocks(made: _Made, seed: int, events: int, jobs: int) -> Iterator[Block]:
     """Yield blocks in order until they hold what is asked for."""
-    recipe, task = made.recipe, made.task()
+    recipe, task = made.recipe, made.task
     done = index = 0
     if jobs == 1:
         while done < events:

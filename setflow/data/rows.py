@@ -26,7 +26,7 @@ from setflow.data.valid import (
     checked_mask,
     checked_types,
     note,
-    turned,
+    turn_angles,
     without_nan,
 )
 from setflow.schema import Category, Feature
@@ -172,10 +172,8 @@ def check_rows(
             ~np.isfinite(weight)[:, None],
             lambda row, _: f"{weight_name} holds {weight[row]}; expected a finite number",
         )
-    for values, held in ((block.x, features), (block.event, of_event.features)):
-        for column, feature in enumerate(held):
-            if feature.of_kind.is_angle:
-                values[..., column] = turned(values[..., column])
+    turn_angles(block.x, features)
+    turn_angles(block.event, of_event.features)
     if physical:
         check_physical(block.x, block.real, features, defects, words)
         told = [_as_told(layout, feature) for feature in of_event.features]

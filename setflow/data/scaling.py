@@ -20,7 +20,7 @@ from torch import Tensor
 from setflow.data.moments import Moments
 from setflow.fitted import Fitted
 from setflow.schema.kinds import Angle, Kind, Positive, kind_of
-from setflow.sets.angles import LARGEST, wrap
+from setflow.sets.angles import LARGEST, wrapped
 from setflow.sets.arrays import Array, as_tensor
 from setflow.sets.masks import as_mask, current_transform, is_at_hand, is_readable, zero_padding
 from setflow.sets.shapes import floating_dtype, positive_integer
@@ -336,10 +336,8 @@ class Standardizer(Fitted):
         z = self._transform(self._safe(x, mask)) - self.mean
         if not self.angles:
             return zero_padding((z / self.std).to(dtype), mask)
-        columns = list((z / (self.std / self.widths())).unbind(-1))
-        for k in self.angles:
-            columns[k] = wrap(columns[k])
-        return zero_padding(torch.stack(columns, -1).to(dtype), mask)
+        z = wrapped(z / (self.std / self.widths()), self.angles)
+        return zero_padding(z.to(dtype), mask)
 
     def inverse(self, z: Array, mask: Array | None = None) -> Tensor:
         """Return physical features from scaled ones, zero in padded slots.
@@ -353,9 +351,8 @@ class Standardizer(Fitted):
         dtype = z.dtype if z.is_floating_point() else floating_dtype(z)
         if not self._transforms and not self.angles:
             return zero_padding(f.to(dtype), mask)
-        columns = list(f.to(dtype).unbind(-1))
-        for k in self.angles:  # in the dtype of the result, where pi is another number
-            columns[k] = wrap(columns[k])
+        # in the dtype of the result, where pi is another number
+        columns = list(wrapped(f.to(dtype), self.angles).unbind(-1))
         for index, kind in self._transforms.items():
             low, high = kind.bounds
             x = kind.inverse(f[..., index]).to(dtype)

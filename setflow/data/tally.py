@@ -30,7 +30,7 @@ from setflow.data.valid import (
     checked_mask,
     count_impossible,
     counted,
-    turned,
+    turn_angles,
     without_nan,
 )
 from setflow.schema import Category, Feature, Schema, names, words_of
@@ -149,10 +149,8 @@ class Tally:
         self._note("mask", defects)
         x = without_nan(np.where(real[..., None], rows.x, 0), self.schema.objects)
         event = np.array(rows.event)
-        for values, features in ((x, self.schema.objects), (event, self.schema.event)):
-            for k, entry in enumerate(features):
-                if entry.of_kind.is_angle:
-                    values[..., k] = turned(values[..., k])
+        turn_angles(x, self.schema.objects)
+        turn_angles(event, self.schema.event)
         self._judge(x, real, event, rows, [*defects])
         self._measure(x, real, event)
         picked = [names(self.schema.objects).index(name) for name in self.compared]

@@ -151,6 +151,13 @@ def turned(phi: NDArray[Any]) -> NDArray[Any]:
     return np.where(ends, -pi, phi)
 
 
+def turn_angles(values: NDArray[Any], features: Sequence[Feature]) -> None:
+    """Make angles of values, with the features as the last dimension, `turned` in place."""
+    for column, feature in enumerate(features):
+        if feature.of_kind.is_angle:
+            values[..., column] = turned(values[..., column])
+
+
 def impossible(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.bool_]:
     """Return which values, with the features as the last dimension, cannot be; NaN can."""
     wrong = np.zeros(values.shape, np.bool_)

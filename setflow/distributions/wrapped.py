@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from setflow.distributions.base import checked_event, sum_real
-from setflow.sets.angles import checked_angles, wrap
+from setflow.sets.angles import checked_angles, wrap, wrapped
 from setflow.sets.arrays import Array, as_tensor, check_generator
 from setflow.sets.masks import as_present, zero_padding
 from setflow.sets.shapes import as_floating, as_tuple
@@ -133,10 +133,7 @@ class WrappedNormal:
         Arguments:
             x: values, with shape `(*, D)`.
         """
-        columns = list(x.unbind(-1))
-        for k in self.angles:
-            columns[k] = wrap(columns[k])
-        return torch.stack(columns, -1)
+        return wrapped(x, self.angles)
 
     def sample(
         self,

@@ -311,7 +311,7 @@ def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict
         what, kind = f"'{name}' of {words.an_object} is {value:g}", flow.scaler.kinds[column]
         if isinstance(kind, Category) and value in range(len(kind.names)):
             what += f" ({kind.names[int(value)]})"
-        reasons.setdefault(row, f"{what}, {_expected(flow, column, value)}")
+        reasons.setdefault(row, f"{what}, {_expected(flow, column)}")
     if context is not None and flow.context_encoder is not None:
         unknown = flow.context_encoder.unknown(context, flow.context_scaler)
         for row, column in unknown.nonzero().tolist():
@@ -321,8 +321,8 @@ def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict
     return reasons
 
 
-def _expected(flow: SetFlow, column: int, value: float) -> str:
-    """Return what a feature is expected to be, in words, where it is `value`."""
+def _expected(flow: SetFlow, column: int) -> str:
+    """Return what a feature is expected to be, in words, where it is not."""
     kind, scaler = flow.scaler.kinds[column], flow.scaler
     if isinstance(scaler, TypedStandardizer):
         if isinstance(kind, Category):

@@ -29,11 +29,12 @@ from setflow.sets.events import Events
 from setflow.sets.masks import as_mask, current_transform, is_readable
 from setflow.sets.protocols import (
     Base,
+    Flag,
     SDESolver,
     Solver,
     declares,
     event_ndim_of,
-    part_that_declares,
+    parts_that_declare,
 )
 from setflow.sets.shapes import check_times, split_event
 from setflow.solvers.adaptive import IntegrationError
@@ -52,6 +53,16 @@ __all__ = [
 
 _LEAST_BITS = 32  # of the arithmetic of a log-density
 _EXACT = ExactDivergence()
+_NO_DENSITY: dict[Flag, str] = {
+    "is_discontinuous": (
+        "its velocity jumps in x, and the divergence misses what the jumps do to the density, so "
+        "that the number would be wrong though it looks right; make the field continuous (edge "
+        "weights that fall to zero at the border of a neighbourhood) or use it for sampling only"
+    ),
+    "samples_only": (
+        "what it generates does not follow the density of a model; score with the field itself"
+    ),
+}
 
 
 class LogProbEstimate(NamedTuple):
@@ -322,20 +333,10 @@ def _scorable(field: nn.Module, events: Events) -> Events:
     Raises:
         ValueError: if they or the field have no density.
     """
-    jumping = part_that_declares(field, "is_discontinuous")
-    if jumping is not None:
-        raise ValueError(
-            f"{type(jumping).__name__} declares is_discontinuous: its velocity jumps in x, and "
-            "the divergence misses what the jumps do to the density, so that the number would be "
-            "wrong though it looks right; make the field continuous (edge weights that fall to "
-            "zero at the border of a neighbourhood) or use it for sampling only"
-        )
-    made = part_that_declares(field, "samples_only")
-    if made is not None:
-        raise ValueError(
-            f"{type(made).__name__} declares samples_only: what it generates does not follow the "
-            "density of a model; score with the field itself"
-        )
+    declared = parts_that_declare(field, *_NO_DENSITY)
+    for flag, why in _NO_DENSITY.items():
+        if flag in declared:
+            raise ValueError(f"{type(declared[flag]).__name__} declares {flag}: {why}")
     x = events.x
     wide = any(p.dtype == torch.float64 for p in field.parameters())
     events = replace(events, x=x.to(torch.float64 if wide else solve_dtype(x)))

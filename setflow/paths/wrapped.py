@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from setflow.paths.affine import AffinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
-from setflow.sets.angles import Circles, wrap
+from setflow.sets.angles import Circles, wrap, wrapped
 from setflow.sets.arrays import shown
 
 __all__ = ["WrappedPath"]
@@ -92,10 +92,8 @@ class WrappedPath(ProbabilityPath):
             )
 
     def sample_xt(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
-        x = list(self.path.sample_xt(x_target, self._nearest(x_target, x_source), t).unbind(-1))
-        for k in self.angles:
-            x[k] = wrap(x[k])
-        return torch.stack(x, -1)
+        nearest = self._nearest(x_target, x_source)
+        return wrapped(self.path.sample_xt(x_target, nearest, t), self.angles)
 
     def target_ut(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor:
         return self.path.target_ut(x_target, self._nearest(x_target, x_source), t)

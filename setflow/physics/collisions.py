@@ -30,7 +30,7 @@ from torch import Tensor
 
 from setflow.physics.kinematics import delta_phi
 from setflow.physics.metrics import Metric
-from setflow.physics.sets import checked_objects, scale_of
+from setflow.physics.sets import checked_objects, renumbered, scale_of
 from setflow.schema import COLLISIONS, OBJECT_TYPES, Feature, kind_names, names
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number
@@ -131,16 +131,13 @@ class CollisionObservables:
 
     def select(self, events: Tensor | slice) -> CollisionObservables:
         """Return those of some events, given by distinct indices, shape `(k,)`, or a slice."""
-        if isinstance(events, slice):
-            events = torch.arange(self.n)[events]
-        place = torch.full((self.n,), -1, dtype=torch.long)
-        place[events] = torch.arange(len(events))
+        chosen, place = renumbered(events, self.n)
         columns = {}
         for name, (values, event) in self.columns.items():
             moved = place[event]
             columns[name] = (values[moved >= 0], moved[moved >= 0])
         weight = None if self.weight is None else self.weight[events]
-        return replace(self, columns=columns, n=len(events), weight=weight)
+        return replace(self, columns=columns, n=len(chosen), weight=weight)
 
 
 class CollisionMeasure:

@@ -27,7 +27,14 @@ from setflow.sets.batch import SetBatch
 from setflow.sets.masks import count_real
 from setflow.sets.weights import effective_number, total_weight
 
-__all__ = ["SetMeasure", "SetObservables", "scale_of", "shuffle_objects", "swap_features"]
+__all__ = [
+    "SetMeasure",
+    "SetObservables",
+    "renumbered",
+    "scale_of",
+    "shuffle_objects",
+    "swap_features",
+]
 
 MULTIPLICITY, PAIR = "multiplicity", "pair distance"
 PAIRS = 200
@@ -93,10 +100,7 @@ class SetObservables:
 
     def select(self, events: Tensor | slice) -> SetObservables:
         """Return those of some events, given by distinct indices, shape `(k,)`, or a slice."""
-        if isinstance(events, slice):
-            events = torch.arange(len(self), device=self.event.device)[events]
-        place = torch.full((len(self),), -1, dtype=torch.long, device=self.event.device)
-        place[events] = torch.arange(len(events), device=self.event.device)
+        _, place = renumbered(events, len(self), self.event.device)
         event, pair_event = place[self.event], place[self.pair_event]
         kept, kept_pairs = event >= 0, pair_event >= 0
         return replace(
@@ -109,6 +113,29 @@ class SetObservables:
             pair_event=pair_event[kept_pairs],
             weight=None if self.weight is None else self.weight[events],
         )
+
+
+def renumbered(
+    events: Tensor | slice, n: int, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the indices of chosen events, and the new number of each event.
+
+    Arguments:
+        events: distinct indices, with shape `(k,)`, or a slice.
+        n: the number of events.
+        device: where what belongs to the events lies; None means the CPU.
+
+    Returns:
+        Two integer tensors: of the chosen events, with shape `(k,)`, and of all, with shape `(n,)`,
+        where -1 is one that is not chosen.
+
+    >>> renumbered(torch.tensor([2, 0]), 4)[1]
+    tensor([ 1, -1,  0, -1])
+    """
+    chosen = torch.arange(n, device=device)[events]
+    place = torch.full((n,), -1, device=device)
+    place[chosen] = torch.arange(len(chosen), device=device)
+    return chosen, place
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ from matplotlib.patches import Circle
 
 from setflow.physics.collisions import HARDEST
 from setflow.physics.metrics import Measured
+from setflow.report.displays import first_events
 from setflow.report.figures import note_of, spectrum
 from setflow.report.histograms import Quantity
 from setflow.report.judging import Result
-from setflow.report.style import STYLE, Array, as_numpy
+from setflow.report.style import STYLE, Array
 from setflow.schema import OBJECT_TYPES, Feature, names
 from setflow.sets.batch import SetBatch
 
@@ -118,8 +119,7 @@ def event_displays(
     held = names(features)
     sides = []
     for batch, name in ((reference, "Reference"), (generated, "Generated")):
-        for k in batch.mask.any(-1).nonzero()[:events, 0].tolist():
-            x = as_numpy(batch.x[k].double()[batch.mask[k]])
+        for k, x in first_events(batch, events):
             sides.append((f"{name} {k}: $N$ = {len(x)}", dict(zip(held, x.T, strict=True))))
     mean = float(np.mean(np.concatenate([event["pt"] for _, event in sides]))) if sides else 1.0
     views: dict[str, tuple[Callable[[Axes, Mapping[str, Array], float], None], str]] = {

@@ -254,11 +254,8 @@ def _classes(
     for name in mine.class_names:
         if name not in theirs.class_names:
             continue
-        parts = []
-        for side, origin in ((generated, mine), (reference, theirs)):
-            assert origin.classes is not None
-            of_it = origin.classes[: len(side)] == origin.class_names.index(name)
-            parts.append(side[of_it.to(side.x.device)])
+        sides = ((generated, mine), (reference, theirs))
+        parts = [side[origin.of_class(side, name)] for side, origin in sides]
         if min(map(len, parts)) >= _FEWEST:
             found[name] = compare(
                 parts[0],

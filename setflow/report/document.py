@@ -98,9 +98,7 @@ class Drawing:
         """Return those of one class."""
         batches, measured = [], []
         for origin, batch, sample in zip(self.origins, self.batches, self.measured, strict=True):
-            assert origin.classes is not None
-            of_it = origin.classes[: len(batch)] == origin.class_names.index(name)
-            rows = of_it.nonzero()[:, 0].to(batch.x.device)
+            rows = origin.of_class(batch, name)
             batches.append(batch[rows])
             measured.append(sample.select(rows))
         report = self.report.classes[name]

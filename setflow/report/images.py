@@ -13,17 +13,8 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from numpy.typing import NDArray
 
 from setflow.physics.kinematics import jet_mass
-from setflow.report.style import (
-    ETA,
-    GENERATED,
-    MASS,
-    PHI,
-    PTREL,
-    REFERENCE,
-    STYLE,
-    Array,
-    as_numpy,
-)
+from setflow.report.displays import draw_first_events
+from setflow.report.style import ETA, MASS, PHI, PTREL, STYLE, Array, as_numpy
 from setflow.schema import PARTICLE_FEATURES, axis_label
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number
@@ -136,26 +127,15 @@ def example_jets(generated: SetBatch, reference: SetBatch, *, jets: int = 3) -> 
     reach = _reach(reference)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * jets + 0.9, 7.5))
-        grid = figure.subplots(2, jets, sharex=True, sharey=True, squeeze=False)
+        plane = ((ETA, (-reach, reach)), (PHI, (-reach, reach)))
+        draw_first_events(figure, (generated, reference), jets, _dots, plane)
         figure.subplots_adjust(left=0.09, right=0.98, bottom=0.085, top=0.9, wspace=0.08)
         figure.suptitle(rf"Area of a dot $\propto$ {PTREL}", fontsize=12, y=0.985)
-        rows = ((reference, "Reference", REFERENCE), (generated, "Generated", GENERATED))
-        for row, (batch, name, color) in zip(grid, rows, strict=True):
-            chosen = batch.mask.any(-1).nonzero()[:jets, 0].tolist()
-            for axes, jet in zip(row, chosen, strict=False):
-                x, mask = batch.x[jet].double(), batch.mask[jet]
-                eta, phi, pt = as_numpy(x[mask]).T
-                area = 2500.0 * np.clip(pt, 0.0, None)
-                axes.scatter(eta, phi, s=area, color=color, alpha=0.5, edgecolors="black", lw=0.5)
-                mass = float(jet_mass(x, mask))
-                title = rf"{name} {jet}: $N$ = {len(pt)}, {MASS} = {mass:.3f}"
-                axes.set_title(title, loc="left", fontsize=11)
-        for axes in grid.flat:
-            axes.set_aspect("equal")
-            axes.set_xlim(-reach, reach)
-            axes.set_ylim(-reach, reach)
-        for axes in grid[-1]:
-            axes.set_xlabel(ETA)
-        for axes in grid[:, 0]:
-            axes.set_ylabel(PHI)
     return figure
+
+
+def _dots(batch: SetBatch, jet: int, particles: Array) -> tuple[dict[str, Any], str]:
+    """Return how the dots of a jet look, and its mass."""
+    mass = float(jet_mass(batch.x[jet].double(), batch.mask[jet]))
+    area = 2500.0 * np.clip(particles[:, 2], 0.0, None)
+    return {"s": area, "alpha": 0.5}, f", {MASS} = {mass:.3f}"

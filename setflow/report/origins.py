@@ -15,6 +15,7 @@ from setflow.data.header import EventHeader
 from setflow.data.recipe_keys import Recipe
 from setflow.data.sample import EventSample
 from setflow.schema import Category, Feature
+from setflow.sets.batch import SetBatch
 from setflow.shipped import RECIPES, paths
 
 __all__ = ["Origin", "class_of", "origin_of"]
@@ -41,6 +42,12 @@ class Origin:
     jet_pt: Tensor | None = None
     classes: Tensor | None = None
     class_names: tuple[str, ...] = ()
+
+    def of_class(self, batch: SetBatch, name: str) -> Tensor:
+        """Return the places of the events of a class in a batch of the first events."""
+        assert self.classes is not None
+        of_it = self.classes[: len(batch)] == self.class_names.index(name)
+        return of_it.nonzero()[:, 0].to(batch.x.device)
 
 
 def class_of(path: Path, header: EventHeader) -> Feature | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -11,10 +12,11 @@ from matplotlib.figure import Figure
 
 from setflow.physics.metrics import Measured
 from setflow.physics.sets import MULTIPLICITY, PAIR
+from setflow.report.displays import draw_first_events
 from setflow.report.figures import note_of, spectrum
 from setflow.report.histograms import Quantity
 from setflow.report.judging import Result
-from setflow.report.style import GENERATED, REFERENCE, STYLE, Array, as_numpy
+from setflow.report.style import STYLE, Array, as_numpy
 from setflow.schema import Feature, Positive, Schema, axis_label
 from setflow.sets.batch import SetBatch
 
@@ -88,28 +90,18 @@ def example_events(
     sized = by is not None and isinstance(by.kind, Positive) and by.kind.low >= 0
     column = schema.generated.index(schema.order_by) if sized and schema.order_by else 0
     mean = float(as_numpy(reference.x[reference.mask][:, column]).mean()) or 1.0
+
+    def dots(batch: SetBatch, event: int, x: Array) -> tuple[dict[str, Any], str]:
+        area = _AREA * np.clip(x[:, column] / mean, 0.05, 20) if sized else _AREA / 2
+        return {"s": area, "alpha": 0.6}, ""
+
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(3.2 * events + 1.2, 7.5), layout="constrained")
-        grid = figure.subplots(2, events, sharex=True, sharey=True, squeeze=False)
         if sized and by is not None:
             figure.suptitle(rf"Area of a dot $\propto$ {by.label}", fontsize=12)
-        rows = ((reference, "Reference", REFERENCE), (generated, "Generated", GENERATED))
-        for row, (batch, name, color) in zip(grid, rows, strict=True):
-            chosen = batch.mask.any(-1).nonzero()[:events, 0].tolist()
-            for axes, k in zip(row, chosen, strict=False):
-                x = as_numpy(batch.x[k].double()[batch.mask[k]])
-                area = _AREA * np.clip(x[:, column] / mean, 0.05, 20) if sized else _AREA / 2
-                axes.scatter(*x[:, :2].T, s=area, color=color, alpha=0.6, edgecolors="k", lw=0.5)
-                axes.set_title(rf"{name} {k}: $N$ = {len(x)}", loc="left", fontsize=11)
-        for axes in grid.flat:
-            if across.unit and across.unit == up.unit:
-                axes.set_aspect("equal")
-            axes.set_xlim(*limits[0])
-            axes.set_ylim(*limits[1])
-        for axes in grid[-1]:
-            axes.set_xlabel(axis_label(across))
-        for axes in grid[:, 0]:
-            axes.set_ylabel(axis_label(up))
+        plane = ((axis_label(across), limits[0]), (axis_label(up), limits[1]))
+        equal = bool(across.unit) and across.unit == up.unit
+        draw_first_events(figure, (generated, reference), events, dots, plane, equal=equal)
     return figure
 
 

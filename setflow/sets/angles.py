@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-__all__ = ["LARGEST", "Circles", "checked_angles", "wrap"]
+__all__ = ["LARGEST", "Circles", "checked_angles", "wrap", "wrapped"]
 
 LARGEST = 13.0
 """Of angles in radians: what lies beyond two turns is one in degrees."""
@@ -41,6 +41,24 @@ def wrap(angle: Tensor) -> Tensor:
     turns = ((angle + math.pi) / (2 * math.pi)).floor()
     wrapped = angle - 2 * math.pi * turns
     return torch.where(wrapped >= math.pi, -math.pi, wrapped).clamp(min=-math.pi)  # NaN stays
+
+
+def wrapped(x: Tensor, angles: Sequence[int]) -> Tensor:
+    """Return values with their angles in [-pi, pi), with the shape of `x`.
+
+    Arguments:
+        x: values, with shape `(*, D)`.
+        angles: the positions of the features that are angles in radians.
+
+    >>> wrapped(torch.tensor([4.0, 4.0]), [1])
+    tensor([ 4.0000, -2.2832])
+    """
+    if not angles:
+        return x
+    columns = list(x.unbind(-1))
+    for k in angles:
+        columns[k] = wrap(columns[k])
+    return torch.stack(columns, -1)
 
 
 def checked_angles(angles: Sequence[int], dim: int) -> tuple[int, ...]:

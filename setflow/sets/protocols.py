@@ -32,7 +32,7 @@ __all__ = [
     "event_ndim_of",
     "in_lines",
     "in_short",
-    "part_that_declares",
+    "parts_that_declare",
     "refuse_misspelt",
 ]
 
@@ -114,12 +114,17 @@ def declares(thing: object, flag: Flag) -> bool:
     return bool(getattr(thing, flag, False))
 
 
-def part_that_declares(field: nn.Module, flag: Flag) -> nn.Module | None:
-    """Return the first part of a field, itself included, that declares `flag`, or None.
+def parts_that_declare(field: nn.Module, *flags: Flag) -> dict[Flag, nn.Module]:
+    """Return the first part of a field, itself included, that declares each flag, where one does.
 
     So a property that a wrapper cannot take away needs no wrapper to pass it on.
     """
-    return next((part for part in field.modules() if declares(part, flag)), None)
+    found: dict[Flag, nn.Module] = {}
+    for part in field.modules():
+        for flag in flags:
+            if declares(part, flag):
+                found.setdefault(flag, part)
+    return found
 
 
 def in_short(module: nn.Module) -> str:

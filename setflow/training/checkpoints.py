@@ -324,9 +324,9 @@ def asked_for_steps(trainer: Trainer) -> bool:
     return trainer.max_steps >= 0 or (epochs is not None and epochs >= 0)
 
 
-def with_weights(flow: SetFlow, state: Mapping[str, Any], prefix: str = "flow.") -> SetFlow:
+def with_weights(flow: SetFlow, state: Mapping[str, Any]) -> SetFlow:
     """Return a copy of a model with the weights that a module of a training has of it."""
-    flow = copy.deepcopy(flow)
+    flow, prefix = copy.deepcopy(flow), "flow."
     flow.load_state_dict(
         {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
     )

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from setflow.data.sample import EventSample
-from setflow.data.valid import OF_EVENTS, Defects, check_finite, check_physical, refuse, turned
+from setflow.data.valid import OF_EVENTS, Defects, check_finite, check_physical, refuse, turn_angles
 from setflow.distributions.cardinality import (
     CardinalityModel,
     ConditionalCardinality,
@@ -239,9 +239,7 @@ def _generated(data: SetBatch, schema: Schema, what: str) -> SetBatch:
     defects: Defects = {}
     mask = data.mask.cpu().numpy()
     values = zero_padding(data.x, data.mask).detach().double().cpu().numpy()
-    for column, feature in enumerate(schema.objects):
-        if feature.of_kind.is_angle:
-            values[..., column] = turned(values[..., column])
+    turn_angles(values, schema.objects)
     check_finite(values, mask, schema.objects, defects, OF_EVENTS)
     check_physical(values, mask, schema.objects, defects, OF_EVENTS)
     if defects:

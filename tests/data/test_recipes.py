@@ -19,7 +19,7 @@ from setflow.data import recipes, simulation
 from setflow.data.hdf5 import read_jets
 from setflow.data.header import read_header
 from setflow.data.jets import JetSample
-from setflow.data.recipes import Recipe, make_dataset, make_shipped
+from setflow.data.recipes import Recipe, make_dataset
 from setflow.data.simulation import round_mantissa
 from setflow.physics.kinematics import jet_mass, jet_pt
 from setflow.schema import JET_UNITS
@@ -242,8 +242,6 @@ def test_a_folder_without_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text("- a list")
     with pytest.raises(ValueError, match="holds list, expected keys and values"):
         Recipe.load(tmp_path)
-    with pytest.raises(ValueError, match="names no samples; use make_dataset"):
-        make_shipped(DATASETS / "pythia-gluon")
 
 
 def test_wrong_arguments(tmp_path: Path) -> None:

@@ -119,7 +119,6 @@ class Mapping:
     weight: Expression | None = None
     event_number: Expression | None = None
     order_by: str | None = None
-    tree: str | None = None
     where: str = "the mapping"
 
     def of_file(self) -> list[str]:
@@ -152,11 +151,11 @@ class Mapping:
             elif name not in self.constants:
                 found[name] = None
 
-    def schema(self, event: Sequence[Feature] = ()) -> Schema:
-        """Return what the events are; `event` are further features of theirs, such as a class."""
+    def schema(self) -> Schema:
+        """Return what the events are."""
         objects = [entry.feature for entry in self.objects]
         by = self.order_by if self.order_by in names(objects) else None
-        return Schema(objects, [*(entry.feature for entry in self.event), *event], by)
+        return Schema(objects, [entry.feature for entry in self.event], by)
 
 
 def mapping_of(node: Any, where: str = "the mapping") -> Mapping:
@@ -221,7 +220,6 @@ def mapping_of(node: Any, where: str = "the mapping") -> Mapping:
         weight=weight,
         event_number=number,
         order_by=node.get("order_by"),
-        tree=node.get("tree"),
         where=where,
     )
 
@@ -235,22 +233,22 @@ def _mapping(node: Any, known: Sequence[str], where: str) -> dict[str, Any]:
     return dict(node)
 
 
-def _table(node: Node[str, Any], key: str, where: str) -> dict[str, Expression]:
-    """Return formulas by name."""
+def _named(node: Node[str, Any], key: str, where: str) -> list[tuple[str, Any, str]]:
+    """Return the names under a key, what each is given, and where that stands."""
     given = node.get(key) or {}
     if not isinstance(given, Node):
         raise ValueError(f"{where}.{key} is {given!r}, expected a mapping of names to formulas")
-    return {str(name): parse(text, f"{where}.{key}.{name}") for name, text in given.items()}
+    return [(str(name), told, f"{where}.{key}.{name}") for name, told in given.items()]
+
+
+def _table(node: Node[str, Any], key: str, where: str) -> dict[str, Expression]:
+    """Return formulas by name."""
+    return {name: parse(text, at) for name, text, at in _named(node, key, where)}
 
 
 def _entries(node: Node[str, Any], key: str, where: str) -> tuple[Entry, ...]:
-    given = node.get(key) or {}
-    if not isinstance(given, Node):
-        raise ValueError(f"{where}.{key} is {given!r}, expected a mapping of names to formulas")
     usual = JETNET.event if key == "event" else JETNET.objects
-    return tuple(
-        _entry(str(name), told, usual, f"{where}.{key}.{name}") for name, told in given.items()
-    )
+    return tuple(_entry(name, told, usual, at) for name, told, at in _named(node, key, where))
 
 
 def _entry(name: str, told: Any, usual: Sequence[Feature], where: str) -> Entry:
