@@ -154,3 +154,32 @@ def test_what_no_command_converts_is_named(capsys):
     Path("a.h5").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     assert "a.h5 is a pointer of Git LFS, not the file itself" in fails(capsys, "info", "a.h5")
     assert (HERE / "truth.npz").exists()
+
+
+@pytest.mark.parametrize("ending", ["root", "parquet"])
+@pytest.mark.parametrize("jets", [True, False])
+def test_what_a_conversion_wrote_is_told_by_which_mapping_it_is_read_back(
+    ending, jets, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    if jets:
+        write_jets(Path("a.h5"), 20)
+    else:
+        schema = Schema([Feature("x"), Feature("y")], [Feature("radius")])
+        with EventWriter("a.h5", schema, objects=4) as writer:
+            x, mask = torch.rand(9, 4, 2), torch.arange(4) < torch.randint(1, 5, (9, 1))
+            writer.write(SetBatch(x, mask), torch.rand(9, 1))
+    run("dataset", "convert", "a.h5", "--out", f"b.{ending}")
+    error = fails(capsys, "dataset", "convert", f"b.{ending}", "--out", "c.h5")
+    found = re.search(r"by a mapping: setflow (.*), where FILE.yaml holds (\{.*\}), with", error)
+    assert found, error
+    Path("FILE.yaml").write_text(found[2])
+    run(*shlex.split(found[1]))
+    with h5py.File("a.h5") as mine, h5py.File("b.h5") as theirs:
+        name, width = ("particle_features", 3) if jets else ("objects", 2)
+        flags = [file[name][..., 3] if jets else file["mask"][:] for file in (mine, theirs)]
+        real = [
+            file[name][..., :width][flag == 1]
+            for file, flag in zip((mine, theirs), flags, strict=True)
+        ]
+        np.testing.assert_array_equal(*real)
