@@ -348,11 +348,13 @@ class EventFile:
                 if len(getattr(held, "shape", None) or ()) != 3:
                     return False
                 return "features" in held.attrs or held.shape[2] > 3
+        known = None if hdf5 else of_bytes(self.path)
+        if known is not None and given.format in (None, "jetclass"):  # which errors advise
+            _refuse_own(self.path, known[0])
         if given.format is not None:
             return False
         if not hdf5:
-            known = of_bytes(self.path) or ("of no known format", None)
-            _refuse_own(self.path, known[0])
+            known = known or ("of no known format", None)
             raise ValueError(told_of(self.path, *known))
         with open_events(self.path) as file:
             layout_of(file, self.path)
