@@ -17,6 +17,7 @@ import hashlib
 import os
 import reprlib
 import secrets
+import shlex
 import shutil
 import stat
 import sys
@@ -150,9 +151,16 @@ def check_hdf5_name(path: str | os.PathLike[str]) -> Path:
     """
     path = as_path(path)
     if path.suffix.lower() not in _HDF5 and not path.is_dir():
+        named = path.with_suffix(".h5")
+        more = ""
+        if path.suffix.lower() in (".root", ".parquet"):
+            more = (
+                "; `setflow dataset convert` makes one kind of the other, such as setflow dataset "
+                f"convert {shlex.quote(str(named))} --out {shlex.quote(str(path))}"
+            )
         raise ValueError(
             f"{path} is not named like an HDF5 file, the only kind that is read and written here; "
-            f"expected a name that ends in .h5 or .hdf5, such as {path.with_suffix('.h5').name}"
+            f"expected a name that ends in .h5 or .hdf5, such as {named.name}{more}"
         )
     return path
 

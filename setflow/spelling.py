@@ -8,13 +8,15 @@ from collections.abc import Iterable
 __all__ = ["nearest"]
 
 
-def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.7) -> str:
     """Return the end of an error: the nearest of the names that are known, or nothing.
 
     >>> "no feature 'energi'" + nearest("energi", ["energy", "time"])
     "no feature 'energi'; did you mean 'energy'?"
-    >>> nearest("charge", ["energy", "time"])
-    ''
+    >>> nearest("charge", ["energy", "time"]), nearest("mass", ["class", "pt"])
+    ('', '')
     """
-    near = difflib.get_close_matches(name[:80], tuple(known), n=1, cutoff=cutoff)
+    listed, name = tuple(known), name[:80]
+    near = [one for one in listed if sorted(one) == sorted(name)]  # two letters that changed places
+    near = near or difflib.get_close_matches(name, listed, n=1, cutoff=cutoff)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -298,7 +298,7 @@ def test_the_wheel_holds_setflow_and_all_of_it(wheel):
     assert names == expected | copies
     assert "setflow/py.typed" in names
     assert "setflow/_shipped/models/top30/weights.safetensors" in names
-    assert wheel.stat().st_size < 15e6
+    assert wheel.stat().st_size < 20e6  # of which data and weights are 14.7 MB
 
 
 def test_a_wheel_from_the_sdist_is_the_same(wheel, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -21,7 +22,14 @@ import yaml
 import setflow
 from setflow.data import JetWriter, Standardizer, recipes
 from setflow.data.reader import EventReader
-from setflow.files import NewFile, NewFolder, check_target, require_single_keys, write_text
+from setflow.files import (
+    NewFile,
+    NewFolder,
+    check_hdf5_name,
+    check_target,
+    require_single_keys,
+    write_text,
+)
 from setflow.jobs import sample, sampled, score
 from setflow.report import document, page
 from setflow.sets.batch import SetBatch
@@ -476,3 +484,15 @@ def test_a_key_that_stands_twice_is_named(text):
 @pytest.mark.parametrize("text", ["", "a", "[1, 1]", "a: {x: 1}\nb: {x: 1}", "[{a: 1}, {a: 1}]"])
 def test_keys_of_different_places_may_be_equal(text):
     require_single_keys(text)
+
+
+def test_the_name_of_another_kind_of_file_is_told_what_makes_it():
+    for name in ("a.root", "my jets.parquet"):
+        with pytest.raises(ValueError, match="setflow dataset convert") as told:
+            check_hdf5_name(name)
+        h5 = Path(name).with_suffix(".h5").name
+        command = str(told.value).rpartition("such as ")[2]
+        assert shlex.split(command) == ["setflow", "dataset", "convert", h5, "--out", name]
+    with pytest.raises(ValueError, match="not named like an HDF5 file") as told:
+        check_hdf5_name("a.txt")
+    assert "convert" not in str(told.value)

@@ -224,7 +224,7 @@ def _trained(cli: FitCLI, *, new: bool) -> FitResult:
 
 def _in_words(steps: int, warning: str | None, best: Any) -> str:
     kind = "its best weights" if warning is None else "its last weights, which were not validated"
-    what = f"a model after {steps:,} steps, {kind}"
+    what = f"a model after {steps:,} {'step' if steps == 1 else 'steps'}, {kind}"
     if warning is None and best is not None:
         what += f", validation loss {float(best):.4g}"
     return what

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from setflow.cli.endings import warn
 from setflow.cli.fit_parts import FitCLI
 from setflow.cli.parsing import nearest
+from setflow.data.header import read_header
 from setflow.data.jets import NUM
 from setflow.data.tally import ACCEPTED, PTREL, Fault, Rows, Tally
 from setflow.schema import Category, Schema, kind_names
@@ -55,6 +56,7 @@ def tell_data(cli: FitCLI) -> None:
             faults.append(Fault("same", text))
         else:
             doubts.append(text)
+    doubts += _sampled(data)
     for fault in faults:
         if fault.name not in data.accepted:
             raise ValueError(_refusal(fault, data))
@@ -95,6 +97,20 @@ def _refusal(fault: Fault, data: SetDataModule) -> str:
     more = shlex.join(["setflow", "dataset", "check", *files[:4]])
     on = f", and --accept {fault.name} goes on all the same" if fault.name in ACCEPTED else ""
     return f"the training data: {fault.text}; {more} says more{on}"
+
+
+def _sampled(data: SetDataModule) -> list[str]:
+    """Return that files were sampled by a model, as they say, or nothing."""
+    files = dict.fromkeys(file.path for file in (*data.train_files, *(data.val_files or ())))
+    sampled = [path for path in files if "weights_sha256" in read_header(path).attributes]
+    if not sampled:
+        return []
+    more = f" and {len(sampled) - 3} more" if len(sampled) > 3 else ""
+    verb = "was" if len(sampled) == 1 else "were"
+    return [
+        f"{', '.join(sampled[:3])}{more} {verb} sampled by a model, as the file says: what is "
+        "trained on it learns that model and not the truth"
+    ]
 
 
 def _numbers_of(train: Tally) -> str:

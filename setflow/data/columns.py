@@ -10,7 +10,6 @@ not there, is an error.
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from setflow.data.sample import RELATIVE
 from setflow.schema import Category, Feature, names
+from setflow.schema.units import UNITS
 
 __all__ = [
     "Columns",
@@ -33,13 +33,6 @@ __all__ = [
 ]
 
 NONE = ("", "1")
-UNITS: tuple[dict[str, float], ...] = (
-    {"eV": 1e-9, "keV": 1e-6, "MeV": 1e-3, "GeV": 1.0, "TeV": 1e3},
-    {"rad": 1.0, "deg": math.pi / 180},
-    {"um": 1e-3, "mm": 1.0, "cm": 10.0, "m": 1e3},
-    {"ps": 1e-3, "ns": 1.0, "us": 1e3, "ms": 1e6, "s": 1e9},
-)
-"""What units are worth, by dimension; radians have none."""
 
 
 def alike(expected: str) -> dict[str, float]:
@@ -158,7 +151,10 @@ def select_columns(
             )
         unit = usual.get(name) if units is None else units[held.index(name)]
         if isinstance(entry, str):
-            entry = Feature(name, unit or "")
+            try:
+                entry = Feature(name, unit or "")
+            except ValueError as error:
+                raise ValueError(f"{where}: {error}") from None
         unit = entry.unit if unit is None else unit
         if unit == RELATIVE and entry.unit == "GeV":
             found.append(replace(entry, unit=unit))

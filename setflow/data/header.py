@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from setflow.data.jets import RESERVED
 from setflow.data.layouts import Layout, layout_of
 from setflow.data.sample import Described
 from setflow.files import require_regular
-from setflow.schema import Schema
+from setflow.schema import Category, Feature, Schema, names, words_of
 from setflow.shipped import JETS as SHIPPED
 from setflow.shipped import find, known
 
@@ -26,6 +27,7 @@ __all__ = [
     "header_of",
     "open_events",
     "read_header",
+    "require_objects",
 ]
 
 
@@ -97,7 +99,7 @@ def open_events(path: Path) -> Any:
             raise OSError(told_of(path, *alien)) from None
         raise OSError(
             f"{path} is {'a damaged HDF5 file' if broken else 'not an HDF5 file'} ({error}); "
-            + ("fetch or make it again" if broken else "expected HDF5 in the layout of JetNet")
+            + ("fetch or make it again" if broken else "expected an HDF5 file of events")
         ) from error
     try:
         inspect(file, path)
@@ -105,6 +107,43 @@ def open_events(path: Path) -> Any:
         file.close()
         raise
     return file
+
+
+def require_objects(
+    path: Path, header: EventHeader, wanted: Sequence[Feature], whose: str, instead: str
+) -> None:
+    """Refuse a file of events whose objects are something else than what is wanted.
+
+    A file that lacks a few of many features is left to the reader, which knows names that are near.
+
+    Arguments:
+        path: the file.
+        header: what it says of itself.
+        wanted: the features that an object must have.
+        whose: who has them, in words, such as "the model makes".
+        instead: the next step.
+
+    Raises:
+        ValueError: if most of the features are not there, or one is a category of other names.
+    """
+    held = {entry.name: entry for entry in header.schema.objects}
+    there = [entry for entry in wanted if entry.name in held]
+    other = [
+        entry
+        for entry in there
+        if Category in (type(entry.kind), type(held[entry.name].kind))
+        and entry.kind != held[entry.name].kind
+    ]
+    if 2 * len(there) >= len(wanted) and not other:
+        return
+    told = [words_of(list(held)).events, words_of(names(wanted)).events]
+    mine, theirs = ", ".join(held), ", ".join(names(wanted))
+    if other:
+        mine = f"{other[0].name} as {held[other[0].name].kind}"
+        theirs = f"{other[0].name} as {other[0].kind}"
+    raise ValueError(
+        f"{path} holds {told[0]} with {mine}, and {whose} {told[1]} with {theirs}; {instead}"
+    )
 
 
 class OpenEvents:

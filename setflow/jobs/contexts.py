@@ -14,7 +14,7 @@ from torch import Tensor
 
 from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
-from setflow.data.header import read_header
+from setflow.data.header import read_header, require_objects
 from setflow.data.reader import EventReader
 from setflow.data.sample import EventSample
 from setflow.data.valid import impossible
@@ -402,6 +402,9 @@ def _rows(flow: SetFlow, path: Path, rows: int | None) -> tuple[Tensor, Tensor |
         The numbers of objects, cut to what the model knows, with shape `(n,)`, and the contexts,
         with shape `(n, C)`; None without conditions.
     """
+    header = read_header(path)
+    wanted = [flow.schema.object(name) for name in flow.features]
+    require_objects(path, header, wanted, "the model knows", "give a file of such events")
     source = ContextSource(path, flow.context_features)
     read = functools.partial(read_events, path, flow.schema, stop=0, features=flow.features)
     require_conditions(
@@ -410,7 +413,7 @@ def _rows(flow: SetFlow, path: Path, rows: int | None) -> tuple[Tensor, Tensor |
         "give a file that tells it, or the contexts by --condition, such as {}=VALUE (context= in "
         "Python), without numbers of objects",
     )
-    made = "weights_sha256" in read_header(path).attributes  # by a model
+    made = "weights_sha256" in header.attributes  # by a model
     lengths, contexts = list[Tensor](), list[Tensor]()
     with (
         closing(source),

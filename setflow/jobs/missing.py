@@ -146,7 +146,7 @@ def missing_note(scores: str | Path) -> str | None:
     mass, error = told["missing_mass"], told["missing_mass_standard_error"]
     if mass == 0 and not told["missing_mass_events"]:
         return None
-    share = "an unknown part" if math.isnan(mass) else f"{100 * mass:.1f} +- {100 * error:.1f} %"
+    share = "an unknown part" if math.isnan(mass) else f"{100 * mass:.1f} ± {100 * error:.1f} %"
     return (
         f"these densities leave out {share} of the model's events (of "
         f"{told['missing_mass_events']} that were sampled), which it puts below the smallest "

@@ -41,7 +41,7 @@ from torch import Tensor
 from setflow.data.contexts import ContextSource
 from setflow.data.hdf5 import read_events
 from setflow.data.hdf5_output import Hdf5Output
-from setflow.data.header import read_header
+from setflow.data.header import read_header, require_objects
 from setflow.data.manifest import Digest, Manifest, manifest_of
 from setflow.data.reader import EventReader
 from setflow.data.typed_scaling import TypedStandardizer
@@ -76,6 +76,7 @@ _UNREACHED = (
 _NOT_FINITE = "the log-density is not finite: it lies too far from what the model knows"
 _IMPOSSIBLE = "the model gives this number of objects no probability"
 _AT_A_TIME = 2**16  # rows that are read at a time for the manifest
+_OTHER = "give a file of such events, or the model that knows those of the file"
 _ANEW = "begin anew with overwrite=True"
 
 
@@ -220,6 +221,8 @@ def _source(flow: SetFlow, data: Path, condition: Conditions | None) -> ContextS
     Raises:
         ValueError: if the file does not have the features or conditions of the model.
     """
+    wanted = [flow.schema.object(name) for name in flow.features]
+    require_objects(data, read_header(data), wanted, "the model knows", _OTHER)
     source = ContextSource(data, flow.context_features, fixed_conditions(flow, condition))
     read = functools.partial(read_events, data, flow.schema, stop=0, features=flow.features)
     read()

@@ -330,6 +330,13 @@ def _coded(value: Any, feature: Feature) -> Any:
     """
     if isinstance(value, Tensor):
         return value
+    if isinstance(value, Mapping):
+        example = next(iter(value), "NAME")
+        raise ValueError(
+            f"condition '{feature.name}' is the mapping {dict(value)!r}, expected one value for "
+            f"all events, such as {example!r}, or a list with one for each; numbers of events for "
+            "each value are for setflow.jobs.sample.sample_to_hdf5(context=) and `setflow sample`"
+        )
     listed = np.asarray(value)
     if listed.dtype.kind not in "USO":
         return value

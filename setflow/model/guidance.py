@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -96,6 +96,12 @@ def guided(flow: SetFlow, c: Tensor | None, strength: Array | float) -> tuple[Gu
     """
     no_context = vector_of(flow)
     assert c is not None
+    if isinstance(strength, Mapping):
+        raise ValueError(
+            f"guidance is {strength!r}, expected a number, or {len(c)}, one for each event: make "
+            "them of the context, such as torch.where(is_top, 2.0, 1.0); by names of classes "
+            "`setflow sample --guidance` takes them"
+        )
     if isinstance(strength, (int, float)):
         given = torch.full((len(c),), float(strength))
     else:

@@ -654,10 +654,13 @@ class SetFlow(SavedModel):
         if c is None or tuple(c.shape) != shape:
             got = "none" if c is None else f"shape {tuple(c.shape)}"
             one = c is not None and len(self.conditions) == 1 and tuple(c.shape) == (n,)
+            by_name = ", ".join(f"{name!r}: ..." for name in self.conditions)
+            by_name = f"; a SetBatch holds it as c=, and by name there is sample(n, {{{by_name}}})"
             raise ValueError(
                 f"the model is conditioned on {', '.join(self.conditions)}: expected a context c "
                 f"with shape {shape}, got {got}"
                 + ("; one number per event is c[..., None]" if one else "")
+                + (by_name if c is None else "")
             )
         return c if c.is_floating_point() else as_floating(c, self.field)
 

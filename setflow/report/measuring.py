@@ -133,12 +133,12 @@ def findings_of(
             metrics += metrics_of([measure])
         else:
             missing |= {metric.name: reason for metric in metrics_of([measure])}
-    memory = None if training is None else _memory_of(jets, training, procedure)
-    if isinstance(memory, str):
-        missing[MEMORISATION.name] = memory
-    elif memory is not None:
+    memory, ratio = (None, None) if training is None else _memory_of(jets, training, procedure)
+    if isinstance(ratio, str):
+        missing[MEMORISATION.name] = ratio
+    elif memory is not None and ratio is not None:
         metrics.append(MEMORISATION)
-        found[MEMORISATION.name], floors[MEMORISATION.name] = memory.found, memory.floor()
+        found[MEMORISATION.name], floors[MEMORISATION.name] = ratio, memory.floor()
 
     def of_control(control: Measured) -> dict[str, float]:
         control = without_metrics(control, missing)
@@ -147,7 +147,7 @@ def findings_of(
             for measure in running:
                 of_measure = _beyond_w1(measure, control, jets[1], procedure, "a control")
                 values |= {name: estimate.value for name, estimate in of_measure.items()}
-            if isinstance(memory, _Memory):
+            if memory is not None and MEMORISATION in metrics:
                 values[MEMORISATION.name] = memory.of_control(control)
         return values
 
@@ -162,7 +162,7 @@ def findings_of(
         )
         for metric in metrics
     }
-    copies = memory.copies() if isinstance(memory, _Memory) else None
+    copies = None if memory is None else memory.copies()
     return Findings(results, floor, missing, copies)
 
 
@@ -281,7 +281,7 @@ class _Memory:
         procedure: what tells how many pairs, and the seed.
 
     Raises:
-        ValueError: if half of the reference stands in the training.
+        ValueError: if there is no jet of the training, or a value is not finite.
     """
 
     def __init__(
@@ -294,8 +294,14 @@ class _Memory:
         self._training = len(training)
         self._near, self._far = (self._known.distances(sides[k].efps) for k in (0, 2))
         self._compared = self._far[: len(sides[1])]
-        self.found = distance_ratio(self._near, self._compared, seed=procedure.seed)
-        """How far generated jets are from the nearest of the training, over the reference."""
+
+    def ratio(self) -> Estimate:
+        """Return how far generated jets are from the nearest of the training, over the reference.
+
+        Raises:
+            ValueError: if half of the reference stands in the training.
+        """
+        return distance_ratio(self._near, self._compared, seed=self._procedure.seed)
 
     def of_control(self, control: Observables) -> float:
         """Return how far the jets of a control are from the nearest, over the reference."""
@@ -325,15 +331,18 @@ class _Memory:
 
 def _memory_of(
     sides: Sequence[Observables], training: SetBatch, procedure: Procedure
-) -> _Memory | str:
-    """Return how near jets are to those of the training, or why that cannot be told."""
+) -> tuple[_Memory | None, Estimate | str]:
+    """Return how near jets are to those of the training, and the ratio or why it cannot be told.
+
+    Jets that stand in the training are counted where there are too few for a ratio, too.
+    """
     reason = _reason_against(sides, LEAST)
-    if reason is not None:
-        return reason
+    memory = None
     try:
-        return _Memory(sides, training, procedure)
+        memory = _Memory(sides, training, procedure)
+        return memory, reason or memory.ratio()
     except ValueError as error:  # half of the reference stands in the training
-        return str(error)
+        return memory, reason or str(error)
 
 
 def _result(

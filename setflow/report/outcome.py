@@ -155,7 +155,7 @@ class Report:
             lines.append("a control of 0: by construction, as it keeps what the metric looks at")
         if any(name.startswith("auc_") for name in self.metrics):
             lines.append(_auc(Split.of(min(self.generated.events, self.reference.events))))
-        if self.copies is not None:
+        if self.copies is not None and MEMORISATION.name in self.metrics:
             lines.append(
                 f"{MEMORISATION.title}: how far generated jets are from the nearest one of the "
                 f"{self.copies.training:,} jets of the training, over how far those of the "

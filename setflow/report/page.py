@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 
 from setflow.data.hdf5 import read_events
-from setflow.data.header import EventHeader, datasets_of, read_header
+from setflow.data.header import EventHeader, datasets_of, read_header, require_objects
 from setflow.data.jets import PARTICLE_NAMES, TYPES
 from setflow.files import same_file
 from setflow.physics.collisions import is_collision
@@ -94,6 +94,12 @@ def evaluate(
             raise ValueError(f"{path} holds no events; give a file that holds some to compare")
     schema = _schema_of(headers[0], headers[1])
     jets = schema in (JETNET, TYPED_JETNET)
+    compared = JETNET.objects if jets else schema.objects
+    both = "compare a sample with true events of the same features"
+    require_objects(reference, headers[1], compared, f"{generated} holds", both)
+    if train is not None and jets:
+        trained = find(JETS, train)
+        require_objects(trained, read_header(trained), compared, f"{generated} holds", both)
     check_asked(jets, train is not None, protocol)
     if schema is JETNET and require is not None:  # before reading
         limits_of(require, known_names(metrics_of(measures), train is not None))

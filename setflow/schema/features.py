@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Self
 
 from setflow.schema.kinds import KINDS, Angle, Category, Kind, kind_of
+from setflow.schema.units import misspelt
 from setflow.spelling import nearest
 
 __all__ = ["Feature", "Limits", "Schema", "axis_label", "names"]
@@ -69,7 +70,8 @@ class Feature:
     Raises:
         TypeError: if something is of another type.
         ValueError: if the name is empty or holds a comma, the kind does not exist or stands in the
-            place of the unit, or an angle has another unit than rad.
+            place of the unit, the unit is a known one in letters of another case, or an angle has
+            another unit than rad.
 
     >>> Feature("energy", "GeV", "positive").limits
     Limits(low=0.0, high=inf, strict=True)
@@ -96,6 +98,11 @@ class Feature:
             raise ValueError(
                 f"feature '{self.name}' has the unit '{self.unit}', which is a kind; write "
                 f"kind='{self.unit}'"
+            )
+        if usual := misspelt(self.unit):
+            raise ValueError(
+                f"feature '{self.name}' has the unit '{self.unit}', expected '{usual}': units "
+                "differ by the case of their letters"
             )
         absent = tuple(self.absent)
         if isinstance(self.absent, str) or not all(isinstance(name, str) for name in absent):

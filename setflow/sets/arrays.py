@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,10 +61,14 @@ def as_tensor(value: Any, name: str, numbers: torch.dtype | None = None) -> Tens
     except ValueError:  # lists of different lengths
         array = np.asarray(None)
     if array.dtype.kind not in "biuf":
+        instead = "events of different size become a batch by setflow.SetBatch.from_ragged"
+        if isinstance(value, str | Path):
+            instead = "setflow.data.read_jets and setflow.data.read_events read files"
+        elif isinstance(value, Mapping):
+            instead = f"its keys are {', '.join(map(repr, value)) or 'none'}: give one value of it"
         raise TypeError(
             f"{name} is of type {type(value).__name__} and holds no plain numbers, expected a "
-            "tensor, a NumPy array, or lists of numbers of equal length; events of different size "
-            "become a batch by setflow.SetBatch.from_ragged"
+            f"tensor, a NumPy array, or lists of numbers of equal length; {instead}"
         )
     dtype = array.dtype.newbyteorder("=")
     if dtype.kind == "u" and dtype.itemsize > 1:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -571,6 +572,12 @@ def listed(batch: object, where: str) -> SetBatch:
     if not isinstance(batch, SetBatch):
         shape = getattr(batch, "shape", None)
         what = type(batch).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
+        if isinstance(batch, str | Path):
+            raise TypeError(
+                f"{where} expects a setflow.SetBatch, got the text or path {str(batch)!r}; read "
+                f"the file: setflow.data.read_jets({str(batch)!r}).objects, or "
+                "setflow.data.read_events of events that are no jets"
+            )
         if isinstance(getattr(batch, "objects", None), SetBatch):  # a sample of a file
             raise TypeError(f"{where} expects a setflow.SetBatch, got {what}; give its .objects")
         raise TypeError(

@@ -26,7 +26,7 @@ from setflow.schema import (
     lists_objects,
     schema_of,
 )
-from setflow.training.files import CLASS, Files, classes_of, files_of, is_there
+from setflow.training.files import CLASS, Files, classes_of, files_of, is_there, require_class
 
 __all__ = ["complete", "described", "features_of"]
 
@@ -223,4 +223,6 @@ def _told(path: str, name: str) -> Feature:
     for feature in context_features(path):
         if feature.name == name:
             return feature
+    if name == CLASS:
+        require_class(path)
     return read_events(path, stop=0, conditions=[name]).schema.of_event(name)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from setflow.data.header import read_header
 from setflow.files import same_file
 from setflow.shipped import JETS, find, known
 
@@ -21,6 +22,7 @@ __all__ = [
     "in_both",
     "is_there",
     "paths_of",
+    "require_class",
 ]
 
 CLASS = "class"
@@ -100,6 +102,24 @@ def is_there(given: Files) -> bool:
 def classes_of(given: Files) -> tuple[str, ...]:
     """Return the names of the classes of files, in their order; nothing if they have none."""
     return tuple(map(str, given)) if isinstance(given, Mapping) else ()
+
+
+def require_class(path: str) -> None:
+    """Refuse a file that does not tell the class of its events, where a model is conditioned on it.
+
+    Arguments:
+        path: the file, without a class of its own in the configuration.
+
+    Raises:
+        FileNotFoundError, OSError: if it cannot be read.
+        ValueError: if it has no column of that name; it says how files of each class are named.
+    """
+    if CLASS not in read_header(path).event_features:
+        raise ValueError(
+            f"{path} has no column '{CLASS}', on which the model is conditioned; name the files of "
+            "each class, such as data.train: {top: a.h5, gluon: b.h5} (data.val likewise), or give "
+            "a file that holds it"
+        )
 
 
 def in_both(some: Sequence[DataFile], others: Sequence[DataFile]) -> str | None:

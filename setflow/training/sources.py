@@ -16,7 +16,7 @@ from setflow.data.sample import EventSample
 from setflow.data.selection import Selection
 from setflow.schema import Category, Feature, Schema
 from setflow.sets.batch import SetBatch
-from setflow.training.files import CLASS, DataFile
+from setflow.training.files import CLASS, DataFile, require_class
 
 __all__ = ["Block", "EventFiles", "Numbered", "Wanted", "together"]
 
@@ -106,6 +106,8 @@ class EventFiles:
         fixed = {CLASS: self._code(file.label)} if file.label is not None else {}
         context = ContextSource(file.path, wanted.context, fixed)
         self._contexts.append(context)
+        if CLASS in context.columns:
+            require_class(file.path)
         more = [] if wanted.select is None else wanted.select.names
         reader = EventReader(
             file.path,

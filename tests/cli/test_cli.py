@@ -483,4 +483,4 @@ def test_the_logarithm_is_one_option_and_its_scores_lack_nothing(folder, capsys)
     run("score", "runs/boxcox/model", *score, "boxcox.h5")
     told = " ".join(capsys.readouterr().out.split())
     assert "wrote boxcox.h5" in told
-    assert re.search(r"these densities leave out \d+\.\d \+- \d+\.\d % of the model", told)
+    assert re.search(r"these densities leave out \d+\.\d ± \d+\.\d % of the model", told)

@@ -325,7 +325,11 @@ def test_any_column_is_a_condition_in_the_unit_of_the_file(folder, capsys):
          "has the classes top, gluon, quark, but the model is not conditioned on 'class'; add it"),
         (lambda c: c["model"]["flow"]["init_args"]["field"]["init_args"].update(condition_dim=3),
          "condition_dim=3, .*which make 4 columns: pt, class=top, class=gluon, class=quark; build"),
-        (lambda c: c["data"].update(train="quark.h5"), "no column 'class'"),
+        (lambda c: c["data"].update(train="quark.h5"),
+         r"quark.h5 has no column 'class', .*data.train: \{top: a.h5, gluon: b.h5\}"),
+        (lambda c: (c["data"].update(train="quark.h5"), c["model"]["flow"]["init_args"].update(
+            schema={"event": [{"name": "class", "kind": "category(top, gluon)"}]})),
+         r"quark.h5 has no column 'class', .*data.train: \{top: a.h5, gluon: b.h5\}"),
         (lambda c: c["model"]["flow"]["init_args"].update(conditions=["pt", "class", "tua"]),
          "no column 'tua'.*'tau'"),
         (lambda c: c["model"]["flow"]["init_args"].update(

@@ -10,12 +10,15 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from cli.shell import fails, run
+from cli.shell import fails, run, write_jets
 from data.formats.written import FLAGS, GENERIC, HERE, WRITTEN, hdf5
 from setflow.cli.arguments import FORMATS
-from setflow.data import read_events, read_header
+from setflow.data import EventWriter, read_events, read_header
 from setflow.data.formats.named import FORMATS as NAMED
+from setflow.schema import Feature, Schema
+from setflow.sets.batch import SetBatch
 
 MAPPING = """
 arrays: {x: [a, b, c, d, e]}
@@ -154,3 +157,26 @@ def test_what_no_command_converts_is_named(capsys):
     Path("a.h5").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0")
     assert "a.h5 is a pointer of Git LFS, not the file itself" in fails(capsys, "info", "a.h5")
     assert (HERE / "truth.npz").exists()
+
+
+@pytest.mark.parametrize("ending", ["root", "parquet"])
+@pytest.mark.parametrize("jets", [True, False])
+def test_what_a_conversion_wrote_is_told_by_which_mapping_it_is_read_back(ending, jets, capsys):
+    if jets:
+        write_jets(Path("a.h5"), 20)
+    else:
+        schema = Schema([Feature("x"), Feature("y")], [Feature("radius")])
+        with EventWriter("a.h5", schema, objects=4) as writer:
+            x, mask = torch.rand(9, 4, 2), torch.arange(4) < torch.randint(1, 5, (9, 1))
+            writer.write(SetBatch(x, mask), torch.rand(9, 1))
+    run("dataset", "convert", "a.h5", "--out", f"b.{ending}")
+    error = fails(capsys, "dataset", "convert", f"b.{ending}", "--out", "c.h5")
+    told = ("--format", "jetclass", "--out", "c.h5")  # as errors of other commands say
+    assert fails(capsys, "dataset", "convert", f"b.{ending}", *told) == error
+    found = re.search(r"by a mapping: setflow (.*), where FILE.yaml holds (\{.*\}), with", error)
+    assert found, error
+    Path("FILE.yaml").write_text(found[2])
+    run(*shlex.split(found[1]))
+    samples = [read_events(path) for path in ("a.h5", "b.h5")]
+    for one, other in zip(*(sample.objects.to_ragged() for sample in samples), strict=True):
+        assert torch.equal(one, other)

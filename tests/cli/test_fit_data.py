@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from pathlib import Path
 
 import h5py
@@ -146,6 +147,20 @@ def test_duplicates_are_warned_of(capsys):
     several = sum(map(int, found.groups()))
     assert 5 <= several <= 10  # those of one particle may be alike by chance, and are left out
     assert "warning:" in err
+
+
+def test_data_that_a_model_has_sampled_are_told(capsys):
+    run(*FIT)
+    assert "sampled by a model" not in capsys.readouterr().err
+    shutil.copy("jets.h5", "more.h5")
+    spoil(lambda x, jets: x[..., :3].__imul__(0.999))  # so that the two are not the same
+    with h5py.File("more.h5", "a") as file:
+        file.attrs["weights_sha256"] = "0" * 64
+    run(*FIT, "--data.val", "more.h5")
+    (told,) = [line for line in capsys.readouterr().err.splitlines() if "sampled by" in line]
+    assert told.startswith("setflow: warning: more.h5 was sampled by a model, as the file says")
+    run(*FIT, "--data.train", "more.h5", "--data.in_memory", "false")
+    assert "warning: more.h5 was sampled by a model" in capsys.readouterr().err
 
 
 def test_what_cannot_be_accepted_is_told(capsys):

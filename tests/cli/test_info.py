@@ -216,3 +216,11 @@ def test_a_configuration_of_another_format_is_told_by_what_was_converted(folder,
     assert "five.npz is not converted yet; setflow fit does so once" in message
     readable("five.npz", config["data"]["format"])
     assert f"features {', '.join(FIVE)}" in said(capsys, "five.yaml")
+
+
+def test_an_empty_file_is_called_empty(folder, capsys):
+    Path("empty.h5").touch()
+    for command in (("info", "empty.h5"), ("score", "top30", "empty.h5", "--out", "s.h5")):
+        error = fails(capsys, *command)
+        assert "empty.h5 is an empty file, of 0 bytes, expected an HDF5 file of events" in error
+        assert error.strip().endswith("; fetch or make it again")

@@ -24,14 +24,17 @@ import yaml
 import setflow
 from setflow.data import EventWriter, JetWriter, SetBatch, Standardizer, read_jets
 from setflow.data.hdf5 import screen_events
+from setflow.data.header import read_header, require_objects
 from setflow.data.reader import EventReader
 from setflow.jobs import missing
 from setflow.jobs import score as scoring
+from setflow.jobs.contexts import asked_for
 from setflow.jobs.identity import described
 from setflow.jobs.score import score_to_hdf5
 from setflow.model import missing_mass
 from setflow.model.density import wrapped_share
 from setflow.model.folder import describe_model
+from setflow.report.page import evaluate
 from setflow.schema import RELATIVE_JET_UNITS, Feature, Schema
 from setflow.solvers import IntegrationError
 
@@ -834,7 +837,7 @@ def test_the_missing_mass_is_told(tmp_path, data, conditions, numbers, monkeypat
     expected = missing_mass(flow, 60, c, lengths=lengths, seed=0)
     assert told["missing_mass"] == expected.mass
     note = missing.missing_note(tmp_path / "s.h5")
-    assert f"{100 * expected.mass:.1f} +- {100 * expected.standard_error:.1f} %" in note
+    assert f"{100 * expected.mass:.1f} ± {100 * expected.standard_error:.1f} %" in note
     assert "of 60 that were sampled" in note
 
 
@@ -898,3 +901,36 @@ def test_a_number_in_degrees_that_a_file_wraps_is_judged_in_degrees() -> None:
         if wide:  # beyond 1.5 standard deviations
             assert share["phi"] == pytest.approx(0.1336, abs=0.02)
         assert wrapped_share(flow, 5, lengths=[1] * 5) == {}
+
+
+def test_jets_and_events_that_are_mixed_up_are_told_apart(tmp_path: Path) -> None:
+    """Scores, contexts and comparisons name what each of both holds, and what to do."""
+    of_sets = [Feature("x", "mm"), Feature("y", "mm")]
+    kinds = [[*of_sets, Feature("side", kind=f"category({names})")] for names in ("a, b", "b, c")]
+    x, mask = torch.rand(4, 3, 3) * 0.3, torch.ones(4, 3, dtype=torch.bool)
+    jets = tmp_path / "jets.h5"
+    with JetWriter(jets, objects=3) as writer:
+        writer.write(SetBatch(x, mask), torch.tensor([[1.0, 0.0, 0.1, 3.0]] * 4))
+    files = []
+    for k, schema in enumerate(kinds):
+        files.append(tmp_path / f"sets{k}.h5")
+        with EventWriter(files[-1], Schema(schema), objects=3) as writer:
+            writer.write(SetBatch(x.round() if k else x.floor(), mask))
+    told = r"jets.h5 holds jets with etarel, phirel, ptrel.*, and .*sets0.h5 holds events with x, y"
+    with pytest.raises(ValueError, match=told + "; compare a sample with"):
+        evaluate(files[0], jets, tmp_path / "report")
+    told = r"sets0.h5 holds events with x, y, side, and .*jets.h5 holds jets with etarel, phirel, "
+    with pytest.raises(ValueError, match=told + "ptrel; compare a sample with"):
+        evaluate(jets, files[0], tmp_path / "report")
+    with pytest.raises(ValueError, match=told + "ptrel; compare a sample with"):
+        evaluate(jets, jets, tmp_path / "report", train=files[0])
+    flow = setflow.SetFlow.load("top30")
+    told = "sets0.h5 holds events with x, y, side, and the model knows jets with etarel, phirel, pt"
+    with pytest.raises(ValueError, match=told + "rel; give a file of such events, or the model"):
+        score_to_hdf5(flow, files[0], tmp_path / "scores.h5")
+    with pytest.raises(ValueError, match=told + "rel; give a file of such events"):
+        asked_for(flow, like=files[0])
+    header = read_header(files[1])
+    told = r"holds events with side as category\(b, c\), and the model knows events with side as c"
+    with pytest.raises(ValueError, match=told + r"ategory\(a, b\); another"):
+        require_objects(files[1], header, kinds[0], "the model knows", "another")

@@ -239,3 +239,16 @@ def test_a_scaler_of_kinds_goes_on_to_work_beside_the_vector():
         drop_context=0.2,
     )
     assert flow.no_context.shape == (1,)
+
+
+def test_a_mapping_is_told_what_stands_in_its_place():
+    flow = _flow()
+    told = {"pt": 10.5}
+    name = flow.context_features[0].of_kind.names[0]
+    with pytest.raises(ValueError, match=r"guidance is .*expected a number, or 2, one for each"):
+        flow.sample(2, told | {"class": name}, guidance={name: 2.0})
+    message = f"condition 'class' is the mapping .* value for all events, such as '{name}', or a l"
+    with pytest.raises(ValueError, match=message):
+        flow.sample(2, told | {"class": {name: 2}})
+    with pytest.raises(ValueError, match=r"condition 'pt' is the mapping .*, such as 1.0, or a"):
+        flow.sample(2, {"class": name, "pt": {1.0: 2}})

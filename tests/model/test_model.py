@@ -502,6 +502,8 @@ def test_bad_input_of_sampling(arguments, message):
 def test_missing_context_and_missing_cardinality():
     with pytest.raises(ValueError, match=r"expected a context c with shape \(2, 1\), got none"):
         _flow(("pt",)).sample(2)
+    with pytest.raises(ValueError, match=r"sample\(n, \{'pt': ...\}\)"):
+        _flow(("pt",)).sample(2)
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
     bare = setflow.SetFlow(field, scaler=Standardizer(3, mean=0, std=1))
     with pytest.raises(ValueError, match="no cardinality model"):

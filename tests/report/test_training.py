@@ -69,6 +69,27 @@ def test_a_reference_that_was_trained_on_is_told():
     whole = compare(jets(500, seed=1), reference, training=reference, **settings)
     assert "half of the held-out jets are in the training" in whole.missing["memorisation"]
     assert "memorisation" not in whole.metrics
+    assert any(note.startswith("600 jets of the reference stand in the") for note in whole.notes)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_reference_that_was_trained_on_is_told_where_there_is_no_ratio(weighted, tmp_path):
+    """Of few jets, or of jets with weights, the training is known again all the same."""
+    generated, truth = jets(120, seed=1), jets(200, seed=2)
+    weight = torch.rand(200) + 0.5 if weighted else None
+    reference = SetBatch(truth.x, truth.mask, weight=weight)
+    report = compare(generated, reference, training=truth, measures=W1, pairs=2)
+    assert "memorisation" in report.missing
+    assert report.copies is not None
+    several = int((truth.mask.sum(1) > 1).sum())
+    assert (report.copies.generated, report.copies.reference) == (0, several)
+    assert f"{several} jets of the reference stand in the training too" in report.notes[0]
+    assert "training ratio: how far" not in " ".join(report.explanations())
+    if not weighted:
+        path = write(tmp_path / "train.h5", truth)
+        made = write(tmp_path / "made.h5", generated)
+        told = evaluate(made, path, tmp_path / "report", train=path, measures=W1, pairs=2)
+        assert f"{several} jets of the reference stand in the training too" in told.notes[0]
 
 
 def test_jets_that_are_few_or_weighted_say_why_the_training_was_not_asked():

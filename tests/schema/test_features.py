@@ -178,3 +178,19 @@ def test_what_is_absent_in_no_category(make, message):
 
 def _lacking(name):
     return Feature("m", absent=[name])
+
+
+@each(
+    ("unit", "usual"),
+    [("Gev", "GeV"), ("gev", "GeV"), ("MEV", "MeV"), ("MM", "mm"), ("Rad", "rad"), ("NS", "ns")],
+)
+def test_a_unit_in_other_letters_is_refused(unit, usual):
+    with pytest.raises(ValueError, match=f"'a' has the unit '{unit}', expected '{usual}'"):
+        Feature("a", unit)
+    with pytest.raises(ValueError, match=f"expected '{usual}'"):
+        Schema.from_node({"objects": [{"name": "a", "unit": unit}]})
+
+
+@each(("unit",), [("GeV",), ("mm",), ("pe",), ("jet pT",), ("1/GeV",), ("S",), ("",)])
+def test_free_units_stay(unit):
+    assert Feature("a", unit).unit == unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -519,3 +520,11 @@ def test_lengths_that_no_longer_hold_are_not_told():
     assert batch.cpu_lengths is None
     assert part.cpu_lengths is None
     assert batch.counted().cpu_lengths.tolist() == [2, 1]
+
+
+@pytest.mark.parametrize("path", ["a.h5", Path("a.h5")])
+def test_a_path_is_told_what_reads_it(path):
+    with pytest.raises(TypeError, match=r"loss expects .*read the file: setflow.data.read_jets"):
+        listed(path, "loss")
+    with pytest.raises(TypeError, match=r"x is of type .*setflow.data.read_events"):
+        SetBatch(path)

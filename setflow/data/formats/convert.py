@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
+from yaml import safe_dump
 
 from setflow.data.contexts import context_features, read_context
 from setflow.data.formats.blocks import Reader
@@ -18,9 +19,9 @@ from setflow.data.formats.expressions import no_such_name
 from setflow.data.formats.mapping import AXES, Mapping, Mask, mapping_of
 from setflow.data.formats.named import Given, node_of
 from setflow.data.formats.output import CLASS, Output, compared, without_counts
-from setflow.data.formats.recognise import of_bytes, told_of
+from setflow.data.formats.recognise import advice, of_bytes, told_of
 from setflow.data.formats.sources import BLOCK_BYTES, Hdf5Source, NumpySource, Source
-from setflow.data.formats.trees import ParquetSource, RootSource
+from setflow.data.formats.trees import ParquetSource, RootSource, mapping_back
 from setflow.data.hdf5 import read_events, read_jets
 from setflow.data.header import open_events, read_header
 from setflow.data.jets import NUM, PARTICLES, WEIGHTS
@@ -347,10 +348,13 @@ class EventFile:
                 if len(getattr(held, "shape", None) or ()) != 3:
                     return False
                 return "features" in held.attrs or held.shape[2] > 3
+        known = None if hdf5 else of_bytes(self.path)
+        if known is not None and given.format in (None, "jetclass"):  # which errors advise
+            _refuse_own(self.path, known[0])
         if given.format is not None:
             return False
         if not hdf5:
-            known = of_bytes(self.path) or ("of no known format", None)
+            known = known or ("of no known format", None)
             raise ValueError(told_of(self.path, *known))
         with open_events(self.path) as file:
             layout_of(file, self.path)
@@ -409,6 +413,30 @@ def _taken(layout: Mapping, features: Sequence[str] | None) -> Mapping:
         if name not in known:
             raise no_such_name(name, known, "--features")
     return replace(layout, objects=tuple(known[name] for name in features))
+
+
+def _refuse_own(path: Path, what: str) -> None:
+    """Refuse ROOT or parquet that a conversion wrote, and say by which mapping it is read back.
+
+    Raises:
+        ValueError: if it is such a file.
+    """
+    if what not in ("a ROOT file", "a parquet file"):
+        return
+    try:
+        source = _open(path, None)
+    except (ImportError, OSError, ValueError):  # then nothing more is known of it
+        return
+    with closing(source):
+        mapping = mapping_back(source.paths())
+    if mapping is not None:
+        text = safe_dump(mapping, default_flow_style=True, sort_keys=False, width=1e9).strip()
+        raise ValueError(
+            f"{path} is {what} as setflow dataset convert writes it, expected an HDF5 file of "
+            f"events; it tells no units, so read it back by a mapping: {advice(path, 'custom')}, "
+            f"where FILE.yaml holds {text}, with unit and kind of each feature that has some "
+            "(value:, unit:, kind:)"
+        )
 
 
 def _open(path: Path, tree: str | None) -> Source:

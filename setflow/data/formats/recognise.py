@@ -50,6 +50,8 @@ def of_bytes(path: Path) -> tuple[str, str | None] | None:
     require_regular(path)
     with path.open("rb") as file:
         first = file.read(32)
+    if not first:
+        return "an empty file, of 0 bytes", None
     for magic, (what, kind) in _FIRST.items():
         if first.startswith(magic):
             if magic.startswith(b"PK") and zipfile.is_zipfile(path):
@@ -80,7 +82,8 @@ def told_of(path: Path, what: str, kind: str | None) -> str:
     'a.pdf is a PDF, expected an HDF5 file of events'
     """
     if kind is None:
-        return f"{path} is {what}, expected an HDF5 file of events"
+        again = "; fetch or make it again" if what.startswith("an empty") else ""
+        return f"{path} is {what}, expected an HDF5 file of events{again}"
     return (
         f"{path} is {what}, expected an HDF5 file of events; convert it, here or by another "
         f"format: {advice(path, kind)}"

@@ -21,11 +21,12 @@ from setflow.data.formats.sources import BLOCK_BYTES, Jagged, Raw, Source
 from setflow.data.sample import EventSample
 from setflow.files import NewFile
 from setflow.opened import Opened
-from setflow.schema import Category, Feature, Schema, names, words_of
+from setflow.schema import JETNET, Category, Feature, Schema, names, words_of
 
-__all__ = ["ParquetSource", "RootSource", "TreeWriter"]
+__all__ = ["ParquetSource", "RootSource", "TreeWriter", "mapping_back"]
 
 TREE = "tree"
+_PREFIXES = {True: ("part_", "jet_"), False: ("object_", "event_")}  # of jets, of other events
 
 
 def _extra(package: str, extra: str, what: str) -> Any:
@@ -205,7 +206,7 @@ class TreeWriter(Opened):
         else:
             self._package = _extra("pyarrow.parquet", "parquet", "parquet files")
         jets = words_of(schema.generated).event == "jet"
-        self._prefixes = ("part_", "jet_") if jets else ("object_", "event_")
+        self._prefixes = _PREFIXES[jets]
         self._new = NewFile(path, overwrite=overwrite)
         self._schema, self.n = schema, 0
         self._file: Any = None
@@ -278,6 +279,30 @@ class TreeWriter(Opened):
         if self._file is None:
             self._file = self._package.ParquetWriter(self._there, table.schema)
         self._file.write_table(table)
+
+
+def mapping_back(paths: Sequence[str]) -> dict[str, Any] | None:
+    """Return the mapping that reads the objects of a file of `TreeWriter`, None of another file.
+
+    Quantities of the event are left out, for such a file does not tell their units.
+
+    >>> mapping_back(["nobject", "object_x", "event_radius"])
+    {'objects': {'x': 'object_x'}, 'mask': 'jagged'}
+    """
+    for objects, event in _PREFIXES.values():
+        held = [name for name in paths if name.startswith(objects)]
+        others = [name for name in paths if name not in held]
+        flat = ("n" + objects.removesuffix("_"), "weight", "event_number", "target")
+        if held and all(name in flat or name.startswith(event) for name in others):
+            named = {name.removeprefix(objects): name for name in held}
+            jets = {*JETNET.generated} <= {*named}
+            if objects == _PREFIXES[True][0] and not jets:
+                continue
+            types = {"types": {"codes": named.pop("type")}} if jets and "type" in named else {}
+            told = {"objects": named, "mask": "jagged", **types}
+            told |= {"axis": "full"} if jets else {}
+            return told | {key: key for key in ("weight", "event_number") if key in paths}
+    return None
 
 
 def _columns(values: NDArray[Any], features: Sequence[Feature]) -> dict[str, NDArray[Any]]:
