@@ -144,7 +144,7 @@ def test_the_shipped_configuration_goes_from_fit_to_a_report(folder, monkeypatch
         held["metrics"]
     )
     assert drawn == ["draw_jets", "draw_types"]
-    assert "w1_ptrel_muon_minus" in held["missing"]
+    assert {"w1_ptrel_muon_plus", "w1_ptrel_muon_minus"} & set(held["missing"])  # few have one
 
 
 @UNPHYSICAL
