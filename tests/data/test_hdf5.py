@@ -323,7 +323,7 @@ def test_an_unknown_particle_type(jetnet: Callable[..., Path]) -> None:
 def test_a_file_that_is_not_hdf5(tmp_path: Path) -> None:
     path = tmp_path / "notes.h5"
     path.write_text("this is no HDF5 file")
-    with pytest.raises(OSError, match=r"notes\.h5 is not an HDF5 file .*expected HDF5 in the lay"):
+    with pytest.raises(OSError, match=r"notes\.h5 is not an HDF5 file .*expected an HDF5 file of"):
         read_jets(path)
 
 
