@@ -195,7 +195,8 @@ def test_a_configuration_is_told_as_it_is_trained(rings, capsys):
     Path("config.yaml").write_text(yaml.safe_dump(config))
     run("info", "config.yaml")
     out = " ".join(capsys.readouterr().out.split())
-    assert "features x, y, energy, share, time, phi conditions radius, noise" in out
+    assert "features x, y, energy, share, time, phi angle phi, on a circle" in out
+    assert "conditions radius, noise" in out
     run("fit", "--config", "config.yaml")
     flow = setflow.SetFlow.load("runs/tiny/model")
     assert flow.cardinality.condition_dim == len(flow.context_columns) == 3

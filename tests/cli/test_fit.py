@@ -232,7 +232,7 @@ def test_a_configuration_may_say_1e1(folder, capsys):
     text = Path("config.yaml").read_text().replace("max_epochs: 2", "max_steps: 1e0")
     Path("config.yaml").write_text(text.replace("batch_size: 32", "batch_size: 1.0e1"))
     run("fit", *TINY)
-    assert "a model after 1 steps" in capsys.readouterr().out
+    assert "a model after 1 step," in capsys.readouterr().out
     assert yaml.safe_load(Path("runs/tiny/config.yaml").read_text())["data"]["batch_size"] == 10
 
 
