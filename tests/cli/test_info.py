@@ -147,7 +147,7 @@ def test_recipes_and_configurations(folder, capsys):
     assert "max_steps" in text
     assert "next: setflow fit --config demo" in text
     assert "TransformerField" in said(capsys, "config.yaml")
-    text = " ".join(said(capsys, "ttbar-events").split())
+    text = said(capsys, "models/ttbar-events/config.yaml")
     assert "angle phi, on a circle, its noise as wide as the training data; the field sees" in text
 
 
