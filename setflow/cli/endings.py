@@ -18,9 +18,8 @@ __all__ = [
     "Ending",
     "Interrupted",
     "duration",
-    "held_out",
+    "judged_by",
     "labelled",
-    "trained_on",
     "unused",
     "warn",
 ]
@@ -90,44 +89,30 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def held_out(model: Path) -> str | None:
-    """Return the name of the shipped true jets that a model may be compared with, or None.
+def judged_by(model: Path, *, jets: bool) -> list[str]:
+    """Return what `setflow evaluate` takes behind a sample of a model, or nothing without a truth.
 
-    They are those of the recipe by which its training jets were made.
-
-    Arguments:
-        model: its folder.
-    """
-    recipe, _, _ = _training_of(model)
-    name = f"{recipe}/heldout.h5"
-    return name if name in paths(JETS) else None
-
-
-def trained_on(model: Path) -> str | None:
-    """Return the name of the file that a model was trained on, if it is told and here, or None.
+    It is the held-out file of the recipe by which the training events were made, and of jets the
+    file of the training, if that is told and here.
 
     Arguments:
         model: its folder.
-    """
-    recipe, configured, told = _training_of(model)
-    shipped = f"{recipe}/{told}"
-    if shipped in paths(JETS):
-        return shipped
-    return configured if Path(configured).name == told and Path(configured).is_file() else None
-
-
-def _training_of(model: Path) -> tuple[str, str, str | None]:
-    """Return what is told of the training file of a model.
-
-    It is the recipe, the file of the configuration, and the name of the one that was read; empty,
-    and None, where there is none.
+        jets: whether it makes jets.
     """
     import yaml
 
     train = yaml.safe_load((model / "config.yaml").read_text()).get("data", {}).get("train", "")
     train = train if isinstance(train, str) else ""
     told = json.loads((model / "manifest.json").read_text()).get("training", {}).get("train", {})
-    return told.get("recipe", Path(train).parent.name), train, told.get("file")
+    recipe, read = told.get("recipe", Path(train).parent.name), told.get("file")
+    known, reference, shipped = paths(JETS), f"{recipe}/heldout.h5", f"{recipe}/{read}"
+    if reference not in known:
+        return []
+    if jets and shipped in known:
+        return [reference, "--train", shipped]
+    if jets and Path(train).name == read and Path(train).is_file():
+        return [reference, "--train", train]
+    return [reference]
 
 
 def labelled(label: str, text: str, indent: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from setflow.cli.endings import held_out, labelled, trained_on
+from setflow.cli.endings import judged_by, labelled
 from setflow.cli.parsing import nearest
 from setflow.files import has_manifest, require_regular, require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
@@ -165,10 +165,8 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         yield "next", f"setflow sample {name} {told} --out {made}"
     else:
         yield "next", f"setflow sample {name} --events 10000 --out {made}"
-    if (reference := held_out(path)) is not None:
-        seen = trained_on(path) if words_of(flow.features).event == "jet" else None
-        beside = "" if seen is None else f"--train {shlex.quote(seen)} "
-        yield "next", f"setflow evaluate {made} {reference} {beside}--fast --out report"
+    if truth := judged_by(path, jets=words_of(flow.features).event == "jet"):
+        yield "next", f"setflow evaluate {made} {shlex.join(truth)} --fast --out report"
 
 
 def _of_card(path: Path) -> list[str]:
@@ -217,15 +215,14 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
     try:
         flow = SetFlow.from_node(node, where=f"{path}: model.flow")
     except ValueError as error:
-        if not train:
-            raise
-        if is_there(train):
-            if not waits:
-                raise
+        if train and not is_there(train):
+            raise FileNotFoundError(
+                f"{error}; the training file {train}, which may tell what is missing, does not "
+                "exist"
+            ) from error
+        if waits:
             raise ValueError(f"{error}; {waits}") from error
-        raise FileNotFoundError(
-            f"{error}; the training file {train}, which may tell what is missing, does not exist"
-        ) from error
+        raise
     parameters = sum(p.numel() for p in flow.field.parameters())
     yield "configuration", f"{given}, for setflow fit; it has no weights"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 import setflow
 from setflow.cli.checks import check_numbers, check_resumable, events_file, model_folder
 from setflow.cli.devices import check_device, device_of, made_on_devices, output_of
-from setflow.cli.endings import held_out, trained_on, unused
+from setflow.cli.endings import judged_by, unused
 from setflow.cli.solving import check_solver, solver_of
 
 __all__ = ["sample_events"]
@@ -71,19 +71,18 @@ def sample_events(config: Namespace, ending: Callable[..., None]) -> None:
 
 def _following(config: Namespace, path: Path, model: Path, *, jets: bool) -> list[object]:
     """Return the words of the next command."""
-    reference = config.like or config.context_from or held_out(model)
     if config.part is not None:  # the others may not be there yet
         return ["setflow", "dataset", "check", path]
     if path.is_dir():
         return ["setflow", "dataset", "merge", path, "--out", unused(path.with_suffix(".h5"))]
-    if reference is None:
+    given = config.like or config.context_from
+    truth = [given] if given else judged_by(model, jets=jets)
+    if not truth:
         scores = unused(path.with_stem(f"{path.stem}-scores"))
         score = ["setflow", "score", config.model, path, "--out", scores]
         return [*score, "--estimator", "hutchinson"]
     report = unused(path.with_name(f"{path.stem}-report"))
-    train = None if config.like or config.context_from else trained_on(model)
-    trained = ["--train", train] if jets and train is not None else []
-    return ["setflow", "evaluate", path, reference, *trained, "--fast", "--out", report]
+    return ["setflow", "evaluate", path, *truth, "--fast", "--out", report]
 
 
 def _check_context(config: Namespace) -> None:

@@ -120,7 +120,10 @@ class Jets(Subject):
     def cut(self, batch: SetBatch, columns: int) -> SetBatch:
         if batch.mask.shape[1] == columns and in_order(batch.x[..., 2], batch.mask):
             return batch
-        return SetBatch(*hardest_first(batch.x, batch.mask, columns), weight=batch.weight)
+        return SetBatch(*self._hardest(batch, columns), weight=batch.weight)
+
+    def _hardest(self, batch: SetBatch, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return hardest_first(batch.x, batch.mask, columns)
 
     def measured(self, batch: SetBatch) -> Measured:
         return observables(batch.x, batch.mask, batch.weight)
@@ -161,11 +164,9 @@ class TypedJets(Jets):
         self._measure = JetTypes(reference)
         self.metrics = (*METRICS, *self._measure.metrics)
 
-    def cut(self, batch: SetBatch, columns: int) -> SetBatch:
-        if batch.mask.shape[1] == columns and in_order(batch.x[..., 2], batch.mask):
-            return batch
+    def _hardest(self, batch: SetBatch, columns: int) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.where(batch.mask[..., None], batch.x, 0)
-        return SetBatch(*by_falling_pt(x, batch.mask, columns), weight=batch.weight)
+        return by_falling_pt(x, batch.mask, columns)
 
     def measured(self, batch: SetBatch) -> Measured:
         return self._measure(batch)
