@@ -24,7 +24,7 @@ import torch
 import setflow
 from bench import machine
 from bench.machine import REPOSITORY
-from setflow.cli.endings import held_out
+from setflow.cli.endings import judged_by
 from setflow.data.header import read_header
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.sample import sample_to_hdf5
@@ -119,8 +119,8 @@ def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> 
     card = model / "README.md"
     text = card.read_text(encoding="utf-8")
     written(text, "")  # before the work, not after it
-    name = held_out(model)
-    recipe = "" if name is None else Path(name).parent.name
+    judge = judged_by(model, jets=False)
+    recipe = Path(judge[0]).parent.name if judge else ""
     truth = data / f"{recipe}.h5"
     if not truth.is_file():
         raise FileNotFoundError(
