@@ -254,7 +254,7 @@ def rare_metrics(generated: Measured, reference: Measured, everything: Measured)
     """
     sides, found = (generated, reference, everything), {}
     smallest = min(len(generated), len(reference), len(everything) // 2)
-    for metric in getattr(reference, "optional", ()):
+    for metric in reference.optional if isinstance(reference, _Optional) else ():
         (name,) = metric.parts
         share = min(len(torch.unique(side.column(name)[1])) / len(side) for side in sides)
         if share * smallest < LEAST and share < 1:

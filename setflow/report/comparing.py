@@ -30,8 +30,9 @@ from setflow.physics.measures import FAST_MEASURES, metrics_of
 from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.protocols import check_protocol
 from setflow.physics.samples import Metric
+from setflow.report.further import Procedure
 from setflow.report.judging import broken, limits_of
-from setflow.report.measuring import Procedure, findings_of
+from setflow.report.measuring import findings_of
 from setflow.report.notes import copied, cut_away, notes_on, unphysical_of
 from setflow.report.origins import Origin
 from setflow.report.outcome import Report, Side
@@ -175,11 +176,25 @@ def compare(
             origins, sides, (n_gen, n_ref), available or map(len, sides), strict=True
         )
     ]
+    del sides  # what is cut away is kept by nobody, for a sample is large
     generated, reference = generated[:n_gen].trim(), reference.trim()
     model, truth = (_cut(subject, side, columns) for side in (generated, reference))
-    reference, compared = reference[:n_ref], truth[:n_ref]
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(slice(n_ref))
+    reference, compared = _first(reference, n_ref, truth), truth[:n_ref]
+    classes = _classes(generated, reference, origins, schema, seed, protocol, columns)
+    unphysical, long = unphysical_of(generated, subject), cut_away(generated, columns, subject)
+    del generated
+    notes = notes_on(
+        model,
+        truth,
+        n_ref,
+        unphysical,
+        subject,
+        same=same,
+        sampled=origins[1].weights_sha256 is not None,
+        worth=min(of_model.effective, of_truth.effective),
+    )
     found = findings_of(
         of_model,
         of_truth,
@@ -188,7 +203,6 @@ def compare(
         Procedure(taken, protocol, seed, pairs, device, say),
         None if training is None else _cut(Jets(), training, columns),
     )
-    unphysical = unphysical_of(generated, subject)
     report = Report(
         metrics=found.metrics,
         generated=told[0],
@@ -198,25 +212,12 @@ def compare(
         floor=found.floor,
         subject=subject,
         protocol=protocol,
-        notes=(
-            *notes_on(
-                model,
-                truth,
-                n_ref,
-                unphysical,
-                subject,
-                same=same,
-                sampled=origins[1].weights_sha256 is not None,
-                worth=min(of_model.effective, of_truth.effective),
-            ),
-            *cut_away(generated, columns, subject),
-            *copied(found.copies),
-        ),
+        notes=(*notes, *long, *copied(found.copies)),
         unphysical=unphysical,
         missing=found.missing,
         copies=found.copies,
         broken=tuple(broken(limits, found.metrics, found.missing)),
-        classes=_classes(generated, reference, origins, schema, seed, protocol, columns),
+        classes=classes,
     )
     if target is None:
         return report
@@ -268,6 +269,14 @@ def _classes(
                 origins=(Origin(f"{mine.name}: {name}"), Origin(f"{theirs.name}: {name}")),
             )
     return found
+
+
+def _first(side: SetBatch, n: int, cut: SetBatch) -> SetBatch:
+    """Return the first events of a side, with memory of their own if `cut` has taken a copy."""
+    first = side[:n]
+    if cut is side or n == len(side):
+        return first
+    return SetBatch(first.x.clone(), first.mask.clone(), weight=first.weight)
 
 
 def _cut(subject: Subject, side: SetBatch, columns: int) -> SetBatch:

@@ -3,22 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 
-from setflow.physics.efps import energy_flow_polynomials
-from setflow.physics.measures import (
-    FAST_MEASURES,
-    fidelity,
-    fidelity_floor,
-    floor_parts,
-    least_jets,
-    metrics_of,
-)
-from setflow.physics.memorisation import LEAST, MEMORISATION, Training, distance_ratio
+from setflow.physics.measures import fidelity_floor, floor_parts
+from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import (
     Floor,
     Measured,
@@ -30,49 +21,19 @@ from setflow.physics.metrics import (
 )
 from setflow.physics.protocols import Estimate
 from setflow.physics.types import rare_metrics, without_metrics
+from setflow.report.further import (
+    Copies,
+    Further,
+    OfMeasure,
+    OfTraining,
+    Procedure,
+    Sides,
+    UnmeasuredError,
+)
 from setflow.report.judging import Result, is_zero, verdict_of
 from setflow.sets.batch import SetBatch
 
-__all__ = ["Copies", "Findings", "Procedure", "findings_of"]
-
-_BLOCK = 4096  # jets
-_TOUCHING = 1e-9  # standard deviations: what rounding leaves between a jet and itself
-
-
-@dataclass(frozen=True)
-class Procedure:
-    """How two samples are compared.
-
-    Arguments:
-        measures: which of `setflow.physics.MEASURES` beside W1; none for sets that are no jets.
-        protocol: one of `setflow.physics.PROTOCOLS`.
-        seed: the seed of draws, floors and trainings.
-        pairs: the number of pairs of parts of the reference that the floor of W1 is taken from.
-        device: where the transformer trains.
-        say: is told what takes long.
-    """
-
-    measures: Sequence[str]
-    protocol: str
-    seed: int
-    pairs: int
-    device: str
-    say: Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Copies:
-    """How many jets stand in the training, particle for particle.
-
-    Arguments:
-        training: the number of jets of the training.
-        generated: how many of the generated jets stand there.
-        reference: how many of those of the reference that are compared.
-    """
-
-    training: int
-    generated: int
-    reference: int
+__all__ = ["Findings", "findings_of"]
 
 
 @dataclass(frozen=True)
@@ -117,38 +78,25 @@ def findings_of(
     )
     found, floor = _w1(generated, reference, everything, procedure)
     floors = {name: Estimate(mean, floor.spread[name]) for name, mean in floor.mean.items()}
-    metrics = [*reference.metrics]
-    jets = [side for side in (generated, reference, everything) if isinstance(side, Observables)]
-    running = []
-    for measure in procedure.measures:
-        reason = _reason_against(jets, least_jets(measure))
-        if reason is None:
-            try:
-                found |= _beyond_w1(measure, jets[0], jets[1], procedure, "generated jets")
-                floors |= _floor_beyond_w1(measure, jets, procedure)
-                running.append(measure)
-            except ImportError as error:
-                reason = str(error)
-        if reason is None:
-            metrics += metrics_of([measure])
-        else:
-            missing |= {metric.name: reason for metric in metrics_of([measure])}
-    memory, ratio = (None, None) if training is None else _memory_of(jets, training, procedure)
-    if isinstance(ratio, str):
-        missing[MEMORISATION.name] = ratio
-    elif memory is not None and ratio is not None:
-        metrics.append(MEMORISATION)
-        found[MEMORISATION.name], floors[MEMORISATION.name] = ratio, memory.floor()
+    metrics, running, copies = [*reference.metrics], [], None
+    for further in _further(generated, reference, everything, training, procedure):
+        if isinstance(further, OfTraining):
+            copies = further.copies()
+        try:
+            found |= further.values()
+        except UnmeasuredError as reason:
+            missing |= {metric.name: str(reason) for metric in further.metrics}
+            continue
+        floors |= further.floors()
+        metrics += further.metrics
+        running.append(further)
 
     def of_control(control: Measured) -> dict[str, float]:
         control = without_metrics(control, missing)
         values = _w1_of_control(control, reference, floor, procedure)
         if isinstance(control, Observables):
-            for measure in running:
-                of_measure = _beyond_w1(measure, control, jets[1], procedure, "a control")
-                values |= {name: estimate.value for name, estimate in of_measure.items()}
-            if memory is not None and MEMORISATION in metrics:
-                values[MEMORISATION.name] = memory.of_control(control)
+            for further in running:
+                values |= further.of_control(control)
         return values
 
     of_controls = list(map(of_control, controls))
@@ -162,8 +110,25 @@ def findings_of(
         )
         for metric in metrics
     }
-    copies = None if memory is None else memory.copies()
     return Findings(results, floor, missing, copies)
+
+
+def _further(
+    generated: Measured,
+    reference: Measured,
+    everything: Measured,
+    training: SetBatch | None,
+    procedure: Procedure,
+) -> list[Further]:
+    """Return what is measured of jets beside W1; of other sets nothing is."""
+    sides = [side for side in (generated, reference, everything) if isinstance(side, Observables)]
+    if len(sides) < 3:
+        return []
+    jets = Sides(*sides)
+    found: list[Further] = [OfMeasure(measure, jets, procedure) for measure in procedure.measures]
+    if training is not None:
+        found.append(OfTraining(jets, training, procedure))
+    return found
 
 
 def _w1(
@@ -222,127 +187,6 @@ def _w1_of_control(
         name: 0.0 if is_zero(whole[name], floor.mean[name]) else estimate.value
         for name, estimate in drawn.items()
     }
-
-
-def _reason_against(sides: Sequence[Observables], least: int) -> str | None:
-    """Return why jets cannot be measured by what needs so many of them, or None."""
-    if any(side.weight is not None for side in sides):
-        return "takes jets that count equally; draw jets in proportion to their weights first"
-    fewest = min(map(len, sides))
-    if fewest < least:
-        return f"needs at least {least:,} jets on each side, and there are {fewest:,}"
-    return None
-
-
-def _titles(measure: str) -> str:
-    return " and ".join(metric.title for metric in metrics_of([measure]))
-
-
-def _beyond_w1(
-    measure: str, side: Observables, reference: Observables, procedure: Procedure, what: str
-) -> dict[str, Estimate]:
-    """Return the metrics of a measure, of generated jets or of a control."""
-    if measure not in FAST_MEASURES:
-        procedure.say(f"measuring {_titles(measure)} of {what}")
-    return fidelity(
-        reference,
-        side,
-        procedure.protocol,
-        measures=[measure],
-        seed=procedure.seed,
-        device=procedure.device,
-    )
-
-
-def _floor_beyond_w1(
-    measure: str, sides: Sequence[Observables], procedure: Procedure
-) -> dict[str, Estimate]:
-    """Return the floors of a measure, for generated jets and those of the reference."""
-    generated, reference, everything = sides
-    if measure not in FAST_MEASURES:
-        procedure.say(f"measuring {_titles(measure)} of the truth against itself")
-    return fidelity_floor(
-        everything,
-        procedure.protocol,
-        measures=[measure],
-        sizes=(len(generated), len(reference)),
-        seed=procedure.seed,
-        device=procedure.device,
-    )
-
-
-class _Memory:
-    """How near jets are to those of the training.
-
-    Arguments:
-        sides: the generated jets, those of the reference that are compared, and all of it, of
-            which those are the first.
-        training: the jets of the training.
-        procedure: what tells how many pairs, and the seed.
-
-    Raises:
-        ValueError: if there is no jet of the training, or a value is not finite.
-    """
-
-    def __init__(
-        self, sides: Sequence[Observables], training: SetBatch, procedure: Procedure
-    ) -> None:
-        procedure.say(f"looking for the nearest of {len(training):,} jets of the training")
-        blocks = (training[k : k + _BLOCK] for k in range(0, len(training), _BLOCK))
-        efps = torch.cat([energy_flow_polynomials(b.x.double(), b.mask) for b in blocks])
-        self._known, self._procedure, self._sides = Training(efps), procedure, sides
-        self._training = len(training)
-        self._near, self._far = (self._known.distances(sides[k].efps) for k in (0, 2))
-        self._compared = self._far[: len(sides[1])]
-
-    def ratio(self) -> Estimate:
-        """Return how far generated jets are from the nearest of the training, over the reference.
-
-        Raises:
-            ValueError: if half of the reference stands in the training.
-        """
-        return distance_ratio(self._near, self._compared, seed=self._procedure.seed)
-
-    def of_control(self, control: Observables) -> float:
-        """Return how far the jets of a control are from the nearest, over the reference."""
-        near = self._known.distances(control.efps)
-        return distance_ratio(near, self._compared, seed=self._procedure.seed).value
-
-    def floor(self) -> Estimate:
-        """Return the ratio of disjoint parts of the reference, 1, and how far it scatters."""
-        sizes = len(self._sides[0]), len(self._compared)
-        (first, second), ratio = floor_parts(len(self._far), sizes)
-        rng, values = np.random.default_rng(self._procedure.seed), []
-        for _ in range(self._procedure.pairs):
-            order = rng.permutation(len(self._far))
-            parts = self._far[order[:first]], self._far[order[first : first + second]]
-            values.append(float(np.median(parts[0]) / np.median(parts[1])))
-        return Estimate(float(np.mean(values)), float(np.std(values, ddof=1)) * math.sqrt(ratio))
-
-    def copies(self) -> Copies:
-        """Return how many of the generated jets and of the reference stand in the training."""
-        # a jet of one particle is (0, 0, 1), whoever made it
-        counts = (
-            int(((distance < _TOUCHING) & (side.multiplicity.cpu().numpy() > 1)).sum())
-            for distance, side in zip((self._near, self._compared), self._sides, strict=False)
-        )
-        return Copies(self._training, *counts)
-
-
-def _memory_of(
-    sides: Sequence[Observables], training: SetBatch, procedure: Procedure
-) -> tuple[_Memory | None, Estimate | str]:
-    """Return how near jets are to those of the training, and the ratio or why it cannot be told.
-
-    Jets that stand in the training are counted where there are too few for a ratio, too.
-    """
-    reason = _reason_against(sides, LEAST)
-    memory = None
-    try:
-        memory = _Memory(sides, training, procedure)
-        return memory, reason or memory.ratio()
-    except ValueError as error:  # half of the reference stands in the training
-        return memory, reason or str(error)
 
 
 def _result(

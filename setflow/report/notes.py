@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 from setflow.data.valid import count_impossible, counted
-from setflow.report.measuring import Copies
+from setflow.report.further import Copies
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 

@@ -13,8 +13,8 @@ from setflow.physics.classifier import Split
 from setflow.physics.measures import MEASURES, metrics_of
 from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import Floor, Metric
+from setflow.report.further import Copies
 from setflow.report.judging import FLOOR, Result, shortly, summary_of
-from setflow.report.measuring import Copies
 from setflow.report.subjects import Subject
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import effective_number

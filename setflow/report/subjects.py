@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Collisions", "Jets", "Sets", "Subject", "TypedJets", "subject_of"]
 
+_BLOCK = 4096  # events
+
 
 class Subject(ABC):
     """What a comparison is of.
@@ -130,10 +132,13 @@ class Jets(Subject):
 
     def controls(self, reference: SetBatch, columns: int, seed: int) -> Iterator[SetBatch]:
         cut = self.cut(reference, columns)
-        yield SetBatch(  # and nothing of it is kept here while it is measured
-            *shuffle_particles(cut.x, cut.mask, _generator(seed)), weight=reference.weight
-        )
-        del cut
+        x, mask = shuffle_particles(cut.x, cut.mask, _generator(seed))
+        del cut  # nothing of it is kept here while it is measured
+        for k in range(0, len(x), _BLOCK):  # sorted in its place, for a copy is as large
+            there = slice(k, k + _BLOCK)
+            x[there], _ = self._hardest(SetBatch(x[there], mask[there]), columns)
+        yield SetBatch(x, mask, weight=reference.weight)
+        del x, mask
         yield self.cut(_swapped(reference, seed), columns)
 
     def draw(

@@ -50,20 +50,25 @@ def folder(tmp_path_factory) -> Path:
     return Path(given) if given else tmp_path_factory.mktemp("large")
 
 
-def fit(folder: Path, name: str, *options: str) -> tuple[float, float]:
-    """Train the demo by the shell; return the peak of its memory [MB] and the time it took [s]."""
-    command = [sys.executable, "-c", CHILD, "fit", "--config", "demo", "--force", "--name", name]
+def run(folder: Path, *arguments: str) -> tuple[float, float]:
+    """Run a command of the shell; return the peak of its memory [MB] and the time it took [s]."""
+    command = [sys.executable, "-c", CHILD, *arguments]
     where = os.environ | {
         "XDG_CACHE_HOME": str(folder / "cache"),
         "PYTHONPATH": str(REPOSITORY),
     }
     done = subprocess.run(
-        [*command, "--trainer.enable_progress_bar=false", *options],
-        cwd=folder, env=where, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        command, cwd=folder, env=where, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     peak, seconds = done.stdout.split("measured ")[1].split()
     return float(peak), float(seconds)
+
+
+def fit(folder: Path, name: str, *options: str) -> tuple[float, float]:
+    """Train the demo by the shell; return what `run` does."""
+    silent = "--trainer.enable_progress_bar=false"
+    return run(folder, "fit", "--config", "demo", "--force", "--name", name, silent, *options)
 
 
 def rate(batches: Iterator[Any], count: Callable[[Any], int]) -> float:
@@ -115,6 +120,15 @@ def bench_large(folder, keep, sizes, report, benchmark):
     _, seconds = fit(folder, "again", *of_all[:2], "--trainer.max_steps=1")
     what = "command with one step and its export, statistics stored"
     rows.append((what, f"{seconds:.1f} s", "15 s to the first step of 10 GB"))
+
+    others = folder / "others.h5"  # as large as what is compared
+    if not others.exists():
+        write_jets(others, gigabytes / 10, seed=1)
+    events = "50000" if gigabytes > 1 else "2000"
+    compared = ("evaluate", str(others), str(path), "--events", events, "--fast")
+    peak, seconds = run(folder, *compared, "--out", "report", "--force")
+    rows.append((f"evaluate --fast, {events} events: peak memory", f"{peak:.0f} MB", "1000 MB"))
+    rows.append((f"evaluate --fast, {events} events", f"{seconds:.0f} s", ""))
 
     os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
     data = SetDataModule(str(path), max_objects=30, batch_size=128, in_memory=False, seed=1,
