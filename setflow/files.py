@@ -112,6 +112,8 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """
     path = as_path(path)
     folder = path.parent
+    if path.name in ("", ".."):
+        raise FileExistsError(f"{path} is a folder, expected a new name; choose one in it")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(
             f"{path} exists already; choose another name, or overwrite it with overwrite=True"
