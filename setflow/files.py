@@ -212,9 +212,9 @@ class NewFile:
         self.path, self.keep = as_path(path), False
         self._overwrite, self._begin, self._same = overwrite, begin, same
         self._lock = -1
+        self._check()
         name = self.path.name
         self.part = self.path.with_name(f".{name}.part" if begin is None else f"{name}.part")
-        self._check()
 
     def __enter__(self) -> Path:
         anew = self._same is None or not (self.part.is_file() and self._same(self.part))
