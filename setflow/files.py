@@ -112,6 +112,8 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
     """
     path = as_path(path)
     folder = path.parent
+    if path.name in ("", ".."):
+        raise FileExistsError(f"{path} is a folder, expected a new name; choose one in it")
     if os.path.lexists(path) and not overwrite:
         raise FileExistsError(
             f"{path} exists already; choose another name, or overwrite it with overwrite=True"
@@ -210,9 +212,9 @@ class NewFile:
         self.path, self.keep = as_path(path), False
         self._overwrite, self._begin, self._same = overwrite, begin, same
         self._lock = -1
+        self._check()
         name = self.path.name
         self.part = self.path.with_name(f".{name}.part" if begin is None else f"{name}.part")
-        self._check()
 
     def __enter__(self) -> Path:
         anew = self._same is None or not (self.part.is_file() and self._same(self.part))

@@ -496,3 +496,12 @@ def test_the_name_of_another_kind_of_file_is_told_what_makes_it():
     with pytest.raises(ValueError, match="not named like an HDF5 file") as told:
         check_hdf5_name("a.txt")
     assert "convert" not in str(told.value)
+
+
+@pytest.mark.parametrize("path", [".", "..", "/", "a/.."])
+def test_a_path_without_a_name_of_its_own_is_no_output(path):
+    for overwrite in (True, False):
+        with pytest.raises(FileExistsError, match="is a folder, expected a new name"):
+            check_target(path, overwrite=overwrite)
+        with pytest.raises(FileExistsError, match="is a folder, expected a new name"):
+            NewFolder(path, overwrite=overwrite, marker="manifest.json")

@@ -13,6 +13,7 @@ from setflow.shipped import JETS, MODELS, find, known
 
 __all__ = [
     "TRAINED",
+    "UNFINISHED",
     "check_numbers",
     "check_output",
     "check_resumable",
@@ -48,6 +49,10 @@ def check_resumable(out: Path, *, force: bool) -> None:
     check_target(out, overwrite=force)
 
 
+UNFINISHED = "this is a sample that is not complete; the command that began it goes on with it"
+"""Of a folder `<name>.part`."""
+
+
 def events_file(given: str) -> Path:
     """Return the path of a file of events, given by its path or by the name of a shipped one.
 
@@ -65,7 +70,9 @@ def events_file(given: str) -> Path:
             raise ValueError(told_of(path, *alien))
     if path.is_dir():
         advice = "name one"
-        if has_manifest(path) and any(path.glob("*.h5")):
+        if path.suffix == ".part" and has_manifest(path):
+            advice = UNFINISHED
+        elif has_manifest(path) and any(path.glob("*.h5")):
             merge = ["setflow", "dataset", "merge", given, "--out", unused(path.with_suffix(".h5"))]
             advice = f"make one of its files: {shlex.join(map(str, merge))}"
         raise IsADirectoryError(f"{given} is a folder, expected an HDF5 file of events; {advice}")

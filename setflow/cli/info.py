@@ -7,14 +7,16 @@ is the label of a command.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from setflow.cli.checks import UNFINISHED
 from setflow.cli.endings import judged_by, labelled
 from setflow.cli.parsing import nearest
-from setflow.files import has_manifest, require_regular, require_single_keys
+from setflow.files import file_sha256, has_manifest, require_regular, require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
 
 __all__ = ["info"]
@@ -97,6 +99,14 @@ def _files(given: str, path: Path) -> Iterator[Line]:
     told = read_folder(path)
     first, stop = told["first"], told["stop"]
     files = sorted(told["files"])
+    if not files:  # it stands in the manifest when all are there
+        made = sorted(entry.stem for entry in path.glob("[0-9]*.h5"))
+        done = sum(int(name.split("-")[1]) - int(name.split("-")[0]) for name in made)
+        yield (
+            "folder",
+            f"{given}, {done:,} of {stop - first:,} events; {UNFINISHED}",
+        )
+        return
     many = "a file" if len(files) == 1 else f"{len(files)} files"
     yield "folder", f"{given}, the events from {first:,} to {stop:,} of a run, in {many}"
     yield "files", ", ".join(files[:_MANY]) + (" ..." if len(files) > _MANY else "")
@@ -104,6 +114,11 @@ def _files(given: str, path: Path) -> Iterator[Line]:
 
 
 # --- models ---
+
+
+def _is_of(folder: Path, name: str, sha256: str) -> bool:
+    """Return whether a folder holds a file of this name and hash."""
+    return name in os.listdir(folder) and file_sha256(folder / name) == sha256
 
 
 def _model(given: str, path: Path) -> Iterator[Line]:
@@ -121,7 +136,11 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     known = (*flow.schema.objects, *flow.schema.event)
     units = {feature.name: f" [{feature.unit}]" if feature.unit else "" for feature in known}
     parameters = sum(p.numel() for p in flow.field.parameters())
-    yield "model", f"{given}, a SetFlow; its files are those of its manifest"
+    changed = [name for name, sha256 in manifest["files"].items() if not _is_of(path, name, sha256)]
+    told = "its files are those of its manifest"
+    if changed:  # never what the model is loaded from, which is verified
+        told = f"{', '.join(changed)} differs from its manifest; fetch or promote the model again"
+    yield "model", f"{given}, a SetFlow; {told}"
     yield "field", f"{type(flow.field).__name__}, {parameters:,} parameters"
     yield "features", ", ".join(name + units.get(name, "") for name in flow.features)
     if left := [name for name in flow.schema.left_out if name not in flow.features]:
@@ -346,7 +365,7 @@ def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
         yield "columns", f"particle_features: {', '.join(header.columns)}; they are read by name"
     if header.schema.left_out:
         left = ", ".join(header.schema.left_out)
-        yield "left out", f"{left}: read when asked for, and not made by models"
+        yield "left out", f"{left}: read when asked for, as a model with types does"
     told_objects = (
         f"{summary.least} to {summary.most} of {words.an_event}, {summary.mean:.1f} on average, in "
         f"{header.objects} slots"

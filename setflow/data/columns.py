@@ -166,6 +166,7 @@ def select_columns(
                 f"{where}: {name} stands in units of '{unit}', expected "
                 + (f"'{entry.unit}'" if entry.unit else "none: it has no dimension")
                 + (f"; known are {', '.join(filter(str.isalpha, known))}" if entry.unit else "")
+                + "; correct its attribute units, or convert the file by a mapping"
             )
         found.append(entry)
         factors.append(known[unit])

@@ -52,7 +52,13 @@ def shards_of(given: Sequence[Path]) -> list[Path]:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; check the path")
         if path.is_dir() and (path / MANIFEST).is_file():
-            found += [path / name for name in read_folder(path)["files"]]
+            listed = list(read_folder(path)["files"])
+            if not listed:  # they are listed when all are there
+                raise ValueError(
+                    f"{path} holds a sample that is not complete; the command that began it goes "
+                    "on with it"
+                )
+            found += [path / name for name in listed]
         elif path.is_dir():
             inside = sorted(path.glob("*.h5"))
             if not inside:

@@ -28,7 +28,7 @@ from setflow.shipped import JETS, find
 
 __all__ = ["split_events"]
 
-_OURS = ("complete", "n")  # what the stream writes
+_OURS = ("complete", "manifest", "n")  # what the stream writes, and the hashes of all events
 
 
 def split_events(

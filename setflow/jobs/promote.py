@@ -30,6 +30,8 @@ _SECTIONS = {
     "Limits": "what is wrong with the model, and what it must not be used for",
 }
 
+_SHARED = 0.01  # of the reference may stand in the training, as in `setflow fit`
+
 
 def promote(
     run: str | os.PathLike[str],
@@ -58,6 +60,8 @@ def promote(
             data.
     """
     run, target = as_path(run), as_path(target)
+    if run.name == "model" and (run / MANIFEST).is_file():
+        run = run.parent  # of the model of a run, whose reports stand beside it
     inside = run / "model"
     model = inside if (inside / MANIFEST).is_file() else run
     with NewFolder(target, overwrite=overwrite, marker=MANIFEST) as new:
@@ -113,12 +117,19 @@ def _report(run: Path, sha256: str, given: Path | None) -> Path:
         FileNotFoundError: if there is none.
         ValueError: if it is on another model, or there are several.
     """
+    if given is not None and given.is_file():
+        raise NotADirectoryError(
+            f"{given} is a file, expected the folder that setflow evaluate has written, such as "
+            f"{given.parent}"
+        )
     if given is not None and not (given / METRICS_FILE).is_file():
         raise FileNotFoundError(
             f"{given} is no folder of a report: it lacks {METRICS_FILE}; setflow evaluate "
             "writes one"
         )
     there = sorted(run.glob(f"*/{METRICS_FILE}")) if given is None else [given / METRICS_FILE]
+    if given is None:  # a model that was promoted has the numbers of its report
+        there = [path for path in there if not (path.parent / WEIGHTS).exists()]
     fitting = [path for path in there if _weights_of(path) == sha256]
     if len(fitting) == 1:
         return fitting[0]
@@ -126,13 +137,16 @@ def _report(run: Path, sha256: str, given: Path | None) -> Path:
         names = ", ".join(str(path.parent) for path in fitting)
         raise ValueError(f"there are several reports on this model, {names}; name one by --report")
     if given is not None:
+        other = _weights_of(there[0])
+        what = "events of unknown weights" if other is None else f"other weights ({other[:12]})"
         raise ValueError(
-            f"{given} is a report on other weights ({str(_weights_of(there[0]))[:12]}) than those "
-            f"of the model ({sha256[:12]}); sample from this model and evaluate again"
+            f"{given} is a report on {what}, expected those of the model ({sha256[:12]}); sample "
+            "from this model and evaluate again"
         )
     raise FileNotFoundError(
         f"there is no report on this model in {run}: setflow sample makes events of it, and "
-        f"setflow evaluate GENERATED HELD_OUT --out {run / 'report'} compares them"
+        f"setflow evaluate GENERATED HELD_OUT --out {run / 'report'} compares them; --report "
+        "names one that stands elsewhere"
     )
 
 
@@ -178,6 +192,13 @@ def _held_out(
             f"{report} compares with {side['name']}, which the model has seen in its training; "
             "evaluate it against a file of other events"
         )
+    known = numbers.get("training")
+    if known and known["reference"] > _SHARED * side["events"]:
+        raise ValueError(
+            f"{report} compares with {side['name']}, of which {known['reference']:,} of "
+            f"{side['events']:,} {numbers['compared']} stand in the training too; evaluate it "
+            "against a file of other events"
+        )
     return path
 
 
@@ -194,6 +215,7 @@ def _fidelity(numbers: Mapping[str, Any], reference: Mapping[str, str]) -> str:
     """Return the paragraph of a card that says how good a model is."""
     titles = {metric.name: metric.title for metric in metrics_of(MEASURES)}
     one, other, what = numbers["generated"], numbers["reference"], numbers["compared"]
+    known = numbers.get("training")
     rows = [
         f"| {titles.get(name, name)} | {_with_error(found)} | {found['floor']:.2e} ± "
         f"{found['floor_spread']:.1e} | {found['shuffled']:.2e} | {found['swapped']:.2e} | "
@@ -204,9 +226,10 @@ def _fidelity(numbers: Mapping[str, Any], reference: Mapping[str, str]) -> str:
     return (
         f"**Fidelity.** {numbers['summary']}\n\n"
         f"{one['events']:,} {what} against {other['events']:,} of `{reference['file']}` (sha256 "
-        f"`{reference['sha256'][:16]}`), which were not used in the training; `{METRICS_FILE}` "
-        "holds the numbers. Controls: true events with objects shuffled between them, and with "
-        f"{numbers['swapped']} swapped.\n\n"
+        f"`{reference['sha256'][:16]}`), a file that the training has not read"
+        + (f" ({known['reference']:,} of them stand in its data too)" if known else "")
+        + f"; `{METRICS_FILE}` holds the numbers. Controls: true events with objects shuffled "
+        f"between them, and with {numbers['swapped']} swapped.\n\n"
         "| distance | value | floor | shuffled | swapped | verdict |\n|---|---|---|---|---|---|\n"
         + "\n".join(rows)
         + (f"\n{notes}" if notes else "")

@@ -554,7 +554,8 @@ class SetFlow(SavedModel):
         if batch.mask.ndim != 2 or batch.x.shape[2:] != (len(self.features),):
             raise ValueError(
                 f"the batch has x of shape {tuple(batch.x.shape)}, expected (B, N, "
-                f"{len(self.features)}) with the features {', '.join(self.features)}"
+                f"{len(self.features)}) with the features {', '.join(self.features)}; "
+                "setflow.data.read_events(path, features=flow.features) reads these"
             )
         if any(part.training and isinstance(part, NOT_FOR_USE) for part in self.modules()):
             raise ValueError(f"a density must be the same at each call; {FOR_USE}")

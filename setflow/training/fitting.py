@@ -100,6 +100,10 @@ def fit(
             f"the field is a {type(field).__name__} with no parameter to train; give one with "
             "weights, or make the model with SetFlow(field).fit_statistics(data)"
         )
+    if isinstance(conditions, str):
+        raise ValueError(
+            f"conditions are {conditions!r}, expected a list of names, [{conditions!r}]"
+        )
     if isinstance(data, EventSample):
         if schema is not None:
             raise ValueError("the events bring their schema; leave schema out")
@@ -121,6 +125,8 @@ def fit(
                 f"of {len(events)} events none is left for the {what}; give more, of which a "
                 f"twentieth is held out, or some as validation="
             )
+    if not train_events.mask.any():
+        raise ValueError("no event of the training has an object; check the mask, which is 1 there")
     sides = normalised(train_events, val_events, words_of(known.generated))
     longest = max(int(side.lengths.max()) for side in sides)
     with torch.random.fork_rng():  # neither first weights nor loaders change another draw

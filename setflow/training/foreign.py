@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from setflow.data.formats.convert import InputFile, convert
-from setflow.data.formats.named import FORMATS, Given, read_mapping, told_file
+from setflow.data.formats.named import FORMATS, OF_FORMAT, Given, read_mapping, told_file
 from setflow.shipped import JETS, find
 from setflow.spelling import nearest
 from setflow.training.files import Files, paths_of
@@ -28,6 +28,8 @@ Format = str | Mapping[str, Any] | None
 """The name of a format, or a mapping with that, `name`, and what is told beside it."""
 
 _TOLD = ("mapping", "columns", "features", "mask", "voxels", "shape", "classes")
+_LISTS = ("columns", "features", "shape", "classes")
+_NEEDED = {"custom": ("mapping",), "ragged": ("columns",), "npy": ("columns", "mask")}
 _WAIT = 1.0  # s, until another process has converted a file
 
 
@@ -57,6 +59,22 @@ def given_of_node(node: Format) -> Given:
                 f"data.format has {key!r}, expected name, {', '.join(_TOLD)}"
                 + nearest(str(key), _TOLD)
             )
+        if key in OF_FORMAT and name not in OF_FORMAT[key]:
+            raise ValueError(
+                f"data.format has {key}, which belongs to the format "
+                f"{' or '.join(OF_FORMAT[key])}, not to {name}"
+            )
+        if key in _LISTS and not isinstance(told[key], (list, tuple)):
+            raise ValueError(f"data.format.{key} is {told[key]!r}, expected a list, [NAME, ...]")
+    for key in _NEEDED.get(name, ()):
+        if told.get(key) is None:
+            raise ValueError(
+                f"data.format is {node!r}, and the format {name} needs {key}, too; write it as a "
+                "mapping, such as {name: npy, columns: [eta, phi, pt], mask: nonzero:pt} or "
+                "{name: custom, mapping: FILE.yaml}"
+            )
+    if not isinstance(told.get("mask", ""), str):
+        raise ValueError(f"data.format.mask is {told['mask']!r}, expected a text: nonzero:pt")
     if isinstance(told.get("voxels"), str):
         told["voxels"] = told_file(told["voxels"], "voxels", "data.format.voxels")
     if isinstance(told.get("mapping"), str):

@@ -15,8 +15,10 @@ import torch
 from cli.shell import fails, run, write_jets
 from data.formats.written import FLAGS, GENERIC, HERE, WRITTEN, hdf5
 from setflow.cli.arguments import FORMATS
+from setflow.cli.convert import _OF_FORMAT
 from setflow.data import EventWriter, read_events, read_header
 from setflow.data.formats.named import FORMATS as NAMED
+from setflow.data.formats.named import OF_FORMAT
 from setflow.schema import Feature, Schema
 from setflow.sets.batch import SetBatch
 
@@ -38,6 +40,7 @@ def _here(tmp_path, monkeypatch):
 
 def test_the_shell_knows_the_formats():
     assert FORMATS == NAMED
+    assert _OF_FORMAT == OF_FORMAT
 
 
 def test_a_mapping_of_ones_own(capsys):
@@ -173,6 +176,11 @@ def test_what_a_conversion_wrote_is_told_by_which_mapping_it_is_read_back(ending
     error = fails(capsys, "dataset", "convert", f"b.{ending}", "--out", "c.h5")
     told = ("--format", "jetclass", "--out", "c.h5")  # as errors of other commands say
     assert fails(capsys, "dataset", "convert", f"b.{ending}", *told) == error
+    met = fails(capsys, "sample", "top30", "--like", f"b.{ending}", "--out", "s.h5")
+    assert (
+        f"(of one that setflow wrote it tells the mapping): setflow dataset convert b.{ending}"
+        in met
+    )
     found = re.search(r"by a mapping: setflow (.*), where FILE.yaml holds (\{.*\}), with", error)
     assert found, error
     Path("FILE.yaml").write_text(found[2])
@@ -180,3 +188,34 @@ def test_what_a_conversion_wrote_is_told_by_which_mapping_it_is_read_back(ending
     samples = [read_events(path) for path in ("a.h5", "b.h5")]
     for one, other in zip(*(sample.objects.to_ragged() for sample in samples), strict=True):
         assert torch.equal(one, other)
+
+
+def test_what_is_converted_tells_the_model_that_made_it():
+    """A sample stays one, of known weights, of which a report can be promoted."""
+    write_jets(Path("plain.h5"), 20)
+    weights = {"weights_sha256": "ab" * 32, "solver": "Midpoint(steps=2)", "seed": 3}
+    for name, more in (("a.h5", {"like": "x.h5"}), ("b.h5", {"like": "y.h5"})):
+        with h5py.File("plain.h5") as plain, h5py.File(name, "w") as file:
+            for key in plain:
+                plain.copy(key, file)
+            file.attrs.update({**plain.attrs, **weights, **more, "manifest": "{}"})
+    for arguments in ((), ("--format", "jetnet")):
+        run("dataset", "convert", "a.h5", *arguments, "--out", "one.h5", "--force")
+        told = read_header("one.h5").attributes
+        assert {key: told[key] for key in weights} == weights
+        assert told["like"] == "x.h5"
+        assert told["converted_from"] == "a.h5"
+        with h5py.File("one.h5") as file:
+            assert "manifest" not in file.attrs
+    run("dataset", "convert", "a.h5", "b.h5", "--out", "both.h5")
+    told = read_header("both.h5").attributes
+    assert {key: told[key] for key in weights} == weights
+    assert "like" not in told
+    run("dataset", "convert", "a.h5", "plain.h5", "--out", "mixed.h5")
+    assert not {*weights} & {*read_header("mixed.h5").attributes}
+
+
+def test_a_class_without_a_name_is_an_error(capsys):
+    write_jets(Path("a.h5"), 20)
+    error = fails(capsys, "dataset", "convert", "=a.h5", "--out", "b.h5")
+    assert "=a.h5 has no class in front of =; write CLASS=a.h5" in error

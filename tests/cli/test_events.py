@@ -45,7 +45,7 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     run("info", "rings.h5")
     out = " ".join(capsys.readouterr().out.split())
     assert "200 events, in the layout of setflow, version 2: objects, mask, context" in out
-    assert "left out side: read when asked for, and not made by models" in out
+    assert "left out side: read when asked for, as a model with types does" in out
     assert "side left" in out
     assert "next: setflow fit --config CONFIG.yaml --data.train rings.h5 --name NAME" in out
 

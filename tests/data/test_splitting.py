@@ -33,6 +33,8 @@ def jets(path, n=400, *, numbers=False):
 
 def test_an_event_keeps_all_that_the_file_holds_of_it(tmp_path, monkeypatch):
     path = jets(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file.attrs["manifest"] = "{}"
     parts = [tmp_path / "b.h5", tmp_path / "c.h5", tmp_path / "d.hdf5"]
     counts = split_events(path, parts, [0.6, 0.3, 0.1])
     assert sum(counts) == 400
@@ -50,6 +52,7 @@ def test_an_event_keeps_all_that_the_file_holds_of_it(tmp_path, monkeypatch):
                 names = file["particle_features"].attrs["features"].tolist()
                 assert names == ["etarel", "phirel", "ptrel", "mask"]
                 assert file.attrs["generator"] == "mine"
+                assert "manifest" not in file.attrs  # it has the hashes of all events
                 found += rows.tolist()
     assert sorted(found) == list(range(400))
     # blocks do not matter

@@ -95,6 +95,8 @@ def test_a_stop_keeps_the_events_of_the_piece_that_is_written(
     assert written_in(tmp_path / "a.h5") == 3 * BLOCK
     names = sorted(os.listdir(tmp_path / "a.h5.part"))
     assert names == ["000000000000-000000000048.h5", "manifest.json"]
+    with pytest.raises(ValueError, match="part holds a sample that is not complete"):
+        shards_of([tmp_path / "a.h5.part"])
 
 
 def test_nothing_is_left_where_nothing_is_done(flow: setflow.SetFlow, tmp_path: Path) -> None:

@@ -100,6 +100,10 @@ def _card(text):
     Path("runs/tiny/model/README.md").write_text(text)
 
 
+def _shared(n):
+    return {"training": 100, "generated": 0, "reference": n}
+
+
 _METRICS, _MANIFEST = "runs/tiny/report/metrics.json", "runs/tiny/model/manifest.json"
 REFUSALS = {
     "no card": (lambda: Path("runs/tiny/model/README.md").unlink(), "has no card, README.md"),
@@ -128,6 +132,10 @@ REFUSALS = {
     "the training data as reference": (
         lambda: shutil.copy("jets.h5", "held.h5"),
         "compares with held.h5, which the model has seen in its training",
+    ),
+    "a part of the training data as reference": (
+        lambda: _edited(_METRICS, lambda told: told.update(training=_shared(50))),
+        "compares with held.h5, of which 50 of ",
     ),
     "generated events as reference": (
         lambda: _edited(_METRICS, lambda told: told["reference"].update(weights_sha256="0")),
@@ -163,4 +171,30 @@ def test_reports_that_are_named_are_on_this_model(capsys):
     assert "is no folder of a report" in fails(capsys, *named, "runs")
     _edited(_METRICS, lambda told: told["generated"].update(weights_sha256="0" * 64))
     assert "a report on other weights (000000000000)" in fails(capsys, *named, "runs/tiny/report")
+    _edited(_METRICS, lambda told: told["generated"].update(weights_sha256=None))
+    assert "a report on events of unknown weights" in fails(capsys, *named, "runs/tiny/report")
+    error = fails(capsys, *named, _METRICS)
+    assert "is a file, expected the folder that setflow evaluate has written, such as runs" in error
     assert "there is no folder nowhere" in fails(capsys, "promote", "nowhere", "small")
+
+
+@pytest.mark.usefixtures("there")
+def test_the_model_of_a_run_is_promoted_by_its_own_path_too():
+    run("promote", "runs/tiny/model", "runs/tiny/shared")
+    run("promote", "runs/tiny", "small")  # what was promoted is no report, though it has numbers
+    assert Path("small/metrics.json").read_bytes() == Path(_METRICS).read_bytes()
+
+
+@pytest.mark.usefixtures("there")
+def test_the_card_says_what_is_known_of_the_reference(capsys):
+    promote("runs/tiny", "small")
+    assert "a file that the training has not read; `metrics" in Path("small/README.md").read_text()
+    _edited(_METRICS, lambda told: told.update(training=_shared(0)))
+    promote("runs/tiny", "known")
+    assert "has not read (0 of them stand in its data" in Path("known/README.md").read_text()
+    Path("small/metrics.json").write_text("{}")
+    run("info", "small")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "a SetFlow; metrics.json differs from its manifest" in told
+    run("info", "known")
+    assert "its files are those of its manifest" in " ".join(capsys.readouterr().out.split())

@@ -227,6 +227,16 @@ def test_values_that_cannot_be_are_refused_in_memory_as_in_files(column, value, 
         ({"data": rings(5)}, ValueError, "of 5 events none is left for the validation; give more"),
         ({"conditions": ["kind", "mass"]}, ValueError, "context of 1 columns, and conditions name"),
         ({"field": setflow.fields.GaussianSetField([0.0], [1.0])}, ValueError, "no parameter"),
+        ({"conditions": "kind"}, ValueError, "conditions are 'kind', expected a list of names"),
+        (
+            {
+                "data": setflow.SetBatch(
+                    torch.zeros(50, 3, 5), torch.zeros(50, 3), torch.ones(50, 1)
+                )
+            },
+            ValueError,
+            "no event of the training has an object; check the mask",
+        ),
         ({"conditions": ["kidn"]}, ValueError, "event 'kidn'; it has kind; did you mean 'kind'"),
     ],
 )

@@ -63,6 +63,20 @@ def test_a_file_is_converted_once_and_again_when_it_has_changed(tmp_path, monkey
             "format.voxels: /tmp is a folder, expected a table of",
         ),
         ({"name": "custom", "mapping": "/dev/null"}, "/dev/null is a device, expected a regular"),
+        ("custom", "data.format is 'custom', and the format custom needs mapping, too"),
+        ("ragged", "the format ragged needs columns, too; write it as a mapping, such as .name"),
+        ({"name": "npy", "columns": ["a"]}, "the format npy needs mask, too"),
+        ({"name": "npy", "columns": "pt", "mask": "all"}, "columns is 'pt', expected a list"),
+        ({"name": "calo", "shape": 23}, "data.format.shape is 23, expected a list"),
+        ({"name": "jetclass", "features": "ptrel"}, "features is 'ptrel', expected a list"),
+        (
+            {"name": "npy", "columns": ["a"], "mask": {"nonzero": "a"}},
+            "data.format.mask is .'nonzero': 'a'., expected a text: nonzero:pt",
+        ),
+        (
+            {"name": "jetclass", "columns": ["a"]},
+            "data.format has columns, which belongs to the format npy or ragged, not to jetclass",
+        ),
         ({"name": "npy", "colums": ["a"]}, "has 'colums', expected .*did you mean 'columns'"),
     ],
 )

@@ -71,6 +71,8 @@ def inputs_of(given: Sequence[str]) -> list[InputFile]:
         label, equals, pattern = text.partition("=")
         if not equals or Path(text).exists():
             label, pattern = "", text
+        elif not label.strip():
+            raise ValueError(f"{text} has no class in front of =; write CLASS={pattern}")
         plain = find(JETS, pattern)
         matched = [plain] if plain.exists() else [Path(one) for one in sorted(glob.glob(pattern))]
         if not matched:
@@ -192,15 +194,28 @@ def _told_feature(feature: Feature) -> str:
 
 def _attributes(
     inputs: Sequence[InputFile], files: Sequence[EventFile], given: Given
-) -> dict[str, str]:
+) -> dict[str, Any]:
     paths = [entry.path.name for entry in inputs]
     more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-    told = {"converted_from": ", ".join(paths[:3]) + more}
+    told = _in_common(files) | {"converted_from": ", ".join(paths[:3]) + more}
     if given.format is not None:
         told["converted_format"] = given.format
     if axis := files[0].axis:
         told["axis"] = AXES[axis]
     return told
+
+
+def _in_common(files: Sequence[EventFile]) -> dict[str, Any]:
+    """Return where the events of files come from that setflow reads as they are: a recipe, or the
+    weights of a model, which `setflow evaluate` asks for."""
+    if not all(file.native for file in files):
+        return {}
+    first, *others = (read_header(file.path).attributes for file in files)
+    return {
+        name: value
+        for name, value in first.items()
+        if np.ndim(value) == 0 and all(other.get(name) == value for other in others)
+    }
 
 
 def _classes(files: Sequence[EventFile], given: Given) -> tuple[str, ...]:

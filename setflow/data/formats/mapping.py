@@ -266,6 +266,15 @@ def _entry(name: str, told: Any, usual: Sequence[Feature], where: str) -> Entry:
         if feature.name == name:
             if standard not in ("", feature.unit):
                 raise ValueError(f"{where} is in {unit}, expected {feature.unit or 'no unit'}")
+            node = {"name": name, "unit": feature.unit, **given}
+            made = Schema.from_node({"objects": [node]}, where).objects[0]
+            for key in given:
+                if getattr(made, key) != getattr(feature, key):
+                    raise ValueError(
+                        f"{where}.{key} is {given[key]!r}, and {name} is a feature of JetNet's "
+                        f"layout, whose {key} is {getattr(feature, key)}; leave {key} out, or give "
+                        "the feature another name"
+                    )
             return Entry(feature, value, factor)
     schema = Schema.from_node({"objects": [{"name": name, "unit": standard, **given}]}, where)
     return Entry(schema.objects[0], value, factor)
@@ -283,6 +292,8 @@ def _mask(node: Any, where: str) -> Mask:
     rule = str(next(iter(node)))
     if rule not in RULES:
         raise no_such_name(rule, RULES, where)
+    if len(both := [str(key) for key in node if key in RULES and key != "flat"]) > 1:
+        raise ValueError(f"{where} has the rules {' and '.join(both)}, expected one of them")
     allowed = ("offsets", "flat") if rule == "offsets" else (rule,)
     told = _mapping(node, allowed, where)[rule]
     if rule in ("all", "jagged"):
@@ -316,12 +327,22 @@ def _arrays(node: Any, where: str) -> dict[str, Any]:
         elif isinstance(told, str):
             found[str(path)] = told
         elif isinstance(told, Sequence):
-            found[str(path)] = [str(name) for name in told]
+            found[str(path)] = listed = [str(name) for name in told]
+            if "" in listed:
+                raise ValueError(f"{where}.{path} has an empty name; _ leaves a column out")
         else:
             raise ValueError(
                 f"{where}.{path} is {told!r}, expected a name, a list of names of its columns, or "
                 "a mapping of names to fields or columns"
             )
+    given = [
+        name for told in found.values() for name in ([told] if isinstance(told, str) else told)
+    ]
+    if twice := sorted({name for name in given if name != "_" and given.count(name) > 1}):
+        raise ValueError(
+            f"{where} gives the name {twice[0]!r} twice; give each column a name of its own, _ "
+            "leaves one out"
+        )
     return found
 
 

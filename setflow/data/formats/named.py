@@ -21,7 +21,7 @@ from setflow.data.formats.sources import Source
 from setflow.data.jets import NUM
 from setflow.files import load_yaml, require_regular
 
-__all__ = ["FORMATS", "Given", "node_of", "read_mapping", "told_file"]
+__all__ = ["FORMATS", "OF_FORMAT", "Given", "node_of", "read_mapping", "told_file"]
 
 _AXIS_OF_SUM = {"pt": "sum_pt", "eta": "sum_eta", "mass": "sum_mass"}
 _JETS = {"pt": "jet_pt", "eta": "jet_eta", "mass": "jet_mass"}
@@ -183,6 +183,15 @@ TABLE: dict[str, dict[str, Any]] = {
 FORMATS = ("jetnet", *TABLE, "npy", "ragged", "custom")
 """What files of others are called."""
 
+OF_FORMAT = {
+    "mapping": ("custom",),
+    "columns": ("npy", "ragged"),
+    "mask": ("npy",),
+    "voxels": ("calo",),
+    "shape": ("calo",),
+}
+"""What is told of files, and the formats that it belongs to."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -311,6 +320,12 @@ def _array(given: Given, source: Source) -> dict[str, Any]:
             "NAME,NAME,...; _ leaves one out"
         )
     only = source.paths()[0] if len(source.paths()) == 1 else "x"
+    shape = source.shape(only) if only in source.paths() else ()
+    if len(shape) > 1 and shape[-1] != len(columns):
+        raise ValueError(
+            f"{source.path}: {only} has {shape[-1]} columns, and --columns names {len(columns)}, "
+            f"{','.join(columns)}; name each of them, _ leaves one out"
+        )
     node: dict[str, Any] = {"arrays": {only: columns}}
     taken: set[str] = set()
     if given.format == "ragged":

@@ -54,7 +54,7 @@ class Output(Opened):
         schema: Schema,
         *,
         slots: Callable[[], int],
-        attributes: Mapping[str, str],
+        attributes: Mapping[str, Any],
         overwrite: bool,
         keep_unphysical: bool,
     ) -> None:

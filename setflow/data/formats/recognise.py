@@ -84,9 +84,10 @@ def told_of(path: Path, what: str, kind: str | None) -> str:
     if kind is None:
         again = "; fetch or make it again" if what.startswith("an empty") else ""
         return f"{path} is {what}, expected an HDF5 file of events{again}"
+    own = " (of one that setflow wrote it tells the mapping)" if kind == "jetclass" else ""
     return (
         f"{path} is {what}, expected an HDF5 file of events; convert it, here or by another "
-        f"format: {advice(path, kind)}"
+        f"format{own}: {advice(path, kind)}"
     )
 
 

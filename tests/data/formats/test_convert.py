@@ -453,7 +453,9 @@ def test_an_unknown_code_of_the_particle_data_group(tmp_path):
         ("generic", Given("npy", columns=FIVE), "needs the rule .*, --mask RULE"),
         ("generic", Given("npy", mask="all"), "needs the names of the columns"),
         ("generic", Given("npy", columns=FIVE, mask="first"), "expected nonzero:NAME"),
-        ("generic", Given("npy", columns=(*FIVE, "f"), mask="all"), "has 5 columns, and the map"),
+        ("generic", Given("npy", columns=(*FIVE, "f"), mask="all"), "has 5 columns, and --colu"),
+        ("generic", Given("npy", columns=FIVE[:4], mask="all"), "5 columns, and --columns names 4"),
+        ("generic", Given("npy", columns=(*FIVE[:4], "a"), mask="all"), "the name 'a' twice"),
         ("generic", Given("custom"), "needs a mapping"),
         ("generic", Given("jetclass"), "there is no 'part_deta'; there are"),
         ("generic", Given("toptag"), r"no 'table/table'"),
@@ -461,6 +463,7 @@ def test_an_unknown_code_of_the_particle_data_group(tmp_path):
         ("generic", Given("npy", columns=FIVE, mask="nonzero:aa"), "'aa'.*did you mean 'a'"),
         ("generic", Given("npy", columns=FIVE, mask="all", features=("aa",)), "did you mean 'a'"),
         ("offsets", Given("ragged", columns=("a", "b", "c", "d")), "has 3 columns"),
+        ("offsets", Given("ragged", columns=("a", "b")), "has 3 columns, and --columns names 2"),
     ],
 )
 def test_what_does_not_fit_is_told(name, given, told, tmp_path_factory):
