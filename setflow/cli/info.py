@@ -11,13 +11,16 @@ import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from setflow.cli.checks import UNFINISHED
 from setflow.cli.endings import judged_by, labelled
 from setflow.cli.parsing import nearest
 from setflow.files import file_sha256, has_manifest, require_regular, require_single_keys
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
+
+if TYPE_CHECKING:
+    from setflow.model.model import SetFlow
 
 __all__ = ["info"]
 
@@ -122,12 +125,10 @@ def _is_of(folder: Path, name: str, sha256: str) -> bool:
 
 
 def _model(given: str, path: Path) -> Iterator[Line]:
-    from setflow.jobs.contexts import context_options
     from setflow.model.angles import told_of_angles
     from setflow.model.folder import types_of
     from setflow.model.model import SetFlow
-    from setflow.model.stages import given_conditions
-    from setflow.schema import Category, words_of
+    from setflow.schema import Category
     from setflow.sets.protocols import in_short
     from setflow.training.record import lines_of
 
@@ -177,14 +178,24 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     for number, line in enumerate(lines or ["not told, neither by the manifest nor by the card"]):
         yield "" if number else "training", line
     yield "sampling", "50 steps of midpoint, 100 evaluations of the field, unless --steps is given"
-    name, made = shlex.quote(given), f"{words_of(flow.features).events}.h5"
+    yield from _after_model(given, path, flow, training)
+
+
+def _after_model(
+    given: str, path: Path, flow: SetFlow, training: Mapping[str, Any] | None
+) -> Iterator[Line]:
+    """Yield the commands to sample from a model, and to judge the sample."""
+    from setflow.jobs.contexts import context_options
+    from setflow.model.stages import given_conditions
+    from setflow.schema import words_of
+
+    words, options = words_of(flow.features), "--events 10000"
     if given_conditions(flow) or flow.cardinality is None:
         train = (training or {}).get("train", {}).get("file", "JETS.h5")
-        told = shlex.join(context_options(flow, train) or ("--like", train))
-        yield "next", f"setflow sample {name} {told} --out {made}"
-    else:
-        yield "next", f"setflow sample {name} --events 10000 --out {made}"
-    if truth := judged_by(path, jets=words_of(flow.features).event == "jet"):
+        options = shlex.join(context_options(flow, train) or ("--like", train))
+    made = f"{words.events}.h5"
+    yield "next", f"setflow sample {shlex.quote(given)} {options} --out {made}"
+    if truth := judged_by(path, jets=words.event == "jet"):
         yield "next", f"setflow evaluate {made} {shlex.join(truth)} --fast --out report"
 
 

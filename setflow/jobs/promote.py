@@ -20,6 +20,7 @@ from setflow.files import NewFolder, as_path, file_sha256
 from setflow.model.folder import CARD, CONFIG, MANIFEST, WEIGHTS
 from setflow.model.model import SetFlow
 from setflow.physics.measures import MEASURES, metrics_of
+from setflow.physics.memorisation import MEMORISATION
 from setflow.report.page import METRICS_FILE
 from setflow.shipped import JETS, find
 
@@ -211,13 +212,22 @@ def _hashes_in(facts: Mapping[str, Any]) -> Iterator[str]:
                 yield str(file["sha256"])
 
 
+def _title(metric: str) -> str:
+    """Return what a metric of events other than jets, or of the types of particles, is called.
+
+    >>> _title("w1_n_photon")
+    'W1 n photon'
+    """
+    return metric.replace("w1_", "W1 ").replace("_", " ")
+
+
 def _fidelity(numbers: Mapping[str, Any], reference: Mapping[str, str]) -> str:
     """Return the paragraph of a card that says how good a model is."""
-    titles = {metric.name: metric.title for metric in metrics_of(MEASURES)}
+    titles = {metric.name: metric.title for metric in (*metrics_of(MEASURES), MEMORISATION)}
     one, other, what = numbers["generated"], numbers["reference"], numbers["compared"]
     known = numbers.get("training")
     rows = [
-        f"| {titles.get(name, name)} | {_with_error(found)} | {found['floor']:.2e} ± "
+        f"| {titles.get(name) or _title(name)} | {_with_error(found)} | {found['floor']:.2e} ± "
         f"{found['floor_spread']:.1e} | {found['shuffled']:.2e} | {found['swapped']:.2e} | "
         f"{found['verdict']} |"
         for name, found in numbers["metrics"].items()
