@@ -99,7 +99,7 @@ def require_regular(path: Path) -> None:
         )
 
 
-def read_bounded(path: Path) -> bytes:
+def read_bounded(path: Path, most: int = _TEXT) -> bytes:
     """Return the content of a small file, which may come from a stranger.
 
     Raises:
@@ -109,8 +109,8 @@ def read_bounded(path: Path) -> bytes:
     """
     require_regular(path)
     size = path.stat().st_size
-    if size > _TEXT:
-        raise ValueError(f"{path} has {size:,} bytes, expected at most {_TEXT:,}")
+    if size > most:
+        raise ValueError(f"{path} has {size:,} bytes, expected at most {most:,}")
     return path.read_bytes()
 
 

@@ -483,7 +483,7 @@ def read_folder(folder: Path) -> StoredModel:
     import yaml
 
     hashes = _hashes(folder)
-    content = read_bounded(folder / CONFIG)
+    content = read_bounded(folder / CONFIG, 2**20)
     _verify(folder / CONFIG, content, hashes[CONFIG])
     where = f"{folder / CONFIG}: model.flow"
     try:
