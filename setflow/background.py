@@ -5,11 +5,16 @@ Signals raise in the main thread alone, so a call here is never cut in two by Ct
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from multiprocessing import connection
 
-__all__ = ["Background"]
+__all__ = ["Background", "end_with_parent"]
 
 _AHEAD = 2  # calls that may wait: what is computed meanwhile is kept in memory
 
@@ -72,3 +77,18 @@ class Background:
         except BaseException:
             self.failed = True  # what follows would build on it
             raise
+
+
+def end_with_parent() -> None:
+    """Let this process of `multiprocessing` end with the one that has started it, by SIGTERM.
+
+    Otherwise it waits for ever for work from one that was killed.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=follow, daemon=True).start()

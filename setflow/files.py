@@ -46,6 +46,7 @@ __all__ = [
     "in_use_by_one",
     "load_yaml",
     "move",
+    "read_bounded",
     "require_regular",
     "require_single_keys",
     "same_file",
@@ -58,6 +59,7 @@ MANIFEST = "manifest.json"
 
 _HDF5 = (".h5", ".hdf5")
 _DEPTH, _SIZE = 40, 2**18  # of YAML: levels, and characters
+_TEXT = 2**24  # bytes of a small file
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # that of libyaml is ten times as fast
 _IRREGULAR = ((stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
 _SHORT = reprlib.Repr()
@@ -95,6 +97,21 @@ def require_regular(path: Path) -> None:
         raise OSError(
             f"{path} is {kind}, expected a regular file; write what it gives to a file first"
         )
+
+
+def read_bounded(path: Path, most: int = _TEXT) -> bytes:
+    """Return the content of a small file, which may come from a stranger.
+
+    Raises:
+        FileNotFoundError: if there is nothing of this name.
+        OSError: if it is no regular file.
+        ValueError: if it is larger than such files are.
+    """
+    require_regular(path)
+    size = path.stat().st_size
+    if size > most:
+        raise ValueError(f"{path} has {size:,} bytes, expected at most {most:,}")
+    return path.read_bytes()
 
 
 def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:

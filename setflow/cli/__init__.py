@@ -76,7 +76,8 @@ def _fail(text: str) -> NoReturn:
     sys.stdout.flush()
     if len(text) > _LONGEST:
         text = f"{text[: _LONGEST // 2]} ... {text[-_LONGEST // 4 :]}"
-    shown = "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in text)
+    text = " ".join(text.split())  # that of HDF5 and of YAML has several lines
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text)
     print(f"setflow: error: {shown}", file=sys.stderr)
     sys.exit(2)
 

@@ -353,7 +353,8 @@ MAKE = Command(
     "setflow dataset make RECIPE --events N --out FILE [options]",
     "Simulate jets or whole events by a recipe.",
     "Simulate true jets or whole events with Pythia 8 and FastJet by a recipe, and write them to "
-    "an HDF5 file: jets in the JetNet layout, and events in that of setflow.",
+    "an HDF5 file: jets in the JetNet layout, and events in that of setflow; after a kill the same "
+    "command goes on.",
     (
         Argument(
             "folder",

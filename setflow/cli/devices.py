@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
-import threading
 from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from setflow.background import end_with_parent
 from setflow.cli.endings import warn
 from setflow.files import check_hdf5_name
 from setflow.parts import Part
@@ -152,14 +151,7 @@ def _run(arguments: Sequence[str], names: Sequence[str], work: Callable[[list[st
 
 def _begin(work: Callable[[list[str]], None], arguments: list[str], of: int) -> None:
     """Do the work of a process: it ends with the one that has started it, which takes Ctrl-C."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        connection.wait([parent.sentinel])
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
     import torch
 
     torch.set_num_threads(max(1, torch.get_num_threads() // of))

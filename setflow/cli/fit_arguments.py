@@ -23,6 +23,7 @@ from setflow.cli.parsing import (
     nearest_option,
     number,
 )
+from setflow.files import read_bounded
 from setflow.shipped import CONFIGURATIONS, MODELS, find, known, paths
 
 __all__ = ["FIT", "FIT_ONLY", "plain", "prepared"]
@@ -345,7 +346,7 @@ def _check_configuration(named: str) -> None:
         )
     copied = "expected YAML such as the configuration that ends setflow fit --help"
     try:
-        text = Path(named).read_text(encoding="utf-8").strip()
+        text = read_bounded(Path(named)).decode().strip()
     except UnicodeDecodeError:
         raise ValueError(f"{named} is no configuration, for it holds no text; {copied}") from None
     try:

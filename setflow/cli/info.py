@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from setflow.cli.checks import UNFINISHED
 from setflow.cli.endings import judged_by, labelled
 from setflow.cli.parsing import nearest
-from setflow.files import file_sha256, has_manifest, require_regular, require_single_keys
+from setflow.files import (
+    file_sha256,
+    has_manifest,
+    read_bounded,
+    require_regular,
+    require_single_keys,
+)
 from setflow.shipped import CONFIGURATIONS, JETS, MODELS, RECIPES, find, known, paths
 
 if TYPE_CHECKING:
@@ -223,7 +229,7 @@ def _configuration(given: str, path: Path) -> Iterator[Line]:
 
     path = path / "config.yaml" if path.is_dir() else path
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_bounded(path).decode()
         nodes = yaml.safe_load(text)
         node, data = nodes["model"]["flow"], dict(nodes.get("data") or {})
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:

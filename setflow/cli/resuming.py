@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from setflow.cli.endings import warn
-from setflow.files import check_target, load_yaml, shortened
+from setflow.files import MANIFEST, check_target, load_yaml, read_bounded, shortened
 from setflow.model.folder import differences
 from setflow.training.checkpoints import Checkpoint, last_checkpoint
 from setflow.training.export import ExportBestModel
@@ -97,7 +97,7 @@ def begun_with(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        nodes = load_yaml(path.read_text(encoding="utf-8"))
+        nodes = load_yaml(read_bounded(path).decode())
         nodes["model"]["flow"], nodes["data"], nodes["trainer"]
     except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())[:200]
@@ -168,7 +168,7 @@ def finished_facts(folder: Path, found: Checkpoint) -> dict[str, Any] | None:
 def _facts(folder: Path) -> dict[str, Any]:
     """Return what the manifest of the model of a run says of its training; nothing if it cannot."""
     try:
-        return dict(json.loads((folder / "model" / "manifest.json").read_text())["training"])
+        return dict(json.loads(read_bounded(folder / "model" / MANIFEST))["training"])
     except (OSError, ValueError, LookupError, TypeError):
         return {}
 

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setflow.data.header import open_events
-from setflow.files import MANIFEST, file_sha256, shortened
+from setflow.files import MANIFEST, file_sha256, read_bounded, shortened
 
 __all__ = [
     "Digest",
@@ -163,9 +163,8 @@ def read_folder(folder: Path) -> dict[str, Any]:
         OSError: if it says nothing.
         ValueError: if it cannot be understood.
     """
-    text = (folder / MANIFEST).read_text(encoding="utf-8")
     try:
-        nodes = json.loads(text)
+        nodes = json.loads(read_bounded(folder / MANIFEST))
         dict(nodes["plan"])
         for name, entry in nodes["files"].items():
             str(name), int(entry["first"]), int(entry["stop"]), str(entry["sha256"])

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from setflow.files import require_single_keys
+from setflow.files import read_bounded, require_single_keys
 from setflow.shipped import RECIPES, find, known
 
 __all__ = ["EventRecipe", "JetRecipe", "Recipe"]
@@ -88,7 +88,7 @@ class Recipe(ABC):
                 f"{known(RECIPES, folder)}"
             )
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_bounded(path).decode()
             require_single_keys(text)
             given = yaml.safe_load(text)
         except yaml.YAMLError as error:

@@ -6,7 +6,8 @@ stands in this code.
 
 Collisions come in blocks of a fixed size, each with a Pythia seed of its own, which follows from
 the seed of the run and the number of the block. Blocks are made in any number of processes and used
-in order, so the same seed gives the same file to the last bit whatever `jobs` is.
+in order, so the same seed gives the same file to the last bit whatever `jobs` is. They are kept
+until the file is there, so the same call goes on where it was killed (`setflow.data.kept_blocks`).
 """
 
 from __future__ import annotations
@@ -18,23 +19,26 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 
+from setflow.background import end_with_parent
 from setflow.data.event_simulation import make_event_block
 from setflow.data.event_writing import EventWriter
+from setflow.data.kept_blocks import Block, KeptBlocks
 from setflow.data.recipe_keys import EventRecipe, JetRecipe, Recipe
 from setflow.data.simulation import make_block
 from setflow.data.writing import JetWriter
 from setflow.progress import counting_bar
 from setflow.schema import COLLISIONS
 from setflow.sets.batch import SetBatch
+from setflow.version import __version__
 
 __all__ = ["Recipe", "make_dataset"]
 
@@ -42,8 +46,6 @@ PYTHIA_SEEDS = 900_000_000  # Pythia takes seeds from 1 to this
 SEED_STRIDE = 556_230_589  # golden section of it: seeds of nearby runs land far apart
 PACKAGES = ("pythia8mc", "fastjet")
 
-
-Block = dict[str, NDArray[Any]]
 Task = Callable[[Any, int, int, int], Block]
 
 
@@ -68,17 +70,19 @@ def make_dataset(
         out: the file to write.
         jobs: the number of processes; it changes the time taken, not one bit of the result.
         seed: from 0 to 899,999,999; None takes the recipe's.
-        overwrite: replace `out` if it exists.
+        overwrite: replace `out` if it exists, and what a call of another plan has left of it.
         progress: show a progress bar on standard error.
 
     Returns:
         The path of the file.
 
     Raises:
-        OSError: at once, if `out` exists and `overwrite` is False, or cannot be written.
+        OSError: at once, if `out` exists and `overwrite` is False, cannot be written, or is being
+            made by another process.
         ImportError: if Pythia or FastJet is not installed.
         RuntimeError: if Pythia does not start, or nothing of a block passes the cuts.
-        ValueError: if the recipe or an argument is wrong.
+        ValueError: if the recipe or an argument is wrong, or a call that was killed has left
+            blocks of another recipe, seed or number of events.
     """
     recipe = Recipe.load(folder)
     seed = recipe.seed if seed is None else seed
@@ -91,14 +95,18 @@ def make_dataset(
         "description": recipe.description,
         "seed": np.int64(seed),
     }
-    attributes |= _versions(recipe)
+    versions = _versions(recipe)
+    attributes |= versions
+    plan = {"recipe": asdict(recipe), "seed": int(seed), "events": int(events), **versions}
+    plan["setflow"] = __version__
     made = _KINDS[type(recipe)](
         recipe, out, overwrite=overwrite, attributes=attributes, compression=recipe.compression
     )
     bar = counting_bar(disable=not progress, console=Console(stderr=True))
-    with bar, made.writer as writer:
+    kept = KeptBlocks(Path(out), plan, overwrite=overwrite)
+    with kept, bar, made.writer as writer:
         task = bar.add_task(f"{recipe.name}, {recipe.stores}", total=events)
-        for block in _blocks(made, seed, events, jobs):
+        for block in _blocks(made, kept, seed, events, jobs):
             made.write(block, events - writer.n)
             bar.update(task, completed=writer.n)
         writer.tell({key: np.int64(n) for key, n in made.counts.items()})
@@ -204,27 +212,34 @@ def _pythia_seed(seed: int, block: int) -> int:
     return 1 + (seed * SEED_STRIDE + block) % PYTHIA_SEEDS
 
 
-def _blocks(made: _Made, seed: int, events: int, jobs: int) -> Iterator[Block]:
-    """Yield blocks in order until they hold what is asked for."""
+def _blocks(made: _Made, kept: KeptBlocks, seed: int, events: int, jobs: int) -> Iterator[Block]:
+    """Yield blocks in order until they hold what is asked for, and keep those that are new."""
     recipe, task = made.recipe, made.task
     done = index = 0
     if jobs == 1:
         while done < events:
-            block = task(recipe, _pythia_seed(seed, index), index, events - done)
+            block = kept.read(index)
+            if block is None:
+                block = task(recipe, _pythia_seed(seed, index), index, events - done)
+                kept.keep(index, block)
             done, index = done + len(block["events"]), index + 1
             yield block
         return
-    waiting: deque[Future[Block]] = deque()
+    waiting: deque[tuple[int, Block | Future[Block]]] = deque()
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, context, initializer=end_with_parent) as pool:
         try:
             while done < events:
                 while len(waiting) < 2 * jobs and len(waiting) * made.most < events - done:
-                    number = _pythia_seed(seed, index)
-                    waiting.append(pool.submit(task, recipe, number, index, events - done))
+                    number, held = _pythia_seed(seed, index), kept.read(index)
+                    work = held or pool.submit(task, recipe, number, index, events - done)
+                    waiting.append((index, work))
                     index += 1
-                block = waiting.popleft().result()
-                done += len(block["events"])
-                yield block
+                at, found = waiting.popleft()
+                if isinstance(found, Future):
+                    found = found.result()
+                    kept.keep(at, found)
+                done += len(found["events"])
+                yield found
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

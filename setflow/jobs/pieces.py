@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 import time
@@ -85,7 +86,10 @@ class Pieces(Opened):
 
     def _enter(self, stack: ExitStack) -> None:
         self._check_target()
-        self._part.mkdir(exist_ok=True)
+        if not self._part.is_dir():
+            if os.path.lexists(self._part):
+                raise self._alien()
+            self._part.mkdir(exist_ok=True)
         stack.enter_context(in_use_by_one(self._part))
         stack.callback(self._leave_nothing)
         self._prepare()
@@ -204,10 +208,7 @@ class Pieces(Opened):
     def _prepare(self) -> None:
         """Take what is there, if it belongs to this run, or begin."""
         if not _is_ours(self._part):
-            raise FileExistsError(
-                f"{self._part} is not a folder that this command made, so it is not touched; "
-                "choose another name for the output"
-            )
+            raise self._alien()
         if (self._part / MANIFEST).exists():
             try:
                 refuse_another(self._part, read_folder(self._part)["plan"], self._plan)
@@ -229,6 +230,12 @@ class Pieces(Opened):
                 piece.path.unlink()
             else:
                 end = piece.stop
+
+    def _alien(self) -> FileExistsError:
+        return FileExistsError(
+            f"{self._part} is not a folder that this command made, so it is not touched; choose "
+            "another name for the output"
+        )
 
     def _found(self) -> Iterator[_Piece]:
         for path in sorted(self._part.iterdir()):

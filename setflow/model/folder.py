@@ -33,11 +33,11 @@ from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
 from setflow.fields.transformer import TransformerField
-from setflow.files import NewFolder, dump_yaml, load_yaml, shortened
+from setflow.files import NewFolder, dump_yaml, load_yaml, read_bounded, shortened
 from setflow.fitted import Fitted
 from setflow.model.angles import told_of_angles
 from setflow.model.stages import some_context
-from setflow.model.trust import Shapes, read_bounded, read_shapes, require_sizes
+from setflow.model.trust import Shapes, read_shapes, require_sizes
 from setflow.paths.affine import CosinePath, LinearPath
 from setflow.paths.base import ProbabilityPath
 from setflow.schema import Category, Kind, Positive
@@ -483,7 +483,7 @@ def read_folder(folder: Path) -> StoredModel:
     import yaml
 
     hashes = _hashes(folder)
-    content = read_bounded(folder / CONFIG)
+    content = read_bounded(folder / CONFIG, 2**20)
     _verify(folder / CONFIG, content, hashes[CONFIG])
     where = f"{folder / CONFIG}: model.flow"
     try:
@@ -529,7 +529,7 @@ def _hashes(folder: Path) -> dict[str, str]:
             f"{folder} is no model folder: it lacks {', '.join(missing)}; {written}"
         )
     try:
-        manifest = json.loads(read_bounded(folder / MANIFEST, 16 * 2**20))
+        manifest = json.loads(read_bounded(folder / MANIFEST))
         hashes = {name: str(manifest["files"][name]) for name in (CONFIG, WEIGHTS)}
         version = manifest["format"]
     except (ValueError, LookupError, TypeError, RecursionError) as error:

@@ -28,9 +28,9 @@ from setflow.files import require_regular, shortened
 from setflow.model.encoding import ContextEncoder
 from setflow.model.finite import not_finite_weight
 
-__all__ = ["Bounded", "Shapes", "read_bounded", "read_shapes", "require_numbers", "require_sizes"]
+__all__ = ["Bounded", "Shapes", "read_shapes", "require_numbers", "require_sizes"]
 
-_TEXT, _HEADER = 2**20, 2**25  # bytes
+_HEADER = 2**25  # bytes
 _SMALL = 4096  # no size up to this one is refused for being larger than all weights
 _FLOATS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}  # bytes
 _MAKERS = {"arange", "empty", "eye", "full", "linspace", "ones", "rand", "randn", "zeros"}
@@ -47,19 +47,6 @@ class Shapes(NamedTuple):
 
     of: dict[str, tuple[int, ...]]
     elements: int
-
-
-def read_bounded(path: Path, most: int = _TEXT) -> bytes:
-    """Return the content of a small file.
-
-    Raises:
-        ValueError: if it is larger than such files are.
-    """
-    require_regular(path)
-    size = path.stat().st_size
-    if size > most:
-        raise ValueError(f"{path} has {size:,} bytes, expected at most {most:,}")
-    return path.read_bytes()
 
 
 def read_shapes(path: Path) -> Shapes:

@@ -40,6 +40,8 @@ __all__ = [
     "whole_number",
 ]
 
+_LAYERS = 10_000  # the most of a field
+
 
 def as_tuple(shape: Iterable[int] | int | None) -> tuple[int, ...]:
     """Return a shape given as an integer, an iterable or None (empty) as a tuple of integers.
@@ -133,11 +135,11 @@ def whole_number(value: Any, name: str, least: int = 0) -> int:
 
 
 def check_sizes(least: int = 1, **sizes: Any) -> None:
-    """Raise unless all sizes are integers of Python or NumPy, and none too small.
+    """Raise unless all sizes are integers of Python or NumPy, none too small, and layers few.
 
     Arguments:
         least: the smallest size that will do.
-        sizes: the sizes by name.
+        sizes: the sizes by name; each of `layers` is built, which no limit of memory cuts short.
 
     Raises:
         ValueError: if one is something else.
@@ -146,6 +148,8 @@ def check_sizes(least: int = 1, **sizes: Any) -> None:
     """
     known = [n for n in sizes.values() if not isinstance(n, bool) and isinstance(n, Integral)]
     if len(known) == len(sizes) and min(map(int, known)) >= least:
+        if (layers := sizes.get("layers", 0)) > _LAYERS:
+            raise ValueError(f"layers is {shown(layers)}, expected at most {_LAYERS:,}")
         return
     kind = "positive integers" if least == 1 else f"integers of at least {least}"
     got = ", ".join(f"{name}={value!r}" for name, value in sizes.items())

@@ -23,7 +23,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
-from setflow.files import NewFile, shortened
+from setflow.files import NewFile, require_regular, shortened
 from setflow.model.model import SetFlow
 from setflow.training.module import FlowMatchingModule
 from setflow.training.signals import Stopped, StopSignals
@@ -107,6 +107,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         OSError: if it cannot be opened.
         ValueError: if it is damaged, or something else; it says which.
     """
+    require_regular(path)
     try:
         with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums of tensors
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):

@@ -193,6 +193,18 @@ def test_a_folder_that_is_not_ours_is_not_replaced(tiny, capsys, monkeypatch):
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe"])
+def test_what_is_no_part_of_ours_is_told_in_one_line_and_stays(tiny, capsys, kind):
+    part = Path("a.h5.part")
+    part.write_text("mine") if kind == "file" else os.mkfifo(part)
+    message = fails(capsys, "sample", "model", "--events", "8", "--steps", "2", "--out", "a.h5")
+    assert "a.h5.part is not a folder that this command made" in message
+    told = fails(capsys, "score", "model", "jets.h5", "--steps", "2", "--out", "a.h5")
+    assert "a.h5.part cannot be continued, it is damaged" in told
+    assert message.count("\n") == told.count("\n") == 1
+    assert part.exists()
+
+
 def test_progress_comes_as_json(tiny, capsys):
     run("sample", "model", "--events", 8, "--steps", 1, "--out", "a.h5", "--progress", "json")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("{")]

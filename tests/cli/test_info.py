@@ -162,6 +162,10 @@ def make_damaged() -> None:
         file["x"] = [1.0]
     shutil.copytree("empty", "checkpoints")
     Path("checkpoints/last.ckpt").touch()
+    os.mkfifo("pipe.yaml")
+    Path("device.yaml").symlink_to("/dev/zero")
+    with Path("hole.yaml").open("wb") as file:
+        file.truncate(2**40)
 
 
 @pytest.mark.parametrize(
@@ -175,6 +179,9 @@ def make_damaged() -> None:
         ("list.yaml", "has no node model: flow:"),
         ("empty", "is a folder that holds nothing"),
         ("checkpoints/last.ckpt", "is a checkpoint"),
+        ("pipe.yaml", "is a pipe, expected a regular file"),
+        ("device.yaml", "is a device, expected a regular file"),
+        ("hole.yaml", "has 1,099,511,627,776 bytes, expected at most"),
     ],
 )
 def test_anything_else_is_told_in_one_line(folder, capsys, what, message):

@@ -374,6 +374,27 @@ def test_a_checkpoint_runs_no_code(model, capsys):
     assert not Path("sprung").exists()
 
 
+PIPE = "is a pipe, expected a regular file"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("config.yaml", PIPE),
+        ("checkpoints/last.ckpt", PIPE),
+        ("checkpoints/best.ckpt", PIPE),
+        ("model/manifest.json", "runs/tiny/model is not a folder that this command made"),
+    ],
+)
+def test_a_pipe_in_a_run_is_not_waited_for(model, capsys, name, message):
+    path = Path("runs/tiny", name)
+    path.unlink()
+    os.mkfifo(path)
+    told = fails(capsys, *FIT, "--trainer.max_epochs", "3")
+    assert message in told
+    assert told.count("\n") == 1
+
+
 # --- time ---
 
 

@@ -363,3 +363,9 @@ def test_ensembles_of_weights():
 def test_a_size_that_is_no_integer_is_told(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("name", ["VelocityField", "EPiCField", "GraphField", "TransformerField"])
+def test_layers_that_would_be_built_for_hours_are_refused_at_once(name):
+    with pytest.raises(ValueError, match="layers is 1000000, expected at most 10,000"):
+        getattr(setflow, name)(3, layers=1_000_000)

@@ -19,7 +19,7 @@ import yaml
 
 from setflow.data.formats.sources import Source
 from setflow.data.jets import NUM
-from setflow.files import load_yaml, require_regular
+from setflow.files import load_yaml, read_bounded, require_regular
 
 __all__ = ["FORMATS", "OF_FORMAT", "Given", "node_of", "read_mapping", "told_file"]
 
@@ -246,7 +246,7 @@ def read_mapping(path: Path) -> Any:
         ValueError: if it is no YAML.
     """
     try:
-        return load_yaml(path.read_text(encoding="utf-8"))
+        return load_yaml(read_bounded(path).decode())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is no YAML: {' '.join(str(error).split())}") from None
 
