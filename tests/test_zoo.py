@@ -14,6 +14,7 @@ import torch
 from bench import zoo
 from setflow.data import read_jets
 from setflow.data.writing import JetWriter
+from setflow.physics.measures import title_of
 from setflow.report import figures
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -57,9 +58,9 @@ def test_every_number_of_the_card_is_one_that_was_measured(model, data, tmp_path
     assert "seed 1000" in block
     assert re.search(r"^\*\*Speed\.\*\* \d+ ms a jet of one core", block, re.MULTILINE)
     rows = dict(re.findall(r"^\| ([^|]+) \| (\S+) ", block, re.MULTILINE))
-    assert set(rows) == {"distance", *(zoo._TITLES[name] for name in kept["metrics"])}
+    assert set(rows) == {"distance", *(title_of(name) for name in kept["metrics"])}
     for name, result in kept["metrics"].items():
-        assert float(rows[zoo._TITLES[name]]) == pytest.approx(result["value"], rel=5e-3, abs=1e-12)
+        assert float(rows[title_of(name)]) == pytest.approx(result["value"], rel=5e-3, abs=1e-12)
     assert str(tmp_path) not in (tmp_path / "kept/top30.json").read_text()
     assert str(tmp_path) not in after
 
@@ -84,7 +85,7 @@ def test_what_is_missing_is_told_before_the_work(model, data, tmp_path, monkeypa
 
 def test_every_shipped_model_has_a_place_for_what_is_measured():
     models = zoo._shipped()
-    assert [model.name for model in models] == ["top30"]
+    assert [model.name for model in models] == ["top30", "top30-types"]
     for model in models:
         assert zoo.written((model / "README.md").read_text(), "block").count("block") == 1
 

@@ -19,8 +19,7 @@ from typing import Any
 from setflow.files import NewFolder, as_path, file_sha256
 from setflow.model.folder import CARD, CONFIG, MANIFEST, WEIGHTS
 from setflow.model.model import SetFlow
-from setflow.physics.measures import MEASURES, metrics_of
-from setflow.physics.memorisation import MEMORISATION
+from setflow.physics.measures import title_of
 from setflow.report.page import METRICS_FILE
 from setflow.shipped import JETS, find
 
@@ -212,22 +211,16 @@ def _hashes_in(facts: Mapping[str, Any]) -> Iterator[str]:
                 yield str(file["sha256"])
 
 
-def _title(metric: str) -> str:
-    """Return what a metric of events other than jets, or of the types of particles, is called.
-
-    >>> _title("w1_n_photon")
-    'W1 n photon'
-    """
-    return metric.replace("w1_", "W1 ").replace("_", " ")
+def _counted(shared: int) -> str:
+    return f"{shared:,} of them stand" if shared else "none of them stands"
 
 
 def _fidelity(numbers: Mapping[str, Any], reference: Mapping[str, str]) -> str:
     """Return the paragraph of a card that says how good a model is."""
-    titles = {metric.name: metric.title for metric in (*metrics_of(MEASURES), MEMORISATION)}
     one, other, what = numbers["generated"], numbers["reference"], numbers["compared"]
     known = numbers.get("training")
     rows = [
-        f"| {titles.get(name) or _title(name)} | {_with_error(found)} | {found['floor']:.2e} ± "
+        f"| {title_of(name)} | {_with_error(found)} | {found['floor']:.2e} ± "
         f"{found['floor_spread']:.1e} | {found['shuffled']:.2e} | {found['swapped']:.2e} | "
         f"{found['verdict']} |"
         for name, found in numbers["metrics"].items()
@@ -237,7 +230,7 @@ def _fidelity(numbers: Mapping[str, Any], reference: Mapping[str, str]) -> str:
         f"**Fidelity.** {numbers['summary']}\n\n"
         f"{one['events']:,} {what} against {other['events']:,} of `{reference['file']}` (sha256 "
         f"`{reference['sha256'][:16]}`), a file that the training has not read"
-        + (f" ({known['reference']:,} of them stand in its data too)" if known else "")
+        + (f" ({_counted(known['reference'])} in its data too)" if known else "")
         + f"; `{METRICS_FILE}` holds the numbers. Controls: true events with objects shuffled "
         f"between them, and with {numbers['swapped']} swapped.\n\n"
         "| distance | value | floor | shuffled | swapped | verdict |\n|---|---|---|---|---|---|\n"

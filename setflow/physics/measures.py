@@ -19,6 +19,7 @@ import torch
 from setflow.physics.classifier import transformer_auc, trees_auc
 from setflow.physics.frechet import fpd
 from setflow.physics.kernel import kpd
+from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import w1_estimates
 from setflow.physics.protocols import Estimate, check_protocol
 from setflow.physics.samples import METRICS, Metric, Observables, require_equal_jets
@@ -32,6 +33,7 @@ __all__ = [
     "floor_parts",
     "least_jets",
     "metrics_of",
+    "title_of",
 ]
 
 
@@ -163,6 +165,16 @@ def metrics_of(measures: Sequence[str]) -> tuple[Metric, ...]:
     ['fpd', 'auc_trees']
     """
     return tuple(metric for name in _known(measures) for metric in _MEASURES[name].metrics)
+
+
+def title_of(metric: str) -> str:
+    """Return what people call a metric, of jets, of their types or of other sets.
+
+    >>> title_of("w1m"), title_of("w1_n_photon")
+    ('W1M jet mass', 'W1 n photon')
+    """
+    titles = {known.name: known.title for known in (*metrics_of(MEASURES), MEMORISATION)}
+    return titles.get(metric) or metric.replace("w1_", "W1 ").replace("_", " ")
 
 
 def least_jets(measure: str) -> int:

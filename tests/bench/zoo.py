@@ -29,7 +29,7 @@ from setflow.data.header import read_header
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.sample import sample_to_hdf5
 from setflow.physics import FAST_MEASURES, MEASURES
-from setflow.physics.measures import metrics_of
+from setflow.physics.measures import title_of
 from setflow.report.page import METRICS_FILE, evaluate
 
 __all__ = ["BEGIN", "END", "block_of", "measure", "written"]
@@ -38,7 +38,6 @@ KEPT = REPOSITORY / "tests/bench/results/zoo"
 STEPS, SEED = 25, 1
 BEGIN = "<!-- measured: by `make zoo-eval`, which writes what stands from here on anew -->"
 END = "<!-- end of what was measured -->"
-_TITLES = {metric.name: metric.title for metric in metrics_of(MEASURES)}
 _CONTROLS = "shuffled", "swapped"
 _TIMED = 200  # jets
 
@@ -55,7 +54,7 @@ def block_of(numbers: Mapping[str, Any], truth: str, lines: Sequence[str] = ()) 
     for name, r in numbers["metrics"].items():
         value = f"{r['value']:.2e}{_error(r)}"
         controls = (f"{r[control]:.2e}" if r[control] else "0" for control in _CONTROLS)
-        cells = [_TITLES[name], value, f"{r['floor']:.2e} ± {r['floor_spread']:.2e}", *controls]
+        cells = [title_of(name), value, f"{r['floor']:.2e} ± {r['floor_spread']:.2e}", *controls]
         rows.append(f"| {' | '.join([*cells, r['verdict']])} |")
     head = ["distance", "value", "floor", "particles shuffled", "ptrel swapped", "verdict"]
     halves = ""

@@ -191,7 +191,7 @@ def test_the_card_says_what_is_known_of_the_reference(capsys):
     assert "a file that the training has not read; `metrics" in Path("small/README.md").read_text()
     _edited(_METRICS, lambda told: told.update(training=_shared(0)))
     promote("runs/tiny", "known")
-    assert "has not read (0 of them stand in its data" in Path("known/README.md").read_text()
+    assert "has not read (none of them stands in its data" in Path("known/README.md").read_text()
     Path("small/metrics.json").write_text("{}")
     run("info", "small")
     told = " ".join(capsys.readouterr().out.split())
