@@ -28,11 +28,12 @@ import torch
 from setflow.files import NewFolder, check_target
 from setflow.physics.measures import FAST_MEASURES, metrics_of
 from setflow.physics.memorisation import MEMORISATION
+from setflow.physics.metrics import Measured
 from setflow.physics.protocols import check_protocol
-from setflow.physics.samples import Metric
+from setflow.physics.samples import Metric, Observables
 from setflow.report.further import Procedure
 from setflow.report.judging import broken, limits_of
-from setflow.report.measuring import findings_of
+from setflow.report.measuring import findings_of, values_of
 from setflow.report.notes import copied, cut_away, notes_on, unphysical_of
 from setflow.report.origins import Origin
 from setflow.report.outcome import Report, Side
@@ -181,10 +182,8 @@ def compare(
     model, truth = (_cut(subject, side, columns) for side in (generated, reference))
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(slice(n_ref))
-    reference, compared = _first(reference, n_ref, truth), truth[:n_ref]
-    classes = _classes(generated, reference, origins, schema, seed, protocol, columns)
+    classes = _classes(generated, reference[:n_ref], origins, schema, seed, protocol, columns)
     unphysical, long = unphysical_of(generated, subject), cut_away(generated, columns, subject)
-    del generated
     notes = notes_on(
         model,
         truth,
@@ -195,14 +194,20 @@ def compare(
         sampled=origins[1].weights_sha256 is not None,
         worth=min(of_model.effective, of_truth.effective),
     )
-    found = findings_of(
+    values = values_of(
         of_model,
         of_truth,
         of_all,
-        map(subject.measured, subject.controls(reference, columns, seed)),
         Procedure(taken, protocol, seed, pairs, device, say),
         None if training is None else _cut(Jets(), training, columns),
     )
+    compared, first = truth, reference
+    if n_ref < len(truth):  # the others were needed for the floor alone
+        compared, of_truth = _of_own(truth[:n_ref], of_truth)
+        first = compared if truth is reference else _own(reference[:n_ref])
+    del generated, reference, truth, of_all, training
+    controls = subject.controls(first, columns, seed)
+    found = findings_of(values, of_truth, map(subject.measured, controls))
     report = Report(
         metrics=found.metrics,
         generated=told[0],
@@ -271,12 +276,18 @@ def _classes(
     return found
 
 
-def _first(side: SetBatch, n: int, cut: SetBatch) -> SetBatch:
-    """Return the first events of a side, with memory of their own if `cut` has taken a copy."""
-    first = side[:n]
-    if cut is side or n == len(side):
-        return first
-    return SetBatch(first.x.clone(), first.mask.clone(), weight=first.weight)
+def _own(events: SetBatch) -> SetBatch:
+    """Return events with memory of their own, so that what they were taken from can go."""
+    return SetBatch(events.x.clone(), events.mask.clone(), weight=events.weight)
+
+
+def _of_own(events: SetBatch, measured: Measured) -> tuple[SetBatch, Measured]:
+    """Return what `_own` does, and the observables of these events, on the same memory."""
+    events = _own(events)
+    if isinstance(measured, Observables):  # others hold no objects
+        particles = events.x[..., : measured.x.shape[-1]]
+        measured = replace(measured, x=particles, mask=events.mask)
+    return events, measured
 
 
 def _cut(subject: Subject, side: SetBatch, columns: int) -> SetBatch:

@@ -91,18 +91,18 @@ class Further(Protocol):
     def metrics(self) -> Sequence[Metric]:
         """The metrics that it gives."""
 
-    def values(self) -> dict[str, Estimate]:
+    def values(self, sides: Sides) -> dict[str, Estimate]:
         """Return the metrics of the generated jets.
 
         Raises:
             UnmeasuredError: if these jets have none.
         """
 
-    def floors(self) -> dict[str, Estimate]:
+    def floors(self, sides: Sides) -> dict[str, Estimate]:
         """Return those of the truth against itself."""
 
-    def of_control(self, control: Observables) -> dict[str, float]:
-        """Return those of a control."""
+    def of_control(self, control: Observables, reference: Observables) -> dict[str, float]:
+        """Return those of a control against the jets of the reference that are compared."""
 
 
 class OfMeasure:
@@ -110,40 +110,39 @@ class OfMeasure:
 
     Arguments:
         measure: its name.
-        sides: the jets.
-        procedure: how they are compared.
+        procedure: how jets are compared.
     """
 
-    def __init__(self, measure: str, sides: Sides, procedure: Procedure) -> None:
-        self._measure, self._sides, self._procedure = measure, sides, procedure
+    def __init__(self, measure: str, procedure: Procedure) -> None:
+        self._measure, self._procedure = measure, procedure
         self.metrics = metrics_of([measure])
 
-    def values(self) -> dict[str, Estimate]:
-        _require_equal(self._sides, least_jets(self._measure))
+    def values(self, sides: Sides) -> dict[str, Estimate]:
+        _require_equal(sides, least_jets(self._measure))
         try:
-            return self._of(self._sides.generated, "generated jets")
+            return self._of(sides.generated, sides.reference, "generated jets")
         except ImportError as error:
             raise UnmeasuredError(str(error)) from error
 
-    def floors(self) -> dict[str, Estimate]:
+    def floors(self, sides: Sides) -> dict[str, Estimate]:
         self._say("the truth against itself")
-        generated, reference, everything = self._sides
         return fidelity_floor(
-            everything,
+            sides.everything,
             self._procedure.protocol,
             measures=[self._measure],
-            sizes=(len(generated), len(reference)),
+            sizes=(len(sides.generated), len(sides.reference)),
             seed=self._procedure.seed,
             device=self._procedure.device,
         )
 
-    def of_control(self, control: Observables) -> dict[str, float]:
-        return {name: found.value for name, found in self._of(control, "a control").items()}
+    def of_control(self, control: Observables, reference: Observables) -> dict[str, float]:
+        found = self._of(control, reference, "a control")
+        return {name: estimate.value for name, estimate in found.items()}
 
-    def _of(self, side: Observables, what: str) -> dict[str, Estimate]:
+    def _of(self, side: Observables, reference: Observables, what: str) -> dict[str, Estimate]:
         self._say(what)
         return fidelity(
-            self._sides.reference,
+            reference,
             side,
             self._procedure.protocol,
             measures=[self._measure],
@@ -165,6 +164,10 @@ class OfTraining:
         training: the jets of the training.
         procedure: what tells how many pairs, and the seed.
 
+    Attributes:
+        copies: how many of the jets stand in the training; they are counted where there are too few
+            for a ratio, too.
+
     Raises:
         ValueError: if there is no jet of the training, or a value is not finite.
     """
@@ -175,25 +178,31 @@ class OfTraining:
         procedure.say(f"looking for the nearest of {len(training):,} jets of the training")
         blocks = (training[k : k + _BLOCK] for k in range(0, len(training), _BLOCK))
         efps = torch.cat([energy_flow_polynomials(b.x.double(), b.mask) for b in blocks])
-        self._known, self._procedure, self._sides = Training(efps), procedure, sides
-        self._training = len(training)
+        self._known, self._procedure = Training(efps), procedure
         self._near, self._far = (
             self._known.distances(side.efps) for side in (sides.generated, sides.everything)
         )
         self._compared = self._far[: len(sides.reference)]
+        # a jet of one particle is (0, 0, 1), whoever made it
+        counts = (
+            int(((distance < _TOUCHING) & (side.multiplicity.cpu().numpy() > 1)).sum())
+            for distance, side in zip((self._near, self._compared), sides, strict=False)
+        )
+        self.copies = Copies(len(training), *counts)
 
-    def values(self) -> dict[str, Estimate]:
-        _require_equal(self._sides, LEAST)
+    def values(self, sides: Sides) -> dict[str, Estimate]:
+        _require_equal(sides, LEAST)
         try:
             ratio = distance_ratio(self._near, self._compared, seed=self._procedure.seed)
         except ValueError as error:  # half of the reference stands in the training
             raise UnmeasuredError(str(error)) from error
         return {MEMORISATION.name: ratio}
 
-    def floors(self) -> dict[str, Estimate]:
+    def floors(self, sides: Sides) -> dict[str, Estimate]:
         """Return the ratio of disjoint parts of the reference, 1, and how far it scatters."""
-        sizes = len(self._sides.generated), len(self._compared)
-        (first, second), ratio = floor_parts(len(self._far), sizes)
+        (first, second), ratio = floor_parts(
+            len(self._far), (len(sides.generated), len(sides.reference))
+        )
         rng, found = np.random.default_rng(self._procedure.seed), []
         for _ in range(self._procedure.pairs):
             order = rng.permutation(len(self._far))
@@ -202,22 +211,10 @@ class OfTraining:
         scatter = float(np.std(found, ddof=1)) * math.sqrt(ratio)
         return {MEMORISATION.name: Estimate(float(np.mean(found)), scatter)}
 
-    def of_control(self, control: Observables) -> dict[str, float]:
+    def of_control(self, control: Observables, reference: Observables) -> dict[str, float]:
         near = self._known.distances(control.efps)
         ratio = distance_ratio(near, self._compared, seed=self._procedure.seed)
         return {MEMORISATION.name: ratio.value}
-
-    def copies(self) -> Copies:
-        """Return how many of the generated jets and of the reference stand in the training.
-
-        They are counted where there are too few for a ratio, too.
-        """
-        # a jet of one particle is (0, 0, 1), whoever made it
-        counts = (
-            int(((distance < _TOUCHING) & (side.multiplicity.cpu().numpy() > 1)).sum())
-            for distance, side in zip((self._near, self._compared), self._sides, strict=False)
-        )
-        return Copies(self._training, *counts)
 
 
 def _require_equal(sides: Sides, least: int) -> None:

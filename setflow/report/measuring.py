@@ -33,7 +33,7 @@ from setflow.report.further import (
 from setflow.report.judging import Result, is_zero, verdict_of
 from setflow.sets.batch import SetBatch
 
-__all__ = ["Findings", "findings_of"]
+__all__ = ["Findings", "Values", "findings_of", "values_of"]
 
 
 @dataclass(frozen=True)
@@ -53,22 +53,44 @@ class Findings:
     copies: Copies | None = None
 
 
-def findings_of(
+@dataclass(frozen=True)
+class Values:
+    """What was measured between two samples, before the controls.
+
+    Arguments:
+        metrics: what could be measured, in the order of the report.
+        found: the value and error of each, by name.
+        floors: its floor.
+        floor: that of the W1.
+        missing: the metrics that could not be measured, and why.
+        copies: which jets stand in the training; None if that was not given.
+        further: what measures the metrics beside W1.
+        procedure: how it was measured.
+    """
+
+    metrics: Sequence[Metric]
+    found: Mapping[str, Estimate]
+    floors: Mapping[str, Estimate]
+    floor: Floor
+    missing: dict[str, str]
+    copies: Copies | None
+    further: Sequence[Further]
+    procedure: Procedure
+
+
+def values_of(
     generated: Measured,
     reference: Measured,
     everything: Measured,
-    controls: Iterable[Measured],
     procedure: Procedure,
     training: SetBatch | None = None,
-) -> Findings:
+) -> Values:
     """Measure generated events against a reference.
 
     Arguments:
         generated: the observables of the generated events.
         reference: those of the events of the reference that are compared.
         everything: those of all events of the reference.
-        controls: those of the reference shuffled and swapped; they are asked for one after the
-            other, and none is kept.
         procedure: what is measured, and how.
         training: the jets that the model was trained on, cut alike; None if they are not known.
     """
@@ -79,56 +101,57 @@ def findings_of(
     found, floor = _w1(generated, reference, everything, procedure)
     floors = {name: Estimate(mean, floor.spread[name]) for name, mean in floor.mean.items()}
     metrics, running, copies = [*reference.metrics], [], None
-    for further in _further(generated, reference, everything, training, procedure):
-        if isinstance(further, OfTraining):
-            copies = further.copies()
-        try:
-            found |= further.values()
-        except UnmeasuredError as reason:
-            missing |= {metric.name: str(reason) for metric in further.metrics}
-            continue
-        floors |= further.floors()
-        metrics += further.metrics
-        running.append(further)
+    jets = [side for side in (generated, reference, everything) if isinstance(side, Observables)]
+    if len(jets) == len(Sides._fields):
+        sides = Sides(*jets)
+        further: list[Further] = [OfMeasure(name, procedure) for name in procedure.measures]
+        if training is not None:
+            near = OfTraining(sides, training, procedure)
+            copies = near.copies
+            further.append(near)
+        for measure in further:
+            try:
+                found |= measure.values(sides)
+            except UnmeasuredError as reason:
+                missing |= {metric.name: str(reason) for metric in measure.metrics}
+                continue
+            floors |= measure.floors(sides)
+            metrics += measure.metrics
+            running.append(measure)
+    return Values(metrics, found, floors, floor, missing, copies, running, procedure)
+
+
+def findings_of(values: Values, reference: Measured, controls: Iterable[Measured]) -> Findings:
+    """Measure the controls, and judge the values.
+
+    Arguments:
+        values: what was measured of the generated events.
+        reference: the observables of the events of the reference that are compared.
+        controls: those of the reference shuffled and swapped; they are asked for one after the
+            other, and none is kept.
+    """
+    reference = without_metrics(reference, values.missing)
 
     def of_control(control: Measured) -> dict[str, float]:
-        control = without_metrics(control, missing)
-        values = _w1_of_control(control, reference, floor, procedure)
-        if isinstance(control, Observables):
-            for further in running:
-                values |= further.of_control(control)
-        return values
+        control = without_metrics(control, values.missing)
+        found = _w1_of_control(control, reference, values.floor, values.procedure)
+        if isinstance(control, Observables) and isinstance(reference, Observables):
+            for measure in values.further:
+                found |= measure.of_control(control, reference)
+        return found
 
     of_controls = list(map(of_control, controls))
     results = {
         metric.name: _result(
             metric,
-            found[metric.name],
-            floors[metric.name],
-            [values[metric.name] for values in of_controls],
+            values.found[metric.name],
+            values.floors[metric.name],
+            [found[metric.name] for found in of_controls],
             too_small=metric is MEMORISATION,
         )
-        for metric in metrics
+        for metric in values.metrics
     }
-    return Findings(results, floor, missing, copies)
-
-
-def _further(
-    generated: Measured,
-    reference: Measured,
-    everything: Measured,
-    training: SetBatch | None,
-    procedure: Procedure,
-) -> list[Further]:
-    """Return what is measured of jets beside W1; of other sets nothing is."""
-    sides = [side for side in (generated, reference, everything) if isinstance(side, Observables)]
-    if len(sides) < 3:
-        return []
-    jets = Sides(*sides)
-    found: list[Further] = [OfMeasure(measure, jets, procedure) for measure in procedure.measures]
-    if training is not None:
-        found.append(OfTraining(jets, training, procedure))
-    return found
+    return Findings(results, values.floor, values.missing, values.copies)
 
 
 def _w1(
