@@ -35,9 +35,11 @@ if sys.platform != "win32":
 
 __all__ = [
     "MANIFEST",
+    "METRICS",
     "NewFile",
     "NewFolder",
     "as_path",
+    "check_folder",
     "check_hdf5_name",
     "check_target",
     "dump_yaml",
@@ -56,6 +58,9 @@ __all__ = [
 
 MANIFEST = "manifest.json"
 """What a folder of files that belong together says of them."""
+
+METRICS = "metrics.json"
+"""The file of numbers in the folder of a report, beside its pictures."""
 
 _HDF5 = (".h5", ".hdf5")
 _DEPTH, _SIZE = 40, 2**18  # of YAML: levels, and characters
@@ -155,6 +160,28 @@ def check_target(path: str | os.PathLike[str], *, overwrite: bool) -> Path:
         told.errno = error.errno
         raise told from error
     return path
+
+
+def check_folder(path: str | os.PathLike[str], *, marker: str, overwrite: bool) -> Path:
+    """Return the path of a folder to write, or say why it cannot be written there.
+
+    Arguments:
+        path: the folder.
+        marker: a file that every folder of this kind holds.
+        overwrite: replace a folder that is there, if it holds this file or nothing.
+
+    Raises:
+        OSError: as `check_target`; but of what is not to be replaced, another name is the advice.
+    """
+    path = as_path(path)
+    empty = path.is_dir() and not any(path.iterdir())
+    strange = path.exists() and not empty and not (path / marker).is_file()
+    if strange and path.name not in ("", ".."):
+        raise FileExistsError(
+            f"{path} is not a folder that this command made (it holds no {marker}), so it is not "
+            "replaced; choose another name"
+        )
+    return check_target(path, overwrite=overwrite)
 
 
 def check_hdf5_name(path: str | os.PathLike[str]) -> Path:
@@ -362,13 +389,7 @@ class NewFolder(NewFile):
         return self._new
 
     def _check(self) -> None:
-        check_target(self.path, overwrite=self._overwrite)
-        empty = self.path.is_dir() and not any(self.path.iterdir())
-        if self.path.exists() and not empty and not (self.path / self._marker).is_file():
-            raise FileExistsError(
-                f"{self.path} is not a folder that this command made (it holds no {self._marker}), "
-                "so it is not replaced; choose another name"
-            )
+        check_folder(self.path, marker=self._marker, overwrite=self._overwrite)
 
     def _create(self) -> None:
         self.part.mkdir()

@@ -505,3 +505,25 @@ def test_a_path_without_a_name_of_its_own_is_no_output(path):
             check_target(path, overwrite=overwrite)
         with pytest.raises(FileExistsError, match="is a folder, expected a new name"):
             NewFolder(path, overwrite=overwrite, marker="manifest.json")
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_another_kind_is_refused_without_advice_that_fails(
+    tmp_path: Path, overwrite: bool
+) -> None:
+    """To overwrite it was advised, and then refused."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").touch()
+    (tmp_path / "notes").touch()
+    for name in ("mine", "notes"):
+        with pytest.raises(FileExistsError, match="not a folder that this command made") as told:
+            NewFolder(tmp_path / name, overwrite=overwrite, marker="manifest.json")
+        assert "overwrite" not in str(told.value)
+    (tmp_path / "mine" / "manifest.json").touch()
+    (tmp_path / "empty").mkdir()
+    for name in ("mine", "empty"):
+        if overwrite:
+            NewFolder(tmp_path / name, overwrite=True, marker="manifest.json")
+            continue
+        with pytest.raises(FileExistsError, match=r"exists already; .* overwrite=True"):
+            NewFolder(tmp_path / name, marker="manifest.json")

@@ -474,7 +474,7 @@ MERGE = Command(
     (
         Argument(
             "files",
-            "The files to put together, in any order, or folders of them.",
+            "The files to put together, in any order, folders of them, or patterns in quotes.",
             "FILE",
             several=True,
         ),

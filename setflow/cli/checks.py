@@ -8,7 +8,14 @@ from pathlib import Path
 from jsonargparse import Namespace
 
 from setflow.cli.endings import unused
-from setflow.files import check_hdf5_name, check_target, has_manifest, require_regular
+from setflow.files import (
+    MANIFEST,
+    check_folder,
+    check_hdf5_name,
+    check_target,
+    has_manifest,
+    require_regular,
+)
 from setflow.shipped import JETS, MODELS, find, known
 
 __all__ = [
@@ -46,7 +53,10 @@ def check_resumable(out: Path, *, force: bool) -> None:
         check_hdf5_name(out)
     if not force and out.exists() and has_manifest(out):
         return
-    check_target(out, overwrite=force)
+    if out.suffix:
+        check_target(out, overwrite=force)
+    else:
+        check_folder(out, marker=MANIFEST, overwrite=force)
 
 
 UNFINISHED = "this is a sample that is not complete; the command that began it goes on with it"

@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from setflow.cli.checks import check_numbers, events_file
 from setflow.cli.devices import check_device, device_of
 from setflow.cli.endings import Ending, warn
-from setflow.files import check_target
+from setflow.files import METRICS, check_folder
 
 __all__ = ["evaluate_events"]
 
@@ -24,7 +24,7 @@ def evaluate_events(config: Namespace, ending: Ending) -> None:
     """
     check_device(config.device)
     check_numbers(config, "events")
-    check_target(config.out, overwrite=config.force)
+    check_folder(config.out, marker=METRICS, overwrite=config.force)
     for given in (config.generated, config.reference, config.train):
         if given is not None:
             events_file(given)

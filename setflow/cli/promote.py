@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 
 from setflow.cli.checks import TRAINED
 from setflow.cli.endings import Ending
-from setflow.files import check_target
+from setflow.files import MANIFEST, check_folder
 
 __all__ = ["promote_model"]
 
@@ -20,7 +20,7 @@ def promote_model(config: Namespace, ending: Ending) -> None:
         OSError: if a file cannot be read or written.
         ValueError: if something that a shared model has to say is missing or wrong.
     """
-    target = check_target(config.target, overwrite=config.force)
+    target = check_folder(config.target, marker=MANIFEST, overwrite=config.force)
     run = Path(config.run)
     if not run.is_dir():
         raise FileNotFoundError(f"there is no folder {run}, expected that of a run; {TRAINED}")

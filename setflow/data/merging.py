@@ -9,6 +9,7 @@ file.
 from __future__ import annotations
 
 import functools
+import glob
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,14 +42,19 @@ class _Shard(NamedTuple):
 
 
 def shards_of(given: Sequence[Path]) -> list[Path]:
-    """Return the files that are meant: those given, and those of the folders given.
+    """Return the files that are meant: those given, of a pattern, and of the folders given.
 
     Raises:
         FileNotFoundError: if one is not there, or a folder holds none.
         ValueError: if a folder holds a manifest that cannot be read.
     """
     found: list[Path] = []
-    for path in given:
+    matched = [
+        each
+        for path in given
+        for each in ([path] if path.exists() else sorted(map(Path, glob.glob(str(path)))) or [path])
+    ]
+    for path in matched:
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist; check the path")
         if path.is_dir() and (path / MANIFEST).is_file():

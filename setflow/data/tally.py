@@ -93,7 +93,9 @@ class Tally:
 
     Attributes:
         n: the number of events.
-        objects: the number of their real objects.
+        unmasked: the number of those whose mask holds something else than 1 and 0; which of their
+            objects are real is not known, so that none is counted.
+        objects: the number of the real objects of the others.
         lengths: how many events have each number of objects, with shape `(most + 1,)`.
         numbers: how the numbers of objects are spread.
         sums: how the ptrel of an event sum up; without values where there is none.
@@ -106,9 +108,9 @@ class Tally:
     >>> tally = Tally(Schema([Feature("x"), Feature("y")]))
     >>> tally.add(Rows(np.ones((3, 2, 2)), np.array([[1, 1], [1, 0], [1, 2]]), np.zeros((3, 0))))
     >>> tally.n, tally.objects, tally.lengths.tolist(), tally.spreads[0][1].mean
-    (3, 4, [0, 2, 1], 1.0)
-    >>> tally.faults()[0].name
-    'mask'
+    (3, 3, [0, 1, 1], 1.0)
+    >>> tally.unmasked, tally.faults()[0].name
+    (1, 'mask')
     """
 
     def __init__(
@@ -119,7 +121,7 @@ class Tally:
     ) -> None:
         self.schema, self.words, self.called = schema, words, words_of(names(schema.objects))
         self.compared = names(schema.objects) if compared is None else tuple(compared)
-        self.n = self.objects = self.zeros = 0
+        self.n = self.unmasked = self.objects = self.zeros = 0
         self.lengths = np.zeros(1, np.int64)
         self.columns: tuple[Feature, ...] = (*schema.objects, *schema.event)
         # by places, for a feature of events may have the name of one of objects
@@ -147,6 +149,9 @@ class Tally:
         defects: Defects = {}
         real = checked_mask(rows.real, defects, self.words)
         self._note("mask", defects)
+        known = ~np.isin(np.arange(len(real)), [*defects])
+        self.unmasked += len(defects)
+        real = real & known[:, None]
         x = without_nan(np.where(real[..., None], rows.x, 0), self.schema.objects)
         event = np.array(rows.event)
         turn_angles(x, self.schema.objects)
@@ -157,8 +162,8 @@ class Tally:
         lengths = real.sum(1)
         some = lengths > 1  # of one object alone, such as all of a jet, others may be the same
         self.seen.add(hash_of_events(x[some][..., picked], real[some], self.compared))
-        self.numbers.add(lengths)
-        counts = np.bincount(lengths, minlength=len(self.lengths))
+        self.numbers.add(lengths[known])
+        counts = np.bincount(lengths[known], minlength=len(self.lengths))
         counts[: len(self.lengths)] += self.lengths
         self.lengths = counts
         self.objects += int(lengths.sum())

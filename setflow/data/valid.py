@@ -267,6 +267,8 @@ def check_physical(
                 f"no {' and no '.join(feature.absent)} has one"
             )
         hint = "; wrap the angles" if feature.of_kind.is_angle else HINTS.get(feature.name, "")
+        if value == 0 and not hint and not feature.absent:
+            hint = "; if some types of objects lack it, leave it out, or name them as its absent"
         if not values[row, slot].any():
             hint = "; it is all 0: is it padding?"
         return (

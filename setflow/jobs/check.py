@@ -135,16 +135,21 @@ def _lines(tally: Tally, called: Words) -> Iterator[tuple[str, str]]:
         yield entry.name, ", ".join(f"{name} {codes[code]:,}" for code, name in listed)
     zeros, objects = tally.zeros, tally.objects
     yield "all 0", f"{zeros:,} of {objects:,} real {called.objects}"
-    n, empty, full = tally.n, int(tally.lengths[0]), int(tally.lengths[-1])
+    n, empty, full = tally.n - tally.unmasked, int(tally.lengths[0]), int(tally.lengths[-1])
     said = "the file does not say how many it has"
     if tally.counted:
         wrong = any(fault.name == "counts" for fault in tally.faults())
         said = "they are not as many as the file says" if wrong else "as many as the file says"
-    yield "mask", f"{empty:,} of {n:,} {called.events} have none, {full:,} have the most; {said}"
+    if tally.unmasked:
+        told = f"{tally.unmasked:,} of {tally.n:,} {called.events} hold something else than 1 and 0"
+        yield "mask", f"{told}, so that their {called.objects} are not counted"
+    if n or not tally.n:
+        told = f"{empty:,} of {n:,} {called.events} have none, {full:,} have the most; {said}"
+        yield "mask", told
     about = "" if tally.seen.is_exact else "about "
-    yield "twice", f"{about}{tally.seen.again:,} of {n:,} {called.events}"
+    yield "twice", f"{about}{tally.seen.again:,} of {tally.n:,} {called.events}"
     for name, (total, least) in tally.weights.items():
-        yield name, f"sum {total:.6g}, mean {total / max(1, n):.6g}, smallest {least:.6g}"
+        yield name, f"sum {total:.6g}, mean {total / max(1, tally.n):.6g}, smallest {least:.6g}"
 
 
 def _shared(one: Checked, other: Checked) -> str | None:

@@ -199,7 +199,9 @@ class Pieces(Opened):
         check_target(self._target, overwrite=self._overwrite)
         if self._single and self._target.is_dir():
             raise IsADirectoryError(f"{self._target} is a folder, expected the name of a file")
-        if not self._single and self._target.exists() and not _is_finished(self._target):
+        empty = self._target.is_dir() and not any(self._target.iterdir())
+        strange = self._target.exists() and not empty and not _is_finished(self._target)
+        if not self._single and strange:
             raise FileExistsError(
                 f"{self._target} is not a folder that this command made (it holds no {MANIFEST} of "
                 "a sample), so it is not replaced; choose another name"

@@ -275,7 +275,8 @@ class ContextEncoder(nn.Module):
             n: the number of events.
 
         Raises:
-            ValueError: if a name is missing or unknown, or a shape does not fit.
+            ValueError: if a name is missing or unknown, a text has no name, or a shape does not
+                fit.
 
         >>> encoder = ContextEncoder([Feature("pt"), Feature("mass")])
         >>> encoder.rows({"mass": 80.0, "pt": [400.0, 500.0]}, 2)
@@ -283,6 +284,7 @@ class ContextEncoder(nn.Module):
                 [500.,  80.]])
         """
         if not isinstance(c, Mapping):
+            self._refuse_text(c)
             rows = as_tensor(c, "c")
             width = len(self.features)
             single = width > 0 and tuple(rows.shape) in ((width,), (1, width))
@@ -301,6 +303,18 @@ class ContextEncoder(nn.Module):
                 column = column.to(torch.get_default_dtype())
             columns.append(column.expand(n))
         return torch.stack(columns, -1) if columns else torch.zeros(n, 0)
+
+    def _refuse_text(self, c: Array) -> None:
+        """Refuse rows that are text; names of a category are told with that of their condition."""
+        listed = c if isinstance(c, (list, tuple)) else [c]
+        if not any(isinstance(entry, (str, bytes)) for entry in listed):
+            return
+        expected = ", ".join(f"{name!r}: ..." for name in self.conditions)
+        raise ValueError(
+            f"the context is {c!r}, "
+            + (f"expected values by name, {{{expected}}}, or rows of numbers" if expected else "")
+            + ("" if expected else "and the model takes none; leave it out")
+        )
 
 
 def require_names(given: Mapping[str, Any], conditions: Sequence[str]) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setflow.files import NewFolder, check_target
+from setflow.files import METRICS, NewFolder, check_target
 from setflow.physics.measures import FAST_MEASURES, metrics_of
 from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import Measured
@@ -55,8 +55,7 @@ __all__ = [
 ]
 
 _BLOCK = 4096  # events
-METRICS_FILE = "metrics.json"
-"""The file of numbers in the folder of a report, beside its pictures."""
+METRICS_FILE = METRICS
 
 PAGES = ("report.html", "report.pdf")
 """The report to look at, twice: a page that holds its pictures, and sheets to print."""

@@ -85,8 +85,9 @@ def fit(
         ImportError: if Lightning is not installed.
         TypeError: if the data are neither a `SetBatch` nor a sample.
         ValueError: if `steps` is no whole number from 1, or `seed` none from 0, the field has
-            nothing to train, data and schema do not fit, a value is none that its feature can have,
-            a condition is unknown, or the loss is not finite.
+            nothing to train, data and schema do not fit, a feature is one that some types of
+            objects lack, a value is none that its feature can have, a condition is unknown, or the
+            loss is not finite.
 
     >>> rings = setflow.SetBatch(torch.randn(200, 5, 2))
     >>> field = setflow.TransformerField(2, hidden=16, layers=1)
@@ -110,6 +111,7 @@ def fit(
         schema = _of_sample(data, conditions)
     events, numbers = _events(data, conditions, schema, "setflow.fit")
     known = _schema(schema, events, conditions)
+    _require_everywhere(known)
     events = _generated(events, known, "the data")
     if (told := left_out_of(known)) is not None:
         warnings.warn(told, stacklevel=2)
@@ -234,6 +236,23 @@ def _schema(given: GivenSchema, data: SetBatch, conditions: Sequence[str]) -> Sc
             schema.of_event(name)  # raises if there is none
         return schema
     return replace(schema, event=tuple(Feature(name) for name in conditions))
+
+
+def _require_everywhere(schema: Schema) -> None:
+    """Refuse features that some types of objects lack, for the types are left out.
+
+    Raises:
+        ValueError: if there are some.
+    """
+    made = [schema.object(name) for name in schema.generated]
+    lacking = [entry.name for entry in made if entry.absent]
+    if lacking:
+        rest = [entry.name for entry in made if not entry.absent]
+        raise ValueError(
+            f"some types of objects lack {' and '.join(lacking)}, and setflow.fit makes no types; "
+            f"give the events without, with the features {', '.join(rest) or 'that all have'}, or "
+            "train by `setflow fit` a model with a law of types, as --config ttbar-events has"
+        )
 
 
 def _generated(data: SetBatch, schema: Schema, what: str) -> SetBatch:

@@ -50,8 +50,9 @@ def given_of_node(node: Format) -> Given:
     name = told.pop("name", None)
     if name not in FORMATS:
         raise ValueError(
-            f"data.format is {name!r}, expected one of {', '.join(FORMATS)}, or a mapping with one "
-            "of them as name" + nearest(str(name), FORMATS)
+            f"data.format is {node if name is None else name!r}, expected one of "
+            f"{', '.join(FORMATS)}, or a mapping with one of them as name"
+            + ("" if name is None else nearest(str(name), FORMATS))
         )
     for key in told:
         if key not in _TOLD:

@@ -484,3 +484,19 @@ def test_the_logarithm_is_one_option_and_its_scores_lack_nothing(folder, capsys)
     told = " ".join(capsys.readouterr().out.split())
     assert "wrote boxcox.h5" in told
     assert re.search(r"these densities leave out \d+\.\d ± \d+\.\d % of the model", told)
+
+
+@pytest.mark.parametrize("extra", [(), ("--force",)])
+def test_a_folder_of_another_kind_is_not_said_to_be_overwritten(extra, model, capsys):
+    """The advice to overwrite it with --force was refused when it was taken."""
+    Path("mine").mkdir()
+    Path("mine", "thesis.tex").touch()
+    for arguments in (
+        ("promote", model, "mine"),
+        ("evaluate", "jets.h5", "jets.h5", "--out", "mine"),
+        ("sample", model, "--events", 3, "--out", "mine"),
+    ):
+        message = fails(capsys, *arguments, *extra)
+        assert "mine is not a folder that this command made" in message
+        assert message.endswith("choose another name\n")
+    assert [path.name for path in Path("mine").iterdir()] == ["thesis.tex"]

@@ -161,3 +161,21 @@ def test_a_file_larger_than_its_blocks(tmp_path, monkeypatch):
     for label, spread in whole.table.items():
         assert (parts.table[label].quantiles([0.1, 0.9]) == spread.quantiles([0.1, 0.9])).all()
     assert parts.lines == whole.lines
+
+
+def test_what_a_mask_does_not_tell_is_neither_counted_nor_compared(tmp_path):
+    """With -0.5 and 0.5 no number of particles is known, and none is as many as the file says."""
+    path = WRONG["mask_half"](tmp_path / "a.h5")
+    one = checked(path)
+    (mask,) = [text for label, text in one.lines if label == "mask"]
+    assert mask == (
+        "120 of 120 jets hold something else than 1 and 0, so that their particles are not counted"
+    )
+    assert one.table["particles of a jet"].n == 0
+    path = WRITTEN["jetnet"](tmp_path / "b.h5")
+    with h5py.File(path, "a") as file:
+        file["particle_features"][5, 0, 3] = 0.5
+    some = [text for label, text in checked(path).lines if label == "mask"]
+    assert some[0].startswith("1 of 120 jets hold something else")
+    assert some[1].startswith("0 of 119 jets have none")
+    assert some[1].endswith("; as many as the file says")

@@ -324,3 +324,24 @@ def test_a_folder_is_compared_with_its_manifest(flow: setflow.SetFlow, tmp_path:
         f"{second.name!r} is missing", f"{third.name!r} is not the file of the manifest"
     ]  # fmt: skip
     assert shards_of([folder]) == [first, second, third]
+
+
+def test_an_empty_folder_is_replaced_when_it_is_asked_for(
+    flow: setflow.SetFlow, tmp_path: Path
+) -> None:
+    """As of reports and models; to overwrite it was advised, and then refused."""
+    (tmp_path / "jets").mkdir()
+    with pytest.raises(FileExistsError, match=r"exists already; .* overwrite=True"):
+        made(flow, tmp_path / "jets")
+    assert problems_of(made(flow, tmp_path / "jets", overwrite=True)) == []
+
+
+def test_files_are_meant_by_a_pattern_too(tmp_path: Path) -> None:
+    """In quotes the shell leaves it to the command, as convert and check take it."""
+    names = [tmp_path / name for name in ("p-0.h5", "p-1.h5", "p-[2].h5")]
+    for path in names:
+        path.touch()
+    assert shards_of([tmp_path / "p-*.h5"]) == names
+    assert shards_of([names[2], tmp_path / "p-[01].h5"]) == [names[2], *names[:2]]
+    with pytest.raises(FileNotFoundError, match=r"q-\*\.h5 does not exist"):
+        shards_of([tmp_path / "q-*.h5"])

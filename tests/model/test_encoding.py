@@ -345,3 +345,14 @@ def test_parts_of_another_width_are_told_the_number(part, message):
 
 def test_the_encoder_says_what_it_makes():
     assert repr(ContextEncoder([PT, CLASS])).startswith("ContextEncoder(pt, class=top, class=gluon")
+
+
+@pytest.mark.parametrize("text", ["top", ["top", "gluon"], ("top",), np.str_("top"), b"top"])
+def test_a_text_without_the_name_of_its_condition_is_no_context(text):
+    """It was taken for a path, and readers of files were advised."""
+    encoder = ContextEncoder([CLASS, PT])
+    told = r"^the context is .*top.*, expected values by name, \{'class': ..., 'pt': ...\}, or rows"
+    with pytest.raises(ValueError, match=told):
+        encoder.rows(text, 2)
+    with pytest.raises(ValueError, match="the model takes none; leave it out"):
+        ContextEncoder(()).rows(text, 2)

@@ -248,3 +248,32 @@ def test_what_does_not_fit_is_an_error(change, error, message):
         warnings.simplefilter("ignore")
         with pytest.raises(error, match=message):
             setflow.fit(data, **given)
+
+
+TYPED = Schema(
+    [
+        Feature("pt", "GeV", "positive"),
+        Feature("mass", "GeV", "positive", absent=["muon"]),
+        Feature("kind", kind="category(jet, muon)"),
+    ]
+)
+
+
+def test_features_that_types_lack_are_refused_with_what_can_be_done(tmp_path) -> None:
+    """Types are left out, and without them nobody knows whose mass is none."""
+    kind = (torch.arange(240).reshape(80, 3) % 2).float()
+    pt = 20 + torch.rand(80, 3)
+    events = setflow.SetBatch(torch.stack([pt, torch.where(kind == 0, pt / 2, 0), kind], -1))
+    with EventWriter(tmp_path / "typed.h5", TYPED) as writer:
+        writer.write(events)
+    options = {"steps": 1, "progress": False}
+    told = r"^some types of objects lack mass, .* with the features pt, or train by `setflow fit`"
+    with pytest.raises(ValueError, match=told):
+        setflow.fit(events, schema=TYPED, **options)
+    with pytest.raises(ValueError, match=told):
+        setflow.fit(read_events(tmp_path / "typed.h5", features=["pt", "mass", "kind"]), **options)
+    read = read_events(tmp_path / "typed.h5")  # which leaves out the types
+    with pytest.raises(ValueError, match=r"mass' holds 0, expected above 0; if some types .* lack"):
+        setflow.fit(read, **options)
+    flow = setflow.fit(read_events(tmp_path / "typed.h5", features=["pt"]), **options)
+    assert flow.features == ("pt",)

@@ -56,7 +56,7 @@ def test_a_file_is_converted_once_and_again_when_it_has_changed(tmp_path, monkey
     ("form", "message"),
     [
         ("jetklass", "data.format is 'jetklass', expected one of .*did you mean 'jetclass'"),
-        ({"columns": ["a"]}, "data.format is None, expected one of"),
+        ({"nam": "epic"}, "data.format is .'nam': 'epic'., expected one of .* as name$"),
         ({"name": "custom", "mapping": "no.yaml"}, "format.mapping: no.yaml does not exist, expec"),
         (
             {"name": "calo", "voxels": "/tmp"},
