@@ -435,7 +435,7 @@ CONVERT = Command(
     "Convert files of others, or into those of others.",
     "Convert files of events into one file, block by block: into HDF5 that every command reads, in "
     "the layout of jets where the features are JetNet's; or into ROOT or parquet, by the name of "
-    "the file.",
+    "the file. The same command goes on where it was killed, by the blocks in FILE.part.",
     (
         Argument(
             "files",

@@ -1,4 +1,4 @@
-"""Blocks of a simulation, kept until the file of all of them is there: a kill loses few.
+"""Blocks of a file that is made, kept until the file of all of them is there: a kill loses few.
 
 Beside the target `jets.h5` stands, while it is made, the folder `jets.h5.part`. Its `manifest.json`
 says what the blocks depend on; its files, `00000000.npz` and so on, hold a block each and are whole
@@ -87,16 +87,22 @@ class KeptBlocks(Opened):
             warnings.warn(f"{path} is made anew: {error}", stacklevel=2)
             return None
 
-    def keep(self, index: int, block: Block) -> None:
-        """Keep a block.
+    def keep(self, index: int, block: Block, *, compress: bool = True) -> None:
+        """Keep a block; what is made fast is kept faster without being compressed.
 
         Raises:
             OSError: if it cannot be written.
         """
         content = io.BytesIO()
-        np.savez_compressed(content, **block)  # type: ignore[arg-type]
+        save = np.savez_compressed if compress else np.savez
+        save(content, **block)  # type: ignore[arg-type]
         with NewFile(self._path(index), overwrite=True) as part:
             part.write_bytes(content.getbuffer())
+
+    def drop(self) -> None:
+        """Remove the blocks that are kept: they are of no use."""
+        for path in self._part.glob("*.npz"):
+            path.unlink()
 
     def _path(self, index: int) -> Path:
         return self._part / f"{index:08}.npz"

@@ -41,9 +41,9 @@ class Reader:
         source.begin(self.places.paths, layout.mask.offsets, layout.mask.flat)
         self._layout, self._source, self._schema, self._label = layout, source, schema, label
 
-    def __iter__(self) -> Iterator[EventSample]:
-        start = 0
-        for raw in self._source.blocks(self.places.paths):
+    def blocks(self, start: int = 0) -> Iterator[EventSample]:
+        """Yield the events from a row on with which a block begins."""
+        for raw in self._source.blocks(self.places.paths, start):
             block = _Block(self._layout, self.places, raw, self._source)
             try:
                 yield block.sample(self._schema, self._label)

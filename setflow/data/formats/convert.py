@@ -16,6 +16,7 @@ from yaml import safe_dump
 from setflow.data.contexts import context_features, read_context
 from setflow.data.formats.blocks import Reader
 from setflow.data.formats.expressions import no_such_name
+from setflow.data.formats.kept_events import LARGEST_CLASS, SLOTS, KeptEvents, plan_of
 from setflow.data.formats.mapping import AXES, Mapping, Mask, mapping_of
 from setflow.data.formats.named import Given, node_of
 from setflow.data.formats.output import CLASS, Output, compared, without_counts
@@ -25,9 +26,10 @@ from setflow.data.formats.trees import ParquetSource, RootSource, mapping_back
 from setflow.data.hdf5 import read_events, read_jets
 from setflow.data.header import open_events, read_header
 from setflow.data.jets import NUM, PARTICLES, WEIGHTS
+from setflow.data.kept_blocks import KeptBlocks
 from setflow.data.layouts import layout_of
 from setflow.data.sample import EventSample
-from setflow.files import require_regular
+from setflow.files import check_target, require_regular
 from setflow.progress import counting_bar
 from setflow.schema import Category, Feature, Schema, names
 from setflow.shipped import JETS, find
@@ -106,14 +108,14 @@ def convert(
     keep_unphysical: bool = False,
     progress: bool = False,
 ) -> Converted:
-    """Convert files into one, block by block.
+    """Convert files into one, block by block; the same call goes on where it was killed.
 
     Arguments:
         inputs: the files, in the order in which their events come.
         out: the file to write: .h5 or .hdf5, in the layout of jets if the features are JetNet's and
             that of events of any schema otherwise; .root; or .parquet.
         given: what is told of the files.
-        overwrite: replace a file that is there.
+        overwrite: replace a file that is there, and what a call of another plan has left of it.
         keep_unphysical: write values that cannot be, and count them.
         progress: show how many events are done.
 
@@ -122,47 +124,85 @@ def convert(
         OSError: if a file cannot be read or written.
         ValueError: if a file is of another format, or a row cannot be.
     """
-    with opened(inputs, given) as files:
-        schemas = [file.schema if file.native else without_counts(file.schema) for file in files]
-        for file, schema in zip(files, schemas, strict=True):
-            if schema != schemas[0]:
-                raise ValueError(
-                    f"{file.path} holds {_told(schema, schemas[0])}, and {files[0].path} "
-                    f"{_told(schemas[0], schema)}; one file holds what all of them have in the "
-                    "same units, so convert them one by one"
+    check_target(out, overwrite=overwrite)
+    plan = plan_of(inputs, given, keep_unphysical=keep_unphysical)
+    with KeptBlocks(out, plan, overwrite=overwrite) as kept:
+        events = KeptEvents(kept)
+        try:
+            with opened(inputs, given, events) as files:
+                schema = _schema_of(files)
+                output = Output(
+                    out,
+                    schema,
+                    slots=lambda: events.number(SLOTS, lambda: max(file.slots() for file in files)),
+                    attributes=_attributes(inputs, files, given),
+                    overwrite=overwrite,
+                    keep_unphysical=keep_unphysical,
                 )
-        output = Output(
-            out,
-            schemas[0],
-            slots=lambda: max(file.slots() for file in files),
-            attributes=_attributes(inputs, files, given),
-            overwrite=overwrite,
-            keep_unphysical=keep_unphysical,
-        )
-        n = 0
-        with output, counting_bar(disable=not progress) as bar:
-            task = bar.add_task("converting", total=None)
-            for file in files:
-                for sample in file:
-                    if len(sample):
-                        try:
-                            if not file.native:
-                                sample = compared(sample, keep_unphysical=keep_unphysical)
-                            output.write(sample)
-                        except ValueError as error:
-                            told = f"{file.path}, of the rows from {file.first}: {error}"
-                            raise ValueError(told) from None
-                        n += len(sample)
-                    file.first += len(sample)
-                    bar.advance(task, len(sample))
-            if not n:
-                raise ValueError(f"{inputs[0].path} holds no events; give files that hold some")
-    return Converted(out, n, schemas[0], output.notes())
+                n = _write(output, files, events, keep_unphysical, progress)
+        except (ValueError, FileExistsError):  # which come again, whatever is kept
+            kept.drop()
+            raise
+    return Converted(out, n, schema, output.notes())
+
+
+def _schema_of(files: Sequence[EventFile]) -> Schema:
+    """Return what the events of all files are.
+
+    Raises:
+        ValueError: if they are not the same.
+    """
+    schemas = [file.schema if file.native else without_counts(file.schema) for file in files]
+    for file, schema in zip(files, schemas, strict=True):
+        if schema != schemas[0]:
+            raise ValueError(
+                f"{file.path} holds {_told(schema, schemas[0])}, and {files[0].path} "
+                f"{_told(schemas[0], schema)}; one file holds what all of them have in the "
+                "same units, so convert them one by one"
+            )
+    return schemas[0]
+
+
+def _write(
+    output: Output,
+    files: Sequence[EventFile],
+    events: KeptEvents,
+    keep_unphysical: bool,
+    progress: bool,
+) -> int:
+    """Write the events of files, and return how many there are."""
+    n = 0
+    with output, counting_bar(disable=not progress) as bar:
+        task = bar.add_task("converting", total=None)
+        for file in files:
+            first = 0
+            for sample in events.of(file):
+                if len(sample):
+                    try:
+                        if not file.native:
+                            sample = compared(sample, keep_unphysical=keep_unphysical)
+                        output.write(sample)
+                    except ValueError as error:
+                        told = f"{file.path}, of the rows from {first}: {error}"
+                        raise ValueError(told) from None
+                first += len(sample)
+                bar.advance(task, len(sample))
+            n += first
+        if not n:
+            raise ValueError(f"{files[0].path} holds no events; give files that hold some")
+    return n
 
 
 @contextmanager
-def opened(inputs: Sequence[InputFile], given: Given) -> Iterator[list[EventFile]]:
+def opened(
+    inputs: Sequence[InputFile], given: Given, events: KeptEvents | None = None
+) -> Iterator[list[EventFile]]:
     """Open files of any format, whose events are then iterated over, with the same classes.
+
+    Arguments:
+        inputs: the files.
+        given: what is told of them.
+        events: what is kept of them.
 
     Raises:
         ImportError: if a package that reads a format is not installed.
@@ -172,7 +212,7 @@ def opened(inputs: Sequence[InputFile], given: Given) -> Iterator[list[EventFile
     labels = tuple(dict.fromkeys(entry.label for entry in inputs if entry.label is not None))
     with ExitStack() as stack:
         files = [stack.enter_context(EventFile(entry, given, labels)) for entry in inputs]
-        classes = labels or _classes(files, given)
+        classes = labels or _classes(files, given, events)
         for file in files:
             file.name_classes(classes)
         yield files
@@ -218,13 +258,19 @@ def _in_common(files: Sequence[EventFile]) -> dict[str, Any]:
     }
 
 
-def _classes(files: Sequence[EventFile], given: Given) -> tuple[str, ...]:
+def _classes(
+    files: Sequence[EventFile], given: Given, events: KeptEvents | None
+) -> tuple[str, ...]:
     """Return the names of the classes that the files tell, if they do."""
     if all(file.codes is None for file in files):
         if given.classes:
             raise ValueError("--classes names classes, and the files tell none; write CLASS=FILE")
         return ()
-    most = max(file.largest_class() for file in files)
+
+    def largest() -> int:
+        return max(file.largest_class() for file in files)
+
+    most = largest() if events is None else events.number(LARGEST_CLASS, largest)
     listed = tuple(given.classes) or next((file.class_names for file in files if file.codes), ())
     if listed and most >= len(listed):
         raise ValueError(
@@ -235,7 +281,7 @@ def _classes(files: Sequence[EventFile], given: Given) -> tuple[str, ...]:
 
 
 class _Events(Protocol):
-    def __iter__(self) -> Iterator[EventSample]: ...
+    def blocks(self, start: int = 0) -> Iterator[EventSample]: ...
 
     def slots(self) -> int: ...
 
@@ -251,13 +297,13 @@ class _Native:
     def slots(self) -> int:
         return max(1, read_header(self.path).objects)
 
-    def __iter__(self) -> Iterator[EventSample]:
+    def blocks(self, start: int = 0) -> Iterator[EventSample]:
         header = read_header(self.path)
         size = 8 * max(1, header.objects) * len(header.columns)
         rows, context = max(1, BLOCK_BYTES // size), _context_of(self.path)
         weight = WEIGHTS if WEIGHTS in header.keys else None
-        for start in range(0, header.n, rows):
-            there: dict[str, Any] = {"start": start, "stop": min(start + rows, header.n)}
+        for first in range(start, header.n, rows):
+            there: dict[str, Any] = {"start": first, "stop": min(first + rows, header.n)}
             options = there | {"weight": weight, "features": header.features}
             if header.layout_version == 1:
                 sample: EventSample = read_jets(self.path, with_types=True, **options)
@@ -293,7 +339,7 @@ def _context_of(path: Path) -> tuple[Feature, ...]:
 
 
 class EventFile:
-    """A file of any format; a context manager, and its events, block by block.
+    """A file of any format; a context manager, which yields its events, block by block.
 
     Attributes:
         path: where it is.
@@ -302,7 +348,7 @@ class EventFile:
     """
 
     def __init__(self, entry: InputFile, given: Given, labels: Sequence[str]) -> None:
-        self.path, self.first = entry.path, 0
+        self.path = entry.path
         self._label = None if entry.label is None else labels.index(entry.label)
         self._given = given
         self._source: Source | None = None
@@ -415,8 +461,14 @@ class EventFile:
     def slots(self) -> int:
         return self._events.slots()
 
-    def __iter__(self) -> Iterator[EventSample]:
-        return iter(self._events)
+    @property
+    def n(self) -> int:
+        """The number of its events."""
+        return read_header(self.path).n if self._source is None else self._source.n
+
+    def blocks(self, start: int = 0) -> Iterator[EventSample]:
+        """Yield the events from a row on with which a block begins."""
+        return self._events.blocks(start)
 
 
 def _taken(layout: Mapping, features: Sequence[str] | None) -> Mapping:

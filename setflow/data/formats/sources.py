@@ -59,8 +59,13 @@ class Source(ABC):
         """Return the paths of the arrays of the file."""
 
     @abstractmethod
-    def blocks(self, paths: Sequence[str]) -> Iterator[dict[str, Raw]]:
-        """Yield blocks of rows of arrays by their paths."""
+    def blocks(self, paths: Sequence[str], start: int = 0) -> Iterator[dict[str, Raw]]:
+        """Yield blocks of rows of arrays by their paths.
+
+        Arguments:
+            paths: the arrays.
+            start: the row to begin at, with which a block of all rows begins.
+        """
 
     def columns(self, path: str) -> dict[str, Any] | None:
         """Return where the named columns of an array stand, or None if it names none."""
@@ -135,7 +140,7 @@ class ArraySource(Source):
     def longest(self) -> int | None:
         return None if self._offsets is None else int(np.diff(self._offsets).max(initial=0))
 
-    def blocks(self, paths: Sequence[str]) -> Iterator[dict[str, Raw]]:
+    def blocks(self, paths: Sequence[str], start: int = 0) -> Iterator[dict[str, Raw]]:
         for path in paths:
             self.check(path)
             rows = self.shape(path)[:1]
@@ -151,9 +156,9 @@ class ArraySource(Source):
         chunk = max(map(self._chunk, paths), default=1)
         if chunk <= 16 * rows_at_once:  # whole chunks, so that none is decompressed twice
             rows_at_once = max(chunk, rows_at_once - rows_at_once % chunk)
-        for start in range(0, self.n, rows_at_once):
-            stop = min(start + rows_at_once, self.n)
-            yield {path: self._block(path, start, stop) for path in paths}
+        for first in range(start, self.n, rows_at_once):
+            stop = min(first + rows_at_once, self.n)
+            yield {path: self._block(path, first, stop) for path in paths}
 
     def _chunk(self, path: str) -> int:
         """Return how many rows are stored together."""

@@ -96,19 +96,14 @@ class RootSource(Source):
     def paths(self) -> tuple[str, ...]:
         return tuple(self._tree.keys())
 
-    def blocks(self, paths: Sequence[str]) -> Iterator[dict[str, Raw]]:
+    def blocks(self, paths: Sequence[str], start: int = 0) -> Iterator[dict[str, Raw]]:
         import awkward as ak
 
         for path in paths:
             self.check(path)
-        wanted = {*paths}
         if not self.n:
             return
-        # by a filter, since uproot computes what it is given as expressions
-        blocks = self._tree.iterate(
-            filter_name=lambda name: name in wanted, step_size=BLOCK_BYTES, library="ak"
-        )
-        for block in _readable(blocks, self.path, "ROOT"):
+        for block in _readable(self._steps({*paths}, start), self.path, "ROOT"):
             found: dict[str, Raw] = {}
             for path in paths:
                 column = block[path]
@@ -123,6 +118,12 @@ class RootSource(Source):
                         f"{self.path}: {path} is {column.type}, expected numbers or lists of them"
                     ) from error
             yield found
+
+    def _steps(self, wanted: set[str], start: int) -> Iterator[Any]:
+        # by a filter, since uproot computes what it is given as expressions
+        told: Any = {"filter_name": lambda name: name in wanted}
+        rows = max(1, self._tree.num_entries_for(f"{BLOCK_BYTES} B", **told))
+        yield from self._tree.iterate(step_size=rows, entry_start=start, library="ak", **told)
 
     def close(self) -> None:
         self._file.close()
@@ -150,15 +151,37 @@ class ParquetSource(Source):
     def paths(self) -> tuple[str, ...]:
         return tuple(self._file.schema_arrow.names)
 
-    def blocks(self, paths: Sequence[str]) -> Iterator[dict[str, Raw]]:
+    def blocks(self, paths: Sequence[str], start: int = 0) -> Iterator[dict[str, Raw]]:
         for path in paths:
             self.check(path)
         told = self._file.metadata
         size = sum(told.row_group(k).total_byte_size for k in range(told.num_row_groups))
         rows = max(1, BLOCK_BYTES * max(1, self.n) // max(1, size))
-        batches = self._file.iter_batches(batch_size=rows, columns=list(paths))
+        batches = self._batches(list(paths), start, rows)
         for batch in _readable(batches, self.path, "parquet"):
             yield {path: self._column(batch.column(path), path) for path in paths}
+
+    def _batches(self, columns: list[str], start: int, rows: int) -> Iterator[Any]:
+        """Yield rows from `start` on, so many at a time wherever the groups of the file end."""
+        import pyarrow as pa
+
+        told = self._file.metadata
+        ends = np.cumsum([told.row_group(k).num_rows for k in range(told.num_row_groups)])
+        first = int(np.searchsorted(ends, start, side="right"))
+        groups = list(range(first, told.num_row_groups))
+        skipped = start - int(ends[first - 1]) if first else start
+        held: list[Any] = []
+        n = 0
+        for batch in self._file.iter_batches(batch_size=rows, row_groups=groups, columns=columns):
+            left = batch.slice(min(skipped, len(batch)))
+            skipped -= len(batch) - len(left)
+            held, n = [*held, left], n + len(left)
+            while n >= rows:
+                table = pa.Table.from_batches(held)
+                yield _together(table[:rows])
+                held, n = table[rows:].to_batches(), n - rows
+        if n:
+            yield _together(pa.Table.from_batches(held))
 
     def _column(self, column: Any, path: str) -> Raw:
         import pyarrow as pa
@@ -181,6 +204,11 @@ class ParquetSource(Source):
 
     def close(self) -> None:
         self._file.close()
+
+
+def _together(table: Any) -> Any:
+    """Return a table of one row or more as one batch."""
+    return table.combine_chunks().to_batches()[0]
 
 
 class TreeWriter(Opened):

@@ -91,7 +91,7 @@ class _Mapped:
 
     def __iter__(self) -> Iterator[Rows]:
         held = [name != NUM for name in names(self._file.schema.event)]
-        for sample in self._file:
+        for sample in self._file.blocks():
             number, weight = sample.event_number, sample.objects.weight
             event = sample.event.numpy()
             yield Rows(
