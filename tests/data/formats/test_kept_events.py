@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def test_parquet_begins_at_any_row_of_any_group(tmp_path, monkeypatch):
             assert len(rest) == len(blocks) - k
             stop = first + len(whole["y"])
             assert rest[0]["y"].tolist() == list(range(first, stop))
-            assert rest[0]["x"].values.tolist() == sum(rows[first:stop], [])
+            assert rest[0]["x"].values.tolist() == [*chain(*rows[first:stop])]
             assert rest[0]["x"].lengths.tolist() == [len(row) for row in rows[first:stop]]
             first = stop
         assert first == 50
