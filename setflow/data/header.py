@@ -181,7 +181,7 @@ class OpenEvents:
 
 def header_of(layout: Layout) -> EventHeader:
     """Return the header of an open file; `read_header` without opening it."""
-    reserved = {*RESERVED, "format", "schema"} if layout.version > 1 else {*RESERVED}
+    reserved = {*RESERVED, "format", "schema"}
     told = {name: value for name, value in layout.file.attrs.items() if name not in reserved}
     return EventHeader(
         layout.n, layout.objects, layout.schema, layout.keys, told, layout.columns, layout.version

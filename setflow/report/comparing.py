@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from setflow.files import METRICS, NewFolder, check_target
+from setflow.files import METRICS, NewFolder, check_target, same_file
 from setflow.physics.measures import FAST_MEASURES, metrics_of
 from setflow.physics.memorisation import MEMORISATION
 from setflow.physics.metrics import Measured
@@ -110,7 +110,6 @@ def compare(
     pairs: int = 20,
     overwrite: bool = False,
     origins: tuple[Origin, Origin] = (Origin("generated"), Origin("reference")),
-    same: bool = False,
     schema: Schema | None = None,
     training: SetBatch | None = None,
     measures: Sequence[str] = FAST_MEASURES,
@@ -118,7 +117,6 @@ def compare(
     require: str | None = None,
     device: str = "cpu",
     say: Callable[[str], None] = nothing,
-    available: tuple[int, int] | None = None,
     columns: int | None = None,
 ) -> Report:
     """Compare two samples of events; `evaluate` without reading files.
@@ -133,8 +131,8 @@ def compare(
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
         origins: where the two sides come from. Where a model has sampled the reference, the report
-            says so, and where both tell the class of each event, classes are compared, too.
-        same: whether both sides are known to be the same, which the report then says.
+            says so, as it does where both are one file, and where both tell the class of each
+            event, classes are compared, too.
         schema: what the D features are: those of whole events (`setflow.schema.COLLISIONS`), of
             jets with types (`setflow.schema.TYPED_JETNET`), or numbers on a line; None takes jets.
         training: the jets that the model was trained on, `(t, K, 3)`; None does not ask whether
@@ -144,7 +142,6 @@ def compare(
         require: limits that metrics have to keep; see `evaluate`.
         device: where the classifier on particles trains.
         say: is told what takes long.
-        available: how many events there are of each side, where only the first ones are given.
         columns: how many objects of an event are compared, of jets the hardest; None takes the
             fewer slots of the two sides, as if events with more had been cut to them.
 
@@ -171,10 +168,8 @@ def compare(
     n_gen, n_ref = (min(len(side), events or len(side)) for side in sides)
 
     told = [
-        Side.of(origin.name, side, n, there, origin.weights_sha256)
-        for origin, side, n, there in zip(
-            origins, sides, (n_gen, n_ref), available or map(len, sides), strict=True
-        )
+        Side.of(origin.name, side, n, origin.there or len(side), origin.weights_sha256)
+        for origin, side, n in zip(origins, sides, (n_gen, n_ref), strict=True)
     ]
     del sides  # what is cut away is kept by nobody, for a sample is large
     generated, reference = generated[:n_gen].trim(), reference.trim()
@@ -189,7 +184,7 @@ def compare(
         n_ref,
         unphysical,
         subject,
-        same=same,
+        same=_same(*origins),
         sampled=origins[1].weights_sha256 is not None,
         worth=min(of_model.effective, of_truth.effective),
     )
@@ -273,6 +268,11 @@ def _classes(
                 origins=(Origin(f"{mine.name}: {name}"), Origin(f"{theirs.name}: {name}")),
             )
     return found
+
+
+def _same(one: Origin, other: Origin) -> bool:
+    """Return whether both sides come from the same file."""
+    return one.file is not None and other.file is not None and same_file(one.file, other.file)
 
 
 def _own(events: SetBatch) -> SetBatch:

@@ -33,6 +33,8 @@ class Origin:
         jet_pt: the jet pT of each event in GeV, with shape `(n,)`; None if it is not known.
         classes: the class of each event, an index into `class_names`, with shape `(n,)`; or None.
         class_names: the names of the classes.
+        file: the file; None if they come from none.
+        there: how many events it holds, where only the first are given; None says that all are.
     """
 
     name: str
@@ -42,6 +44,8 @@ class Origin:
     jet_pt: Tensor | None = None
     classes: Tensor | None = None
     class_names: tuple[str, ...] = ()
+    file: Path | None = None
+    there: int | None = None
 
     def of_class(self, batch: SetBatch, name: str) -> Tensor:
         """Return the places of the events of a class in a batch of the first events."""
@@ -95,6 +99,8 @@ def origin_of(
         jet_pt=_jet_pt(sample),
         classes=codes,
         class_names=names,
+        file=path,
+        there=header.n,
     )
 
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from setflow.data.hdf5 import read_events
 from setflow.data.header import EventHeader, datasets_of, read_header, require_objects
 from setflow.data.jets import PARTICLE_NAMES, TYPES
-from setflow.files import same_file
 from setflow.physics.collisions import is_collision
 from setflow.physics.measures import FAST_MEASURES, metrics_of
 from setflow.report.comparing import (
@@ -86,7 +85,6 @@ def evaluate(
     """
     checked_target(out, overwrite)  # before the work, not after it
     generated, reference = find(JETS, generated_path), find(JETS, reference_path)
-    same = same_file(generated, reference)
     paths = (generated, reference)
     headers = [read_header(path) for path in paths]
     for path, header in zip(paths, headers, strict=True):
@@ -143,7 +141,8 @@ def evaluate(
             find(JETS, train), JETNET, features=PARTICLE_NAMES, max_objects=columns
         ).objects
     return compare(
-        sides.pop(0),  # so that nobody keeps what it cuts away
+        # so that nobody keeps what it lets go of; of more arguments CPython would make a tuple
+        sides.pop(0),
         sides.pop(0),
         out,
         events=events,
@@ -151,7 +150,6 @@ def evaluate(
         pairs=pairs,
         overwrite=overwrite,
         origins=(origins[0], origins[1]),
-        same=same,
         schema=None if schema is JETNET else schema,
         training=training,
         measures=measures,
@@ -159,7 +157,6 @@ def evaluate(
         require=require,
         device=device,
         say=say,
-        available=(there[0], there[1]),
         columns=columns,
     )
 

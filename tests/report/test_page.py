@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import math
@@ -18,7 +19,7 @@ from setflow.data import EventWriter
 from setflow.data.writing import JetWriter
 from setflow.physics import METRICS, distances, hardest_first, jet_features
 from setflow.physics.metrics import observables
-from setflow.report import figures
+from setflow.report import figures, measuring
 from setflow.report.figures import QUANTITIES
 from setflow.report.page import METRICS_FILE, PAGES, compare, evaluate
 from setflow.schema import Feature, Schema
@@ -443,3 +444,20 @@ def test_generated_events_that_are_cut_are_counted(tmp_path, no_pictures):
     assert note.startswith(
         f"{long} of 120 generated jets have more than the 8 particles that a jet"
     )
+
+
+def test_events_that_the_floor_alone_needs_are_gone_before_the_controls(tmp_path, monkeypatch):
+    """A reference takes twice the memory of what is compared, and controls take as much again."""
+    generated = write(tmp_path / "generated.h5", jets(90, seed=1))
+    reference = write(tmp_path / "reference.h5", jets(200, seed=2))
+    held, measured = [], measuring._w1_of_control
+
+    def of_control(*arguments):
+        held.append({len(one) for one in gc.get_objects() if type(one) is SetBatch})
+        return measured(*arguments)
+
+    monkeypatch.setattr(measuring, "_w1_of_control", of_control)
+    gc.collect()
+    evaluate(generated, reference, tmp_path / "report", events=60, measures=("w1",), pairs=2)
+    assert [120 in sizes for sizes in held] == [False, False]
+    assert all(60 in sizes for sizes in held)

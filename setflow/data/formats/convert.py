@@ -254,7 +254,8 @@ def _in_common(files: Sequence[EventFile]) -> dict[str, Any]:
     return {
         name: value
         for name, value in first.items()
-        if np.ndim(value) == 0 and all(other.get(name) == value for other in others)
+        if isinstance(value, str | int | float | np.generic)
+        and all(other.get(name) == value for other in others)
     }
 
 
