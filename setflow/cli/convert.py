@@ -16,14 +16,6 @@ if TYPE_CHECKING:
 
 __all__ = ["convert_files", "given_of"]
 
-_OF_FORMAT = {
-    "mapping": ("custom",),
-    "columns": ("npy", "ragged"),
-    "mask": ("npy",),
-    "voxels": ("calo",),
-    "shape": ("calo",),
-}
-
 
 def convert_files(config: Namespace, ending: Ending) -> None:
     """Convert what the arguments say.
@@ -71,14 +63,14 @@ def given_of(config: Namespace) -> Given:
     Raises:
         OSError, ValueError: if they do not fit each other, or a mapping cannot be read.
     """
-    for name, formats in _OF_FORMAT.items():
+    from setflow.data.formats.named import OF_FORMAT, Given, read_mapping, told_file
+
+    for name, formats in OF_FORMAT.items():
         if config[name] is not None and config.format not in formats:
             of = f"the format {config.format}" if config.format else "files that need no format"
             raise ValueError(f"--{name} belongs to --format {' or '.join(formats)}, not to {of}")
     if config.voxels is not None and config.shape is not None:
         raise ValueError("--voxels and --shape both say where the voxels are; give one of them")
-    from setflow.data.formats.named import Given, read_mapping, told_file
-
     told = {
         name: told_file(config[name], name, f"--{name}")
         for name in ("mapping", "voxels")
