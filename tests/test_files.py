@@ -135,8 +135,9 @@ WRITERS = {
     for write in (a_file, a_folder, jets, model, samples, report, dataset, scores)
 }
 FOLDERS = {"a_folder": "marker", "model": "manifest.json", "report": "metrics.json"}
-CONTINUED = {"scores"}  # a failure keeps what is done
-SEEN = {"samples", "scores"}  # what is kept stands in sight
+CONTINUED = {"scores"}  # a failure keeps what is done, if it is only begun
+LEFT = {"samples": ["out.h5.part"], "scores": ["out.h5.part"]}  # what is kept stands in sight
+LEFT["dataset"] = [".out.h5.part", "out.h5.part"]  # of a set, the blocks that are ready
 
 
 @pytest.fixture(params=WRITERS)
@@ -158,8 +159,8 @@ def is_old(target: Path, name: str) -> bool:
     return path.read_bytes() == b"old"
 
 
-def left(name: str) -> str:
-    return "out.h5.part" if name in SEEN else ".out.h5.part"
+def left(name: str) -> list[str]:
+    return LEFT.get(name, [".out.h5.part"])
 
 
 def held(folder: Path) -> list[str]:
@@ -177,7 +178,7 @@ def test_the_output_appears_at_the_end(tmp_path: Path, name: str) -> None:
     target = tmp_path / "out.h5"
 
     def looks() -> None:
-        assert held(tmp_path) == [left(name)]
+        assert held(tmp_path) == left(name)
 
     WRITERS[name](target, False, looks)
     assert held(tmp_path) == ["out.h5"]
@@ -217,7 +218,7 @@ def test_a_failure_leaves_the_old_output(
 
     with pytest.raises(error, match="in the middle"):
         WRITERS[name](target, exists, fails)
-    assert held(tmp_path) == (["out.h5"] if exists else []) + [left(name)] * (name in CONTINUED)
+    assert held(tmp_path) == (["out.h5"] if exists else []) + left(name) * (name in CONTINUED)
     assert not exists or is_old(target, name)
 
 
@@ -276,7 +277,7 @@ def test_two_writers_of_one_output_do_not_mix(tmp_path: Path, name: str) -> None
     def another() -> None:
         with pytest.raises(BlockingIOError, match="part is in use by another process; wait"):
             WRITERS[name](target, True, never)
-        assert held(tmp_path) == [left(name)]
+        assert held(tmp_path) == left(name)
 
     WRITERS[name](target, False, another)
     assert held(tmp_path) == ["out.h5"]
@@ -340,7 +341,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_kill_leaves_no_half_output(killed: Path, name: str, exists: bool) -> None:
     folder = killed / f"{name} {exists}"
     target = folder / "out.h5"
-    assert held(folder) == sorted(["out.h5"] * exists + [left(name)])
+    assert held(folder) == sorted(["out.h5"] * exists + left(name))
     assert not exists or is_old(target, name)
     torch.set_default_dtype(torch.float32)  # as the process had it
     WRITERS[name](target, exists, lambda: None)

@@ -63,8 +63,8 @@ class KeptBlocks(Opened):
                 f"{self._part} is not a folder that this command made, so it is not touched; "
                 "choose another name for the output"
             )
-        self._prepare()
         stack.push(self._end)
+        self._prepare()
 
     def _end(
         self,

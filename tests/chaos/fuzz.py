@@ -51,7 +51,7 @@ from setflow.report.page import compare
 from setflow.schema import JETNET, PARTICLE_FEATURES, names
 from setflow.sets.batch import SetBatch
 
-N, SLOTS, LIMIT, MEMORY = 40, 6, 20.0, 2**30
+N, SLOTS, LIMIT, MEMORY = 40, 6, 20.0, 3 * 2**28
 GOOD = ("refused", "right", "row", "another")
 ENTRANCES = ("reader", "convert", "like", "evaluate", "score")
 JETS = names(JETNET.event)
@@ -569,8 +569,12 @@ def _scored(case: Case, out: Path, status: int) -> str:
 
 
 def watched(work: Callable[[], str], limit: float = LIMIT) -> tuple[str, float]:
-    """Return the outcome of work in a process of its own, and the most memory that it took."""
+    """Return the outcome of work in a process of its own, and the most memory that it took.
+
+    That process begins with what this one holds, which is not counted.
+    """
     sys.stdout.flush()
+    held = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     reads, writes = os.pipe()
     child = os.fork()
     if not child:
@@ -597,7 +601,7 @@ def watched(work: Callable[[], str], limit: float = LIMIT) -> tuple[str, float]:
     _, status, used = os.wait4(child, 0)
     if not outcome:
         outcome = f"crash (status {os.waitstatus_to_exitcode(status)})"
-    return outcome, used.ru_maxrss * 1024
+    return outcome, used.ru_maxrss * 1024 - held
 
 
 def compare_little(generated: SetBatch, reference: SetBatch, *_: Any, **options: Any) -> Any:

@@ -15,10 +15,8 @@ import torch
 from cli.shell import fails, run, write_jets
 from data.formats.written import FLAGS, GENERIC, HERE, WRITTEN, hdf5
 from setflow.cli.arguments import FORMATS
-from setflow.cli.convert import _OF_FORMAT
 from setflow.data import EventWriter, read_events, read_header
 from setflow.data.formats.named import FORMATS as NAMED
-from setflow.data.formats.named import OF_FORMAT
 from setflow.schema import Feature, Schema
 from setflow.sets.batch import SetBatch
 
@@ -40,7 +38,6 @@ def _here(tmp_path, monkeypatch):
 
 def test_the_shell_knows_the_formats():
     assert FORMATS == NAMED
-    assert _OF_FORMAT == OF_FORMAT
 
 
 def test_a_mapping_of_ones_own(capsys):
