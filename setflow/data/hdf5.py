@@ -38,7 +38,8 @@ def read_events(
             those with the largest, largest first, and the first ones otherwise. None keeps all, in
             the order of the file.
         features: the names of the features of an object that are read, in this order; None reads
-            those that a model can generate (`Schema.generated`). What the schema does not know is
+            those that a model can generate (`Schema.generated`), and where some types of objects
+            lack one of them the categories that tell the type. What the schema does not know is
             taken in the unit of the file.
         conditions: the names of features of the event that must be there; those that the schema
             does not know stand behind those that it does.

@@ -37,7 +37,7 @@ from setflow.data.rows import (
 )
 from setflow.data.sample import EventSample
 from setflow.data.valid import Defects, refuse
-from setflow.schema import Feature, Schema, known_absences, names
+from setflow.schema import Category, Feature, Schema, kind_names, names
 from setflow.sets.batch import SetBatch
 from setflow.sets.shapes import whole_number
 from setflow.shipped import JETS as SHIPPED
@@ -130,13 +130,11 @@ class EventReader:
         self.n, self.chunk, self.row_bytes = layout.n, chunk_of(layout), row_bytes(layout)
         self.slots = min(layout.objects, self._most or layout.objects)
         known = layout.schema if schema is None else schema
-        listed = known.generated if features is None else tuple(features)
+        listed = _by_default(known) if features is None else tuple(features)
         described: dict[str, Feature | str] = {entry.name: entry for entry in known.objects}
         asked = [described.get(name, name) for name in listed]
         self._order_by = known.order_by
         behind = [] if self._most is None else [self._order_by]  # to cut by
-        if any(isinstance(entry, Feature) and entry.absent for entry in asked):
-            behind += names(layout.schema.categories)  # to know what is absent
         for name in dict.fromkeys(behind):
             if name not in (None, *listed):
                 asked.append(described.get(str(name)) or layout.schema.object(str(name)))
@@ -147,7 +145,8 @@ class EventReader:
         if self._weight is not None:
             layout.check_weight(self._weight)
         order_by = self._order_by if self._order_by in listed else None
-        objects = known_absences(self._columns.features[: self._features])
+        objects = self._columns.features[: self._features]
+        _check_absences(objects, layout.schema.categories, self.path)
         self.schema = Schema(objects, self._of_event.features, order_by)
 
     def __enter__(self) -> Self:
@@ -263,3 +262,28 @@ class EventReader:
             self.schema,
             **others,
         )
+
+
+def _by_default(schema: Schema) -> tuple[str, ...]:
+    """Return what a model makes of objects, and the categories if some types lack something."""
+    lacks = any(schema.object(name).absent for name in schema.generated)
+    told = names(schema.categories) if lacks else ()
+    return tuple(name for name in names(schema.objects) if name in (*schema.generated, *told))
+
+
+def _check_absences(features: Sequence[Feature], categories: Sequence[Feature], path: Path) -> None:
+    """Refuse features that some types lack where nothing among them tells which objects those are.
+
+    Raises:
+        ValueError: if there are such.
+    """
+    told = {name for one in features if isinstance(one.kind, Category) for name in kind_names(one)}
+    for feature in features:
+        untold = set(feature.absent) - told
+        if untold:
+            telling = [one.name for one in categories if untold & set(kind_names(one))]
+            raise ValueError(
+                f"{path}: '{feature.name}' is absent in {', '.join(sorted(untold))}, and its 0 "
+                f"there would pass for a value; read {' and '.join(map(repr, telling))} too, which "
+                f"tells the types, or leave '{feature.name}' out"
+            )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Sequence
 
 from setflow.data.hdf5 import read_events
@@ -22,7 +23,7 @@ from setflow.report.comparing import (
 from setflow.report.judging import limits_of
 from setflow.report.origins import class_of, origin_of
 from setflow.report.outcome import Report
-from setflow.schema import JETNET, TYPE, TYPED_JETNET, Schema, known_absences, names
+from setflow.schema import JETNET, TYPE, TYPED_JETNET, Schema, names
 from setflow.sets.batch import SetBatch
 from setflow.shipped import JETS, find
 
@@ -179,7 +180,8 @@ def _compared(headers: Sequence[EventHeader], sides: Sequence[SetBatch]) -> int:
 def _schema_of(generated: EventHeader, reference: EventHeader) -> Schema:
     """Return what is compared of generated events: of jets JETNET, of others what is generated.
 
-    Of jets whose particles have types in both files TYPED_JETNET, of whole events all they have.
+    Of jets whose particles have types in both files TYPED_JETNET, of whole events all they have. Of
+    others what some types of objects lack is left out, with a warning.
     """
     known = generated.schema
     if all(_are_jets(header) and _have_types(header) for header in (generated, reference)):
@@ -194,7 +196,20 @@ def _schema_of(generated: EventHeader, reference: EventHeader) -> Schema:
             f"the generated events have {', '.join(known.left_out)}, and none of it is a number on "
             "a line that could be compared"
         )
-    return Schema(known_absences(objects), order_by=known.order_by)
+    lacked = [entry.name for entry in objects if entry.absent]
+    if lacked:
+        warnings.warn(
+            f"{' and '.join(lacked)} are not compared: some types of objects lack them",
+            stacklevel=3,
+        )
+    objects = [entry for entry in objects if entry.name not in lacked]
+    if not objects:
+        raise ValueError(
+            f"some types of the generated objects lack {' or '.join(lacked)}, and there is no "
+            "feature that all have and could be compared"
+        )
+    order_by = None if known.order_by in lacked else known.order_by
+    return Schema(objects, order_by=order_by)
 
 
 def _are_jets(header: EventHeader) -> bool:

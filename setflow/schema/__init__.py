@@ -36,7 +36,6 @@ from setflow.schema.kinds import (
     Real,
     kind_of,
 )
-from setflow.schema.parts import known_absences
 from setflow.schema.types import ObjectTypes
 from setflow.schema.words import (
     EVENT_WORDS,
@@ -82,7 +81,6 @@ __all__ = [
     "kept_objects",
     "kind_names",
     "kind_of",
-    "known_absences",
     "left_out_of",
     "lists_objects",
     "names",

@@ -49,10 +49,12 @@ def test_the_file_says_what_is_absent_and_zeros_are_none(tmp_path: Path) -> None
     sample = read_events(path, features=["pt", "eta", "mass", "type"])
     assert torch.equal(sample.objects.x, torch.where(MASK[..., None], X, 0.0))
     assert sample.schema == SCHEMA
-    part = read_events(path, features=["mass", "pt"], max_objects=2)
-    assert part.objects.x.tolist() == [[[9, 50], [0, 30]], [[4, 90], [5, 70]]]
-    assert part.features == ("mass", "pt"), "the type was read to know what is absent, and no more"
-    assert not part.schema.objects[0].absent, "which nobody knows without the type"
+    assert read_events(path).features == ("pt", "eta", "mass", "type"), "what tells the absent"
+    part = read_events(path, features=["type", "mass", "pt"], max_objects=2)
+    assert part.objects.x[..., 1:].tolist() == [[[9, 50], [0, 30]], [[4, 90], [5, 70]]]
+    with pytest.raises(ValueError, match=r"'mass' is absent in met, muon, and .* 'type' too"):
+        read_events(path, features=["mass", "pt"])
+    assert read_events(path, features=["pt"]).objects.x.shape[2] == 1
 
 
 @pytest.mark.parametrize(

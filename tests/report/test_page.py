@@ -461,3 +461,23 @@ def test_events_that_the_floor_alone_needs_are_gone_before_the_controls(tmp_path
     evaluate(generated, reference, tmp_path / "report", events=60, measures=("w1",), pairs=2)
     assert [120 in sizes for sizes in held] == [False, False]
     assert all(60 in sizes for sizes in held)
+
+
+def test_what_some_types_lack_is_not_compared_and_said(tmp_path):
+    """Its 0 would be compared as a value."""
+    schema = Schema(
+        [
+            Feature("pt", "GeV", "positive"),
+            Feature("mass", "GeV", "positive", absent=["muon"]),
+            Feature("kind", kind="category(jet, muon)"),
+        ]
+    )
+    kind = (torch.arange(480).reshape(160, 3) % 2).float()
+    for seed in (0, 1):
+        pt = 20 + torch.rand(160, 3, generator=torch.Generator().manual_seed(seed))
+        with EventWriter(tmp_path / f"{seed}.h5", schema) as writer:
+            writer.write(SetBatch(torch.stack([pt, torch.where(kind == 0, pt / 2, 0), kind], -1)))
+    with pytest.warns(UserWarning, match="mass are not compared: some types of objects lack them"):
+        made = evaluate(tmp_path / "0.h5", tmp_path / "1.h5", tmp_path / "page")
+    assert any("pt" in name for name in made.metrics)
+    assert not [name for name in made.metrics if "mass" in name or "kind" in name]
