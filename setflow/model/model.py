@@ -56,6 +56,7 @@ from setflow.model.stages import (
     check_context_model,
     contexts_as_sets,
     derived_context,
+    loss_of_contexts,
     no_density,
 )
 from setflow.paths.affine import LinearPath
@@ -311,7 +312,7 @@ class SetFlow(SavedModel):
             noise: standard normal noise of the scaled features, with shape `(B, N, D)`; None draws
                 it.
             context_noise: that of the scaled conditions which the context model makes, with shape
-                `(B, 1, len(context_model.features))`.
+                `(B, K, len(context_model.features))`, K draws for each event; None draws 8.
             drop_context: the share of the events whose context the field does not get but
                 `no_context`, or which, boolean with shape `(B,)`. p(N | c) always gets it.
             coupling: `event` pairs the noise of each event with its objects, in the scaled
@@ -353,8 +354,9 @@ class SetFlow(SavedModel):
         Returns:
             `flow`, the flow-matching loss; and, if the cardinality model has parameters,
             `cardinality`, the mean of -log p(N | c) over all events, empty ones too, in nats; and,
-            with a context model, `context`, its flow-matching loss, at the same times. The terms
-            share no parameter, so the gradient of each is what it would be alone. Both are
+            with a context model, `context`, its flow-matching loss, with several draws of noise
+            for each event, at times spread evenly from that of the event on. The terms share no
+            parameter, so the gradient of each is what it would be alone. All are
             means of an event's term times its weight, if there are weights; see `loss`.
 
         Raises:
@@ -406,9 +408,9 @@ class SetFlow(SavedModel):
             terms["cardinality"] = -reduce_events(log_p, "mean").to(losses.dtype)
         if self.context_model is not None:
             made = contexts_as_sets(self, self._context(batch.c, len(batch)), batch.weight)
-            terms["context"] = self.context_model.loss_terms(
-                made, t=t, times=times, noise=context_noise, generator=generator
-            )["flow"]
+            terms["context"] = loss_of_contexts(
+                self.context_model, made, t, context_noise, generator
+            )
         return terms
 
     def _log_p_of_lengths(self, batch: SetBatch, c: Tensor | None) -> Tensor:

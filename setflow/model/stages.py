@@ -27,14 +27,18 @@ if TYPE_CHECKING:
     from setflow.model.model import SetFlow
 
 __all__ = [
+    "CONTEXT_DRAWS",
     "as_given",
     "check_context_model",
     "contexts_as_sets",
     "derived_context",
     "given_conditions",
+    "loss_of_contexts",
     "no_density",
     "some_context",
 ]
+
+CONTEXT_DRAWS = 8  # of noise for each event: sets of one object cost little, jets do not
 
 _SURFACE = "objects and context together lie on a surface, where there is no density of the objects"
 
@@ -91,6 +95,33 @@ def contexts_as_sets(flow: SetFlow, c: Tensor, weight: Tensor | None = None) -> 
     mask = torch.ones(x.shape[:2], dtype=torch.bool, device=c.device)
     given = torch.stack([c[:, k] for k in taken], -1) if taken else None
     return SetBatch(x, mask, given, weight)
+
+
+def loss_of_contexts(
+    model: SetFlow,
+    made: SetBatch,
+    t: Tensor | None,
+    noise: Tensor | None,
+    generator: torch.Generator | None,
+) -> Tensor:
+    """Return the flow-matching loss of a context model, a scalar, each event drawn several times.
+
+    Arguments:
+        model: the context model.
+        made: B contexts as its events.
+        t: times with shape `(B,)`, from which on those of the draws of an event are spread evenly
+            over [0, 1]; None draws all.
+        noise: with shape `(B, draws, D)`; None draws `CONTEXT_DRAWS`.
+        generator: for what is not given.
+    """
+    draws = CONTEXT_DRAWS if noise is None else noise.shape[1]
+    again = torch.arange(len(made), device=made.x.device).repeat_interleave(draws)
+    if t is not None:
+        t = t[:, None] + torch.arange(draws, device=t.device) / draws
+        t = torch.where(t > 1, t - 1, t).flatten()
+    if noise is not None:
+        noise = noise.flatten(0, 1)[:, None]
+    return model.loss_terms(made[again], t=t, noise=noise, generator=generator)["flow"]
 
 
 def given_conditions(flow: SetFlow) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from setflow.data.collate import LengthBatchSampler
 from setflow.model.finite import first_not_finite, not_finite_weight, reason_of
 from setflow.model.folder import architecture, require_same
 from setflow.model.model import SetFlow
+from setflow.model.stages import CONTEXT_DRAWS
 from setflow.random import counter_normal, counter_uniform, derive
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import is_at_hand
@@ -197,8 +198,9 @@ class FlowMatchingModule(LightningModule):
             chance = counter_uniform(derive(seed, "context"), place)
             more["drop_context"] = chance < self.flow.drop_context
         if self.flow.context_model is not None:
-            width, one = len(self.flow.context_model.features), torch.ones_like(events.mask[:, :1])
-            drawn = counter_normal(derive(seed, "conditions"), place, one, (width,))
+            width = len(self.flow.context_model.features)
+            draws = events.mask.new_ones(len(events), CONTEXT_DRAWS)
+            drawn = counter_normal(derive(seed, "conditions"), place, draws, (width,))
             more["context_noise"] = drawn
         if self.coupling is not None:
             more["coupling"] = self.coupling

@@ -110,6 +110,15 @@ def test_the_loss_is_that_of_both_and_neither_changes_the_other():
     contexts = setflow.SetBatch(batch.c[:, None, 1:], None, batch.c[:, :1])
     alone = flow.context_model.loss_terms(contexts, t=given["t"], noise=noise)
     torch.testing.assert_close(terms["context"], alone["flow"])
+    several = torch.randn(40, 3, 2)
+    drawn = [
+        flow.context_model.loss_terms(
+            contexts, t=(given["t"] + k / 3) % 1, noise=several[:, k : k + 1]
+        )["flow"]
+        for k in range(3)
+    ]
+    got = flow.loss_terms(batch, **given, context_noise=several)["context"]
+    torch.testing.assert_close(got, torch.stack(drawn).mean())
     mine, theirs = list(flow.field.parameters()), list(flow.context_model.parameters())
     grads = torch.autograd.grad(terms["flow"], theirs, allow_unused=True, retain_graph=True)
     assert all(grad is None for grad in grads)

@@ -25,7 +25,9 @@ __all__ = ["OBJECTS", "ROWS", "Row", "contexts_of", "model_of"]
 
 OBJECTS = 30
 KINDS = ("real", "real", "positive(boxcox=0.3)")
-CONTEXT = ("mass", "ptsum")  # of the particles that are kept, in units of the jet pT
+# of the particles that are kept, in units of the jet pT; no jet lies beyond these ends, and given a
+# mass or a sum that no jet has particles are far from all that are true
+CONTEXT = {"mass": "bounded(0, 0.6)", "ptsum": "bounded(0, 1.2)"}
 
 
 class SelfConditioned(VectorField):
@@ -198,14 +200,14 @@ def model_of(row: Row, jets: setflow.SetBatch) -> setflow.SetFlow:
     """Return the model of a row, its statistics those of the jets."""
     scaler = Standardizer(kinds=list(KINDS))
     scaler.fit(jets.x, jets.mask)
-    made = [Feature(name, kind="positive") for name in CONTEXT] if row.contexts else []
+    made = [Feature(name, kind=kind) for name, kind in CONTEXT.items()] if row.contexts else []
     stages: dict[str, Any] = {}
     if row.contexts:
         small = setflow.TransformerField(len(made), hidden=32, layers=2, heads=1)
         context_model = setflow.SetFlow(small, schema=Schema(made))
-        event = [{"name": name, "kind": "positive"} for name in CONTEXT]
+        event = [{"name": name, "kind": kind} for name, kind in CONTEXT.items()]
         stages = {"context_model": context_model, "schema": {"event": event}}
-        stages["conditions"] = CONTEXT
+        stages["conditions"] = list(CONTEXT)
     flow = setflow.SetFlow(
         row.network(len(made), scaler),
         scaler=scaler,
