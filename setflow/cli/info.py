@@ -396,7 +396,7 @@ def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
     for reason, count in summary.reasons.items():
         yield "malformed", f"{count:,} row{'' if count == 1 else 's'}: {reason}"
     yield from _origin(told)
-    if not header.n:  # nothing can be done with it
+    if sum(summary.reasons.values()) >= header.n:  # nothing can be done with it
         return
     yield from _next_of_events(given, path, told, jets=words.event == "jet")
 

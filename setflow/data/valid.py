@@ -76,7 +76,8 @@ def checked_mask(flags: NDArray[Any], defects: Defects, words: Words) -> NDArray
         ~((flags == 0) | (flags == 1)),
         lambda row, slot: (
             f"{words.object} {slot}, column 'mask' holds {flags[row, slot]}, expected 1 (real) or "
-            "0 (padding)"
+            "0 (padding); if all of the file are so, tell `dataset convert` the rule in a mapping, "
+            "as mask: {above: {mask: 0}}"
         ),
     )
     real: NDArray[np.bool_] = flags == 1

@@ -183,6 +183,18 @@ TABLE: dict[str, dict[str, Any]] = {
 FORMATS = ("jetnet", *TABLE, "npy", "ragged", "custom")
 """What files of others are called."""
 
+_MARKS = {
+    "jetnet": ("particle_features",),
+    "jetclass": ("part_px", "part_deta", "jet_pt"),
+    "calo": ("showers", "incident_energies"),
+    "toptag": ("table/table",),
+    "energyflow": ("X",),
+    "omnilearn": ("data", "global"),
+    "ftag": ("jets", "tracks"),
+    "lhco": ("df/block0_values",),
+}
+"""What all files of a format hold, by which they are known; an array `x` says nothing."""
+
 OF_FORMAT = {
     "mapping": ("custom",),
     "columns": ("npy", "ragged"),
@@ -258,6 +270,7 @@ def node_of(given: Given, source: Source) -> Any:
         ValueError: if something must be told that is not.
     """
     kind = given.format
+    _check_format(str(kind), source)
     if kind == "custom":
         if given.mapping is None:
             raise ValueError(
@@ -290,6 +303,22 @@ def node_of(given: Given, source: Source) -> Any:
     if kind == "lhco" and source.shape("df/block0_values")[-1:] == (2100,):  # of an unknown signal
         del node["class"], node["arrays"]["df/block0_values"]["signal"]
     return node
+
+
+def _check_format(kind: str, source: Source) -> None:
+    """Refuse a file that lacks what those of a format hold, and holds what those of another do.
+
+    Raises:
+        ValueError: if it does, with the other.
+    """
+    there = source.paths()
+    if missing := [name for name in _MARKS.get(kind, ()) if name not in there]:
+        alike = [name for name, marks in _MARKS.items() if set(marks) <= set(there)]
+        if alike:
+            raise ValueError(
+                f"{source.path}: there is no '{missing[0]}', which files of the format {kind} "
+                f"hold; it has what those of {' or '.join(alike)} have, so give that format"
+            )
 
 
 def _jetnet(source: Source) -> dict[str, Any]:
