@@ -22,3 +22,11 @@ def folder(tmp_path, monkeypatch):
 def model(folder):
     run("fit", "--config", "config.yaml")
     return folder / "runs" / "tiny" / "model"
+
+
+@pytest.fixture
+def no_pictures(monkeypatch):
+    """Draw nothing in evaluations: pictures are judged elsewhere, and take most of the time."""
+    from setflow.report import document
+
+    monkeypatch.setattr(document, "write_document", lambda *_: [])

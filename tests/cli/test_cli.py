@@ -139,7 +139,7 @@ def test_sample_and_evaluate(model, capsys):
         read_jets("like.h5", keep_unphysical=True).particles.lengths,
         read_jets("jets.h5").particles.lengths,
     )
-    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    run("evaluate", "new.h5", "jets.h5", "--fast", "--out", "report")
     assert "W1M" in capsys.readouterr().out
     metrics = json.loads(Path("report/metrics.json").read_text())
     assert metrics["generated"]["events"] == 64
@@ -155,9 +155,9 @@ def test_outputs_are_not_overwritten(model, capsys):
     assert Path("new.h5").read_bytes() == before
     run(*arguments, "--seed", 9, "--force")
     assert Path("new.h5").read_bytes() != before
-    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    run("evaluate", "new.h5", "jets.h5", "--fast", "--out", "report")
     assert "exists" in fails(capsys, "evaluate", "new.h5", "jets.h5", "--out", "report")
-    run("evaluate", "new.h5", "jets.h5", "--out", "report", "--force")
+    run("evaluate", "new.h5", "jets.h5", "--out", "report", "--fast", "--force")
 
 
 @pytest.mark.parametrize(

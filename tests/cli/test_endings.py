@@ -94,6 +94,7 @@ def test_a_data_set_is_followed_by_a_training(folder, capsys, monkeypatch):
     assert Path("runs/top/model/manifest.json").is_file()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_evaluation_of_a_file_with_itself_warns(folder, capsys):
     Path("same.h5").symlink_to("jets.h5")
     run("evaluate", "same.h5", "jets.h5", "--out", "report", "--events", 50)

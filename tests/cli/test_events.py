@@ -98,7 +98,7 @@ def test_rings_go_from_fit_to_evaluate(rings, capsys):
     assert "log-densities of 9 events" in out
     assert "log p of an event" in out
 
-    run("evaluate", "new.h5", "true.h5", "--out", "report")
+    run("evaluate", "new.h5", "true.h5", "--fast", "--out", "report")
     told = json.loads(Path("report/metrics.json").read_text())
     assert list(told["metrics"]) == [
         *(f"w1_{name}" for name in SIX), "w1_joint", "w1_multiplicity", "w1_pairs",
@@ -209,6 +209,7 @@ def test_a_configuration_is_told_as_it_is_trained(rings, capsys):
     assert "without conditions takes setflow.EmpiricalC" in fails(capsys, "info", "config.yaml")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_the_layout_is_chosen(rings, capsys):
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", 1)
     sample = ("sample", "runs/tiny/model", "--events", 5, "--steps", 1, "--out")
@@ -229,7 +230,7 @@ def test_the_layout_is_chosen(rings, capsys):
         assert read_header(f"{layout}.h5").layout_version == layout
     one, two = (read_events(f"{layout}.h5") for layout in (1, 2))
     assert one.objects == two.objects
-    run("evaluate", "2.h5", "1.h5", "--out", "report")
+    run("evaluate", "2.h5", "1.h5", "--fast", "--out", "report")
     assert "w1m" in json.loads(Path("report/metrics.json").read_text())["metrics"]
 
 
@@ -238,6 +239,7 @@ def test_the_layout_is_chosen(rings, capsys):
     (3, 1.5, "'share' holds 1.5, expected between 0 and 1"),
     (0, np.nan, "'x' holds nan though the object is real"),
 ])  # fmt: skip
+@pytest.mark.usefixtures("no_pictures")
 def test_what_cannot_be_is_told_and_left_out_or_counted(rings, capsys, column, value, told):
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", 1)
     x, mask, event = make_rings(150)
@@ -255,7 +257,7 @@ def test_what_cannot_be_is_told_and_left_out_or_counted(rings, capsys, column, v
     run("info", "bad.h5")
     assert "malformed 1 row: " in " ".join(capsys.readouterr().out.split())
     if not np.isnan(value):
-        run("evaluate", "bad.h5", "true.h5", "--out", "report")
+        run("evaluate", "bad.h5", "true.h5", "--fast", "--out", "report")
         metrics = json.loads(Path("report/metrics.json").read_text())
         assert sum(metrics["unphysical"].values()) == 1
         assert any("objects hold what cannot be: 1 value of" in note for note in metrics["notes"])

@@ -19,7 +19,6 @@ from cli.shell import UNPHYSICAL, run
 from data.formats.test_convert import FIVE
 from data.formats.written import WRITTEN
 from setflow.data import read_header
-from setflow.report import document
 
 OPTIONS = {
     "jetnet": (),
@@ -79,7 +78,7 @@ def commands(name: str, path: str) -> list[tuple[str, ...]]:
         ("sample", "runs/small/model", "--events", "40", "--steps", "2", "--out", "made.h5"),
         ("score", "runs/small/model", "ours.h5", "--events", "4", "--steps", "1", "--solver",
          "euler", "--estimator", "hutchinson", "--probes", "1", "--out", "scores.h5"),
-        ("evaluate", "made.h5", "ours.h5", "--events", "40", "--out", "report"),
+        ("evaluate", "made.h5", "ours.h5", "--events", "40", "--fast", "--out", "report"),
     ]  # fmt: skip
 
 
@@ -108,9 +107,8 @@ def test_every_layout_is_met_whose_features_are_no_categories():
 @UNPHYSICAL
 @pytest.mark.filterwarnings("ignore:.*(converted in reading|fewer than 100|range of the training)")
 @pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.usefixtures("no_pictures")
 def test_from_the_file_to_the_report(name, tmp_path, monkeypatch, capsys):
-    """The pictures of the report are judged elsewhere, and take most of the time."""
-    monkeypatch.setattr(document, "write_document", lambda *_: [])
     monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
     path = WRITTEN[name](Path("theirs.h5"))

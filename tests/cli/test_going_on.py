@@ -125,6 +125,7 @@ def test_parts_are_named_and_put_together(tiny, capsys, monkeypatch):
     assert "the events from 20 to 40 are in none of the files" in message
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_folder_of_a_sample_is_known_by_what_reads_files(tiny, capsys):
     run("sample", "model", "--steps", 1, "--events", 4, "--out", "a", "--part", "1/2")
     assert "next: setflow dataset check a-1-of-2" in capsys.readouterr().out

@@ -110,6 +110,7 @@ def test_malformed_rows_are_counted(folder, capsys):
     assert "malformed 1 row: column 'pt' of jet_features holds nan" in said(capsys, "jets.h5")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_samples_and_scores_tell_their_model(model, capsys, monkeypatch):
     sha256 = json.loads((model / "manifest.json").read_text())["files"]["weights.safetensors"]
     run("sample", model, "--events", 110, "--steps", 1, "--out", "new.h5", "--seed", 4)
@@ -124,7 +125,7 @@ def test_samples_and_scores_tell_their_model(model, capsys, monkeypatch):
     assert "5 of 5 rows" in text
     assert "[nat] log N!" in text
     assert sha256 in text
-    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    run("evaluate", "new.h5", "jets.h5", "--fast", "--out", "report")
     text = said(capsys, "report")
     assert f"new.h5: 110 of 110 jets, weights sha256 {sha256}" in text
     assert "w1m: " in text

@@ -49,6 +49,7 @@ def renamed(folder):
     return folder
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_model_with_other_names_goes_from_fit_to_evaluate(renamed, capsys):
     for name in ("jets", "other"):
         run("fit", "--config", "config.yaml", "--name", name, "--data.train", f"{name}.h5")
@@ -85,7 +86,16 @@ def test_a_model_with_other_names_goes_from_fit_to_evaluate(renamed, capsys):
 
     metrics = []
     for data in ("jets", "other"):
-        run("evaluate", "like-jets.h5", f"{data}.h5", "--events", 30, "--out", f"to-{data}")
+        run(
+            "evaluate",
+            "like-jets.h5",
+            f"{data}.h5",
+            "--events",
+            30,
+            "--fast",
+            "--out",
+            f"to-{data}",
+        )
         metrics.append(json.loads(Path(f"to-{data}/metrics.json").read_text())["metrics"])
     for name, result in metrics[0].items():
         assert metrics[1][name]["value"] == pytest.approx(result["value"], rel=1e-6), name
@@ -126,13 +136,14 @@ def test_a_name_that_is_not_there_ends_every_command_before_its_work(renamed, ca
         assert not Path(name).exists()
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_jets_without_features_are_trained_on_and_scored(folder, capsys):
     with h5py.File("jets.h5", "r+") as file:
         del file["jet_features"]
     run("fit", "--config", "config.yaml", "--trainer.max_epochs", "1")
     run("sample", "runs/tiny/model", "--like", "jets.h5", "--steps", 1, "--out", "new.h5")
     run("score", "runs/tiny/model", "jets.h5", "--events", 5, "--steps", 1, "--out", "s.h5")
-    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    run("evaluate", "new.h5", "jets.h5", "--fast", "--out", "report")
     run("info", "jets.h5")
     assert "5 of 5 rows" in capsys.readouterr().out
 
@@ -142,6 +153,7 @@ def test_jets_without_features_are_trained_on_and_scored(folder, capsys):
     ("mask", "column 'ptrel' holds 0, expected above 0 and at most 2; it is all 0: is it padding?"),
     ("num_particles", "of jet_features holds 0.5, the mask says"),
 ])  # fmt: skip
+@pytest.mark.usefixtures("no_pictures")
 def test_what_cannot_be_is_told_and_left_out_or_counted(model, capsys, kind, told):
     with h5py.File("jets.h5") as file:
         particles, jets = file["particle_features"][:], file["jet_features"][:]
@@ -167,7 +179,7 @@ def test_what_cannot_be_is_told_and_left_out_or_counted(model, capsys, kind, tol
     out = " ".join(capsys.readouterr().out.split())
     assert "malformed 1 row: " in out
     assert told in out
-    run("evaluate", "bad.h5", "jets.h5", "--out", "report")
+    run("evaluate", "bad.h5", "jets.h5", "--fast", "--out", "report")
     metrics = json.loads(Path("report/metrics.json").read_text())
     counts = {"ptrel": {"ptrel": 1}, "mask": {"ptrel": 8 - int(jets[bad, 3])}}
     assert metrics["unphysical"] == counts.get(kind, {})
@@ -177,6 +189,7 @@ def test_what_cannot_be_is_told_and_left_out_or_counted(model, capsys, kind, tol
     assert math.isfinite(metrics["metrics"]["w1m"]["value"])
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_sample_that_cannot_be_is_written_and_told(folder, capsys):
     scaler = setflow.data.Standardizer(3, mean=[0, 0, 0.0], std=[1, 1, 1])
     field = setflow.TransformerField(3, hidden=8, layers=1, heads=1)
@@ -196,7 +209,7 @@ def test_a_sample_that_cannot_be_is_written_and_told(folder, capsys):
     assert (x[..., 2] <= 0).any()
     run("info", "new.h5")
     assert "values of ptrel that are not above 0" in " ".join(capsys.readouterr().out.split())
-    run("evaluate", "new.h5", "jets.h5", "--out", "report")
+    run("evaluate", "new.h5", "jets.h5", "--fast", "--out", "report")
     told = json.loads(Path("report/metrics.json").read_text())
     assert told["unphysical"]["ptrel"] == int(((x[..., 2] <= 0) | (x[..., 2] > 2)).sum())
     assert "are kept in the comparison" in " ".join(told["notes"])

@@ -143,6 +143,9 @@ ROWS = {
     "base": Row("`models/demo`"),
     "two-stages": Row("mass and sum of ptrel first, then the particles", contexts=True),
     "event": Row("event coupling", coupling="event"),
+    "two-stages-event": Row(
+        "the same with event coupling of the particles", contexts=True, coupling="event"
+    ),
     "event-uniform": Row("event coupling, uniform times", coupling="event", times=None),
     "event-mid": Row(
         "event coupling, logit-normal times",
