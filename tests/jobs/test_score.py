@@ -318,6 +318,10 @@ def test_reasons_fit_into_their_column(tmp_path: Path, data: Path) -> None:
         assert reason.endswith(end)
     assert "particle 699" in got["reason"][0]
     assert max(len(scoring._UNREACHED), len(scoring._NOT_FINITE)) <= 128
+    assert scoring._fitting("é" * 64) == ("é" * 64).encode()
+    cut = scoring._fitting("expected one of " + ", ".join(["größer"] * 20))
+    assert len(cut) <= 128
+    assert cut.decode().endswith("größer, ...")
 
 
 def test_padding_may_hold_anything(tmp_path: Path, data: Path) -> None:
