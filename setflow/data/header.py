@@ -46,6 +46,7 @@ class EventHeader(Described):
         columns: the names of the columns of an object in the order of the file, in JetNet's layout
             with `mask`.
         layout_version: 1, JetNet's layout, or 2, that of events of any schema.
+        tells_kinds: whether kinds are known; without its schema a file of version 2 has numbers.
     """
 
     n: int
@@ -55,6 +56,7 @@ class EventHeader(Described):
     attributes: dict[str, Any]
     columns: tuple[str, ...]
     layout_version: int
+    tells_kinds: bool
 
 
 def read_header(path: str | os.PathLike[str]) -> EventHeader:
@@ -131,7 +133,8 @@ def require_objects(
     other = [
         entry
         for entry in there
-        if Category in (type(entry.kind), type(held[entry.name].kind))
+        if header.tells_kinds
+        and Category in (type(entry.kind), type(held[entry.name].kind))
         and entry.kind != held[entry.name].kind
     ]
     if 2 * len(there) >= len(wanted) and not other:
@@ -183,6 +186,8 @@ def header_of(layout: Layout) -> EventHeader:
     """Return the header of an open file; `read_header` without opening it."""
     reserved = {*RESERVED, "format", "schema"}
     told = {name: value for name, value in layout.file.attrs.items() if name not in reserved}
+    tells_kinds = layout.version == 1 or "schema" in layout.file.attrs
     return EventHeader(
-        layout.n, layout.objects, layout.schema, layout.keys, told, layout.columns, layout.version
-    )
+        layout.n, layout.objects, layout.schema, layout.keys, told, layout.columns,
+        layout.version, tells_kinds,
+    )  # fmt: skip

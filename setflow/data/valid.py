@@ -229,6 +229,9 @@ def _wrong_in(values: NDArray[Any], features: Sequence[Feature]) -> NDArray[np.b
     if any(feature.absent for feature in features):
         given = (values != 0) & ~np.isnan(values)
         wrong = np.where(absent_in(values, features), given, wrong)
+        types = np.array([isinstance(feature.kind, Category) for feature in features])
+        unknown = wrong[..., types].any(-1, keepdims=True)  # what such an object lacks, too
+        wrong &= types | ~unknown
     return wrong
 
 

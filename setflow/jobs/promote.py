@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -60,8 +61,8 @@ def promote(
             data.
     """
     run, target = as_path(run), as_path(target)
-    if run.name == "model" and (run / MANIFEST).is_file():
-        run = run.parent  # of the model of a run, whose reports stand beside it
+    if run.absolute().name == "model" and (run / MANIFEST).is_file():
+        run = run.parent if run.name else run / ".."  # of the run, whose reports stand beside it
     inside = run / "model"
     model = inside if (inside / MANIFEST).is_file() else run
     with NewFolder(target, overwrite=overwrite, marker=MANIFEST) as new:
@@ -79,7 +80,7 @@ def promote(
         manifest["files"][METRICS_FILE] = file_sha256(found)
         manifest["reference"] = {"file": reference.name, "sha256": file_sha256(reference)}
         (new / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n")
-        card = _renamed(card, model.name, target)
+        card = _renamed(card, model.absolute().name, target)
         text = _with_fidelity(card, _fidelity(numbers, manifest["reference"]))
         (new / CARD).write_text(text, encoding="utf-8")
     return target
@@ -246,9 +247,12 @@ def _with_error(found: Mapping[str, Any]) -> str:
 
 
 def _renamed(card: str, before: str, target: Path) -> str:
-    """Return a card whose head and first example name the new folder."""
+    """Return a card whose head and first example name the new folder, and no place of a machine."""
     card = card.replace(f"# {before}\n", f"# {target.name}\n", 1)
-    return card.replace(f'SetFlow.load("{before}")', f'SetFlow.load("{target.as_posix()}")')
+    own = target.is_absolute() or ".." in target.parts
+    shown = target.name if own else target.as_posix()
+    old = rf'SetFlow\.load\("([^"]*/)?{re.escape(before)}"\)'
+    return re.sub(old, lambda _: f'SetFlow.load("{shown}")', card)
 
 
 def _with_fidelity(card: str, paragraph: str) -> str:

@@ -68,7 +68,8 @@ __all__ = ["rows_in", "score_to_hdf5"]
 
 BLOCK_ROWS = {"cpu": 64, "cuda": 2048}  # of a device; what a kill loses at most
 _NATS = tuple("log_prob" if name == "total" else name for name in LogDensity._fields)
-_REASON = h5py.string_dtype("utf-8", 128)
+_LONGEST = 128  # of a reason, in bytes
+_REASON = h5py.string_dtype("utf-8", _LONGEST)
 _UNREACHED = (
     "the solver does not reach its tolerance; loosen it, allow more steps, or take a solver of "
     "fixed steps"
@@ -279,7 +280,7 @@ def _score(
     if context is not None:
         context[list(reasons)] = torch.nan
     reasons = dict.fromkeys(np.flatnonzero(impossible).tolist(), _IMPOSSIBLE) | reasons
-    reason = np.array([reasons.get(k, "").encode() for k in range(stop - start)], dtype=_REASON)
+    reason = np.array([_fitting(reasons.get(k, "")) for k in range(stop - start)], dtype=_REASON)
     return columns | {"n_objects": n_objects, "reason": reason}, context
 
 
@@ -303,6 +304,12 @@ def _solved(
             yield from _solved(terms, batch[half.to(batch.x.device)], rows[half])
     else:
         yield rows, found
+
+
+def _fitting(reason: str) -> bytes:
+    """Return a reason as its column holds it, which says by three dots where one is too long."""
+    text = reason.encode()
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 4].rpartition(b" ")[0] + b" ..."
 
 
 def _outside(flow: SetFlow, particles: SetBatch, context: Tensor | None) -> dict[int, str]:

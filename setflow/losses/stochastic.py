@@ -16,12 +16,12 @@ from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.paths.gamma import BrownianGamma, GammaSchedule, as_gamma
 from setflow.paths.wrapped import WrappedPath
-from setflow.sets.arrays import Array, shown
+from setflow.sets.arrays import Array
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
 from setflow.sets.masks import is_readable
-from setflow.sets.protocols import Path
+from setflow.sets.protocols import Path, check_path
 from setflow.sets.shapes import align_coefficient
 from setflow.timesteps import TimeSampling, times_of
 
@@ -112,8 +112,7 @@ def masked_stochastic_fm_loss(
     """
     events = Events.of(field, x_target, mask, c=c, name="x_target", present=present)
     path = LinearPath() if path is None else path
-    if isinstance(path, type) or not hasattr(path, "sample_xt"):
-        raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
+    check_path(path)
     if isinstance(path, WrappedPath):
         raise ValueError(
             f"path is {path!r}, and the noise on the path of a stochastic interpolant is that of a "

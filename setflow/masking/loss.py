@@ -11,12 +11,12 @@ from setflow.couplings import Coupling, coupled_noise
 from setflow.losses.means import Reduction, regression_loss
 from setflow.paths.affine import LinearPath
 from setflow.paths.wrapped import WrappedPath
-from setflow.sets.arrays import Array, shown
+from setflow.sets.arrays import Array
 from setflow.sets.context import GivenContext
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
 from setflow.sets.masks import is_readable
-from setflow.sets.protocols import Path
+from setflow.sets.protocols import Path, check_path
 from setflow.timesteps import TimeSampling, times_of
 
 __all__ = ["fm_loss", "loss_of_events", "masked_fm_loss"]
@@ -123,8 +123,7 @@ def loss_of_events(
         ValueError: as `masked_fm_loss`, but for values that are not finite.
     """
     path = LinearPath() if path is None else path
-    if isinstance(path, type) or not hasattr(path, "sample_xt"):
-        raise TypeError(f"path is {shown(path)}, expected an object such as setflow.CosinePath()")
+    check_path(path)
     t, weights = times_of(events, t, times, generator)
     moved = replace(events.at(path.sample_xt(events.x, x_source, t), t), weights=weights)
     target, scale = path.target_ut(events.x, x_source, t), None

@@ -329,10 +329,11 @@ def require_names(given: Mapping[str, Any], conditions: Sequence[str]) -> None:
         return
     wrong = [f"lacks {', '.join(missing)}"] if missing else []
     wrong += [f"has {', '.join(unknown)}, which the model does not know"] if unknown else []
+    if not conditions:
+        raise ValueError(f"the context {wrong[0]}, as it has no conditions; leave the context out")
     raise ValueError(
         f"the context {' and '.join(wrong)}; the conditions of the model are "
-        f"{', '.join(conditions) or 'none'}"
-        + (nearest(unknown[0].lower(), conditions) if unknown else "")
+        f"{', '.join(conditions)}" + (nearest(unknown[0].lower(), conditions) if unknown else "")
     )
 
 

@@ -69,7 +69,7 @@ from setflow.sets.batch import SetBatch, listed
 from setflow.sets.events import Events
 from setflow.sets.finite import refuse_not_finite
 from setflow.sets.masks import current_transform, is_at_hand, is_readable
-from setflow.sets.protocols import Solver, event_ndim_of, in_lines, in_short
+from setflow.sets.protocols import Solver, check_path, event_ndim_of, in_lines, in_short
 from setflow.sets.shapes import as_floating
 from setflow.solvers.adaptive import IntegrationError
 from setflow.solvers.fixed import RK4
@@ -155,11 +155,8 @@ class SetFlow(SavedModel):
         )  # fmt: skip
         self.types = self.scaler.encoder if isinstance(self.scaler, TypedStandardizer) else None
         self.field = field
-        if path is not None and (isinstance(path, type) or not hasattr(path, "sample_xt")):
-            raise TypeError(
-                f"path is {shown(path)}, expected an object such as setflow.CosinePath()"
-            )
         self.path = LinearPath() if path is None else path
+        check_path(self.path)
         self.cardinality = cardinality
         self.context_features = tuple(map(self.schema.of_event, self.conditions))
         self._derived = derived_context(self.context_features)

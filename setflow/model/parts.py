@@ -67,7 +67,9 @@ def check_parts(
     for name, part in {**parts, "cardinality": cardinality}.items():
         if part is not None and not isinstance(part, nn.Module):
             raise TypeError(
-                f"{name} is {shown(part)}, expected an object, made by a call of its class, or None"
+                f"{name} is {shown(part)}, expected an object, made by a call of its class"
+                + (", such as setflow.EmpiricalCardinality(30)" if name == "cardinality" else "")
+                + ", or None"
             )
     swapped = [name for name, part in parts.items() if isinstance(part, CardinalityModel)]
     if swapped or not isinstance(cardinality, CardinalityModel | None):
@@ -154,10 +156,10 @@ def _check_types(
             f"object_condition_dim={width} and without condition_dim"
         )
     if cardinality is not None and getattr(cardinality, "types", 1) != len(types):
-        got = type(cardinality).__name__
+        got = getattr(cardinality, "types", 1)
         raise ValueError(
-            f"cardinality is a {got} of {getattr(cardinality, 'types', 1)} type, but there are "
-            f"{len(types)} types of objects: {', '.join(types.names)}; give "
+            f"cardinality is {type(cardinality).__name__} for {got} type{'s' * (got != 1)}, but "
+            f"there are {len(types)} types of objects: {', '.join(types.names)}; give "
             f"setflow.EmpiricalComposition({len(types)}, {cardinality.max_objects})"
         )
     there = f"but there are {len(context.conditions)} conditions"

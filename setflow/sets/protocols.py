@@ -28,6 +28,7 @@ __all__ = [
     "Path",
     "SDESolver",
     "Solver",
+    "check_path",
     "declares",
     "event_ndim_of",
     "in_lines",
@@ -57,6 +58,20 @@ class Path(Protocol):
     def sample_xt(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor: ...
 
     def target_ut(self, x_target: Tensor, x_source: Tensor, t: Tensor) -> Tensor: ...
+
+
+def check_path(path: Any) -> None:
+    """Refuse what is no path.
+
+    Raises:
+        TypeError: if it is a class, or lacks one of the two methods.
+    """
+    lacks = [name for name in ("sample_xt", "target_ut") if not hasattr(path, name)]
+    if isinstance(path, type) or lacks:
+        raise TypeError(
+            f"path is {shown(path)}, expected an object such as setflow.CosinePath()"
+            + (", with the methods sample_xt and target_ut" if len(lacks) == 1 else "")
+        )
 
 
 class Solver(Protocol):

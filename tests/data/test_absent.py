@@ -67,6 +67,7 @@ def test_the_file_says_what_is_absent_and_zeros_are_none(tmp_path: Path) -> None
         ),
         ((0, 2, 1), -1.0, "object 2, column 'eta' holds -1, expected 0: no met has one"),
         ((0, 0, 2), 0.0, "object 0, column 'mass' holds 0, expected above 0"),
+        ((0, 1, 3), 7.0, "object 1, column 'type' holds 7, expected a whole number"),
     ],
 )
 def test_a_feature_is_refused_for_a_type_that_has_none(

@@ -49,7 +49,7 @@ def test_what_is_no_type_is_refused(tmp_path):
         read_events(path, features=["ptrel", "type"])
     with h5py.File(path, "r+") as file:
         del file["particle_type"]
-    with pytest.raises(ValueError, match="no column 'type', which is asked for"):
+    with pytest.raises(ValueError, match="no dataset 'particle_type', which holds the types of"):
         read_events(path, features=["ptrel", "type"])
 
 

@@ -186,6 +186,32 @@ def test_the_model_of_a_run_is_promoted_by_its_own_path_too():
 
 
 @pytest.mark.usefixtures("there")
+def test_the_folder_of_the_model_may_be_the_working_folder(monkeypatch):
+    shutil.copy("held.h5", "runs/tiny/model")  # the report names it so
+    monkeypatch.chdir("runs/tiny/model")
+    promote(".", "../../../here")
+    assert Path("../../../here/README.md").read_text().startswith("# here\n")
+
+
+@each("target", ["{cwd}/models/small", "../work/models/small"])
+@pytest.mark.usefixtures("there")
+def test_the_card_names_no_place_of_the_machine(target):
+    Path("models").mkdir(exist_ok=True)
+    promote("runs/tiny", target.format(cwd=Path.cwd()), overwrite=True)
+    assert 'SetFlow.load("small")' in Path("models/small/README.md").read_text()
+
+
+@pytest.mark.usefixtures("there")
+def test_the_card_of_a_model_that_was_promoted_is_renamed_again():
+    Path("models").mkdir()
+    promote("runs/tiny", "models/small")
+    promote("models/small", "models/large", report="runs/tiny/report")
+    card = Path("models/large/README.md").read_text()
+    assert card.startswith("# large\n")
+    assert 'SetFlow.load("models/large")' in card
+
+
+@pytest.mark.usefixtures("there")
 def test_the_card_says_what_is_known_of_the_reference(capsys):
     promote("runs/tiny", "small")
     assert "a file that the training has not read; `metrics" in Path("small/README.md").read_text()

@@ -318,6 +318,10 @@ def test_reasons_fit_into_their_column(tmp_path: Path, data: Path) -> None:
         assert reason.endswith(end)
     assert "particle 699" in got["reason"][0]
     assert max(len(scoring._UNREACHED), len(scoring._NOT_FINITE)) <= 128
+    assert scoring._fitting("é" * 64) == ("é" * 64).encode()
+    cut = scoring._fitting("expected one of " + ", ".join(["größer"] * 20))
+    assert len(cut) <= 128
+    assert cut.decode().endswith("größer, ...")
 
 
 def test_padding_may_hold_anything(tmp_path: Path, data: Path) -> None:
@@ -935,3 +939,6 @@ def test_jets_and_events_that_are_mixed_up_are_told_apart(tmp_path: Path) -> Non
     told = r"holds events with side as category\(b, c\), and the model knows events with side as c"
     with pytest.raises(ValueError, match=told + r"ategory\(a, b\); another"):
         require_objects(files[1], header, kinds[0], "the model knows", "another")
+    with h5py.File(files[1], "r+") as file:
+        del file.attrs["schema"]  # a file that does not tell its own is read by that of the model
+    require_objects(files[1], read_header(files[1]), kinds[0], "the model knows", "another")

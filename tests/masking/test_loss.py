@@ -242,10 +242,26 @@ def test_a_path_is_an_object(path):
         setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1), path=path)
 
 
+class _Half:
+    def sample_xt(self, x_target, x_source, t):
+        return x_target
+
+
+def test_a_path_without_its_velocity_is_none():
+    x, field = torch.randn(2, 4, 3), setflow.GaussianSetField([0.0] * 3, [1.0] * 3)
+    for loss in (setflow.masked_fm_loss, setflow.masked_stochastic_fm_loss):
+        with pytest.raises(TypeError, match="with the methods sample_xt and target_ut"):
+            loss(field, x, torch.randn_like(x), None, path=_Half())
+    with pytest.raises(TypeError, match="with the methods sample_xt and target_ut"):
+        setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1), path=_Half())
+
+
 @pytest.mark.parametrize("part", ["scaler", "cardinality", "context_scaler"])
 @pytest.mark.parametrize("given", ["standard", setflow.EmpiricalCardinality, 6])
 def test_the_parts_of_a_model_are_objects(part, given):
-    with pytest.raises(TypeError, match=rf"{part} is .*, expected an object, made by a call"):
+    such = ", such as setflow.EmpiricalCardinality" if part == "cardinality" else ", or None"
+    told = rf"{part} is .*, expected an object, made by a call of its class{such}"
+    with pytest.raises(TypeError, match=told):
         setflow.SetFlow(setflow.TransformerField(3, hidden=8, layers=1), **{part: given})
 
 

@@ -537,7 +537,10 @@ FIELD = {"hidden": 8, "layers": 1, "heads": 1}
         ),
         ({"condition_dim": 4, "object_condition_dim": 0}, "and without condition_dim"),
         ({"cardinality": setflow.EmpiricalCardinality(3)}, r"give setflow.EmpiricalComposition\(4"),
-        ({"cardinality": setflow.EmpiricalComposition(2, 3)}, "but there are 4 types of objects"),
+        (
+            {"cardinality": setflow.EmpiricalComposition(2, 3)},
+            "for 2 types, but there are 4 types of",
+        ),
         ({"scaler": setflow.data.Standardizer(2, mean=0, std=1)}, "leave scaler out"),
         ({"features": ("kind",)}, "hold no number"),
     ],
