@@ -201,7 +201,7 @@ COMMANDS = {
             Argument(
                 "--estimator",
                 "The way in which the divergence of the field is computed: exact, or estimated by "
-                "hutchinson from random probes, faster and with a standard error.",
+                "hutchinson from random probes, faster, with a standard error from two probes on.",
                 choices=("exact", "hutchinson"),
                 default="exact",
             ),

@@ -369,6 +369,7 @@ def _origin(told: Mapping[str, str]) -> Iterator[Line]:
 
 def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
     from setflow.data.summary import summarize_events
+    from setflow.data.valid import next_step
     from setflow.schema import JETNET, names, words_of
 
     summary = summarize_events(path)
@@ -394,7 +395,8 @@ def _events(given: str, path: Path, told: Mapping[str, str]) -> Iterator[Line]:
     for name, counts in summary.counts.items():
         yield name, ", ".join(f"{code} {count:,}" for code, count in counts.items())
     for reason, count in summary.reasons.items():
-        yield "malformed", f"{count:,} row{'' if count == 1 else 's'}: {reason}"
+        rows = f"{count:,} row{'' if count == 1 else 's'}"
+        yield "malformed", f"{rows}: {reason}{next_step(reason)}"
     yield from _origin(told)
     if sum(summary.reasons.values()) >= header.n:  # nothing can be done with it
         return

@@ -43,6 +43,7 @@ OF_JETS, OF_EVENTS = Words("particle", JETS, "jet"), Words("object", "context", 
 
 INFINITE = "not finite"
 
+_MASK = "expected 1 (real) or 0 (padding)"
 Defects = dict[int, str]  # what is wrong with a row of a block, the first that was found
 
 
@@ -61,7 +62,17 @@ def note(defects: Defects, wrong: NDArray[np.bool_], describe: Callable[..., str
 
 def refuse(defects: Defects, path: Path | str, first: int) -> None:
     row = min(defects)
-    raise ValueError(f"{path}: row {first + row}, {defects[row]}")
+    raise ValueError(f"{path}: row {first + row}, {defects[row]}{next_step(defects[row])}")
+
+
+def next_step(reason: str) -> str:
+    """Return what can be done about a reason why a row is malformed, or nothing."""
+    if not reason.endswith(_MASK):
+        return ""
+    return (
+        "; if the whole file is so, tell `setflow dataset convert` the rule in a mapping, as mask: "
+        "{above: {mask: 0}}"
+    )
 
 
 # --- what is no number ---
@@ -74,11 +85,7 @@ def checked_mask(flags: NDArray[Any], defects: Defects, words: Words) -> NDArray
     note(
         defects,
         ~((flags == 0) | (flags == 1)),
-        lambda row, slot: (
-            f"{words.object} {slot}, column 'mask' holds {flags[row, slot]}, expected 1 (real) or "
-            "0 (padding); if all of the file are so, tell `dataset convert` the rule in a mapping, "
-            "as mask: {above: {mask: 0}}"
-        ),
+        lambda row, slot: f"{words.object} {slot}, column 'mask' holds {flags[row, slot]}, {_MASK}",
     )
     real: NDArray[np.bool_] = flags == 1
     return real

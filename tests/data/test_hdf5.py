@@ -408,7 +408,9 @@ def test_a_malformed_row_stays_in_its_place_empty_with_the_reason_of_the_reader(
         return
     screened = screen_events(path, start=2)
     assert sorted(screened.reasons) == [row - 2 for row in bad]
-    assert str(caught.value) == f"{path}: row 3, {screened.reasons[1]}"
+    told = str(caught.value)
+    assert told.startswith(f"{path}: row 3, {screened.reasons[1]}")
+    assert ("tell `setflow dataset convert` the rule" in told) == kind.startswith("mask")
     good = torch.tensor([row for row in range(2, 2100) if row not in bad])
     empty = torch.tensor(bad)
     for start, got in (
@@ -444,9 +446,7 @@ def test_a_row_has_the_reason_that_is_found_first(jetnet: Callable[..., Path]) -
     path = jetnet(particle_features=particles, jet_features=jets)
     reasons = screen_events(path).reasons
     assert list(reasons) == [2, 4]
-    told, _, hint = reasons[2].partition("; ")
-    assert told == "particle 1, column 'mask' holds 7.0, expected 1 (real) or 0 (padding)"
-    assert "mask: {above: {mask: 0}}" in hint
+    assert reasons[2] == "particle 1, column 'mask' holds 7.0, expected 1 (real) or 0 (padding)"
     assert reasons[4] == "column 'eta' of jet_features holds nan; expected a finite value"
 
 
