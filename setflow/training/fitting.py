@@ -160,7 +160,7 @@ def _trained(
             gradient_clip_val=_CLIP,
             num_sanity_val_steps=0,
             callbacks=[
-                EMAWeightAveraging(decay=_AVERAGE),
+                EMAWeightAveraging(decay=_decay(steps)),
                 best,
                 *([StepProgress()] if progress else []),
             ],
@@ -173,6 +173,14 @@ def _trained(
         )
         trainer.fit(module, train, validation)
         return best.best(module)[0] if best.best_model_path else module.flow
+
+
+def _decay(steps: int) -> float:
+    """Return the decay of the moving average of weights, over at most a tenth of the training.
+
+    Over a longer part the first weights would still count: of 100 steps by a decay of 0.99 a third.
+    """
+    return max(0.0, min(_AVERAGE, 1 - 10 / steps))
 
 
 def _of_sample(sample: EventSample, conditions: Sequence[str]) -> Schema:

@@ -119,7 +119,8 @@ class Row:
         network: makes the field of a number of columns of context and the fitted scaler.
         optimizer: makes the optimizer from the weights.
         batch: the number of jets of a step; at equal time it is the inverse of the number of steps.
-        average: the decay of the moving average of the weights.
+        average: the decay of the moving average of the weights, once a tenth of the training is
+            longer than it.
         times: the density of the times; None for uniform ones.
         coupling: of noise and objects.
         contexts: whether mass and sum of ptrel are made first, by a model of their own.
@@ -159,7 +160,7 @@ ROWS = {
     ),
     "batch-48": Row("48 jets a step, so more steps", batch=48),
     "batch-512": Row("512 jets a step, so fewer steps", batch=512),
-    "average-0.999": Row("moving average over 1,000 steps, not 100", average=0.999),
+    "average-0.999": Row("moving average over 1,000 steps or a tenth of all", average=0.999),
     "average-0.9": Row("moving average over 10 steps", average=0.9),
     "times-uniform": Row("uniform times", times=None),
     "times-mid": Row("logit-normal times", times=setflow.TimeSampling("logit_normal")),
