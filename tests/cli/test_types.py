@@ -164,7 +164,7 @@ def test_a_type_that_training_never_saw_has_no_score_and_the_reason(folder, caps
     write_jets(Path("plain.h5"))
     capsys.readouterr()
     error = fails(capsys, "score", "runs/tiny/model", "plain.h5", "--out", "more.h5")
-    assert "has no column 'type'" in error
+    assert "has no dataset 'particle_type'" in error
 
 
 def test_events_of_typed_objects_with_absent_features(folder, capsys):
