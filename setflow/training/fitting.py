@@ -180,7 +180,7 @@ def _decay(steps: int) -> float:
 
     Over a longer part the first weights would still count: of 100 steps by a decay of 0.99 a third.
     """
-    return max(0.0, min(_AVERAGE, 1 - 10 / steps))
+    return max(1e-6, min(_AVERAGE, 1 - 10 / steps))  # above 0, which times -inf would be NaN
 
 
 def _of_sample(sample: EventSample, conditions: Sequence[str]) -> Schema:

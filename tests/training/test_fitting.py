@@ -280,5 +280,5 @@ def test_features_that_types_lack_are_refused_with_what_can_be_done(tmp_path) ->
 
 @pytest.mark.parametrize("steps", [1, 12, 100, 1000, 100_000])
 def test_the_first_weights_do_not_count_in_the_average(steps: int) -> None:
-    assert 0 <= fitting._decay(steps) <= fitting._AVERAGE
+    assert 0 < fitting._decay(steps) <= fitting._AVERAGE
     assert fitting._decay(steps) ** steps < 1e-4
