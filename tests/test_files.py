@@ -135,9 +135,12 @@ WRITERS = {
     for write in (a_file, a_folder, jets, model, samples, report, dataset, scores)
 }
 FOLDERS = {"a_folder": "marker", "model": "manifest.json", "report": "metrics.json"}
-CONTINUED = {"scores"}  # a failure keeps what is done, if it is only begun
-LEFT = {"samples": ["out.h5.part"], "scores": ["out.h5.part"]}  # what is kept stands in sight
-LEFT["dataset"] = [".out.h5.part", "out.h5.part"]  # of a set, the blocks that are ready
+CONTINUED = {"scores"}  # a failure keeps what is done
+LEFT = {  # what is kept stands in sight
+    "samples": ["out.h5.part"],
+    "scores": ["out.h5.part"],
+    "dataset": [".out.h5.part", "out.h5.part"],
+}
 
 
 @pytest.fixture(params=WRITERS)

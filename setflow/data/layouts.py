@@ -281,13 +281,13 @@ class JetLayout(Layout):
             ValueError: as `Layout.object_columns`.
         """
         asked = [entry if isinstance(entry, str) else entry.name for entry in wanted]
-        if TYPE.name in asked and TYPES not in self.keys and TYPE.name not in self.columns:
+        if TYPE.name not in asked or TYPE.name in self.columns:
+            return super().object_columns(wanted)
+        if TYPES not in self.keys:
             raise ValueError(
                 f"{self.path} has no dataset '{TYPES}', which holds the types of particles that "
                 "are asked for; give a file that has it"
             )
-        if TYPE.name not in asked or TYPE.name in self.columns:
-            return super().object_columns(wanted)
         at = asked.index(TYPE.name)
         entry = wanted[at]
         if isinstance(entry, Feature) and entry.kind != TYPE.kind:

@@ -30,7 +30,11 @@ __all__ = ["ArraySource", "Hdf5Source", "Jagged", "NumpySource", "Source"]
 
 BLOCK_BYTES = 2**22
 """So much is read at a time; what is made of it, in double precision, takes many times that."""
-_DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError)
+
+# of an archive: RuntimeError if it is encrypted, NotImplementedError if packed in an unknown way
+_DAMAGED = (
+    zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError,
+)  # fmt: skip
 
 
 class Jagged(NamedTuple):
@@ -311,7 +315,7 @@ class NumpySource(ArraySource):
                 }
             total = sum(array.bytes for array in self._arrays.values())
             check_expansion(total, path.stat().st_size, str(path))
-        except (*_DAMAGED, OSError, NotImplementedError, RuntimeError) as error:
+        except _DAMAGED as error:
             self.close()
             if isinstance(error, EOFError) and str(error):
                 raise OSError(f"{path} {error}; fetch or make it again") from None
@@ -416,7 +420,7 @@ class _Stored:
         size = n * self.dtype.itemsize
         try:
             data = self._stream.read(size)
-        except (*_DAMAGED, OSError, NotImplementedError, RuntimeError) as error:
+        except _DAMAGED as error:
             raise OSError(f"{self._name} is damaged ({error}); fetch or make it again") from None
         if len(data) != size:
             raise OSError(f"{self._name} ends too early, the file is damaged")

@@ -209,7 +209,7 @@ def model_of(row: Row, jets: setflow.SetBatch) -> setflow.SetFlow:
     if row.contexts:
         small = setflow.TransformerField(len(made), hidden=32, layers=2, heads=1)
         context_model = setflow.SetFlow(small, schema=Schema(made))
-        event = [{"name": name, "kind": kind} for name, kind in CONTEXT.items()]
+        event = [entry.node() for entry in made]
         stages = {"context_model": context_model, "schema": {"event": event}}
         stages["conditions"] = list(CONTEXT)
     flow = setflow.SetFlow(
