@@ -27,13 +27,14 @@ from numpy.typing import NDArray
 from setflow.data.columns import Columns, names_of, require_kind, select_columns, texts_of
 from setflow.data.formats.recognise import advice, of_datasets, told_of
 from setflow.data.inspection import of_hdf5, require_whole
-from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLES, TYPES, WEIGHTS
+from setflow.data.jets import DTYPES, EVENTS, JETS, NUM, PARTICLE_NAMES, PARTICLES, TYPES, WEIGHTS
 from setflow.data.valid import OF_EVENTS, OF_JETS, Words
 from setflow.files import shortened
 from setflow.schema import (
     DATASETS,
     JET_FEATURES,
     JETNET,
+    KEPT_FEATURES,
     PARTICLE_FEATURES,
     TYPE,
     Category,
@@ -150,8 +151,8 @@ class Layout(ABC):
         """Return where features of events stand: all that are known and there, and conditions.
 
         Known are those of the schema, and behind them those that the layout knows, so that they are
-        checked whatever is asked for. The number of objects may be asked for where the file does
-        not hold it; its place is -1.
+        checked whatever is asked for. What the objects determine may be asked for where the file
+        does not hold it (`setflow.data.determined`); its place is -1.
 
         Raises:
             ValueError: if a condition is not there, a unit cannot be converted, or a feature is a
@@ -163,24 +164,27 @@ class Layout(ABC):
         where, held = f"{self.path}: {key}", tuple[str, ...]()
         if key in self.file:
             held = names_of(self.file[key], self.usual[1], where)
-        elif lacking := [name for name in conditions if name != NUM]:
+        kept = KEPT_FEATURES if {*PARTICLE_NAMES} <= {*self.columns} else ()
+        made = {entry.name: entry for entry in (Feature(NUM), *kept) if entry.name not in held}
+        lacking = [name for name in conditions if name not in made]
+        if lacking and key not in self.file:
             raise ValueError(
                 f"{self.path} has no dataset '{key}' that could hold {', '.join(lacking)}, on "
                 "which the model is conditioned; give a file that has it"
             )
         wanted = [name for name in known if name in held or name == NUM]
         wanted += [name for name in conditions if name not in wanted]
-        there = [name for name in wanted if name in held or name != NUM]
-        asked = [known.get(name, name) for name in there]
+        asked = [known.get(name, name) for name in wanted if name not in made]
         found = Columns((), (), ())
         if asked:
             found = select_columns(self.file[key], self.usual[1], asked, where)
-        at = {name: k for k, name in enumerate(found.names)}
-        at |= {} if NUM in at else {NUM: len(at)}
         for entry in found.features:
             require_kind(self.told_of_event(entry), entry, where)
-        features = (*found.features, known.get(NUM, Feature(NUM)))
-        places, factors = (*found.places, -1), (*found.factors, 1.0)
+        computed = [known.get(name, made[name]) for name in wanted if name in made]
+        features = (*found.features, *computed)
+        places = (*found.places, *(-1 for _ in computed))
+        factors = (*found.factors, *(1.0 for _ in computed))
+        at = {entry.name: k for k, entry in enumerate(features)}
         order = [at[name] for name in wanted]
         return Columns(
             tuple(features[k] for k in order),

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, Self
 
 import torch
 
+from setflow.data.determined import fill_determined, needed_objects
 from setflow.data.header import OpenEvents
 from setflow.data.inspection import named_errors
-from setflow.data.jets import NUM
 from setflow.data.layouts import Layout, layout_of
 from setflow.data.rows import (
     blocks_of,
@@ -134,12 +134,12 @@ class EventReader:
         described: dict[str, Feature | str] = {entry.name: entry for entry in known.objects}
         asked = [described.get(name, name) for name in listed]
         self._order_by = known.order_by
+        self._of_event = layout.event_columns(known, conditions)
         behind = [] if self._most is None else [self._order_by]  # to cut by
-        for name in dict.fromkeys(behind):
+        for name in dict.fromkeys([*behind, *needed_objects(self._of_event)]):
             if name not in (None, *listed):
                 asked.append(described.get(str(name)) or layout.schema.object(str(name)))
         self._columns = layout.object_columns(asked)
-        self._of_event = layout.event_columns(known, conditions)
         self._features = len(listed)
         tell_units(self._columns, self._of_event)
         if self._weight is not None:
@@ -245,8 +245,7 @@ class EventReader:
                 empty_rows(block, list(defects))
             if self._most is not None:
                 cut_rows(block, columns, self._order_by, slots)
-            if NUM in of_event.names:
-                block.event[:, of_event.names.index(NUM)] = block.real.sum(1)
+            fill_determined(block, columns, of_event)
             here = slice(there.start - start, there.stop - start)
             result.x[here] = block.x[..., : self._features]
             result.real[here], result.event[here] = block.real, block.event

@@ -137,6 +137,7 @@ def rows_of(layout: Layout, there: slice, columns: Columns, of_event: Columns, l
         event = np.zeros((there.stop - there.start, len(of_event.features)), like.event.dtype)
         if key in file:
             event = of_event.of(file[key][there])
+            event[:, [place < 0 for place in of_event.places]] = 0  # computed of the objects
         others = {name: file[name][there] for name in like.others}
     except Exception as error:
         if not of_hdf5(error):

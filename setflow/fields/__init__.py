@@ -13,6 +13,7 @@ from setflow.fields.interpolants import (
 )
 from setflow.fields.mlp import VelocityField
 from setflow.fields.pairs import PairFeatures
+from setflow.fields.self_conditioned import SelfConditionedField
 from setflow.fields.transformer import TransformerField
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "MirrorVelocityFromScore",
     "PairFeatures",
     "ScoreFromNoise",
+    "SelfConditionedField",
     "SetField",
     "TransformerField",
     "VectorField",

@@ -60,7 +60,8 @@ _NO_DENSITY: dict[Flag, str] = {
         "weights that fall to zero at the border of a neighbourhood) or use it for sampling only"
     ),
     "samples_only": (
-        "what it generates does not follow the density of a model; score with the field itself"
+        "it is for samples alone, and no density of what it generates is known; score with a field "
+        "that has one, such as that which guidance is given"
     ),
 }
 

@@ -32,6 +32,7 @@ from setflow.fields.epic import EPiCField
 from setflow.fields.gaussian import GaussianSetField
 from setflow.fields.graph import GraphField
 from setflow.fields.pairs import PairFeatures
+from setflow.fields.self_conditioned import SelfConditionedField
 from setflow.fields.transformer import TransformerField
 from setflow.files import NewFolder, dump_yaml, load_yaml, read_bounded, shortened
 from setflow.fitted import Fitted
@@ -84,6 +85,7 @@ CLASSES: dict[str, type] = {
     "setflow.GraphField": GraphField,
     "setflow.LinearPath": LinearPath,
     "setflow.PairFeatures": PairFeatures,
+    "setflow.SelfConditionedField": SelfConditionedField,
     "setflow.TimeSampling": TimeSampling,
     "setflow.TransformerField": TransformerField,
     "setflow.data.Standardizer": Standardizer,

@@ -15,6 +15,7 @@ from setflow.fitted import Fitted
 from setflow.model.encoding import ContextEncoder
 from setflow.schema import (
     JETNET,
+    KEPT_FEATURES,
     TYPE,
     Category,
     Feature,
@@ -207,7 +208,9 @@ def schema_for(
         listed += (TYPE.name,) if with_types and features is None else ()
         told = scaler.kinds if isinstance(scaler, Standardizer) else ()
         kinds: dict[str, Kind] = dict(zip(listed, told, strict=False))
-        known = {entry.name: entry for entry in (*JETNET.objects, TYPE, *JETNET.event)}
+        known = {
+            entry.name: entry for entry in (*JETNET.objects, TYPE, *JETNET.event, *KEPT_FEATURES)
+        }
         for name in conditions:
             event.setdefault(name, _of_kind(known.get(name, Feature(name)), "real"))
         schema = Schema(

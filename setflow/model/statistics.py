@@ -21,10 +21,13 @@ from setflow.distributions.composition import Composition
 from setflow.distributions.frequencies import Frequencies
 from setflow.model.angles import check_uniform
 from setflow.model.model import SetFlow
+from setflow.model.stages import contexts_as_sets
 from setflow.sets.batch import SetBatch
 from setflow.sets.weights import in_words
 
 __all__ = ["SampleStatistics", "statistics_of", "take_statistics"]
+
+_STAGE = "stage."
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class SampleStatistics:
         ends: the smallest and the largest value of each condition, with shape `(2, C)`.
         counts: how often events have so many objects of each type, or so many objects.
         weighted: whether the events have weights.
+        stage: those of the context model, whose events are the contexts; None without one.
     """
 
     objects: tuple[Moments, ...]
@@ -45,6 +49,7 @@ class SampleStatistics:
     ends: Tensor
     counts: Frequencies
     weighted: bool
+    stage: SampleStatistics | None = None
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -68,12 +73,16 @@ class SampleStatistics:
     def __add__(self, other: SampleStatistics) -> SampleStatistics:
         low = torch.minimum(self.ends[0], other.ends[0])
         high = torch.maximum(self.ends[1], other.ends[1])
+        stage = None
+        if self.stage is not None and other.stage is not None:
+            stage = self.stage + other.stage
         return SampleStatistics(
             tuple(a + b for a, b in zip(self.objects, other.objects, strict=True)),
             self.context + other.context,
             torch.stack([low, high]),
             self.counts + other.counts,
             self.weighted,
+            stage,
         )
 
     def tensors(self) -> dict[str, Tensor]:
@@ -85,6 +94,8 @@ class SampleStatistics:
             for part, numbers in parts.items()
             for name, value in numbers.items()
         }
+        if self.stage is not None:
+            told |= {f"{_STAGE}{name}": value for name, value in self.stage.tensors().items()}
         return told | {"ends": self.ends, "weighted": torch.tensor(float(self.weighted))}
 
     @classmethod
@@ -94,6 +105,7 @@ class SampleStatistics:
         for name, value in told.items():
             part, _, entry = name.rpartition(".")
             parts.setdefault(part, {})[entry] = value
+        stage = {name.removeprefix(_STAGE): told[name] for name in told if name.startswith(_STAGE)}
         types = sum(part.startswith("objects.") for part in parts)
         return cls(
             tuple(Moments(**parts[f"objects.{k}"]) for k in range(types)),
@@ -101,6 +113,7 @@ class SampleStatistics:
             told["ends"],
             Frequencies.from_tensors(parts["counts"]),
             weighted=bool(told["weighted"]),
+            stage=cls.from_tensors(stage) if stage else None,
         )
 
 
@@ -138,7 +151,10 @@ def statistics_of(flow: SetFlow, batch: SetBatch) -> SampleStatistics:
     if flow.types is not None:
         counts = flow.types.counts_of(batch.x, batch.mask)
     frequencies = Frequencies.of(counts, weight)
-    return SampleStatistics(objects, context, ends, frequencies, weight is not None)
+    stage = None
+    if flow.context_model is not None and batch.c is not None:
+        stage = statistics_of(flow.context_model, contexts_as_sets(flow, batch.c, weight))
+    return SampleStatistics(objects, context, ends, frequencies, weight is not None, stage)
 
 
 def take_statistics(flow: SetFlow, sample: SampleStatistics) -> SetFlow:
@@ -163,6 +179,8 @@ def take_statistics(flow: SetFlow, sample: SampleStatistics) -> SetFlow:
     check_uniform(flow)
     if flow.context_encoder is not None and not (trained or flow.context_encoder.knows_range):
         flow.context_encoder.learn_range(sample.ends)
+    if flow.context_model is not None and sample.stage is not None:
+        take_statistics(flow.context_model, sample.stage)
     cardinality = flow.cardinality
     if cardinality is None:
         return flow

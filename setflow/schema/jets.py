@@ -24,6 +24,7 @@ __all__ = [
     "JETNET",
     "JET_FEATURES",
     "JET_UNITS",
+    "KEPT_FEATURES",
     "PARTICLE_FEATURES",
     "PARTICLE_TYPES",
     "PARTICLE_UNITS",
@@ -98,6 +99,24 @@ JET_FEATURES: tuple[Feature, ...] = (
     ),
     Feature("num_particles", label="number of particles", meaning="number of stored particles"),
 )
+
+KEPT_FEATURES: tuple[Feature, ...] = (
+    Feature(
+        "pt_rel",
+        label=r"$p_T$ of the kept particles / jet $p_T$",
+        meaning="transverse momentum of the particles that are kept, over that of the full jet",
+        limits=Limits(0),
+        derived=True,
+    ),
+    Feature(
+        "mass_rel",
+        label=r"mass of the kept particles / jet $p_T$",
+        meaning="invariant mass of the particles that are kept, over the pT of the full jet",
+        limits=Limits(0),
+        derived=True,
+    ),
+)
+"""What the kept particles of a jet determine: computed in reading where a file does not hold it."""
 
 JETNET = Schema(PARTICLE_FEATURES[:-1], JET_FEATURES, order_by="ptrel")
 """The schema of files in the layout of JetNet."""

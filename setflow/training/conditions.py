@@ -17,6 +17,7 @@ from setflow.model.folder import takes
 from setflow.model.parts import schema_for
 from setflow.schema import (
     JETNET,
+    KEPT_FEATURES,
     Category,
     Feature,
     GivenSchema,
@@ -100,7 +101,8 @@ def _complete_context_model(
         [known[name] for name in inner[key] if name in known] for key in ("features", "conditions")
     )
     if not inner.get("schema"):
-        inner["schema"] = Schema(made, taken).node()
+        apart = [replace(entry, derived=False) for entry in made]  # of no objects that are there
+        inner["schema"] = Schema(apart, taken).node()
     _widen(inner.get("field"), len(context_columns(taken)))
     _name_angles(inner)
 
@@ -181,7 +183,7 @@ def described(schema: GivenSchema, conditions: Sequence[str], train: Files) -> G
     Category(names=('top', 'gluon'))
     """
     event = {entry.name: entry for entry in event_of(schema)}
-    known = {entry.name for entry in JETNET.event}
+    known = {entry.name for entry in (*JETNET.event, *KEPT_FEATURES)}
     classes = classes_of(train)
     added = {}
     for name in conditions:
@@ -211,7 +213,7 @@ def features_of(
         conditions: the names.
         classes: the names of the classes of the files of a training.
     """
-    known = {entry.name: entry for entry in JETNET.event}
+    known = {entry.name: entry for entry in (*JETNET.event, *KEPT_FEATURES)}
     if classes:
         known[CLASS] = Feature(CLASS, kind=Category(tuple(classes)))
     known |= {entry.name: entry for entry in event_of(schema)}

@@ -134,7 +134,9 @@ def _key(
     """Return the hash of all that the result depends on."""
     wanted, model = files.wanted, None
     if flow is not None:
-        scalers = (flow.scaler, flow.context_scaler)
+        small = flow.context_model
+        stage = () if small is None else (small.scaler, small.context_scaler)
+        scalers = (flow.scaler, flow.context_scaler, *stage)
         model = [[str(kind) for kind in scaler.kinds] for scaler in scalers if scaler is not None]
     facts: dict[str, Any] = {
         "version": __version__,

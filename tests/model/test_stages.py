@@ -13,6 +13,7 @@ import setflow
 from each import each
 from laws.laws import redraw
 from setflow.model.folder import short_card
+from setflow.model.statistics import SampleStatistics, statistics_of, take_statistics
 from setflow.random import derive
 from setflow.schema import Feature, Schema
 
@@ -246,3 +247,34 @@ def test_the_card_asks_for_what_must_be_given(tmp_path):
         exec(code.replace("1000", "3"), told)
     assert len(told["batch"]) == 3
     assert re.search(r'flow.sample\(1000, {"pt": 5\d\d.0, "class": "top"}, seed=1\)', card)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_statistics_of_parts_are_those_of_the_whole(weighted):
+    """Those of the context model, too."""
+    events = _events(900)
+    if weighted:
+        weight = torch.rand(900, generator=torch.Generator().manual_seed(2)) + 0.5
+        events = setflow.SetBatch(events.x, events.mask, events.c, weight)
+
+    def model():
+        field = setflow.TransformerField(2, hidden=16, layers=1, heads=2, condition_dim=4)
+        made = Schema([JETS.of_event("pt"), Feature("mass", "GeV", "positive")], [JETS.event[0]])
+        small = setflow.TransformerField(2, hidden=16, layers=1, heads=2, condition_dim=2)
+        return setflow.SetFlow(
+            field, cardinality=setflow.EmpiricalCardinality(5), schema=JETS, conditions=CONDITIONS,
+            context_model=setflow.SetFlow(small, schema=made, conditions=["class"]),
+        )  # fmt: skip
+
+    whole, parts = model().fit_statistics(events), model()
+    total = statistics_of(parts, events[:100])
+    for k in range(100, 900, 200):
+        total = total + statistics_of(parts, events[k : k + 200])
+    take_statistics(parts, SampleStatistics.from_tensors(total.tensors()))
+    parts.require_fitted()
+    there = [name for name in whole.state_dict() if "field." not in name]
+    assert any(name.startswith("context_model.scaler") for name in there)
+    for name in there:
+        torch.testing.assert_close(
+            parts.state_dict()[name], whole.state_dict()[name], rtol=1e-11, atol=1e-11
+        )
