@@ -6,8 +6,8 @@ data at its end. With the one that it makes without any, on the straight path
 
     e = x - t u(x, t, 0),      v(x, t) = u(x, t, e).
 
-The published way keeps e from one step of the solver to the next: its velocity would depend on how a
-state was reached, and an event on the steps of others. Here it is made anew, in a pass of its own.
+The published way keeps e from one step of the solver to the next: its velocity would depend on how
+a state was reached, and an event on the steps of others. Here e is made anew, in a pass of its own.
 """
 
 from __future__ import annotations

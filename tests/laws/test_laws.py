@@ -99,8 +99,15 @@ FIELDS = {
         {},
     ),
 }
-# fields without a density: their context has the strength of the guidance in its last column
+# fields without a density; the context of a guided one has the strength in its last column
 SAMPLES_ONLY = {
+    "self-conditioned": lambda: (
+        setflow.SelfConditionedField(
+            redraw(setflow.TransformerField(6, hidden=16, layers=1, heads=4, condition_dim=2))
+        ),
+        (3,),
+        {"context": 2},
+    ),
     "guided": lambda: (
         setflow.fields.GuidedField(
             redraw(setflow.TransformerField(3, hidden=16, layers=1, heads=4, condition_dim=2)),

@@ -171,9 +171,7 @@ def test_log_densities_are_those_of_the_model_and_never_of_guided_samples():
     flow = _flow()
     guided = GuidedField(flow.field, flow.no_context)
     x, c = torch.randn(2, 5, 2), torch.randn(2, 4)
-    with pytest.raises(
-        ValueError, match=r"GuidedField declares samples_only.*score with the field"
-    ):
+    with pytest.raises(ValueError, match=r"GuidedField declares samples_only.*score with a field"):
         setflow.masked_log_prob(guided, flow.base, SOLVER, x, None, c=c)
     with pytest.raises(ValueError, match="GuidedField declares samples_only"):
         setflow.masked_sample(

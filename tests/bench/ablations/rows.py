@@ -16,7 +16,7 @@ from bench.machine import REPOSITORY
 from bench.published import PublishedEPiC
 from setflow.couplings import Coupling
 from setflow.data import Standardizer
-from setflow.fields import FourierTime, VectorField
+from setflow.fields import FourierTime
 from setflow.physics.kinematics import jet_mass
 from setflow.schema import Feature, Schema
 from setflow.training import Muon
@@ -28,34 +28,6 @@ KINDS = ("real", "real", "positive(boxcox=0.3)")
 # of the particles that are kept, in units of the jet pT; no jet lies beyond these ends, and given a
 # mass or a sum that no jet has particles are far from all that are true
 CONTEXT = {"mass": "bounded(0, 0.6)", "ptsum": "bounded(0, 1.2)"}
-
-
-class SelfConditioned(VectorField):
-    """A velocity that is given its own estimate of the data; each evaluation takes two passes.
-
-    Chen, Zhang and Hinton, "Analog Bits" (arXiv:2208.04202). The estimate is x - t v(x, t, 0), on
-    the linear path, where the published way keeps it from one step of the solver to the next: that
-    velocity would depend on how a point was reached, and events on how they are batched. In
-    training every second batch is evaluated without estimate, and none has a gradient.
-    """
-
-    takes_mask = True
-    samples_only = True
-    event_ndim = 2
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(
-        self, x: Tensor, t: Tensor, c: Tensor | None = None, *, mask: Tensor | None = None
-    ) -> Tensor:
-        estimate = torch.zeros_like(x)
-        if not self.training or torch.rand(()) < 0.5:
-            with torch.no_grad():
-                estimate = x - t[..., None, None] * self.network(x, t, estimate, mask=mask)
-        v: Tensor = self.network(x, t, estimate, mask=mask)
-        return v
 
 
 class PaddedEncoder(nn.Module):
@@ -96,6 +68,10 @@ def _network(columns: int, scaler: Standardizer, **options: Any) -> nn.Module:
 def _with_pairs(columns: int, scaler: Standardizer) -> nn.Module:
     loc, scale = scaler.mean.tolist(), scaler.std.tolist()
     return _network(columns, scaler, pair_features=setflow.PairFeatures(loc=loc, scale=scale))
+
+
+def _self_conditioned(columns: int, scaler: Standardizer) -> nn.Module:
+    return setflow.SelfConditionedField(_network(columns, scaler, dim=6))  # type: ignore[arg-type]
 
 
 def _of_demo(weights: Iterable[nn.Parameter]) -> Optimizer:
@@ -166,10 +142,14 @@ ROWS = {
     "times-mid": Row("logit-normal times", times=setflow.TimeSampling("logit_normal")),
     "pairs": Row("features of pairs in the attention", network=_with_pairs),
     "self-conditioned": Row(
-        "given its own estimate of the data, in two passes",
-        network=lambda columns, scaler: SelfConditioned(
-            _network(0, scaler, object_condition_dim=3)
-        ),
+        "given its own estimate of the data, in two passes", network=_self_conditioned, passes=2
+    ),
+    "all": Row(
+        "two stages, event coupling, logit-normal times and self-conditioning",
+        network=_self_conditioned,
+        times=setflow.TimeSampling("logit_normal"),
+        coupling="event",
+        contexts=True,
         passes=2,
     ),
     "adamw": Row("AdamW 1e-3, not Muon", optimizer=_adamw),
