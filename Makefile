@@ -44,7 +44,7 @@ help:
 	@echo "make quality       train the families of fields at equal cost and compare (hours)"
 	@echo "make zoo-data      simulate 30,000 held-out jets of each recipe of datasets/ into $(ZOO)"
 	@echo "make zoo-eval      sample as many by each shipped model, compare them, and write what was"
-	@echo "                   measured into its card (hours; FAST=1: without classifier on particles)"
+	@echo "                   measured into its card (hours; FAST=1: without classifier on particles; STEPS=12)"
 	@echo "make ablations     what makes a model better at equal CPU time, one option a row, beside networks"
 	@echo "                   of other authors; goes on where it was cut (SECONDS=1200: half a day of one"
 	@echo "                   core; ROWS=\"base event\" SEEDS=\"1 2\": some; TRIAL=1: two minutes)"
@@ -159,7 +159,7 @@ $(ZOO)/%.h5: | $(STAMP)
 
 zoo-eval: zoo-data
 	PYTHONPATH=tests $(BIN)/python -m bench.zoo --data $(ZOO) \
-		$(if $(FAST),--fast) $(if $(MODELS),--models $(MODELS))
+		$(if $(FAST),--fast) $(if $(STEPS),--steps $(STEPS)) $(if $(MODELS),--models $(MODELS))
 
 runs/quality/top50k.h5: | $(STAMP)
 	mkdir -p $(@D)

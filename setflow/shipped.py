@@ -4,7 +4,7 @@ In a clone of the repository they stand in its folders `datasets/` and `models/`
 copies of these inside the package. A name is that of a folder in there, `pythia-top` or `top30`;
 jets are named with their file, `pythia-top/heldout.h5`. What a clone would call it is understood
 too, so that `models/top30/config.yaml` and `datasets/pythia-top/heldout.h5` lead there from any
-folder. A path that exists always wins over a name.
+folder. A path that exists wins over a name, but for a folder in the place of a configuration.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def find(kind: Kind, given: str | os.PathLike[str]) -> Path:
             f"got {given!r}, expected a path, or the name of what is shipped: {known(kind)}"
         )
     path = Path(given)
-    if path.exists():
+    folder = kind.means == "file" and path.is_dir() and not (path / kind.file).is_file()
+    if path.exists() and not folder:
         return path
     return paths(kind).get(_name(kind, path), path)
 

@@ -56,6 +56,14 @@ def test_a_path_that_exists_wins_over_a_name(tmp_path, monkeypatch):
     assert find(RECIPES, "datasets/pythia-top") == Path("datasets/pythia-top")
 
 
+def test_a_folder_is_no_configuration(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert find(CONFIGURATIONS, "demo") == ROOT / "models/demo/config.yaml"
+    (tmp_path / "demo/config.yaml").touch()  # one that was meant, which whoever reads it says
+    assert find(CONFIGURATIONS, "demo") == Path("demo")
+
+
 def test_python_finds_what_the_shell_finds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert setflow.SetFlow.load("top30").features == ("etarel", "phirel", "ptrel")

@@ -24,7 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 def model(tmp_path, monkeypatch):
     """A copy of the shipped model; few and short steps."""
     torch.set_default_dtype(torch.float32)
-    monkeypatch.setattr(zoo, "STEPS", 2)
     monkeypatch.setattr(zoo, "_TIMED", 5)
     monkeypatch.setattr(figures, "draw_jets", lambda *_, **__: {})
     return Path(shutil.copytree(ROOT / "models/top30", tmp_path / "top30"))
@@ -43,7 +42,7 @@ def data(tmp_path):
 def test_every_number_of_the_card_is_one_that_was_measured(model, data, tmp_path):
     card = model / "README.md"
     before = card.read_text()
-    summary = zoo.measure(model, data, tmp_path / "kept", events=60, fast=True)
+    summary = zoo.measure(model, data, tmp_path / "kept", events=60, steps=2, fast=True)
     after = card.read_text()
     kept = json.loads((tmp_path / "kept/top30.json").read_text())
     assert kept["summary"] == summary
@@ -66,10 +65,10 @@ def test_every_number_of_the_card_is_one_that_was_measured(model, data, tmp_path
 
     sample = data / "top30-sample.h5"
     made = sample.stat().st_mtime_ns
-    zoo.measure(model, data, tmp_path / "kept", events=60, fast=True)
+    zoo.measure(model, data, tmp_path / "kept", events=60, steps=2, fast=True)
     assert sample.stat().st_mtime_ns == made  # a run that was cut off goes on
     assert re.sub(r"\d+ ms", "", card.read_text()) == re.sub(r"\d+ ms", "", after)
-    zoo.measure(model, data, tmp_path / "kept", events=61, fast=True)
+    zoo.measure(model, data, tmp_path / "kept", events=61, steps=2, fast=True)
     assert "61 jets (midpoint" in card.read_text()
 
 
@@ -77,10 +76,10 @@ def test_what_is_missing_is_told_before_the_work(model, data, tmp_path, monkeypa
     monkeypatch.setattr(zoo, "sample_to_hdf5", None)
     (data / "pythia-top.h5").rename(data / "other.h5")
     with pytest.raises(FileNotFoundError, match="make zoo-data writes it"):
-        zoo.measure(model, data, tmp_path, events=60, fast=True)
+        zoo.measure(model, data, tmp_path, events=60, steps=2, fast=True)
     (model / "README.md").write_text("# top30\n")
     with pytest.raises(ValueError, match="the card has to hold the lines"):
-        zoo.measure(model, data, tmp_path, events=60, fast=True)
+        zoo.measure(model, data, tmp_path, events=60, steps=2, fast=True)
 
 
 def test_every_shipped_model_has_a_place_for_what_is_measured():

@@ -479,8 +479,12 @@ def _at(source: Any, path: Sequence[str]) -> Any:
 
 
 def nearest(word: str, known: Sequence[str]) -> str:
-    """Return `; did you mean X?` for the nearest of the words that are known, or nothing."""
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    """Return `, did you mean X?` for the nearest of the words that are known, or nothing.
+
+    The word itself is none: what is known of it is known elsewhere.
+    """
+    others = [one for one in known if one != word]
+    close = difflib.get_close_matches(word, others, n=1, cutoff=0.6)
     return f", did you mean {close[0]}?" if close else ""
 
 

@@ -1,6 +1,7 @@
 """The model zoo measured: every number of fidelity on a card, on jets that no model has seen.
 
     PYTHONPATH=tests python -m bench.zoo --data FOLDER [--models top30 ...] [--events N] [--fast]
+        [--steps N]
 
 For each shipped model with weights: N jets sampled, compared by `setflow evaluate` with those of
 its recipe, `FOLDER/<recipe>.h5` of `make zoo-data`, and written into its card, between `BEGIN` and
@@ -28,6 +29,7 @@ from setflow.cli.endings import judged_by
 from setflow.data.header import read_header
 from setflow.jobs.identity import described, identity_of
 from setflow.jobs.sample import sample_to_hdf5
+from setflow.model.stages import given_conditions
 from setflow.physics import FAST_MEASURES, MEASURES
 from setflow.physics.measures import title_of
 from setflow.report.page import METRICS_FILE, evaluate
@@ -35,19 +37,20 @@ from setflow.report.page import METRICS_FILE, evaluate
 __all__ = ["BEGIN", "END", "block_of", "measure", "written"]
 
 KEPT = REPOSITORY / "tests/bench/results/zoo"
-STEPS, SEED = 25, 1
+SEED = 1
 BEGIN = "<!-- measured: by `make zoo-eval`, which writes what stands from here on anew -->"
 END = "<!-- end of what was measured -->"
 _CONTROLS = "shuffled", "swapped"
 _TIMED = 200  # jets
 
 
-def block_of(numbers: Mapping[str, Any], truth: str, lines: Sequence[str] = ()) -> str:
+def block_of(numbers: Mapping[str, Any], truth: str, steps: int, lines: Sequence[str] = ()) -> str:
     """Return what a card says of the fidelity of a model.
 
     Arguments:
         numbers: what `metrics.json` holds.
         truth: the true jets, in words.
+        steps: those of the solver.
         lines: what else was measured, a sentence for each.
     """
     rows = []
@@ -61,7 +64,7 @@ def block_of(numbers: Mapping[str, Any], truth: str, lines: Sequence[str] = ()) 
     if numbers["floor"]["scaled"]:
         halves = f" (from halves of the true jets, times {numbers['floor']['factor']:.3f})"
     told = (
-        f"{numbers['generated']['events']:,} jets (midpoint, {STEPS} steps, seed {SEED}) against "
+        f"{numbers['generated']['events']:,} jets (midpoint, {steps} steps, seed {SEED}) against "
         f"{numbers['reference']['events']:,} {truth}; beside them truth against truth{halves} and "
         "two controls, true jets spoilt on purpose. Units are those of the report."
     )
@@ -105,7 +108,7 @@ def written(card: str, block: str) -> str:
     return card[: card.index(BEGIN)] + block + card[card.index(END) + len(END) :]
 
 
-def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> str:
+def measure(model: Path, data: Path, kept: Path, *, events: int, steps: int, fast: bool) -> str:
     """Measure a model, write its card and keep the numbers; return the line on all of them.
 
     Arguments:
@@ -113,6 +116,7 @@ def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> 
         data: the folder of true jets, a file for each recipe; samples and reports go there, too.
         kept: the folder for the numbers.
         events: how many jets to sample.
+        steps: those of the solver.
         fast: leave out what takes long.
     """
     card = model / "README.md"
@@ -130,10 +134,10 @@ def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> 
     timed = data / "timed.h5"
     timed.unlink(missing_ok=True)  # what is there would be taken
     start = time.process_time()
-    _sample(flow, timed, _TIMED, truth)
+    _sample(flow, timed, _TIMED, steps, truth)
     speed = 1e3 * (time.process_time() - start) / _TIMED
-    if not _is_there(sample, flow, events):
-        _sample(flow, sample, events, truth)
+    if not _is_there(sample, flow, events, steps):
+        _sample(flow, sample, events, steps, truth)
     measures = FAST_MEASURES if fast else MEASURES
     evaluate(sample, truth, report, measures=measures, seed=SEED, overwrite=True, say=_say)
     numbers = json.loads((report / METRICS_FILE).read_text(encoding="utf-8"))
@@ -146,28 +150,28 @@ def measure(model: Path, data: Path, kept: Path, *, events: int, fast: bool) -> 
     seed = read_header(truth).attributes.get("seed", "unknown")
     of = f"jets of the recipe {recipe}, seed {seed}, which nothing was trained or chosen by"
     lines = [
-        f"**Speed.** {speed:.0f} ms a jet of one core (midpoint, {STEPS} steps; {_TIMED} jets).",
+        f"**Speed.** {speed:.0f} ms a jet of one core (midpoint, {steps} steps; {_TIMED} jets).",
     ]
-    card.write_text(written(text, block_of(numbers, of, lines)), encoding="utf-8")
+    card.write_text(written(text, block_of(numbers, of, steps, lines)), encoding="utf-8")
     summary: str = numbers["summary"]
     return summary
 
 
-def _is_there(sample: Path, flow: setflow.SetFlow, events: int) -> bool:
+def _is_there(sample: Path, flow: setflow.SetFlow, events: int, steps: int) -> bool:
     """Return whether a file is the sample that is asked for."""
     if not sample.is_file():
         return False
     header = read_header(sample)
     told = header.attributes
     mine = {"weights_sha256": identity_of(flow)["weights_sha256"], "seed": SEED}
-    mine["solver"] = described(setflow.Midpoint(STEPS))
+    mine["solver"] = described(setflow.Midpoint(steps))
     same = all(str(told.get(key)) == str(value) for key, value in mine.items())
     return same and header.n == events
 
 
-def _sample(flow: setflow.SetFlow, out: Path, events: int, truth: Path) -> None:
+def _sample(flow: setflow.SetFlow, out: Path, events: int, steps: int, truth: Path) -> None:
     """Sample jets into a file, given what the true ones are given if the model asks for that."""
-    like, solver = truth if flow.conditions else None, setflow.Midpoint(STEPS)
+    like, solver = truth if given_conditions(flow) else None, setflow.Midpoint(steps)
     sample_to_hdf5(flow, out, events=events, like=like, solver=solver, seed=SEED, overwrite=True)
 
 
@@ -182,7 +186,7 @@ def _shipped() -> list[Path]:
     Numbers of a model of whole events are those of its report, which `setflow promote` has taken.
     """
     folders = sorted(path.parent for path in (REPOSITORY / "models").glob("*/manifest.json"))
-    return [folder for folder in folders if not setflow.SetFlow.load(folder).conditions]
+    return [folder for folder in folders if not given_conditions(setflow.SetFlow.load(folder))]
 
 
 def main() -> None:
@@ -193,11 +197,14 @@ def main() -> None:
     )
     parser.add_argument("--kept", type=Path, default=KEPT, help="where the numbers go")
     parser.add_argument("--events", type=int, default=30_000, help="how many jets are sampled")
+    parser.add_argument("--steps", type=int, default=25, help="those of the solver, midpoint")
     parser.add_argument("--fast", action="store_true", help="leave out what takes an hour")
     given = parser.parse_args()
     torch.manual_seed(SEED)
     for model in given.models or _shipped():
-        summary = measure(model, given.data, given.kept, events=given.events, fast=given.fast)
+        summary = measure(
+            model, given.data, given.kept, events=given.events, steps=given.steps, fast=given.fast
+        )
         _say(f"{model.name}: {summary}")
 
 

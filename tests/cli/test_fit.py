@@ -265,6 +265,10 @@ def test_options_in_front_of_the_configuration_count_too(folder, capsys):
             "Option 'times.class_path' is not accepted at the top: it stands under model, as model",
         ),
         ("max_steps: 3", "it stands under trainer, as trainer.max_steps; "),
+        (  # that there is a `name` elsewhere is no hint
+            "model: {times: {class_path: setflow.TimeSampling, init_args: {name: uniform}}}",
+            "model.times: Option 'name' is not accepted; ",
+        ),
     ],
 )
 def test_a_configuration_that_is_none_is_told(folder, capsys, text, expected):
