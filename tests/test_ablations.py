@@ -10,13 +10,10 @@ import pytest
 import torch
 
 from bench.ablations import runs
-from bench.ablations.rows import ROWS, PaddedEncoder, contexts_of, model_of
+from bench.ablations.rows import ROWS, PaddedEncoder, contexts_of
 from bench.ablations.runs import SHIPPED, CpuTimer, Settings, run, table, trial
-from each import each
-from laws.laws import LAWS, cases, redraw
-from laws.subjects import sample_of
+from laws.laws import redraw
 from setflow.data import read_jets
-from setflow.sets.protocols import parts_that_declare
 
 
 @pytest.fixture
@@ -95,24 +92,9 @@ def test_contexts_are_those_of_the_particles_that_are_kept():
     torch.testing.assert_close(got[0], expected, rtol=1e-5, atol=0)
 
 
-@each("law", LAWS)
-def test_a_field_that_is_given_its_own_estimate_keeps_the_laws(law):
-    jets = read_jets(SHIPPED, stop=50, max_objects=5).particles
-    field = redraw(model_of(ROWS["self-conditioned"], jets).field).double().eval()
-    LAWS[law](sample_of(field), dict(cases())["lead1"])
-
-
 def test_the_plain_encoder_does_not_see_what_stands_in_padding():
     field = redraw(PaddedEncoder(3)).double().eval()
     mask = torch.arange(6) < torch.tensor([[1], [3], [6]])
     x, t = torch.randn(3, 6, 3), torch.rand(3)
     other = torch.where(mask[..., None], x, 7.0)
     torch.testing.assert_close(field(other, t, mask=mask)[mask], field(x, t, mask=mask)[mask])
-
-
-def test_a_field_that_is_given_its_own_estimate_has_no_density():
-    jets = read_jets(SHIPPED, stop=50, max_objects=5).particles
-    flow = model_of(ROWS["self-conditioned"], jets)
-    assert parts_that_declare(flow.field, "samples_only") == {"samples_only": flow.field}
-    with pytest.raises(ValueError, match="density"):
-        flow.eval().log_prob(jets[:2])
