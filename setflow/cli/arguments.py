@@ -251,6 +251,11 @@ COMMANDS = {
                 "The largest number of events of each file to compare, the first ones; without it, "
                 "all of them.",
             ),
+            integer(
+                "--max-objects",
+                "The largest number of objects of an event to compare, the hardest particles of a "
+                "jet; without it, as many as both files have room for.",
+            ),
             Argument(
                 "--weight",
                 "The name of the dataset that holds the weights of the jets, such as weight, in "

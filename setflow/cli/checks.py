@@ -119,7 +119,8 @@ def check_numbers(config: Namespace, *names: str) -> None:
     for name in names:
         value = config[name]
         if value is not None and value < 1:
-            raise ValueError(f"--{name} is {value}, expected at least 1")
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} is {value}, expected at least 1")
     seed = config.get("seed")
     if seed is not None and not 0 <= seed < 2**63:
         raise ValueError(f"--seed is {seed}, expected a whole number from 0 to 2**63 - 1")

@@ -23,7 +23,7 @@ def evaluate_events(config: Namespace, ending: Ending) -> None:
         ValueError: if arguments do not fit each other or the files.
     """
     check_device(config.device)
-    check_numbers(config, "events")
+    check_numbers(config, "events", "max_objects")
     check_folder(config.out, marker=METRICS, overwrite=config.force)
     for given in (config.generated, config.reference, config.train):
         if given is not None:
@@ -38,6 +38,7 @@ def evaluate_events(config: Namespace, ending: Ending) -> None:
         config.reference,
         config.out,
         events=config.events,
+        max_objects=config.max_objects,
         seed=config.seed,
         overwrite=config.force,
         weight=config.weight,

@@ -36,6 +36,7 @@ def evaluate(
     out: str | os.PathLike[str],
     *,
     events: int | None = None,
+    max_objects: int | None = None,
     seed: int = 0,
     pairs: int = 20,
     overwrite: bool = False,
@@ -60,6 +61,9 @@ def evaluate(
             the comparison needs: of the reference twice as many, since the floor draws disjoint
             parts as large as what is compared; three times as many if there are weights, which are
             not all worth the same.
+        max_objects: compare at most so many objects of each event: the hardest particles of jets,
+            of other events those that their schema orders first. None takes as many as both files
+            have room for.
         seed: the seed of floor and controls.
         pairs: the number of pairs of parts of the reference that the floor is taken from.
         overwrite: replace the folder, once the new one is complete, if it is empty or a report.
@@ -109,8 +113,9 @@ def evaluate(
             f"neither {generated_path} nor {reference_path} has a dataset '{weight}' of "
             "weights; name one that is there, or leave the weights out"
         )
-    if events is not None and events < 1:
-        raise ValueError(f"events is {events}, expected at least 1, or None for all")
+    for name, number in (("events", events), ("max_objects", max_objects)):
+        if number is not None and number < 1:
+            raise ValueError(f"{name} is {number}, expected at least 1, or None for all")
     there = [header.n for header in headers]
     stops = there if events is None else [events, (3 if weights else 2) * events]
     classes = [class_of(path, header) for path, header in zip(paths, headers, strict=True)]
@@ -135,6 +140,7 @@ def evaluate(
     )
     sides = [sample.objects for sample in samples]
     columns = _compared(headers, sides)
+    columns = columns if max_objects is None else min(columns, max_objects)
     del samples
     training = None
     if train is not None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
 
 from cli.shell import fails, run, write_jets
+from setflow.data import read_jets
+from setflow.data.writing import JetWriter
 from setflow.report import figures
 
 EVALUATE = ("evaluate", "new.h5", "jets.h5", "--out", "report")
@@ -30,6 +33,23 @@ def test_limits_that_are_kept_change_nothing(files, capsys):
     assert "summary" in told
     assert "Like the truth, as far as 200 jets can tell" in " ".join(told.split())
     assert "report/report.html" in told
+
+
+def test_the_hardest_are_compared(files, capsys):
+    """The numbers are those of files that hold no others."""
+    numbers = []
+    for side in ("new", "jets"):
+        cut = read_jets(f"{side}.h5", max_objects=3)
+        with JetWriter(f"{side}-3.h5", objects=3) as writer:
+            writer.write(cut.particles, cut.jets)
+    for options in (("new.h5", "jets.h5", "--max-objects", "3"), ("new-3.h5", "jets-3.h5")):
+        run("evaluate", *options, "--out", "report", "--force")
+        found = json.loads(Path("report/metrics.json").read_text())
+        numbers.append({name: one["value"] for name, one in found["metrics"].items()})
+        assert found["columns"] == 3
+    assert numbers[0] == numbers[1]
+    message = fails(capsys, "evaluate", "new.h5", "jets.h5", "--out", "r", "--max-objects", "0")
+    assert "--max-objects is 0, expected at least 1" in message
 
 
 def test_the_training_the_protocol_and_the_device_are_taken(files, capsys):
