@@ -347,7 +347,7 @@ COMMANDS = {
             ),
             integer(
                 "--steps",
-                "The number of training steps; without it, that of the configuration demo.",
+                "The number of training steps; without it, 2,900.",
             ),
             integer("--events", "The number of jets to sample.", default=5000),
         ),

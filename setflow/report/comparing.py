@@ -177,7 +177,8 @@ def compare(
     of_model, of_all = subject.measured(model), subject.measured(truth)
     of_truth = of_all.select(slice(n_ref))
     classes = _classes(generated, reference[:n_ref], origins, schema, seed, protocol, columns)
-    unphysical, long = unphysical_of(generated, subject), cut_away(generated, columns, subject)
+    unphysical = unphysical_of(generated, subject)
+    long = cut_away(generated, reference, columns, subject)
     notes = notes_on(
         model,
         truth,

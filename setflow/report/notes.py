@@ -85,16 +85,19 @@ def notes_on(
     return tuple(notes)
 
 
-def cut_away(generated: SetBatch, columns: int, subject: Subject) -> tuple[str, ...]:
-    """Return what speaks against a comparison because generated events have been cut.
+def cut_away(
+    generated: SetBatch, reference: SetBatch, columns: int, subject: Subject
+) -> tuple[str, ...]:
+    """Return what speaks against a comparison because generated events alone have been cut.
 
     Arguments:
         generated: the generated events as they came.
+        reference: the true ones as they came.
         columns: how many objects of an event are compared.
         subject: what is compared.
     """
     words, long = subject.words, int((generated.lengths > columns).sum())
-    if not long:
+    if not long or bool((reference.lengths > columns).any()):
         return ()
     return (
         f"{long:,} of {len(generated):,} generated {words.events} have more than the {columns} "

@@ -47,6 +47,7 @@ def test_the_hardest_are_compared(files, capsys):
         found = json.loads(Path("report/metrics.json").read_text())
         numbers.append({name: one["value"] for name, one in found["metrics"].items()})
         assert found["columns"] == 3
+        assert "room for" not in capsys.readouterr().err  # both sides are cut
     assert numbers[0] == numbers[1]
     message = fails(capsys, "evaluate", "new.h5", "jets.h5", "--out", "r", "--max-objects", "0")
     assert "--max-objects is 0, expected at least 1" in message
