@@ -13,6 +13,7 @@ __all__ = [
     "LAST_RATE",
     "ExportBestModel",
     "FlowMatchingModule",
+    "MovingAverage",
     "Muon",
     "SetDataModule",
     "StepProgress",
@@ -20,6 +21,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from setflow.training.averaging import MovingAverage
     from setflow.training.data import SetDataModule
     from setflow.training.export import ExportBestModel
     from setflow.training.module import FlowMatchingModule

@@ -11,7 +11,6 @@ from dataclasses import replace
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -31,6 +30,7 @@ from setflow.schema import Feature, GivenSchema, Schema, left_out_of, names, sch
 from setflow.sets.batch import SetBatch, listed
 from setflow.sets.masks import zero_padding
 from setflow.sets.shapes import whole_number
+from setflow.training.averaging import MovingAverage
 from setflow.training.checkpoints import BestModel
 from setflow.training.data import event_loader, held_out, normalised
 from setflow.training.module import FlowMatchingModule
@@ -160,7 +160,7 @@ def _trained(
             gradient_clip_val=_CLIP,
             num_sanity_val_steps=0,
             callbacks=[
-                EMAWeightAveraging(decay=_decay(steps)),
+                MovingAverage(decay=_AVERAGE),
                 best,
                 *([StepProgress()] if progress else []),
             ],
@@ -173,14 +173,6 @@ def _trained(
         )
         trainer.fit(module, train, validation)
         return best.best(module)[0] if best.best_model_path else module.flow
-
-
-def _decay(steps: int) -> float:
-    """Return the decay of the moving average of weights, over at most a tenth of the training.
-
-    Over a longer part the first weights would still count: of 100 steps by a decay of 0.99 a third.
-    """
-    return max(1e-6, min(_AVERAGE, 1 - 10 / steps))  # above 0, which times -inf would be NaN
 
 
 def _of_sample(sample: EventSample, conditions: Sequence[str]) -> Schema:

@@ -76,16 +76,11 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         accelerator = torch.cuda.get_device_name(trainer.strategy.root_device)
     logged = trainer.callback_metrics.items()
     losses = {name: float(value) for name, value in logged if name.endswith("_loss")}
-    averages = [
-        type(callback).__name__
-        for callback in trainer.callbacks  # type: ignore[attr-defined]
-        if "WeightAveraging" in type(callback).__name__
-    ]
     return {
         "steps": trainer.global_step,
         "epochs": _epochs(trainer),
         "last_losses": {name: value for name, value in losses.items() if value == value},
-        "average": averages[0] if averages else None,
+        "average": _average(trainer),
         "hardware": {
             "device": accelerator,
             "threads": torch.get_num_threads(),
@@ -95,6 +90,20 @@ def facts_of(trainer: Trainer) -> dict[str, Any]:
         "versions": versions(*_PACKAGES),
         "commit": commit(),
     }
+
+
+def _average(trainer: Trainer) -> str | None:
+    """Return the class of the moving average of the weights, with the decay of ours."""
+    from lightning.pytorch.callbacks import WeightAveraging
+
+    from setflow.training.averaging import MovingAverage
+
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, MovingAverage):
+            return f"{type(callback).__name__}, decay {callback.decay}"
+        if isinstance(callback, WeightAveraging):
+            return type(callback).__name__
+    return None
 
 
 def _epochs(trainer: Trainer) -> float:

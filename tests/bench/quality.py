@@ -20,7 +20,6 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor, nn
 
 import setflow
@@ -30,7 +29,7 @@ from setflow.fields import SetField
 from setflow.fields.embeddings import EventEmbedding
 from setflow.report.page import compare
 from setflow.sets.events import Events
-from setflow.training import Muon, SetDataModule
+from setflow.training import MovingAverage, Muon, SetDataModule
 from setflow.training.module import FlowMatchingModule
 
 HELD_OUT = REPOSITORY / "datasets/pythia-top/heldout.h5"
@@ -99,7 +98,7 @@ def train(name: str, *, data: Path, seed: int, steps: int, jets: int, out: Path)
     flow.fit_statistics(events.train_events)
     trainer = Trainer(
         max_steps=steps, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, logger=False,
-        callbacks=[EMAWeightAveraging(decay=0.99)], enable_checkpointing=False,
+        callbacks=[MovingAverage(decay=0.99)], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         limit_val_batches=0,
     )  # fmt: skip

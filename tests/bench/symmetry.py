@@ -22,7 +22,6 @@ from functools import partial
 import torch
 import yaml
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch.utils.data import DataLoader
 
 import setflow
@@ -31,7 +30,7 @@ from bench.machine import REPOSITORY
 from setflow.data import read_events
 from setflow.schema import COLLISIONS, names
 from setflow.sets.angles import wrap
-from setflow.training import Muon
+from setflow.training import MovingAverage, Muon
 from setflow.training.conditions import complete
 from setflow.training.data import event_loader
 from setflow.training.module import FlowMatchingModule
@@ -105,7 +104,7 @@ def trained(name: str, seconds: float, seed: int) -> tuple[setflow.SetFlow, int]
     module = FlowMatchingModule(flow, partial(Muon, lr=5e-3, weight_decay=1e-4))
     trainer = Trainer(
         max_steps=-1, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, logger=False,
-        callbacks=[EMAWeightAveraging(decay=0.99), CpuTimer(seconds)], enable_checkpointing=False,
+        callbacks=[MovingAverage(decay=0.99), CpuTimer(seconds)], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     with warnings.catch_warnings():

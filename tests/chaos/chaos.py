@@ -62,7 +62,7 @@ trainer:
   check_val_every_n_epoch: null
   enable_progress_bar: false
   callbacks:
-  - class_path: lightning.pytorch.callbacks.EMAWeightAveraging
+  - class_path: setflow.training.MovingAverage
     init_args: {decay: 0.9}
 """
 CHANGES = ("write", "replace", "rename", "fsync", "unlink", "rmdir", "mkdir", "ftruncate")

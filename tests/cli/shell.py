@@ -48,7 +48,7 @@ CONFIG = {
         "gradient_clip_val": 1.0,
         "callbacks": [
             {
-                "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                "class_path": "setflow.training.MovingAverage",
                 "init_args": {"decay": 0.9},
             }
         ],

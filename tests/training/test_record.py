@@ -42,7 +42,7 @@ def test_a_card_says_what_the_model_was_trained_on_and_how(folder):
     assert told["train"] == {"file": "jets.h5", "sha256": sha256("jets.h5"), "jets": 150}
     assert told["validation"] == {"jets": 50}
     assert (told["steps"], told["epochs"], told["batch_size"], told["seed"]) == (10, 2, 32, 3)
-    assert told["average"] == "EMAWeightAveraging"
+    assert told["average"] == "MovingAverage, decay 0.9"
     assert told["versions"]["setflow"] == setflow.__version__
     assert told["hardware"]["processes"] == 1
     assert told["command"] == "setflow fit --config config.yaml --trainer.log_every_n_steps=1"
@@ -62,7 +62,7 @@ def test_a_card_says_what_the_model_was_trained_on_and_how(folder):
         f"sha256 `{sha256('jets.h5')[:16]}`",
         "50 jets for validation, held out of the same file",
         "10 steps of 32 sets (2 epochs), in 0:0",
-        f"weights: moving average (EMAWeightAveraging) of those of step {best}",
+        f"weights: moving average (MovingAverage, decay 0.9) of those of step {best}",
         f"versions: setflow {setflow.__version__}, Python 3",
         "command: `setflow fit --config config.yaml",
     ):
@@ -77,6 +77,16 @@ def test_a_validation_file_is_named_with_its_hash(folder):
     assert told["validation"] == {"file": "val.h5", "sha256": sha256("val.h5"), "jets": 40}
     assert "40 jets for validation: `val.h5`" in card
     assert str(folder) not in json.dumps(told) + card
+
+
+def test_an_average_of_others_is_named_too(folder):
+    config = yaml.safe_load(yaml.safe_dump(CONFIG))
+    theirs = "lightning.pytorch.callbacks.EMAWeightAveraging"
+    config["trainer"]["callbacks"][0]["class_path"] = theirs
+    Path("config.yaml").write_text(yaml.safe_dump(config))
+    told, card = trained("--trainer.max_epochs", "1")
+    assert told["average"] == "EMAWeightAveraging"
+    assert "moving average (EMAWeightAveraging) of those of step" in card
 
 
 def test_weights_that_nothing_validated_have_a_card_too(folder):

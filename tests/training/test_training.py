@@ -256,7 +256,7 @@ def options(tmp_path, monkeypatch):
             "log_every_n_steps": 1,
             "callbacks": [
                 {
-                    "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                    "class_path": "setflow.training.MovingAverage",
                     "init_args": {"decay": 0.8},
                 }
             ],

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import Timer, WeightAveraging
+from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
 import setflow
@@ -28,6 +28,7 @@ from setflow.files import write_text
 from setflow.physics import controls
 from setflow.physics.measures import fidelity, fidelity_floor, least_jets
 from setflow.physics.samples import Observables, observables
+from setflow.training.averaging import MovingAverage
 from setflow.training.data import event_loader
 from setflow.training.module import FlowMatchingModule
 
@@ -137,19 +138,6 @@ def _read(out: Path, settings: Settings | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def _moving_average(decay: float) -> WeightAveraging:
-    """Return the average of weights over a tenth of the steps so far, until `decay` says fewer.
-
-    A plain one would still hold the first weights: after 1,000 steps by 0.999 a third of them.
-    """
-
-    def mean(averaged: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        kept = min(decay, (1 + int(count)) / (10 + int(count)))
-        return kept * averaged + (1 - kept) * current
-
-    return WeightAveraging(avg_fn=mean)
-
-
 def _trained(
     row: Row, seed: int, settings: Settings, jets: setflow.SetBatch, real: Observables
 ) -> dict[str, Any]:
@@ -162,7 +150,7 @@ def _trained(
     timer = CpuTimer(settings.seconds)
     trainer = Trainer(
         max_steps=-1, max_epochs=-1, accelerator="cpu", gradient_clip_val=1.0, logger=False,
-        callbacks=[_moving_average(row.average), timer], enable_checkpointing=False,
+        callbacks=[MovingAverage(row.average), timer], enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     with warnings.catch_warnings():

@@ -441,7 +441,7 @@ def _save(path: Path, flow: setflow.SetFlow, story: dict[str, Any]) -> None:
         "gradient_clip_val": CLIP,
         "callbacks": [
             {
-                "class_path": "lightning.pytorch.callbacks.EMAWeightAveraging",
+                "class_path": "setflow.training.MovingAverage",
                 "init_args": {"decay": DECAY},
             }
         ],
