@@ -139,6 +139,7 @@ def write_document(folder: Path, pages: tuple[str, str], drawing: Drawing) -> li
         for section, figures in sections.items():
             written[section] = {}
             for name, figure in figures.items():
+                _place(figure)
                 buffer = io.BytesIO()
                 figure.savefig(buffer, format="png")
                 written[section][name] = buffer.getvalue()
@@ -153,6 +154,14 @@ def write_document(folder: Path, pages: tuple[str, str], drawing: Drawing) -> li
                     pdf.savefig(figure)
     (folder / page).write_text(_html(drawing, written), encoding="utf-8")
     return names
+
+
+def _place(figure: Figure) -> None:
+    """Lay a figure out once; else each format would do so, and draw it once more for that."""
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def _safe(name: str) -> str:

@@ -28,6 +28,7 @@ STYLE: Any = mplhep.style.ROOT | {
     "font.size": 11.0,
     "axes.labelsize": 13.0,
     "axes.titlesize": 12.0,
+    "axes.titley": 1.0,  # ticks point inwards; to look for a free place takes long
     "axes.linewidth": 1.0,
     "axes.unicode_minus": True,
     "legend.fontsize": 10.5,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -78,6 +79,37 @@ def test_truth_has_one_half_and_what_is_wrong_more(classifier):
     assert 0.02 < same.error < 0.04
     wrong = classifier(real, observables(*jets(seed=1, width=0.8)))
     assert wrong.value > 0.98
+
+
+@pytest.mark.parametrize("width", [0.2, 0.25, 0.8])
+def test_the_trees_of_the_smallest_loss_are_those_of_all_300(width):
+    """So many trees are taken as if 300 had been grown and looked at."""
+    ensemble = pytest.importorskip("sklearn.ensemble", reason="`pip install 'setflow[metrics]'`")
+    real, generated = observables(*jets()), observables(*jets(seed=1, width=width))
+    names = ("mass", "pt", "multiplicity", "tau21", "tau32", "d2")
+    tables = [
+        torch.cat([torch.stack([side.column(n)[0] for n in names], -1), side.efps], -1)
+        for side in (real, generated)
+    ]
+    rng = np.random.default_rng(5)
+    orders = [torch.from_numpy(rng.permutation(700)) for _ in tables]
+    parts = []
+    for taken in (slice(400), slice(400, 500), slice(500, 700)):  # the split of 700 jets
+        chosen = [table[order[taken]] for table, order in zip(tables, orders, strict=True)]
+        label = torch.arange(2.0).repeat_interleave(len(chosen[0]))
+        parts.append((torch.cat(chosen).numpy(), label.numpy()))
+    train, stop, judge = parts
+    trees = ensemble.HistGradientBoostingClassifier(
+        max_iter=300, early_stopping=False, random_state=5
+    ).fit(*train)
+    losses = [log_loss(stop[1], p) for p in trees.staged_predict_proba(stop[0])]
+    scores = list(trees.staged_decision_function(judge[0]))[int(np.argmin(losses))]
+    expected = auc(scores[judge[1] == 0], scores[judge[1] == 1])
+    assert trees_auc(real, generated, seed=5) == expected
+
+
+def log_loss(label, probability):
+    return -np.log(np.where(label == 1, probability[:, 1], probability[:, 0])).mean()
 
 
 def test_the_larger_of_several_trainings_counts():

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import re
 
 import h5py
+import matplotlib
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from report.test_page import jets, write
 from setflow import SetBatch
@@ -19,6 +22,7 @@ from setflow.physics import FAST_MEASURES, MEASURES
 from setflow.report import figures
 from setflow.report.origins import Origin
 from setflow.report.page import METRICS_FILE, PAGES, compare, evaluate
+from setflow.report.style import STYLE
 
 FPD = ("w1", "fpd")
 
@@ -112,6 +116,28 @@ def test_the_page_holds_all_and_refers_to_nothing(tmp_path, few_pictures):
     for sentence in report.explanations():
         assert sentence in page
     assert (tmp_path / "report" / PAGES[1]).read_bytes().startswith(b"%PDF")
+
+
+def test_a_figure_is_laid_out_once_for_picture_and_sheet(tmp_path, monkeypatch):
+    def figure():
+        with matplotlib.rc_context(STYLE):
+            drawn = Figure(layout="constrained")
+            drawn.add_subplot().set_ylabel("a label\nof two lines")
+        return drawn
+
+    drawn, laid_out, buffer = figure(), [], io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure().savefig(buffer, format="png")
+    execute = ConstrainedLayoutEngine.execute
+    monkeypatch.setattr(
+        ConstrainedLayoutEngine,
+        "execute",
+        lambda self, of: (laid_out.append(of), execute(self, of))[1],
+    )
+    monkeypatch.setattr(figures, "draw_jets", lambda *_, **__: {"mass": drawn})
+    compare(jets(seed=1), jets(seed=2), tmp_path / "report", pairs=2, measures=("w1",))
+    assert laid_out == [drawn]
+    assert (tmp_path / "report/mass.png").read_bytes() == buffer.getvalue()
 
 
 def test_classes_are_compared_one_by_one(tmp_path, few_pictures):
