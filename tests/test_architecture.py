@@ -352,6 +352,7 @@ def test_what_travels_in_the_wheel_is_found_by_name_from_any_folder(wheel, tmp_p
         "jets.h5",
         "scores.h5",
         "runs/demo/report",
+        "runs/demo/report-30",
     ):
         assert (here / made).exists(), made
     assert re.search(r"extra scatter (complete|.*pip install 'setflow\[scatter\]')", done.stdout)
