@@ -437,6 +437,9 @@ EXAMPLES = {
     ),
     "setflow.LinearPath": setflow.LinearPath,
     "setflow.PairFeatures": lambda: setflow.PairFeatures((2, 0, 1), (0.5, 0, 1), (1, 2, 3)),
+    "setflow.SelfConditionedField": lambda: setflow.SelfConditionedField(
+        setflow.EPiCField(4, condition_dim=2, hidden=24, latent=5, layers=3)
+    ),
     "setflow.TimeSampling": lambda: setflow.TimeSampling(
         "logit_normal", 0.5, 2.0, shift_type="linear", max_len=30, weight_shift=3.0
     ),
