@@ -118,7 +118,7 @@ def _card(
     parameters = sum(weight.numel() for weight in flow.field.parameters())
     told = "\n".join(f"- {line}" for line in story)
     truth = "held-out jets of `datasets/pythia-top/heldout.h5`, which nothing was trained by"
-    block = block_of(report.to_dict(), truth)
+    block = block_of(report.to_dict(), truth, STEPS)
     field = type(flow.field).__name__
     return f"""# {name}
 
