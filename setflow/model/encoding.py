@@ -207,6 +207,20 @@ class ContextEncoder(nn.Module):
             return torch.stack([full, -full])
         return torch.stack([c.amin(0), c.amax(0)])
 
+    def within(self, name: str, values: Tensor) -> Tensor:
+        """Return values of a condition, those beyond the range of the training at its ends.
+
+        A context model makes some now and then, and objects given them are far from all true ones.
+
+        Arguments:
+            name: the name of the condition.
+            values: with shape `(n,)`; angles and categories stay as they are.
+        """
+        k = names(self.features).index(name)
+        if not self.features[k].of_kind.on_a_line or bool(self.low[k].isnan()):
+            return values
+        return values.clamp(self.low[k].to(values), self.high[k].to(values))
+
     def warn_outside(self, c: Tensor, stacklevel: int = 2, *, first: int = 0) -> None:
         """Warn of contexts that lie outside the range of the training.
 

@@ -65,7 +65,9 @@ def generate(
             derive(seed, "context"), lengths=torch.ones(n, dtype=torch.int64), guidance=1.0,
             solver=None, batch_size=batch_size,
         )  # fmt: skip
-        c = named | {name: made.x[:, 0, k] for k, name in enumerate(model.features)}
+        assert flow.context_encoder is not None
+        values = zip(model.features, made.x[:, 0].unbind(-1), strict=True)
+        c = named | {name: flow.context_encoder.within(name, value) for name, value in values}
     if c is not None:
         given = (flow.context_encoder or ContextEncoder(())).rows(c, n).to(device)
     context = flow.scaled_context(given, n)

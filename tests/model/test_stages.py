@@ -83,6 +83,21 @@ def test_objects_are_made_given_the_context_that_was_drawn():
     torch.testing.assert_close(batch.c[:, 1:], alone.x[:, 0], atol=1e-12, rtol=1e-12)
 
 
+def test_what_is_made_beyond_the_training_is_moved_to_its_end():
+    flow, n = _flow(_oracle()), 20_000
+    low, high = torch.aminmax(_events(5000).c[:, 1:].float(), dim=0)
+    alone = flow.context_model.sample(n, seed=derive(2, "context"), lengths=torch.ones(n).long())
+    made = alone.x[:, 0]
+    beyond = ((made < low) | (made > high)).any(-1)
+    assert 0 < int(beyond.sum()) < 50
+    told = flow.sample(n, {"class": "two"}, seed=2, solver=setflow.Euler(1)).c[:, 1:]
+    torch.testing.assert_close(told, made.clamp(low, high), atol=1e-4, rtol=0)
+    torch.testing.assert_close(told[~beyond], made[~beyond], atol=1e-12, rtol=1e-12)
+    far = {"class": "two", "pt": 5000.0, "mass": 80.0}  # what is given counts
+    with pytest.warns(setflow.model.encoding.OutsideTrainingWarning):
+        assert flow.sample(1, far, solver=setflow.Euler(1)).c[0, 1] == 5000
+
+
 def test_a_context_is_a_function_of_seed_and_event_alone():
     flow = _flow(_learned())
     whole = flow.sample(20, {"class": "one"}, seed=3, solver=SOLVER)
