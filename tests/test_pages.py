@@ -259,7 +259,7 @@ def test_what_a_page_takes_from_elsewhere_is_there_or_refused():
 def test_the_model_zoo_says_what_is_not_known():
     sources = load_sources()
     ((head, trained),) = sources.tables_of(sources.model_table("trained"))
-    known, typed, events = (dict(zip(head, row, strict=True)) for row in trained)
+    known, staged, typed, events = (dict(zip(head, row, strict=True)) for row in trained)
     assert events["evaluations"] == "32<br>midpoint, 16 steps"
     assert events["W1M jet mass"] == "—"
     assert typed["evaluations"] == "50<br>midpoint, 25 steps"
@@ -271,6 +271,7 @@ def test_the_model_zoo_says_what_is_not_known():
     folders = {path.parent.name for path in (ROOT / "models").glob("*/config.yaml")}
     assert {re.search(r"`([\w-]+)`", row[0])[1] for row in rows} == folders - {
         "top30",
+        "top30-two-stages",
         "top30-types",
         "ttbar-events",
     }

@@ -84,7 +84,7 @@ def test_what_is_missing_is_told_before_the_work(model, data, tmp_path, monkeypa
 
 def test_every_shipped_model_has_a_place_for_what_is_measured():
     models = zoo._shipped()
-    assert [model.name for model in models] == ["top30", "top30-types"]
+    assert [model.name for model in models] == ["top30", "top30-two-stages", "top30-types"]
     for model in models:
         assert zoo.written((model / "README.md").read_text(), "block").count("block") == 1
 
