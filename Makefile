@@ -25,7 +25,7 @@ kept = @mkdir -p $(RESULTS); \
 	ablations symmetry zoo-data zoo-eval test-scatter test-cuda clean help
 
 help:
-	@echo "make demo          train, sample, evaluate and plot on real jets (about six minutes)"
+	@echo "make demo          train, sample, evaluate and plot on real jets (about ten minutes)"
 	@echo "make check         lint, type-check and test what judges most: laws of the mask with their"
 	@echo "                   broken twins, the oracle, kept values, the structure (90 s on two cores)"
 	@echo "make test          lint, type-check and test (nine minutes on two cores)"

@@ -1,6 +1,6 @@
-"""Draws the pictures of `models/top30`; run by hand, for it takes a sample of 5,000 jets.
+"""Draws the pictures of a model of 30 particles; run by hand, for it takes a sample of 5,000 jets.
 
-setflow sample models/top30 --events 5000 --steps 25 --seed 1 --out jets.h5
+setflow sample models/top30-two-stages --events 5000 --steps 8 --seed 1 --out jets.h5
 python docs/pictures/top30.py jets.h5
 """
 
@@ -66,7 +66,11 @@ def shuffled(truth, model):
         axes.hist(observable(truth.x, truth.mask), **shown, color=BLUE, alpha=0.35, label="truth")
         line = {"histtype": "step", "linewidth": 1.6}
         axes.hist(
-            observable(model.x, model.mask), **shown, **line, color=ORANGE, label="models/top30"
+            observable(model.x, model.mask),
+            **shown,
+            **line,
+            color=ORANGE,
+            label="models/top30-two-stages",
         )
         axes.hist(observable(*exchanged), **shown, **line, color=GREY, label="particles shuffled")
         axes.set(xlabel=label, ylabel="probability density", xlim=(0, most))
@@ -77,7 +81,7 @@ def shuffled(truth, model):
 if __name__ == "__main__":
     plt.rcParams |= STYLE
     heldout = HERE.parents[1] / "datasets/pythia-top/heldout.h5"
-    pair = read_jets(heldout, max_objects=30).particles, read_jets(sys.argv[1]).particles
+    pair = read_jets(heldout, max_objects=30).particles, read_jets(sys.argv[1], stop=5000).particles
     jets(*pair)
     spectra(*pair)
     shuffled(*pair)

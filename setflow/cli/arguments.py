@@ -340,7 +340,7 @@ COMMANDS = {
         "setflow demo [options]",
         "Train, sample, evaluate and draw on the shipped sample of top jets.",
         "Train, sample, evaluate and draw on the shipped sample of top jets; what it makes goes to "
-        "the folder runs/demo, and it takes about six minutes on two cores.",
+        "the folder runs/demo, and it takes about ten minutes on two cores.",
         (
             integer(
                 "--seed", "The seed of the training, the sample and the evaluation.", default=1

@@ -85,7 +85,7 @@ def test_the_help_of_a_command_shows_its_arguments_and_no_types_of_python(comman
 @each(("command", "option"), COUNTS)
 def test_whole_numbers_may_be_written_in_any_notation(command, option):
     more = () if command != "dataset make" or "events" in option else ("--events", "3")
-    name = "events" if option == "--jets" else option.lstrip("-")
+    name = "events" if option == "--jets" else option.lstrip("-").replace("-", "_")
     for text, value in (("1e3", 1000), ("2000", 2000), ("3.0", 3)):
         assert parsed(command, *more, option, text)[name] == value
         assert parsed(command, *more, f"{option}={text}")[name] == value

@@ -363,7 +363,7 @@ def test_a_run_is_no_model_but_says_where_its_model_is(model, capsys):
 def test_the_demo_says_what_an_installation_lacks(folder, capsys, monkeypatch):
     monkeypatch.setattr(shipped, "_COPIES", folder / "no copies")
     monkeypatch.setattr(shipped, "clone", lambda: None)
-    assert "lacks demo" in fails(capsys, "demo")
+    assert "lacks top30-two-stages" in fails(capsys, "demo")
 
 
 @pytest.mark.parametrize(
