@@ -262,6 +262,8 @@ def test_the_model_zoo_says_what_is_not_known():
     known, staged, typed, events = (dict(zip(head, row, strict=True)) for row in trained)
     assert events["evaluations"] == "32<br>midpoint, 16 steps"
     assert events["W1M jet mass"] == "—"
+    assert staged["evaluations"] == "16<br>midpoint, 8 steps"
+    assert staged["ms a jet"] == "17"
     assert typed["evaluations"] == "50<br>midpoint, 25 steps"
     assert typed["W1M jet mass"].startswith("3.06")
     assert known["evaluations"] == "50<br>midpoint, 25 steps"

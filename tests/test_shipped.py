@@ -76,8 +76,8 @@ def test_python_finds_what_the_shell_finds(tmp_path, monkeypatch):
     [
         (
             lambda: setflow.SetFlow.load("top3"),
-            "the shipped models are top30, top30-two-stages, top30-types, ttbar-events, did you mean "
-            "top30?",
+            "the shipped models are top30, top30-two-stages, top30-types, ttbar-events, did you "
+            "mean top30?",
         ),
         (lambda: read_header("pythia-top/held.h5"), "did you mean pythia-top/heldout.h5?"),
         (lambda: recipes.Recipe.load("pythia-tops"), "did you mean pythia-top?"),

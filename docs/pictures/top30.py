@@ -70,7 +70,7 @@ def shuffled(truth, model):
             **shown,
             **line,
             color=ORANGE,
-            label="models/top30-two-stages",
+            label="generated",
         )
         axes.hist(observable(*exchanged), **shown, **line, color=GREY, label="particles shuffled")
         axes.set(xlabel=label, ylabel="probability density", xlim=(0, most))
