@@ -135,7 +135,7 @@ def _model(given: str, path: Path) -> Iterator[Line]:
     from setflow.model.folder import types_of
     from setflow.model.model import SetFlow
     from setflow.schema import Category
-    from setflow.sets.protocols import in_short
+    from setflow.sets.protocols import in_short, parts_that_declare
     from setflow.training.record import lines_of
 
     flow = SetFlow.load(path)
@@ -175,7 +175,9 @@ def _model(given: str, path: Path) -> Iterator[Line]:
         kind = type(flow.cardinality).__name__
         yield "objects", f"at most {flow.cardinality.max_objects}, their number from {kind}"
     bounded = [flow.features[index] for index in flow.scaler.has_bound]
-    if bounded:
+    if parts_that_declare(flow.field, "samples_only"):
+        yield "densities", "none: the field is for samples alone"
+    elif bounded:
         smallest = ", ".join(bounded)
         yield "densities", f"leave out what lies below the smallest {smallest} of the training"
     yield "weights", f"sha256 {manifest['files']['weights.safetensors']}"

@@ -61,7 +61,7 @@ _NO_DENSITY: dict[Flag, str] = {
     ),
     "samples_only": (
         "it is for samples alone, and no density of what it generates is known; score with a field "
-        "that has one, such as that which guidance is given"
+        "that has one"
     ),
 }
 

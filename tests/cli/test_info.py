@@ -232,3 +232,10 @@ def test_an_empty_file_is_called_empty(folder, capsys):
         error = fails(capsys, *command)
         assert "empty.h5 is an empty file, of 0 bytes, expected an HDF5 file of events" in error
         assert error.strip().endswith("; fetch or make it again")
+
+
+def test_a_model_for_samples_alone_is_called_so(capsys):
+    text = said(capsys, "top30-two-stages")
+    assert "densities none: the field is for samples alone" in text
+    assert "made first mass_rel and pt_rel, by a model of their own" in text
+    assert "leave out" not in text
