@@ -65,13 +65,7 @@ def shuffled(truth, model):
         shown = {"bins": edges, "density": True}
         axes.hist(observable(truth.x, truth.mask), **shown, color=BLUE, alpha=0.35, label="truth")
         line = {"histtype": "step", "linewidth": 1.6}
-        axes.hist(
-            observable(model.x, model.mask),
-            **shown,
-            **line,
-            color=ORANGE,
-            label="generated",
-        )
+        axes.hist(observable(model.x, model.mask), **shown, **line, color=ORANGE, label="generated")
         axes.hist(observable(*exchanged), **shown, **line, color=GREY, label="particles shuffled")
         axes.set(xlabel=label, ylabel="probability density", xlim=(0, most))
     panels[1].legend(fontsize=9, loc="upper left")

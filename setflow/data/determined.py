@@ -16,7 +16,6 @@ from setflow.data.columns import Columns
 from setflow.data.jets import NUM, PARTICLE_NAMES
 from setflow.data.rows import Rows
 from setflow.physics.kinematics import jet_mass, jet_pt
-from setflow.schema import KEPT_FEATURES, names
 
 __all__ = ["fill_determined", "needed_objects"]
 
@@ -47,4 +46,4 @@ def fill_determined(block: Rows, columns: Columns, of_event: Columns) -> None:
 
 def _to_compute(of_event: Columns) -> list[str]:
     told = zip(of_event.names, of_event.places, strict=True)
-    return [name for name, place in told if place < 0 and name in names(KEPT_FEATURES)]
+    return [name for name, place in told if place < 0 and name in _OF_JETS]

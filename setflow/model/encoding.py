@@ -216,8 +216,8 @@ class ContextEncoder(nn.Module):
             name: the name of the condition.
             values: with shape `(n,)`; angles and categories stay as they are.
         """
-        k = names(self.features).index(name)
-        if not self.features[k].of_kind.on_a_line or bool(self.low[k].isnan()):
+        k = self.conditions.index(name)
+        if not (self.features[k].of_kind.on_a_line and self.knows_range):
             return values
         return values.clamp(self.low[k].to(values), self.high[k].to(values))
 

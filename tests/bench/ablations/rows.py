@@ -59,7 +59,7 @@ def _demo() -> dict[str, Any]:
     return config["model"]
 
 
-def _network(columns: int, scaler: Standardizer, **options: Any) -> nn.Module:
+def _network(columns: int, scaler: Standardizer, **options: Any) -> setflow.TransformerField:
     """Return the field of `models/demo`, of so many columns of context, with other options."""
     given = _demo()["flow"]["init_args"]["field"]["init_args"]
     return setflow.TransformerField(**{**given, "condition_dim": columns, **options})
@@ -71,7 +71,7 @@ def _with_pairs(columns: int, scaler: Standardizer) -> nn.Module:
 
 
 def _self_conditioned(columns: int, scaler: Standardizer) -> nn.Module:
-    return setflow.SelfConditionedField(_network(columns, scaler, dim=6))  # type: ignore[arg-type]
+    return setflow.SelfConditionedField(_network(columns, scaler, dim=6))
 
 
 def _of_demo(weights: Iterable[nn.Parameter]) -> Optimizer:
